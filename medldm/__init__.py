@@ -1,0 +1,1 @@
+"""medldm: 3D latent diffusion for medical images."""

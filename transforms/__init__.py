@@ -1,0 +1,1 @@
+"""Array and dictionary transforms, imported as `medldm.transforms`."""
