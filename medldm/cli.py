@@ -1,1 +1,102 @@
-"""The command line."""
+"""The command line: `medldm prepare | check | generate | demo`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from medldm.version import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    options = _make_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return int(options.command(options))
+    except (ValueError, OSError, RuntimeError) as error:
+        # Errors of the package name what is wrong and what to do; a traceback would bury that.
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="medldm", description="3D latent diffusion for medical images")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True)
+    _add_check(commands)
+    _add_generate(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("check", help="check a cohort before training on it")
+    parser.add_argument("dataset_dir", help="folder with images/ and labels/, or a MONAI datalist JSON")
+    parser.add_argument("--full", action="store_true", help="read every voxel, not headers and labels alone")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(command=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from medldm.data.checks import run_check
+
+    text, code = run_check(options.dataset_dir, full=options.full, as_json=options.json)
+    sys.stdout.write(text + "\n")
+    return code
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("generate", help="make synthetic volumes with a trained model")
+    parser.add_argument("checkpoint", help="latent_diffusion.safetensors of the second stage")
+    parser.add_argument("output_dir", help="receives images/, labels/ and sidecars/")
+    parser.add_argument("--label-dir", help="folder of label maps to condition on")
+    parser.add_argument("--num-samples", type=int, help="volumes to make; one for each label map if not given")
+    parser.add_argument("--class-label", type=int, help="class of the volumes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--index", type=int, default=0, help="index of the first volume of the seed")
+    parser.add_argument("--guidance-scale", type=float, default=1.5)
+    parser.add_argument("--num-steps", type=int, default=50)
+    parser.add_argument("--overwrite", action="store_true", help="replace volumes that exist")
+    parser.add_argument("--device", default="auto")
+    parser.set_defaults(command=_generate)
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from medldm.generation import SamplingConfig, generate
+
+    paths = generate(
+        options.checkpoint,
+        options.output_dir,
+        label_dir=options.label_dir,
+        num_samples=options.num_samples,
+        first_index=options.index,
+        class_label=options.class_label,
+        sampling=SamplingConfig(
+            seed=options.seed, guidance_scale=options.guidance_scale, num_steps=options.num_steps
+        ),
+        overwrite=options.overwrite,
+        device=options.device,
+    )
+    sys.stdout.write(f"{len(paths)} volumes in {options.output_dir}\n")
+    return 0
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("demo", help="from nothing to labelled synthetic brains in ten minutes on a CPU")
+    parser.add_argument("--output", default="demo_output", help="folder that receives everything")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from medldm.demo import run_demo
+
+    sys.stdout.write(run_demo(options.output, seed=options.seed) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,1 +1,47 @@
-"""Training."""
+"""Both training stages on MONAI's engines."""
+
+from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer, reconstruct
+from medldm.training.diffusion import DenoisingTask, DiffusionEvaluator, DiffusionTrainer, SampleWriter
+from medldm.training.handlers import CheckpointWriter, LossBar, SliceWriter, TrainingLog
+from medldm.training.latent_cache import LatentDataset, cache_latents, encode_cases
+from medldm.training.losses import AutoencoderLoss, AutoencoderLossConfig
+from medldm.training.optimisation import OptimiserStep, make_schedule
+from medldm.training.precision import autocast, average_weights, seed_everything
+from medldm.training.trainer import LatentDiffusionTrainer
+from medldm.training.volumes import (
+    conditioning_of,
+    gather_conditions,
+    measure_space,
+    open_cohort,
+    volume_transforms,
+)
+
+__all__ = [
+    "AutoencoderEvaluator",
+    "AutoencoderLoss",
+    "AutoencoderLossConfig",
+    "AutoencoderTrainer",
+    "CheckpointWriter",
+    "DenoisingTask",
+    "DiffusionEvaluator",
+    "DiffusionTrainer",
+    "LatentDataset",
+    "LatentDiffusionTrainer",
+    "LossBar",
+    "OptimiserStep",
+    "SampleWriter",
+    "SliceWriter",
+    "TrainingLog",
+    "autocast",
+    "average_weights",
+    "cache_latents",
+    "conditioning_of",
+    "encode_cases",
+    "gather_conditions",
+    "make_schedule",
+    "measure_space",
+    "open_cohort",
+    "reconstruct",
+    "seed_everything",
+    "volume_transforms",
+]

@@ -1,0 +1,150 @@
+"""Self-describing checkpoints: safetensors weights and, in the header, a JSON card that says everything else.
+
+Loading needs no other file, never unpickles, and is strict: a missing or surplus weight is an error. Files are
+written to a temporary name, flushed to disk and renamed, so that a file of the final name is always whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from medldm.version import __version__
+
+CARD_KEY = "medldm"
+CARD_FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or not the one that is needed."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights and the card of a file.
+
+    Args:
+        weights: name to tensor.
+        card: what the file says of itself; see `save_checkpoint`.
+        path: where it was read from.
+    """
+
+    weights: dict[str, Tensor]
+    card: dict[str, Any]
+    path: Path
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe_versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    return {"medldm": __version__, "torch": str(torch.__version__), "monai": monai.__version__}
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file under a temporary name in its folder, flush it to disk, and rename it into place."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def save_checkpoint(path: str | Path, weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
+    """Write weights and card to a safetensors file, atomically.
+
+    Args:
+        path: the file, usually ending in .safetensors.
+        weights: name to tensor, of any device.
+        card: JSON-able; `kind` says what the file is ("autoencoder" or "latent_diffusion"). The format, the
+            versions and the hash of the weights are added.
+
+    Returns:
+        The SHA-256 of the weights.
+    """
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    digest = hash_weights(own)
+    full = {"format": CARD_FORMAT, "versions": describe_versions(), **card, "weights_sha256": digest}
+    header = json.dumps(full, sort_keys=True, allow_nan=False)
+    write_atomically(path, save(own, metadata={CARD_KEY: header}))
+    return digest
+
+
+def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:
+    """Read and verify a checkpoint.
+
+    Args:
+        path: a file written by `save_checkpoint`.
+        kind: if given, the kind the file must be of.
+
+    Raises:
+        CheckpointError: if the file is missing, not a medldm checkpoint, of another kind, or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}: train the stage that writes it first, or correct the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error}): restore it from a copy") from error
+    if CARD_KEY not in metadata:
+        raise CheckpointError(f"{path} has no medldm card in its header: it was not written by medldm")
+    card = json.loads(metadata[CARD_KEY])
+    if card.get("format") != CARD_FORMAT:
+        raise CheckpointError(f"{path} has the card format {card.get('format')}; this version reads {CARD_FORMAT}")
+    if kind is not None and card.get("kind") != kind:
+        raise CheckpointError(f"{path} holds a model of kind {card.get('kind')!r}; {kind!r} is needed here")
+    if hash_weights(weights) != card.get("weights_sha256"):
+        raise CheckpointError(f"{path} is damaged: its weights do not have the hash in its card; restore it from a copy")
+    return Checkpoint(weights, card, path)
+
+
+def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Load weights strictly, with an error that names what does not fit.
+
+    Raises:
+        CheckpointError: if a name is missing or surplus, or a shape differs.
+    """
+    own = module.state_dict()
+    missing, surplus = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    shapes = [
+        f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in own
+        if name in weights and own[name].shape != weights[name].shape
+    ]
+    if missing or surplus or shapes:
+        raise CheckpointError(
+            f"the weights of {source} do not fit this model (another configuration?): "
+            f"{len(missing)} missing {missing[:3]}, {len(surplus)} surplus {surplus[:3]}, "
+            f"{len(shapes)} of another shape {shapes[:3]}"
+        )
+    module.load_state_dict(dict(weights))

@@ -1,0 +1,58 @@
+"""The values a batch is conditioned on, and which of them are absent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Hold the conditions of a batch of B samples.
+
+    Args:
+        values: name to tensor, first axis B: "class" (B,) int64; "label_map" (B, 1, X, Y, Z) integers of the
+            contiguous schema 0..K; "text" (B, N, D) float embeddings.
+        absent: name to (B,) bool, True where a sample has no value; the learned null stands in for it. A name
+            that is missing here is present in every sample, one missing in `values` is absent in every sample.
+    """
+
+    values: Mapping[str, Tensor]
+    absent: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def is_absent(self, name: str, batch_size: int, device: torch.device) -> Tensor:
+        """Return the (B,) mask of the samples without the condition `name`."""
+        if name not in self.values:
+            return torch.ones(batch_size, dtype=torch.bool, device=device)
+        if name in self.absent:
+            return self.absent[name].to(device)
+        return torch.zeros(batch_size, dtype=torch.bool, device=device)
+
+    def drop(self, masks: Mapping[str, Tensor]) -> Conditions:
+        """Return the conditions with the masked samples made absent; each mask is (B,) bool."""
+        absent = dict(self.absent)
+        for name, mask in masks.items():
+            if name in self.values:
+                absent[name] = mask | absent[name].to(mask.device) if name in absent else mask
+        return Conditions(self.values, absent)
+
+    def repeat(self, times: int) -> Conditions:
+        """Return the batch repeated `times` times along its first axis: all samples, then all again."""
+        return self._map(lambda tensor: torch.cat([tensor] * times))
+
+    def to(self, device: torch.device | str) -> Conditions:
+        """Return the conditions on `device`."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def __getitem__(self, rows: slice) -> Conditions:
+        """Return a slice of the batch."""
+        return self._map(lambda tensor: tensor[rows])
+
+    def _map(self, function) -> Conditions:  # type: ignore[no-untyped-def]
+        return Conditions(
+            {name: function(value) for name, value in self.values.items()},
+            {name: function(mask) for name, mask in self.absent.items()},
+        )

@@ -1,0 +1,76 @@
+"""The shared base of every configuration: frozen, keyword-only, checked, convertible to and from plain JSON values."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+ConfigType = TypeVar("ConfigType", bound="Config")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base class of frozen, keyword-only configuration dataclasses.
+
+    A subclass is decorated with ``@dataclass(frozen=True, kw_only=True)`` and checks itself in ``__post_init__``
+    after calling ``super().__post_init__()``, which turns lists (as YAML and JSON give them) into tuples.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _to_tuples(getattr(self, field.name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values that JSON can hold: tuples become lists, nested configs become dictionaries."""
+        return {field.name: _to_plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls: type[ConfigType], mapping: Mapping[str, Any]) -> ConfigType:
+        """The inverse of ``to_dict``; strict, so that a misspelt key cannot pass unnoticed.
+
+        Args:
+            mapping: field names and values; a field left out takes its default.
+
+        Returns:
+            The checked configuration.
+
+        Raises:
+            TypeError: if ``mapping`` is not a mapping or lacks a field that has no default.
+            ValueError: if a key is not a field of this configuration; the nearest known name is suggested.
+        """
+        if not isinstance(mapping, Mapping):
+            raise TypeError(
+                f"{cls.__name__}.from_dict expects a mapping of field names to values, got {type(mapping).__name__}"
+            )
+        known = [field.name for field in dataclasses.fields(cls) if field.init]
+        for key in mapping:
+            if key not in known:
+                raise ValueError(unknown_name_message(str(key), known, kind=f"{cls.__name__} key"))
+        return cls(**dict(mapping))
+
+
+def unknown_name_message(name: str, known: list[str], *, kind: str) -> str:
+    """An error text that names the unknown ``name``, suggests the nearest known one and lists what is allowed."""
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."
+
+
+def _to_tuples(value: Any) -> Any:
+    """Lists become tuples, at every depth of lists."""
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return tuple(_to_tuples(item) for item in value)
+    return value
+
+
+def _to_plain(value: Any) -> Any:
+    """Tuples become lists and configs become dictionaries, at every depth."""
+    if isinstance(value, Config):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_plain(item) for item in value]
+    return value

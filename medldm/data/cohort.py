@@ -1,0 +1,171 @@
+"""Find a cohort's cases and split them by subject."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medldm.data.case_checks import check_cases
+from medldm.data.cohort_listing import SPLITS, Case, layout_error, read_lists
+from medldm.data.facts_cache import gather_facts
+from medldm.data.findings import CohortError, Finding
+from medldm.data.labels import LabelSchema, read_label_schema
+
+logger = logging.getLogger(__name__)
+
+LABELS_FILE = "labels.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """The cases of a cohort, split by subject.
+
+    Args:
+        root: folder to which file names in messages are relative.
+        training: MONAI dictionaries with "id", "subject", "image", "label" (absolute paths), and "class",
+            "scalars", "text" where the datalist has them.
+        validation: the same form.
+        schema: the structures of the label maps; None where the cohort has no label maps.
+        problems: what is wrong with the layout; only warnings unless read with strict=False.
+    """
+
+    root: Path
+    training: list[Case]
+    validation: list[Case]
+    schema: LabelSchema | None
+    problems: tuple[Finding, ...] = ()
+
+    @property
+    def cases(self) -> list[Case]:
+        """Return all cases, training first."""
+        return [*self.training, *self.validation]
+
+    def relative(self, path: str | Path) -> str:
+        """Return a file's name relative to the cohort's folder, for messages."""
+        path = Path(path)
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.name
+
+
+def read_cohort(
+    dataset_dir: str | Path,
+    *,
+    validation_fraction: float = 0.1,
+    seed: int = 0,
+    require_labels: bool = True,
+    strict: bool = True,
+    cache_dir: Path | None = None,
+) -> Cohort:
+    """Read a cohort's list of cases.
+
+    Args:
+        dataset_dir: a folder with images/ and labels/ (same file names) and, if wanted, labels.json; or a
+            folder holding cohort.json; or a MONAI datalist JSON with "training" and, if wanted,
+            "validation", whose paths are relative to the file's folder.
+        validation_fraction: share of the subjects set aside where no validation list is given, at least one.
+        seed: of the split; the same seed and subjects always give the same split, on every machine.
+        require_labels: refuse cases without label map.
+        strict: raise on layout problems; False collects them in `Cohort.problems`.
+        cache_dir: where the values of label maps without labels.json are remembered, see `facts_cache`.
+
+    Raises:
+        CohortError: listing every file that is missing or does not match, and, where files are at odds, also
+            what a check of the remaining ones finds.
+        FileNotFoundError: where `dataset_dir` does not exist.
+        ValueError: for a fraction outside 0 to 1.
+    """
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"validation_fraction is {validation_fraction}; 0 up to but not including 1 is allowed"
+        )
+    path = Path(dataset_dir).expanduser().resolve()
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no cohort at {dataset_dir}; give a folder with images/ and labels/, or a datalist JSON"
+        )
+    problems: list[Finding] = []
+    root, lists = read_lists(path, problems=problems, require_labels=require_labels)
+    if "validation" not in lists:
+        parts = split_by_subject(lists["training"], validation_fraction=validation_fraction, seed=seed)
+        lists = dict(zip(SPLITS, parts, strict=True))
+    if not lists["training"] and not _errors(problems):
+        problems.append(layout_error("empty", path.name, "it lists no training case; at least one is needed"))
+    cohort = Cohort(root=root, training=lists["training"], validation=lists["validation"], schema=None)
+    schema = _find_schema(cohort, problems, cache_dir=cache_dir)
+    cohort = replace(cohort, schema=schema, problems=tuple(problems))
+    if strict and _errors(problems):
+        raise CohortError(_with_header_errors(cohort))
+    logger.info("cohort: %d training and %d validation cases", len(cohort.training), len(cohort.validation))
+    return cohort
+
+
+def _with_header_errors(cohort: Cohort) -> list[Finding]:
+    """Add to the layout problems what the headers of the remaining cases show, so that one error says all."""
+    seen = {(finding.check, finding.file) for finding in cohort.problems}
+    others = _errors(check_cases(cohort.cases, schema=cohort.schema, name_of=cohort.relative))
+    return [*_errors(cohort.problems), *(item for item in others if (item.check, item.file) not in seen)]
+
+
+def _errors(findings: Sequence[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity == "error"]
+
+
+def split_by_subject(
+    cases: Sequence[Case], *, validation_fraction: float, seed: int
+) -> tuple[list[Case], list[Case]]:
+    """Set subjects aside for validation, all cases of a subject on the same side.
+
+    Subjects are ranked by a hash of seed and identifier, so that the split depends on nothing else: not on
+    the order of files, not on a library's generator.
+
+    Args:
+        cases: with "subject".
+        validation_fraction: share of the subjects; at least one where it is over 0 and there are two or more.
+        seed: of the split.
+
+    Returns:
+        Training and validation cases in their given order.
+    """
+    ranked = sorted({case["subject"] for case in cases}, key=lambda subject: _rank(subject, seed=seed))
+    n_validation = round(validation_fraction * len(ranked))
+    if validation_fraction > 0 and len(ranked) > 1:
+        n_validation = max(1, min(n_validation, len(ranked) - 1))
+    held_out = set(ranked[:n_validation])
+    training = [case for case in cases if case["subject"] not in held_out]
+    return training, [case for case in cases if case["subject"] in held_out]
+
+
+def _rank(subject: str, *, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{subject}".encode()).digest()
+
+
+def _find_schema(cohort: Cohort, problems: list[Finding], *, cache_dir: Path | None) -> LabelSchema | None:
+    """Read labels.json, or infer the structures from the label maps."""
+    if (cohort.root / LABELS_FILE).is_file():
+        try:
+            return read_label_schema(cohort.root / LABELS_FILE)
+        except ValueError as error:
+            problems.append(layout_error("labels", LABELS_FILE, str(error)))
+            return None
+    return _inferred_schema(cohort, problems, cache_dir=cache_dir)
+
+
+def _inferred_schema(
+    cohort: Cohort, problems: list[Finding], *, cache_dir: Path | None
+) -> LabelSchema | None:
+    files = [(case["label"], True) for case in cohort.cases if "label" in case]
+    values: set[int] = set()
+    for file, facts in gather_facts(files, root=cohort.root, cache_dir=cache_dir).items():
+        values |= set(facts.label_counts or ())
+        if facts.problem:
+            problems.append(layout_error("unreadable", cohort.relative(file), facts.problem))
+    if values - {0}:
+        logger.warning(
+            "no %s: %d structures were inferred from the label maps", LABELS_FILE, len(values - {0})
+        )
+        return LabelSchema.inferred(sorted(values))
+    if files and not _errors(problems):
+        problems.append(layout_error("label", "labels/", "no label map holds a structure; all voxels are 0"))
+    return None

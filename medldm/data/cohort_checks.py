@@ -1,0 +1,158 @@
+"""Checks across the cases of a cohort: leaks between splits, outliers, mixtures."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from medldm.data.case_checks import FactsByFile
+from medldm.data.findings import Finding
+from medldm.data.inspection import VolumeFacts
+from medldm.data.labels import LabelSchema
+
+SPACING_OUTLIER = 1.5
+"""Spacing this many times larger or smaller than the cohort's median is reported."""
+FIELD_OF_VIEW_OUTLIER = 2.0
+HU_AIR_EXPECTED = -500.0
+HU_RANGE = (-5000.0, 40000.0)
+
+Splits = Mapping[str, list[dict[str, Any]]]
+
+
+def check_across(
+    splits: Splits, *, facts: FactsByFile, schema: LabelSchema | None, name_of: Callable[[str], str]
+) -> list[Finding]:
+    """Check what only the cohort as a whole shows.
+
+    Args:
+        splits: "training" and "validation" -> cases.
+        facts: path -> what is known of it.
+        schema: the declared structures.
+        name_of: from a path to the name shown.
+    """
+    cases = [case for part in splits.values() for case in part]
+    images = {
+        case["image"]: facts[case["image"]]
+        for case in cases
+        if case["image"] in facts and not facts[case["image"]].problem
+    }
+    return [
+        *_split_leaks(splits),
+        *_duplicates(splits, facts=facts, name_of=name_of),
+        *_geometry_outliers(images, name_of=name_of),
+        *_implausible_hu(images, name_of=name_of),
+        *_absent_structures(cases, facts=facts, schema=schema),
+    ]
+
+
+def _split_leaks(splits: Splits) -> list[Finding]:
+    subjects = {split: {case["subject"] for case in cases} for split, cases in splits.items()}
+    shared = sorted(subjects.get("training", set()) & subjects.get("validation", set()))
+    message = "the subject is in training and in validation; put all its cases on one side"
+    findings = [_error("subject leak", subject, message) for subject in shared]
+    counts = Counter(case["id"] for cases in splits.values() for case in cases)
+    message = "the case identifier is used more than once; give each case its own"
+    return findings + [
+        _error("identifier", name, message) for name, count in sorted(counts.items()) if count > 1
+    ]
+
+
+def _duplicates(splits: Splits, *, facts: FactsByFile, name_of: Callable[[str], str]) -> list[Finding]:
+    """Find images with the same voxels: an error across splits, a warning within one."""
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for split, cases in splits.items():
+        for case in cases:
+            known = facts.get(case["image"])
+            if known is not None and known.content_hash:
+                groups[known.content_hash].append((split, case["image"]))
+    findings = []
+    for members in groups.values():
+        if len(members) < 2:
+            continue
+        first, others = name_of(members[0][1]), members[1:]
+        crosses = len({split for split, _ in members}) > 1
+        for _, file in others:
+            where = "across training and validation" if crosses else "within one split"
+            message = f"its voxels are those of {first}, {where}; keep one of them"
+            make = _error if crosses else _warning
+            findings.append(make("duplicate", name_of(file), message))
+    return findings
+
+
+def _geometry_outliers(images: Mapping[str, VolumeFacts], *, name_of: Callable[[str], str]) -> list[Finding]:
+    if len(images) < 2:
+        return []
+    findings = []
+    spacing = {file: np.sort(known.spacing) for file, known in images.items()}
+    extent = {file: np.sort(known.spacing * known.shape) for file, known in images.items()}
+    typical_spacing = np.median(list(spacing.values()), axis=0)
+    typical_extent = np.median(list(extent.values()), axis=0)
+    codes = Counter(known.orientation for known in images.values())
+    usual = codes.most_common(1)[0][0]
+    for file, known in images.items():
+        if _is_outlier(spacing[file], typical_spacing, factor=SPACING_OUTLIER):
+            message = f"its spacing is {_mm(spacing[file])}, the cohort's median {_mm(typical_spacing)}"
+            findings.append(_warning("spacing", name_of(file), message))
+        if _is_outlier(extent[file], typical_extent, factor=FIELD_OF_VIEW_OUTLIER):
+            message = f"its field of view is {_mm(extent[file])}, the cohort's median {_mm(typical_extent)}"
+            findings.append(_warning("field of view", name_of(file), message))
+        if known.orientation != usual:
+            message = f"its axes are {known.orientation}, most files' {usual}; it is turned to RAS on loading"
+            findings.append(_warning("orientation", name_of(file), message))
+    return findings
+
+
+def _implausible_hu(images: Mapping[str, VolumeFacts], *, name_of: Callable[[str], str]) -> list[Finding]:
+    """Where most of the cohort has air at about -1000, report images that do not."""
+    minima = [known.minimum for known in images.values() if known.minimum is not None]
+    if not minima or float(np.median(minima)) > HU_AIR_EXPECTED:
+        return []
+    findings = []
+    for file, known in images.items():
+        if known.minimum is None or known.maximum is None:
+            continue
+        is_plausible = HU_RANGE[0] <= known.minimum <= HU_AIR_EXPECTED and 0 < known.maximum <= HU_RANGE[1]
+        if not is_plausible:
+            message = (
+                f"its values are {known.minimum:g} to {known.maximum:g}, the cohort looks like CT in HU; "
+                "check its rescale slope and intercept and its padding value"
+            )
+            findings.append(_warning("hounsfield", name_of(file), message))
+    return findings
+
+
+def _absent_structures(
+    cases: list[dict[str, Any]], *, facts: FactsByFile, schema: LabelSchema | None
+) -> list[Finding]:
+    counted = [facts[case["label"]].label_counts for case in cases if case.get("label") in facts]
+    if schema is None or not counted or any(counts is None for counts in counted):
+        return []
+    seen = {value for counts in counted for value in counts or ()}
+    message = (
+        "no label map of the cohort holds this declared structure; remove it from labels.json or add cases"
+    )
+    return [
+        _warning("absent structure", f"{value} ({name})", message)
+        for value, name in schema.structures.items()
+        if value not in seen
+    ]
+
+
+def _is_outlier(values: np.ndarray, typical: np.ndarray, *, factor: float) -> bool:
+    ratio = values / typical
+    return bool((ratio > factor).any() or (ratio < 1 / factor).any())
+
+
+def _mm(values: np.ndarray) -> str:
+    return " x ".join(f"{value:.3g}" for value in values) + " mm"
+
+
+def _error(check: str, name: str, message: str) -> Finding:
+    return Finding(severity="error", check=check, file=name, message=message)
+
+
+def _warning(check: str, name: str, message: str) -> Finding:
+    return Finding(severity="warning", check=check, file=name, message=message)

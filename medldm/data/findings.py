@@ -1,0 +1,61 @@
+"""What a check of a cohort finds, and the one error that lists it all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Finding:
+    """One thing that is wrong or remarkable in a cohort.
+
+    Args:
+        severity: "error" stops a training, "warning" does not.
+        check: short name of the check, such as "shape".
+        file: name relative to the cohort's folder, or a subject or case identifier.
+        message: value found, what is allowed, what to do.
+    """
+
+    severity: Severity
+    check: str
+    file: str
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+
+class CohortError(ValueError):
+    """Report every problem of a cohort at once.
+
+    Args:
+        findings: at least one; the message lists each with its file.
+    """
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        lines = [f"  {finding.file}: {finding.message} [{finding.check}]" for finding in self.findings]
+        noun = "problem" if len(lines) == 1 else "problems"
+        super().__init__("\n".join([f"the cohort has {len(lines)} {noun}:", *lines]))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive pickling."""
+        return (type(self), (self.findings,))
+
+
+def format_table(findings: Sequence[Finding]) -> str:
+    """Lay findings out as one aligned text table, errors first."""
+    rows = [("severity", "check", "file", "finding")]
+    rows += [(item.severity, item.check, item.file, item.message) for item in sorted(findings)]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+        for row in rows
+    ]
+    lines.insert(1, "-" * min(110, max(len(line) for line in lines)))
+    return "\n".join(lines)

@@ -1,0 +1,132 @@
+"""Look at one file of a cohort: its header, or header and every voxel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from medldm.transforms.errors import VolumeError
+from medldm.transforms.load import check_label_values
+from medldm.transforms.raw_volume import spacing_of
+from medldm.transforms.readers import check_voxels_finite, read_geometry, read_raw_volume, volume_suffix
+
+_NPY_SPACING_MM = (1.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeFacts:
+    """What is known of one volume file.
+
+    Args:
+        problem: why the file is refused; all else is then empty.
+        problem_kind: name of the error class, empty where there is no problem.
+        shape: (I, J, K) in the file's axes.
+        affine: (4, 4) nested tuples, mm.
+        notes: remarks of the reader.
+        minimum: smallest voxel; None where only the header was read, as all below.
+        maximum: largest voxel.
+        content_hash: SHA-256 of shape and float32 voxels in the file's axes.
+        label_counts: value -> voxels, label maps only.
+    """
+
+    problem: str = ""
+    problem_kind: str = ""
+    shape: tuple[int, ...] = ()
+    affine: tuple[tuple[float, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    content_hash: str = ""
+    label_counts: Mapping[int, int] | None = None
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Return (3,) mm in the file's axes."""
+        return spacing_of(np.asarray(self.affine))
+
+    @property
+    def orientation(self) -> str:
+        """Return the file's axis codes, such as "LPS"."""
+        return "".join(nib.aff2axcodes(np.asarray(self.affine)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form for the cache."""
+        values = {key: value for key, value in self.__dict__.items() if value is not None}
+        if self.label_counts is not None:
+            values["label_counts"] = {str(value): count for value, count in self.label_counts.items()}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> VolumeFacts:
+        """Rebuild from `to_dict`."""
+        plain = dict(values)
+        plain["shape"] = tuple(plain["shape"])
+        plain["affine"] = tuple(tuple(row) for row in plain["affine"])
+        plain["notes"] = tuple(plain["notes"])
+        if "label_counts" in plain:
+            plain["label_counts"] = {int(value): int(count) for value, count in plain["label_counts"].items()}
+        return cls(**plain)
+
+
+def inspect_header(path: str | Path) -> VolumeFacts:
+    """Read the header only; a refused file comes back with its reason."""
+    try:
+        geometry = read_geometry(path, spacing_mm=_spacing_for(path))
+    except VolumeError as error:
+        return VolumeFacts(problem=error.reason, problem_kind=type(error).__name__)
+    except OSError as error:
+        return VolumeFacts(problem=f"it cannot be opened ({error.strerror})", problem_kind="OSError")
+    return VolumeFacts(shape=geometry.shape, affine=_as_tuples(geometry.affine), notes=geometry.notes)
+
+
+def inspect_voxels(path: str | Path, *, is_label: bool) -> VolumeFacts:
+    """Read the whole file; a refused one comes back with its reason."""
+    try:
+        raw = read_raw_volume(path, spacing_mm=_spacing_for(path))
+        check_voxels_finite(raw.array)
+        if is_label:
+            check_label_values(raw.array)
+    except VolumeError as error:
+        return VolumeFacts(problem=error.reason, problem_kind=type(error).__name__)
+    except OSError as error:
+        return VolumeFacts(problem=f"it cannot be opened ({error.strerror})", problem_kind="OSError")
+    return VolumeFacts(
+        shape=tuple(int(size) for size in raw.array.shape),
+        affine=_as_tuples(raw.affine),
+        notes=raw.notes,
+        minimum=float(raw.array.min()),
+        maximum=float(raw.array.max()),
+        content_hash=_content_hash(raw.array),
+        label_counts=count_labels(raw.array) if is_label else None,
+    )
+
+
+def count_labels(array: np.ndarray) -> dict[int, int]:
+    """Count the voxels of each value of an integer-valued array."""
+    flat = array.ravel(order="K")
+    if array.max() < 2**16:
+        counts = np.bincount(flat.astype(np.uint16))
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, counts = np.unique(flat, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _content_hash(array: np.ndarray) -> str:
+    digest = hashlib.sha256(repr(tuple(int(size) for size in array.shape)).encode())
+    digest.update(np.asfortranarray(array, dtype=np.float32).T.data)
+    return digest.hexdigest()
+
+
+def _spacing_for(path: str | Path) -> tuple[float, float, float] | None:
+    """A .npy file has no spacing of its own; any will do to look at its voxels."""
+    return _NPY_SPACING_MM if volume_suffix(path) == ".npy" else None
+
+
+def _as_tuples(affine: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in affine)

@@ -1,0 +1,188 @@
+"""Label schemas: which structure each value of a label map stands for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medldm.transforms.errors import VoxelValueError
+
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSchema:
+    """The structures of a cohort's label maps.
+
+    Args:
+        structures: value in the files (over 0) -> name; 0 is background and is not listed.
+        colours: value -> "#rrggbb", for pictures; may be empty or cover some values only.
+
+    Example:
+        >>> schema = LabelSchema(structures={1: "anterior", 5: "posterior"})
+        >>> schema.index_map(np.array([0, 5, 1])).tolist()
+        [0, 2, 1]
+    """
+
+    structures: Mapping[int, str]
+    colours: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        structures = {_as_value(value): _as_name(name, value) for value, name in self.structures.items()}
+        if not structures:
+            raise ValueError("a label schema needs at least one structure, such as {1: 'hippocampus'}")
+        names = list(structures.values())
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(
+                f"structure names {repeated} stand for more than one value; give each value its own"
+            )
+        colours = {_as_value(value): str(colour) for value, colour in self.colours.items()}
+        for value, colour in colours.items():
+            if value not in structures or not _COLOUR.fullmatch(colour):
+                raise ValueError(
+                    f"colour {colour!r} of value {value}: '#rrggbb' of a listed structure is needed"
+                )
+        object.__setattr__(self, "structures", dict(sorted(structures.items())))
+        object.__setattr__(self, "colours", dict(sorted(colours.items())))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Return the structures' file values in increasing order, without background."""
+        return tuple(self.structures)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the structures' names in the order of `values`."""
+        return tuple(self.structures.values())
+
+    @property
+    def n_structures(self) -> int:
+        """Return K, the number of structures without background."""
+        return len(self.structures)
+
+    def index_map(self, labels: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Map file values to contiguous indices, 0 background, 1..K in the order of `values`.
+
+        Args:
+            labels: any shape, integers in any dtype.
+
+        Returns:
+            int64, the same shape.
+
+        Raises:
+            VoxelValueError: for values outside the schema.
+        """
+        tensor = torch.as_tensor(labels).to(torch.int64)
+        tensor = tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor
+        known = torch.tensor([0, *self.values], dtype=torch.int64, device=tensor.device)
+        index = torch.searchsorted(known, tensor).clamp_(max=len(known) - 1)
+        if not torch.equal(known[index], tensor):
+            self.check(torch.unique(tensor))
+        return index
+
+    def value_map(self, indices: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Map contiguous indices 0..K back to file values, int64."""
+        tensor = torch.as_tensor(indices).to(torch.int64)
+        if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= self.n_structures:
+            raise ValueError(
+                f"indices run from {int(tensor.min())} to {int(tensor.max())}; 0 to {self.n_structures}"
+            )
+        return torch.tensor([0, *self.values], dtype=torch.int64, device=tensor.device)[tensor]
+
+    def unknown_values(self, volume_values: Any) -> tuple[int, ...]:
+        """Return the values that are neither 0 nor a structure."""
+        return tuple(sorted({int(value) for value in volume_values} - {0, *self.values}))
+
+    def check(self, volume_values: Any, file: str | Path | None = None) -> None:
+        """Refuse values that are not declared.
+
+        Args:
+            volume_values: the distinct values of a label map.
+            file: named in the error.
+
+        Raises:
+            VoxelValueError: naming the values.
+        """
+        if unknown := self.unknown_values(volume_values):
+            raise VoxelValueError(unknown_values_reason(unknown, self), file=file)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form, {"1": {"name": ..., "colour": ...}}; also the form of labels.json."""
+        return {
+            str(value): {"name": name} | ({"colour": self.colours[value]} if value in self.colours else {})
+            for value, name in self.structures.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LabelSchema:
+        """Rebuild from `to_dict`, or from the short form {"1": "name"}; an entry for 0 is passed over."""
+        structures: dict[int, str] = {}
+        colours: dict[int, str] = {}
+        for key, entry in values.items():
+            if str(key).strip() == "0":
+                continue
+            value = _as_value(key)
+            if not isinstance(entry, Mapping):
+                structures[value] = entry
+                continue
+            if unknown := sorted(set(entry) - {"name", "colour"}):
+                raise ValueError(
+                    f"structure {value} has unknown keys {unknown}; known are 'name' and 'colour'"
+                )
+            structures[value] = entry.get("name", "")
+            if "colour" in entry:
+                colours[value] = entry["colour"]
+        return cls(structures=structures, colours=colours)
+
+    @classmethod
+    def inferred(cls, values: Any) -> LabelSchema:
+        """Make a schema from values found in files; names become "structure_<value>"."""
+        return cls(structures={int(value): f"structure_{int(value)}" for value in values if int(value) != 0})
+
+
+def read_label_schema(path: str | Path) -> LabelSchema:
+    """Read labels.json.
+
+    Raises:
+        ValueError: where it is not JSON or not a schema; the message names the file.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError('an object such as {"1": "hippocampus"} is needed')
+        return LabelSchema.from_dict(content)
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no label schema: {error}") from error
+
+
+def unknown_values_reason(unknown: tuple[int, ...], schema: LabelSchema) -> str:
+    """Say which label values are not declared and what to do."""
+    shown = ", ".join(str(value) for value in unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+    allowed = ", ".join(str(value) for value in schema.values[:20]) + (
+        ", ..." if schema.n_structures > 20 else ""
+    )
+    return f"label values {shown} are not declared; 0 and {allowed} are; add them to labels.json or remap"
+
+
+def _as_value(value: object) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        raise ValueError(f"label value {value!r} is not an integer") from None
+    if not 0 < number <= 2**24:
+        raise ValueError(f"label value {number} must lie in 1 to {2**24}; 0 is the background")
+    return number
+
+
+def _as_name(name: object, value: object) -> str:
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"structure {value} has the name {name!r}; a text is needed")
+    return name.strip()

@@ -1,0 +1,79 @@
+"""Time grids: at which times a solver of N steps asks the network.
+
+A grid is N decreasing times, the first one pure noise; 0, the data, follows as the last step's end. For the
+final time T, the smallest network time t_1 and i = 0 ... N - 1:
+
+    trailing    T (1 - i / N)                              Lin et al. 2023, Section 3.3
+    uniform     T + (t_1 - T) i / (N - 1)                  Nichol and Dhariwal 2021, Section 4
+    log_snr     lambda evenly spaced                       Lu et al. 2022, "DPM-Solver", Section 3.4
+    karras      (sigma / alpha)^(1/7) evenly spaced        Karras et al. 2022, Eq. 5 with rho = 7
+
+DDPM paths round to integers. Flow paths apply their shift to the first two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medldm.diffusion.paths import NoisePath
+
+KARRAS_RHO = 7
+
+
+def spread(first: float, last: float, n: int) -> list[float]:
+    """Return n evenly spaced numbers from first to last; for n = 1 the first."""
+    return [first + (last - first) * (i / max(n - 1, 1)) for i in range(n)]
+
+
+def trailing(path: NoisePath, n: int) -> list[float]:
+    """Space times evenly from the final time, the last step as long as the others."""
+    return [path.shift_time(path.final_time * ((n - i) / n)) for i in range(n)]
+
+
+def uniform(path: NoisePath, n: int) -> list[float]:
+    """Space times evenly from the final time to the smallest network time."""
+    return [path.shift_time(t) for t in spread(path.final_time, path.first_time, n)]
+
+
+def log_snr(path: NoisePath, n: int) -> list[float]:
+    """Space lambda evenly."""
+    return [path.time_at(value) for value in spread(*path.half_log_snr_range, n)]
+
+
+def karras(path: NoisePath, n: int) -> list[float]:
+    """Space (sigma / alpha)^(1 / rho) evenly."""
+    first, last = (math.exp(-value / KARRAS_RHO) for value in path.half_log_snr_range)
+    return [path.time_at(-KARRAS_RHO * math.log(value)) for value in spread(first, last, n)]
+
+
+GRIDS: dict[str, Callable[[NoisePath, int], list[float]]] = {
+    "trailing": trailing,
+    "uniform": uniform,
+    "log_snr": log_snr,
+    "karras": karras,
+}
+
+
+def make_time_pairs(path: NoisePath, num_steps: int, *, grid: str = "trailing") -> list[tuple[float, float]]:
+    """Return the steps (t, s) of a solver: each begins where the one before ended.
+
+    Args:
+        path: noise path.
+        num_steps: number N of steps, at least 1; at most T on a DDPM path.
+        grid: "trailing", "uniform", "log_snr" or "karras".
+
+    Returns:
+        N pairs with t > s, from the path's final time to 0.
+
+    Raises:
+        ValueError: if the grid is unknown or the number of steps impossible.
+    """
+    if grid not in GRIDS:
+        raise ValueError(f"grid is {grid!r}: choose from {list(GRIDS)}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps is {num_steps}: at least 1 is needed")
+    times = path.settle([path.final_time, *GRIDS[grid](path, num_steps)[1:]])
+    return list(zip(times, [*times[1:], path.final_time * 0], strict=True))

@@ -1,0 +1,89 @@
+"""How a latent diffusion model is trained and sampled, apart from the networks themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from medldm.configs import Config
+from medldm.diffusion import NoisePath, make_path
+
+DIFFUSION_FIELDS = ("noise_schedule", "n_timesteps", "beta_start", "beta_end", "prediction_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDiffusionConfig(Config):
+    """Set the noise path and the training of the denoiser.
+
+    Args:
+        autoencoder_type: "vae" or "vqvae"; a checkpoint of the other type is refused.
+        autoencoder_path: checkpoint of the first stage; None if the model already holds a trained autoencoder.
+        noise_schedule: "linear" (Ho et al. 2020), "scaled_linear" (Rombach et al. 2022) or "cosine".
+        n_timesteps: T of the schedule.
+        beta_start: first noise variance; ignored by "cosine".
+        beta_end: last noise variance; ignored by "cosine".
+        prediction_type: "epsilon", "sample" or "v_prediction" (Salimans and Ho 2022).
+        learning_rate: of AdamW, constant after `warmup_steps` of linear increase.
+        n_epochs: passes over the training cohort.
+        weight_decay: of AdamW.
+        warmup_steps: optimiser steps of linear learning-rate increase.
+        accumulation_steps: batches whose gradients are added up before a step.
+        gradient_clip: largest gradient norm.
+        ema_decay: of the averaged weights that are validated and saved; 0 turns averaging off.
+        precision: "float32", "bfloat16" or "float16" (CUDA only) for autocast.
+        seed: of all randomness in the training.
+
+    Raises:
+        ValueError: if a value is outside its range.
+    """
+
+    autoencoder_type: str = "vae"
+    autoencoder_path: str | None = None
+    noise_schedule: str = "linear"
+    n_timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    prediction_type: str = "epsilon"
+    learning_rate: float = 1e-4
+    n_epochs: int = 100
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    accumulation_steps: int = 1
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.999
+    precision: str = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("autoencoder_type", ("vae", "vqvae")),
+            ("prediction_type", ("epsilon", "sample", "v_prediction")),
+            ("precision", ("float32", "bfloat16", "float16")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {list(allowed)}")
+        for name in ("n_timesteps", "n_epochs", "accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        for name in ("learning_rate", "gradient_clip"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: a positive number is needed")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}: a number in [0, 1) is needed")
+        self.noise_path()
+
+    def noise_path(self) -> NoisePath:
+        """Build the noise path; its tables are float64."""
+        return make_path(
+            {
+                "kind": "ddpm",
+                "schedule": self.noise_schedule,
+                "n_timesteps": self.n_timesteps,
+                "beta_start": self.beta_start,
+                "beta_end": self.beta_end,
+            }
+        )
+
+    def describe_diffusion(self) -> dict[str, Any]:
+        """Return what sampling needs to know; it goes into the checkpoint's card."""
+        return {name: getattr(self, name) for name in DIFFUSION_FIELDS}

@@ -1,0 +1,202 @@
+"""Attention among voxels and from voxels to a context, always through scaled_dot_product_attention.
+
+Source: Vaswani et al. 2017, Eq. 1; Rombach et al. 2022, Section 3.3 and Appendix E.2.1 for the spatial transformer.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medldm.networks.blocks import ResidualBlock, conv, zero_init
+
+
+def attend(queries: Tensor, keys: Tensor, values: Tensor, *, n_heads: int) -> Tensor:
+    """Compute softmax(q k^T / sqrt(d)) v with `n_heads` heads.
+
+    Args:
+        queries: (B, N, C).
+        keys: (B, M, C).
+        values: (B, M, C).
+        n_heads: divides C; d = C / n_heads.
+
+    Returns:
+        (B, N, C).
+    """
+    q, k, v = (x.unflatten(-1, (n_heads, -1)).transpose(1, 2) for x in (queries, keys, values))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of tokens (B, N, channels) among themselves; one projection gives q, k and v.
+
+    Args:
+        channels: width of the tokens.
+        n_heads: divides `channels`.
+        qkv_bias: whether the projection has a bias.
+        has_projection: whether the heads are mixed by a last linear layer.
+    """
+
+    def __init__(self, channels: int, *, n_heads: int, qkv_bias: bool, has_projection: bool = True) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.to_qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.projection = nn.Linear(channels, channels) if has_projection else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (B, N, C) to (B, N, C)."""
+        queries, keys, values = self.to_qkv(tokens).chunk(3, dim=-1)
+        return self.projection(attend(queries, keys, values, n_heads=self.n_heads))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of tokens (B, N, channels) to a context (B, M, context_dim).
+
+    Args:
+        channels: width of the tokens.
+        n_heads: divides `channels`.
+        context_dim: width of the context.
+    """
+
+    def __init__(self, channels: int, *, n_heads: int, context_dim: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_kv = nn.Linear(context_dim, 2 * channels, bias=False)
+        self.projection = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """Map (B, N, C), told (B, M, context_dim), to (B, N, C)."""
+        keys, values = self.to_kv(context).chunk(2, dim=-1)
+        return self.projection(attend(self.to_q(tokens), keys, values, n_heads=self.n_heads))
+
+
+class GatedFeedForward(nn.Module):
+    """Two linear layers around x GELU(gate), four times as wide inside (Shazeer 2020, GEGLU)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(channels, 8 * channels)
+        self.contract = nn.Linear(4 * channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (B, N, C) to (B, N, C)."""
+        values, gate = self.expand(tokens).chunk(2, dim=-1)
+        return self.contract(values * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention and a gated feed-forward layer, each after a norm and around a shortcut."""
+
+    def __init__(self, channels: int, *, n_heads: int, context_dim: int, has_projection: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.self_attention = SelfAttention(
+            channels, n_heads=n_heads, qkv_bias=False, has_projection=has_projection
+        )
+        self.norm2 = nn.LayerNorm(channels)
+        self.cross_attention = CrossAttention(channels, n_heads=n_heads, context_dim=context_dim)
+        self.norm3 = nn.LayerNorm(channels)
+        self.feed_forward = GatedFeedForward(channels)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """Map (B, N, C), told (B, M, context_dim), to (B, N, C)."""
+        tokens = tokens + self.self_attention(self.norm1(tokens))
+        tokens = tokens + self.cross_attention(self.norm2(tokens), context)
+        return tokens + self.feed_forward(self.norm3(tokens))
+
+
+class SpatialSelfAttention(nn.Module):
+    """Attention among all voxels of a feature map, around a shortcut.
+
+    Args:
+        channels: of the feature map.
+        n_heads: divides `channels`.
+        n_groups: groups of the normalisation.
+        norm_eps: added to the variance.
+        has_projection: whether the heads are mixed by a last linear layer.
+    """
+
+    def __init__(
+        self, channels: int, *, n_heads: int, n_groups: int, norm_eps: float, has_projection: bool = True
+    ) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(n_groups, channels, eps=norm_eps)
+        self.attention = SelfAttention(channels, n_heads=n_heads, qkv_bias=True, has_projection=has_projection)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map (B, C, X, Y, Z) to the same shape; a context is not looked at."""
+        return x + to_volume(self.attention(to_tokens(self.norm(x))), like=x)
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the voxels of a feature map, told a context; starts as the identity.
+
+    Args:
+        channels: of the feature map.
+        n_heads: number of heads.
+        head_channels: channels of each head.
+        context_dim: width of the context.
+        n_layers: number of transformer blocks.
+        n_groups: groups of the normalisation.
+        norm_eps: added to the variance.
+        spatial_dims: 2 or 3.
+        has_projection: whether self-attention mixes its heads by a last linear layer.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        n_heads: int,
+        head_channels: int,
+        context_dim: int,
+        n_layers: int,
+        n_groups: int,
+        norm_eps: float,
+        spatial_dims: int,
+        has_projection: bool = True,
+    ) -> None:
+        super().__init__()
+        width = n_heads * head_channels
+        self.norm = nn.GroupNorm(n_groups, channels, eps=norm_eps)
+        self.project_in = conv(channels, width, spatial_dims=spatial_dims, kernel_size=1)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, n_heads=n_heads, context_dim=context_dim, has_projection=has_projection)
+            for _ in range(n_layers)
+        )
+        self.project_out = zero_init(conv(width, channels, spatial_dims=spatial_dims, kernel_size=1))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map (B, C, X, Y, Z), told (B, M, context_dim), to the same shape."""
+        if context is None:
+            raise ValueError("this network has cross-attention: pass context (B, tokens, context_dim)")
+        h = self.project_in(self.norm(x))
+        tokens = to_tokens(h)
+        for block in self.blocks:
+            tokens = block(tokens, context)
+        return x + self.project_out(to_volume(tokens, like=h))
+
+
+class ResidualLayer(nn.Module):
+    """A residual block and, where the level has it, attention: what all trunks are made of."""
+
+    def __init__(self, residual: ResidualBlock, attention: nn.Module | None = None) -> None:
+        super().__init__()
+        self.residual = residual
+        self.attention = attention
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+        """Map (B, in, X, Y, Z) to (B, out, X, Y, Z)."""
+        h = self.residual(x, embedding)
+        return h if self.attention is None else self.attention(h, context)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Turn (B, C, X, Y, Z) into tokens (B, X Y Z, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_volume(tokens: Tensor, *, like: Tensor) -> Tensor:
+    """Turn tokens (B, X Y Z, C) into a feature map of the shape of `like`; the inverse of `to_tokens`."""
+    return tokens.transpose(1, 2).reshape(like.shape)

@@ -1,0 +1,199 @@
+"""Building blocks shared by the autoencoders and the denoiser: convolution, norm, residual block, resampling, padding.
+
+Everything is written for 2 or 3 spatial dimensions, (B, C, X, Y[, Z]).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED_CONVOLUTIONS: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+
+
+def conv(
+    in_channels: int,
+    out_channels: int,
+    *,
+    spatial_dims: int,
+    kernel_size: int = 3,
+    stride: int = 1,
+    padding: int | None = None,
+) -> nn.Conv2d | nn.Conv3d:
+    """Make a convolution that keeps the size at stride 1: padding is half the kernel unless given."""
+    padding = kernel_size // 2 if padding is None else padding
+    layer = CONVOLUTIONS[spatial_dims]
+    return layer(in_channels, out_channels, kernel_size, stride=stride, padding=padding)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """Set all parameters of `module` to zero, so that its residual branch starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def run_block(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
+    """Run a block; with `checkpointing`, keep only its inputs and recompute the rest in the backward pass.
+
+    Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+    """
+    if checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return block(*inputs)
+
+
+class NormActivation(nn.GroupNorm):
+    """Group normalisation followed by SiLU, (B, C, ...) -> (B, C, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise and activate."""
+        return F.silu(super().forward(x))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with pre-activation around a shortcut, optionally told the time and resampling by 2.
+
+    y = shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + W silu(embedding))))
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        n_groups: groups of the normalisations; divides both channel numbers.
+        norm_eps: added to the variance.
+        spatial_dims: 2 or 3.
+        embedding_dim: width of the time embedding; None for a block without one. Blocks with an embedding start
+            as their shortcut (zero-initialised second convolution).
+        resample: "up" or "down" doubles or halves the size, between norm1 and conv1 and on the shortcut.
+
+    Source: Ho et al. 2020, Appendix B; Dhariwal and Nichol 2021, Section 3 for the resampling form.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        n_groups: int,
+        norm_eps: float,
+        spatial_dims: int,
+        embedding_dim: int | None = None,
+        resample: Literal["up", "down"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.resample = resample
+        self.norm1 = NormActivation(n_groups, in_channels, eps=norm_eps)
+        self.conv1 = conv(in_channels, out_channels, spatial_dims=spatial_dims)
+        self.norm2 = NormActivation(n_groups, out_channels, eps=norm_eps)
+        self.conv2 = conv(out_channels, out_channels, spatial_dims=spatial_dims)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = conv(in_channels, out_channels, spatial_dims=spatial_dims, kernel_size=1)
+        self.time_projection: nn.Linear | None = None
+        if embedding_dim is not None:
+            self.time_projection = nn.Linear(embedding_dim, out_channels)
+            zero_init(self.conv2)
+
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Transform (B, in, X, Y, Z), told the embedding (B, embedding_dim), to (B, out, X', Y', Z')."""
+        h = self.norm1(x)
+        if self.resample is not None:
+            x, h = resample_by_two(x, self.resample), resample_by_two(h, self.resample)
+        h = self.conv1(h)
+        if self.time_projection is not None:
+            if embedding is None:
+                raise ValueError("this residual block was made with an embedding_dim: pass the time embedding")
+            h = h + add_spatial_axes(self.time_projection(F.silu(embedding)), h)
+        return self.shortcut(x) + self.conv2(self.norm2(h))
+
+
+def resample_by_two(x: Tensor, direction: Literal["up", "down"]) -> Tensor:
+    """Double the size by repetition or halve it by averaging, without weights."""
+    if direction == "up":
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.avg_pool3d(x, 2) if x.ndim == 5 else F.avg_pool2d(x, 2)
+
+
+def add_spatial_axes(values: Tensor, like: Tensor) -> Tensor:
+    """Give (B, C) as many trailing axes of length one as `like` (B, C, X, Y, Z) has."""
+    return values.reshape(*values.shape, *[1] * (like.ndim - values.ndim))
+
+
+class Downsample(nn.Module):
+    """Halve even sizes by a strided convolution.
+
+    Args:
+        channels: of input and output.
+        spatial_dims: 2 or 3.
+        asymmetric: pad one zero at the end of each axis (autoencoders of Rombach et al. 2022) in place of one
+            at both ends (denoisers).
+    """
+
+    def __init__(self, channels: int, *, spatial_dims: int, asymmetric: bool) -> None:
+        super().__init__()
+        self.end_padding = (0, 1) * spatial_dims if asymmetric else None
+        padding = 0 if asymmetric else 1
+        self.conv = conv(channels, channels, spatial_dims=spatial_dims, stride=2, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, X, Y, Z) to (B, C, X/2, Y/2, Z/2)."""
+        return self.conv(x if self.end_padding is None else F.pad(x, self.end_padding))
+
+
+class Upsample(nn.Module):
+    """Double the size: nearest neighbours and a convolution, (B, C, X, Y, Z) -> (B, C, 2X, 2Y, 2Z).
+
+    Args:
+        channels: of input and output.
+        spatial_dims: 2 or 3.
+    """
+
+    def __init__(self, channels: int, *, spatial_dims: int) -> None:
+        super().__init__()
+        self.conv = conv(channels, channels, spatial_dims=spatial_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Repeat each voxel, then convolve."""
+        return self.conv(resample_by_two(x, "up"))
+
+
+class TransposedUpsample(nn.Module):
+    """Double the size by a transposed convolution of kernel 2 and stride 2.
+
+    Args:
+        channels: of input and output.
+        spatial_dims: 2 or 3.
+    """
+
+    def __init__(self, channels: int, *, spatial_dims: int) -> None:
+        super().__init__()
+        self.conv = TRANSPOSED_CONVOLUTIONS[spatial_dims](channels, channels, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, X, Y, Z) to (B, C, 2X, 2Y, 2Z)."""
+        return self.conv(x)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad (B, C, X, Y, Z) at the end of each spatial axis to a multiple, repeating the edge voxels."""
+    missing = [-size % multiple for size in x.shape[2:]]
+    if not any(missing):
+        return x
+    padding = [amount for size in reversed(missing) for amount in (0, size)]
+    return F.pad(x, padding, mode="replicate")
+
+
+def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Crop (B, C, X', Y', Z') to the first `size` voxels of each spatial axis; the inverse of `pad_to_multiple`."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return x[(..., *(slice(length) for length in size))]

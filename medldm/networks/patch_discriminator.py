@@ -1,0 +1,148 @@
+"""A convolutional discriminator that judges overlapping patches.
+
+Source: Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks", Section 3.2.2; features as
+in Wang et al. 2018, pix2pixHD, Eq. 4; Miyato et al. 2018 for the spectral norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from medldm.configs import Config
+from medldm.networks.blocks import conv
+from medldm.networks.network_checks import check_choice, check_positive
+
+NORMS = ("instance", "batch", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchDiscriminatorConfig(Config):
+    """Describe a patch discriminator.
+
+    Args:
+        in_channels: of the volume.
+        channels: of the first layer; each further layer doubles them.
+        n_layers: layers after the first; all but the last of them halve the size.
+        norm: "instance", "batch" or "none". Instance norm treats real and synthetic batches alike; batch norm
+            couples the samples of a batch.
+        spectral_norm: whether the weights are divided by their largest singular value.
+        kernel_size: of all layers.
+        out_channels: logits for each patch.
+        spatial_dims: 2 or 3.
+
+    Raises:
+        ValueError: if a value is outside its range.
+    """
+
+    in_channels: int = 1
+    channels: int = 32
+    n_layers: int = 3
+    norm: str = "instance"
+    spectral_norm: bool = False
+    kernel_size: int = 4
+    out_channels: int = 1
+    spatial_dims: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = type(self).__name__
+        check_choice(owner, "norm", self.norm, NORMS)
+        check_choice(owner, "spatial_dims", self.spatial_dims, (2, 3))
+        for name in ("in_channels", "channels", "n_layers", "kernel_size", "out_channels"):
+            check_positive(owner, **{name: getattr(self, name)})
+
+
+class PatchLayer(nn.Module):
+    """Convolution, norm and leaky ReLU."""
+
+    def __init__(self, config: PatchDiscriminatorConfig, n_in: int, n_out: int, *, stride: int, norm: str) -> None:
+        super().__init__()
+        self.conv = _make_conv(config, n_in, n_out, stride=stride)
+        self.norm = _make_norm(norm, n_out, spatial_dims=config.spatial_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, X, Y, Z) to (B, out, X', Y', Z')."""
+        return F.leaky_relu(self.norm(self.conv(x)), 0.2)
+
+
+class PatchDiscriminator(nn.Module):
+    """Tell real from reconstructed patches; the features of all layers are returned for feature matching.
+
+    Args:
+        config: of the network.
+
+    Example:
+        >>> discriminator = PatchDiscriminator(PatchDiscriminatorConfig(channels=8, n_layers=2))
+        >>> features = discriminator(torch.zeros(1, 1, 32, 32, 32))
+        >>> features[-1].shape
+        torch.Size([1, 1, 6, 6, 6])
+    """
+
+    def __init__(self, config: PatchDiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.channels
+        self.layers = nn.ModuleList([PatchLayer(config, config.in_channels, width, stride=2, norm="none")])
+        for i in range(config.n_layers):
+            stride = 2 if i < config.n_layers - 1 else 1
+            self.layers.append(PatchLayer(config, width, 2 * width, stride=stride, norm=config.norm))
+            width *= 2
+        self.to_logits = _make_conv(config, width, config.out_channels, stride=1)
+
+    @property
+    def min_size(self) -> int:
+        """The smallest axis that leaves a feature map for every layer."""
+        size = 1
+        for layer in (self.to_logits, *reversed([layer.conv for layer in self.layers])):
+            stride, kernel, padding = layer.stride[0], layer.kernel_size[0], layer.padding[0]
+            size = (size - 1) * stride + kernel - 2 * padding
+        return size
+
+    def forward(self, volume: Tensor) -> list[Tensor]:
+        """Judge volumes (B, in_channels, X, Y, Z).
+
+        Returns:
+            The feature maps of all layers, fine to coarse; the last one holds the logits of the patches.
+
+        Raises:
+            ValueError: if an axis is too short for the number of layers.
+        """
+        if min(volume.shape[2:]) < self.min_size:
+            raise ValueError(
+                f"PatchDiscriminator: the volume is {tuple(volume.shape[2:])} voxels, at least {self.min_size} per "
+                f"axis are needed for n_layers = {self.config.n_layers}: take fewer layers or larger volumes"
+            )
+        features = []
+        h = volume
+        for layer in self.layers:
+            h = layer(h)
+            features.append(h)
+        return [*features, self.to_logits(h)]
+
+
+def _make_conv(config: PatchDiscriminatorConfig, n_in: int, n_out: int, *, stride: int) -> nn.Module:
+    """Make a convolution with weights from N(0, 0.02) as Isola et al. 2017, Appendix 6.2."""
+    layer = conv(
+        n_in,
+        n_out,
+        spatial_dims=config.spatial_dims,
+        kernel_size=config.kernel_size,
+        stride=stride,
+        padding=(config.kernel_size - 1) // 2,
+    )
+    nn.init.normal_(layer.weight, 0.0, 0.02)
+    nn.init.zeros_(layer.bias)
+    return spectral_norm(layer) if config.spectral_norm else layer
+
+
+def _make_norm(norm: str, channels: int, *, spatial_dims: int) -> nn.Module:
+    if norm == "instance":
+        layer = nn.InstanceNorm3d if spatial_dims == 3 else nn.InstanceNorm2d
+        return layer(channels, affine=True)
+    if norm == "batch":
+        return nn.BatchNorm3d(channels) if spatial_dims == 3 else nn.BatchNorm2d(channels)
+    return nn.Identity()

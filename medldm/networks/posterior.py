@@ -1,0 +1,57 @@
+"""What an autoencoder returns: the Gaussian posterior of a VAE, and the result of a forward pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MIN_LOGVAR, MAX_LOGVAR = -30.0, 20.0
+
+
+class AutoencoderOutput(NamedTuple):
+    """The result of one forward pass of an autoencoder.
+
+    Args:
+        reconstruction: of the shape of the volume.
+        regularisation: scalar that the training adds, weighted, to the reconstruction loss.
+        metrics: scalars worth logging, by name.
+    """
+
+    reconstruction: Tensor
+    regularisation: Tensor
+    metrics: dict[str, Tensor]
+
+
+class DiagonalGaussian:
+    """A Gaussian with independent components, N(mean, exp(logvar)), in at least float32.
+
+    Args:
+        mean: (B, C, x, y, z).
+        logvar: of the same shape; clamped to [-30, 20] so that neither the deviation nor its inverse overflows.
+
+    Example:
+        >>> posterior = DiagonalGaussian(torch.zeros(2, 4, 8, 8, 8), torch.zeros(2, 4, 8, 8, 8))
+        >>> posterior.kl()
+        tensor([0., 0.])
+
+    Source: Kingma and Welling 2014, "Auto-Encoding Variational Bayes", Appendix B.
+    """
+
+    def __init__(self, mean: Tensor, logvar: Tensor) -> None:
+        dtype = torch.promote_types(mean.dtype, torch.float32)
+        self.mean = mean.to(dtype)
+        self.logvar = logvar.to(dtype).clamp(MIN_LOGVAR, MAX_LOGVAR)
+        self.std = torch.exp(self.logvar / 2)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw mean + std * noise; the noise is drawn on the generator's device."""
+        device = self.mean.device if generator is None else generator.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
+        return self.mean + self.std * noise.to(self.mean.device)
+
+    def kl(self) -> Tensor:
+        """Compute the divergence from N(0, 1), (B,) in nats, summed over channels and voxels."""
+        divergence = 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
+        return divergence.flatten(1).sum(1)

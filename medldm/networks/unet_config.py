@@ -1,0 +1,147 @@
+"""The configuration of the denoiser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medldm.configs import Config
+from medldm.networks.network_checks import check_channels, check_choice, check_positive, per_level
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentUNetConfig(Config):
+    """Describe a denoising U-Net; the defaults are those of Rombach et al. 2022, Table 15.
+
+    Args:
+        in_channels: of the noisy latents, with the spatial conditions joined to them.
+        out_channels: of the prediction.
+        down_channels: channels of the levels, finest first; each but the last halves the size.
+        time_emb_dim: width of the sinusoidal time embedding (four times as wide after its layers); None for
+            down_channels[0].
+        n_heads: heads of all attention.
+        n_head_channels: channels of each head, one number or one for each level, in place of `n_heads`. With
+            cross-attention they need not divide the level's channels: attention is then a little narrower.
+        cross_attention: whether attention looks at a context as well.
+        context_dim: width of the context; None only without cross-attention.
+        attention_levels: levels with attention; None for all but the finest, for that one too if it is alone.
+        mid_attention: whether the middle block has attention.
+        n_res_blocks: residual blocks of a level on the way down; one number, or one for each level.
+        n_groups: groups of all normalisations; divides all channels.
+        n_class_embeds: classes that are added to the time embedding; None for none.
+        n_transformer_layers: transformer blocks at each place with cross-attention.
+        residual_resampling: change the size inside residual blocks in place of strided convolutions.
+        attention_projection: whether self-attention ends with a linear layer.
+        spatial_dims: 2 or 3.
+        norm_eps: added to the variance in the group normalisations.
+        checkpointing: recompute activations in the backward pass; less memory, the same result.
+
+    Example:
+        >>> LatentUNetConfig().time_emb_dim
+        320
+
+    Raises:
+        ValueError: if a value is outside its range or levels do not agree.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    down_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    time_emb_dim: int | None = None
+    n_heads: int = 8
+    n_head_channels: int | tuple[int, ...] | None = None
+    cross_attention: bool = True
+    context_dim: int | None = 512
+    attention_levels: tuple[bool, ...] | None = None
+    mid_attention: bool = True
+    n_res_blocks: int | tuple[int, ...] = 2
+    n_groups: int = 32
+    n_class_embeds: int | None = None
+    n_transformer_layers: int = 1
+    residual_resampling: bool = False
+    attention_projection: bool = True
+    spatial_dims: int = 3
+    norm_eps: float = 1e-6
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = type(self).__name__
+        check_channels(owner, "down_channels", self.down_channels, self.n_groups)
+        n_levels = len(self.down_channels)
+        levels = self.attention_levels
+        if levels is None:
+            levels = tuple(i > 0 or n_levels == 1 for i in range(n_levels))
+        self._set("attention_levels", per_level(owner, "attention_levels", levels, n_levels))
+        self._set("n_res_blocks", per_level(owner, "n_res_blocks", self.n_res_blocks, n_levels))
+        self._set("time_emb_dim", self.time_emb_dim or self.down_channels[0])
+        if self.n_head_channels is not None:
+            widths = per_level(owner, "n_head_channels", self.n_head_channels, n_levels)
+            self._set("n_head_channels", widths)
+        self._check_numbers(owner)
+        self._check_heads(owner)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_numbers(self, owner: str) -> None:
+        for name in ("in_channels", "out_channels", "time_emb_dim", "n_heads", "n_transformer_layers"):
+            check_positive(owner, **{name: getattr(self, name)})
+        check_positive(owner, **{f"n_res_blocks[{i}]": n for i, n in enumerate(self.n_res_blocks)})
+        if self.n_class_embeds is not None:
+            check_positive(owner, n_class_embeds=self.n_class_embeds)
+        check_choice(owner, "spatial_dims", self.spatial_dims, (2, 3))
+        if self.cross_attention and self.context_dim is None:
+            raise ValueError(
+                f"{owner}: cross_attention is True but context_dim is None: give the width of the context, "
+                "or set cross_attention to False"
+            )
+
+    def _check_heads(self, owner: str) -> None:
+        """Raise unless the heads divide the channels of every level with attention."""
+        for level, channels in enumerate(self.down_channels):
+            is_middle = level == len(self.down_channels) - 1 and self.mid_attention
+            if not (self.has_attention(level) or is_middle):
+                continue
+            n_heads, head_channels = self.heads_of_level(level)
+            has_own_width = self.cross_attention and self.n_head_channels is not None and n_heads > 0
+            if n_heads * head_channels != channels and not has_own_width:
+                raise ValueError(
+                    f"{owner}: level {level} has {channels} channels, not divisible into "
+                    f"{self._describe_heads(level)}: change down_channels, n_heads or n_head_channels"
+                )
+
+    def _describe_heads(self, level: int) -> str:
+        if isinstance(self.n_head_channels, tuple):
+            return f"heads of {self.n_head_channels[level]} channels"
+        return f"{self.n_heads} heads"
+
+    @property
+    def downsampling(self) -> int:
+        """The number that sizes are padded to a multiple of."""
+        return 2 ** (len(self.down_channels) - 1)
+
+    def has_attention(self, level: int) -> bool:
+        """Whether a level has attention; level 0 is the finest."""
+        return bool((self.attention_levels or ())[level])
+
+    def blocks_of_level(self, level: int) -> int:
+        """Residual blocks of a level on the way down; on the way up there is one more."""
+        return per_level("", "n_res_blocks", self.n_res_blocks, len(self.down_channels))[level]
+
+    def heads_of_level(self, level: int) -> tuple[int, int]:
+        """Number of heads, and channels of each."""
+        channels = self.down_channels[level]
+        if isinstance(self.n_head_channels, tuple):
+            return channels // self.n_head_channels[level], self.n_head_channels[level]
+        return self.n_heads, channels // self.n_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(LatentUNetConfig):
+    """Describe a denoiser of volumes: a LatentUNetConfig with one channel and without cross-attention."""
+
+    in_channels: int = 1
+    out_channels: int = 1
+    down_channels: tuple[int, ...] = (32, 64, 128, 256)
+    cross_attention: bool = False
+    context_dim: int | None = None

@@ -1,0 +1,108 @@
+"""The vector-quantised autoencoder of the first stage.
+
+Source: van den Oord et al. 2017, "Neural Discrete Representation Learning", Section 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medldm.networks.blocks import crop_to, pad_to_multiple
+from medldm.networks.posterior import AutoencoderOutput
+from medldm.networks.strided_trunk import StridedDecoder, StridedEncoder
+from medldm.networks.trunk import Decoder, Encoder
+from medldm.networks.vector_quantiser import Quantised, VectorQuantiser
+from medldm.networks.vqvae_config import VQVAEConfig
+
+__all__ = ["VQVAE", "VQVAEConfig"]
+
+
+class VQVAE(nn.Module):
+    """Encode volumes to a small latent grid of codes and decode them.
+
+    Only a forward pass in training mode changes the codebook; encoding, quantising and decoding never do.
+
+    Args:
+        config: of the network.
+
+    Example:
+        >>> vqvae = VQVAE(VQVAEConfig(down_channels=[8, 16], n_groups=4, n_codes=32))
+        >>> output = vqvae(torch.zeros(1, 1, 15, 16, 17))
+        >>> output.reconstruction.shape
+        torch.Size([1, 1, 15, 16, 17])
+    """
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        is_strided = config.trunk == "strided"
+        self.encoder: nn.Module = StridedEncoder(config) if is_strided else Encoder(config)
+        self.decoder: nn.Module = StridedDecoder(config) if is_strided else Decoder(config)
+        self.quantiser = VectorQuantiser(
+            config.n_codes,
+            config.latent_channels,
+            commitment_weight=config.commitment_weight,
+            learning=config.codebook_learning,
+            decay=config.decay,
+            restart_after=config.restart_after,
+            is_initialised=config.codebook_init == "normal",
+        )
+
+    @property
+    def downsampling(self) -> int:
+        """How many voxels of an axis become one latent voxel."""
+        return self.config.downsampling
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latent grid."""
+        return self.config.latent_channels
+
+    def encode(self, volume: Tensor) -> Tensor:
+        """Encode volumes to latents that are not yet quantised.
+
+        Args:
+            volume: (B, in_channels, X, Y, Z); sizes that are no multiple of the downsampling are padded at their
+                end with the edge voxels.
+
+        Returns:
+            (B, latent_channels, ceil(X/f), ceil(Y/f), ceil(Z/f)).
+        """
+        return self.encoder(pad_to_multiple(volume, self.downsampling))
+
+    def encode_moments(self, volume: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode volumes to latents and a standard deviation of zero, as a VAE gives mean and deviation."""
+        latents = self.encode(volume)
+        return latents, torch.zeros_like(latents)
+
+    def quantise(self, latents: Tensor) -> Quantised:
+        """Replace latents (B, latent_channels, x, y, z) by their nearest codes."""
+        return self.quantiser(latents)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Quantise latents (B, latent_channels, x, y, z) and decode them to (B, out_channels, x f, y f, z f)."""
+        return self.decoder(self.quantise(latents).latents)
+
+    def decode_indices(self, indices: Tensor) -> Tensor:
+        """Decode indices of codes (B, x, y, z) to volumes (B, out_channels, x f, y f, z f)."""
+        return self.decoder(self.quantiser.embed(indices))
+
+    def forward(self, volume: Tensor, *, generator: torch.Generator | None = None) -> AutoencoderOutput:
+        """Encode, quantise and decode; in training mode the codebook learns from the batch.
+
+        Args:
+            volume: (B, in_channels, X, Y, Z).
+            generator: of the choice of vectors that replace codes.
+
+        Returns:
+            The reconstruction, the commitment (and codebook) loss and the metric "perplexity".
+        """
+        latents = self.encode(volume)
+        if self.training:
+            self.quantiser.initialise(latents, generator=generator)
+        quantised = self.quantise(latents)
+        if self.training:
+            self.quantiser.update(latents, quantised.indices, generator=generator)
+        reconstruction = crop_to(self.decoder(quantised.latents), volume.shape[2:])
+        return AutoencoderOutput(reconstruction, quantised.loss, {"perplexity": quantised.perplexity})

@@ -1,0 +1,124 @@
+"""The configuration of the vector-quantised autoencoder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from medldm.networks.network_checks import check_choice, check_positive, per_level
+from medldm.networks.strided_trunk import ACTIVATIONS
+from medldm.networks.trunk import TrunkConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQVAEConfig(TrunkConfig):
+    """Describe a VQ-VAE: the fields of its trunk, and those of its codebook.
+
+    Args:
+        n_codes: size of the codebook.
+        commitment_weight: beta of the commitment loss.
+        codebook_learning: "ema" (moving averages) or "gradient".
+        decay: of the moving averages.
+        restart_after: training steps without use after which a code is replaced by a vector of the batch; None
+            for never.
+        codebook_init: "data" takes the codes from the first training batch, "normal" from N(0, 1).
+        trunk: "residual", the trunk of the VAE, or "strided", convolutions and ReLU units without normalisation.
+        res_channels: "strided" only: channels inside the residual units, one number or one for each level; None
+            for the channels of the level.
+        down_parameters: "strided" only: (stride, kernel, dilation, padding) for each level, finest first; None for
+            (2, 4, 1, 1), so that every level halves the size.
+        up_parameters: "strided" only: (stride, kernel, dilation, padding, output padding) for each level, coarsest
+            first; None for (2, 4, 1, 1, 0).
+        activation: "strided" only.
+        output_activation: "strided" only; "none", "tanh", "sigmoid", ...
+
+    Example:
+        >>> VQVAEConfig(down_channels=[32, 64, 128], n_codes=256).downsampling
+        4
+
+    Raises:
+        ValueError: if a value is outside its range or levels do not agree.
+    """
+
+    n_codes: int = 1024
+    commitment_weight: float = 0.25
+    codebook_learning: str = "ema"
+    decay: float = 0.99
+    restart_after: int | None = 100
+    codebook_init: str = "data"
+    trunk: str = "residual"
+    res_channels: int | tuple[int, ...] | None = None
+    down_parameters: tuple[tuple[int, int, int, int], ...] | None = None
+    up_parameters: tuple[tuple[int, int, int, int, int], ...] | None = None
+    activation: str = "relu"
+    output_activation: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = type(self).__name__
+        check_positive(owner, n_codes=self.n_codes)
+        if self.restart_after is not None:
+            check_positive(owner, restart_after=self.restart_after)
+        check_choice(owner, "codebook_learning", self.codebook_learning, ("ema", "gradient"))
+        check_choice(owner, "codebook_init", self.codebook_init, ("data", "normal"))
+        check_choice(owner, "trunk", self.trunk, ("residual", "strided"))
+        check_choice(owner, "activation", self.activation, tuple(ACTIVATIONS))
+        check_choice(owner, "output_activation", self.output_activation, tuple(ACTIVATIONS))
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"{owner}: decay is {self.decay}: a number in [0, 1) is needed")
+        if self.commitment_weight < 0:
+            raise ValueError(f"{owner}: commitment_weight is {self.commitment_weight}: at least 0 is needed")
+        if self.trunk == "strided":
+            self._check_strided(owner)
+
+    def _check_strided(self, owner: str) -> None:
+        """Fill in the strided trunk's parameters for each level and check that the decoder restores the size."""
+        if self.up_channels != self.down_channels[::-1]:
+            raise ValueError(
+                f"{owner}: up_channels are {self.up_channels}: the strided trunk has the encoder's channels "
+                f"{self.down_channels} in reverse; leave up_channels out"
+            )
+        n_levels = len(self.down_channels)
+        widths = self.down_channels if self.res_channels is None else self.res_channels
+        widths = per_level(owner, "res_channels", widths, n_levels)
+        check_positive(owner, **{f"res_channels[{i}]": width for i, width in enumerate(widths)})
+        down, up = self.down_parameters or (2, 4, 1, 1), self.up_parameters or (2, 4, 1, 1, 0)
+        down, up = (rows if isinstance(rows[0], tuple) else (rows,) * n_levels for rows in (down, up))
+        for name, rows, length in (("down_parameters", down, 4), ("up_parameters", up, 5)):
+            per_level(owner, name, rows, n_levels)
+            if any(len(row) != length for row in rows):
+                raise ValueError(f"{owner}: {name} is {rows}: give {length} whole numbers for each level")
+        for name, value in (("res_channels", widths), ("down_parameters", down), ("up_parameters", up)):
+            object.__setattr__(self, name, value)
+        self._check_sizes(owner)
+
+    def _check_sizes(self, owner: str) -> None:
+        """Raise unless sizes that are multiples of the downsampling come back as they were."""
+        for multiple in (4, 5):
+            size = wanted = multiple * self.downsampling
+            for stride, kernel, dilation, padding in self.down_parameters or ():
+                size = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for stride, kernel, dilation, padding, extra in self.up_parameters or ():
+                size = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
+            if size != wanted:
+                raise ValueError(
+                    f"{owner}: down_parameters {self.down_parameters} and up_parameters {self.up_parameters} turn "
+                    f"{wanted} voxels into {size}: choose paddings that restore the size, as (2, 4, 1, 1) and "
+                    "(2, 4, 1, 1, 0) do"
+                )
+
+    @property
+    def _divisor_of_channels(self) -> int:
+        return 1 if self.trunk == "strided" else self.n_groups
+
+    @property
+    def downsampling(self) -> int:
+        """How many voxels of an axis become one latent voxel."""
+        if self.trunk == "strided":
+            return math.prod(row[0] for row in self.down_parameters or ((2,),) * len(self.down_channels))
+        return super().downsampling
+
+    @property
+    def hidden_channels(self) -> tuple[int, ...]:
+        """Channels inside the residual units of each level of the strided trunk."""
+        return per_level("", "res_channels", self.res_channels, len(self.down_channels))

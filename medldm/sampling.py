@@ -1,0 +1,238 @@
+"""LatentDiffusionSampler: from noise to volumes, with bounded memory and one seed for each volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medldm.checkpoints import CheckpointError, load_checkpoint, load_weights
+from medldm.conditioning import Conditions
+from medldm.diffusion import SOLVERS, Denoise, NoisePath, SolverStep, guided_denoiser
+from medldm.latent_diffusion import ConditionalDenoiser, LatentDiffusionModel
+from medldm.latent_diffusion_config import LatentDiffusionConfig
+from medldm.model_files import load_latent_diffusion
+
+Callback = Callable[[SolverStep], None]
+
+
+def sample_seed(seed: int, index: int) -> int:
+    """Return the seed of one volume: independent for each index, the same alone or in a batch."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class SampleNoise:
+    """Draw standard normal noise, each sample of a batch from its own generator.
+
+    The generators live on the CPU, so that a seed gives the same noise on every device.
+
+    Args:
+        seeds: one for each sample of the batch.
+        shape: of one sample.
+        device: where the noise is needed.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: Sequence[int], *, device: torch.device) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._shape = tuple(shape)
+        self._device = device
+
+    def __call__(self) -> Tensor:
+        """Return fresh noise (B, *shape)."""
+        return torch.stack([torch.randn(self._shape, generator=g) for g in self._generators]).to(self._device)
+
+
+class LatentDiffusionSampler:
+    """Draw volumes from a latent diffusion model.
+
+    Args:
+        model: the model; its weights may also come later, through `load_checkpoint`.
+        config: noise path and prediction type of the training.
+        denoiser: stands in the place of the model's own, e.g. the averaged one during a training.
+
+    Example:
+        >>> sampler = LatentDiffusionSampler.from_checkpoint("model.safetensors")  # doctest: +SKIP
+        >>> volumes = sampler.sample((2, 4, 12, 16, 12), num_steps=50, seed=7)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusionModel,
+        config: LatentDiffusionConfig | None = None,
+        *,
+        denoiser: ConditionalDenoiser | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.denoiser = model.denoiser if denoiser is None else denoiser.eval()
+        self.config = config or LatentDiffusionConfig()
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, device: torch.device | str = "cpu") -> LatentDiffusionSampler:
+        """Rebuild model and sampler from a checkpoint alone."""
+        model, config, _ = load_latent_diffusion(path)
+        return cls(model.to(device), config)
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        """Load weights and noise path of a training into this sampler's model.
+
+        Raises:
+            CheckpointError: if the file holds a model of another configuration.
+        """
+        checkpoint = load_checkpoint(path, kind="latent_diffusion")
+        own = self.model.conditioning_config.to_dict()
+        found = checkpoint.card["conditioning"]
+        different = sorted(name for name in own if _plain(own[name]) != _plain(found.get(name)))
+        if different:
+            raise CheckpointError(f"{path} was trained with other conditions: {different} differ from this model's")
+        load_weights(self.model, checkpoint.weights, source=str(path))
+        self.config = LatentDiffusionConfig.from_dict({**self.config.to_dict(), **checkpoint.card["diffusion"]})
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        shape: Sequence[int],
+        *,
+        conditions: Conditions | None = None,
+        guidance_scale: float | Mapping[str, float] = 1.0,
+        num_steps: int = 50,
+        eta: float = 0.0,
+        solver: str = "ddim",
+        grid: str = "trailing",
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Draw standardised latents (B, C, x, y, z); the arguments are those of `sample`."""
+        batch_size, *sample_shape = shape
+        device = self.model.latent_shift.device
+        indices = range(batch_size) if indices is None else indices
+        noise = SampleNoise([sample_seed(seed, index) for index in indices], sample_shape, device=device)
+        path = self.config.noise_path()
+        conditions = None if conditions is None else conditions.to(device)
+        if conditions is not None:
+            self.denoiser.conditioning.check(conditions)
+        denoise = self._denoiser(path, conditions, guidance_scale)
+        pairs = path.time_pairs(num_steps, grid=grid)
+        return SOLVERS[solver](denoise, noise(), path, pairs, noise=noise, eta=eta, callback=callback)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        context: Tensor | None = None,
+        conditions: Conditions | None = None,
+        guidance_scale: float | Mapping[str, float] = 1.0,
+        num_steps: int = 50,
+        eta: float = 0.0,
+        solver: str = "ddim",
+        grid: str = "trailing",
+        seed: int = 0,
+        indices: Sequence[int] | None = None,
+        size: tuple[int, ...] | None = None,
+        batch_size: int = 1,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Draw volumes.
+
+        Args:
+            shape: (B, C, x, y, z) of the latents.
+            context: (B, N, D) text embeddings; short for `conditions` with "text".
+            conditions: of the B samples; None for the null of every condition.
+            guidance_scale: w of classifier-free guidance, one for all conditions or one for each name; 1 is the
+                plain conditional model, 0 the unconditional one (Ho and Salimans 2022, Eq. 6, with their w + 1).
+            num_steps: of the solver.
+            eta: noise that DDIM adds, 0 to 1 (Song et al. 2021, Eq. 16).
+            solver: one of medldm.diffusion.SOLVERS.
+            grid: how the steps are spread over the times.
+            seed: of all randomness.
+            indices: which volumes of that seed to draw; 0 to B - 1 if None. A volume is the same whatever the others.
+            size: voxels (X, Y, Z) to crop the volumes to.
+            batch_size: samples that are denoised and decoded together. More than 1 is faster on a GPU; the result
+                then agrees to rounding, not to the bit.
+            callback: called after each step.
+
+        Returns:
+            (B, 1, X, Y, Z) in [-1, 1] up to overshoot, on the model's device.
+
+        Raises:
+            ValueError: if a condition is unknown to the model or an argument outside its range.
+        """
+        self._check_shape(shape)
+        conditions = _with_context(conditions, context)
+        indices = list(range(shape[0]) if indices is None else indices)
+        volumes = []
+        for start in range(0, shape[0], batch_size):
+            rows = slice(start, min(start + batch_size, shape[0]))
+            latents = self.sample_latents(
+                (rows.stop - start, *shape[1:]),
+                conditions=conditions[rows] if conditions is not None else None,
+                guidance_scale=guidance_scale,
+                num_steps=num_steps,
+                eta=eta,
+                solver=solver,
+                grid=grid,
+                seed=seed,
+                indices=indices[rows],
+                callback=callback,
+            )
+            volumes.append(self.model.decode(latents, size=size))
+        return torch.cat(volumes)
+
+    def _check_shape(self, shape: Sequence[int]) -> None:
+        channels = self.model.autoencoder.latent_channels
+        if len(shape) != 5 or shape[1] != channels or min(shape) < 1:
+            raise ValueError(
+                f"shape is {tuple(shape)}: (B, {channels}, x, y, z) of the latents is needed; a volume of X voxels has "
+                f"x = X / {self.model.autoencoder.downsampling} latents"
+            )
+
+    def _denoiser(
+        self,
+        path: NoisePath,
+        conditions: Conditions | None,
+        guidance_scale: float | Mapping[str, float],
+    ) -> Denoise:
+        """Return the solver's denoiser; the conditions are encoded here, once for all steps."""
+        encoder = self.denoiser.conditioning
+        encoded = encoder.encode_values(conditions)
+        absent = {} if conditions is None else conditions.absent
+        given = tuple(name for name in encoder.names if name in encoded)
+
+        def predict(x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
+            def rows(tensor: Tensor) -> Tensor:
+                return tensor.repeat(len(x) // len(tensor), *[1] * (tensor.ndim - 1))
+
+            masks = {name: mask | rows(absent[name]) if name in absent else mask for name, mask in drop.items()}
+            joined = encoder.assemble(
+                {name: rows(part) for name, part in encoded.items()},
+                masks,
+                batch_size=len(x),
+                latent_size=x.shape[2:],
+            )
+            return self.denoiser.predict(x, times, joined)
+
+        # Without conditions there is nothing to guide: the plain model is asked.
+        weights = guidance_scale if given else 1.0
+        prediction_type = self.config.prediction_type
+        return guided_denoiser(predict, weights, path=path, prediction_type=prediction_type, conditions=given)
+
+
+def _with_context(conditions: Conditions | None, context: Tensor | None) -> Conditions | None:
+    if context is None:
+        return conditions
+    if conditions is not None and "text" in conditions.values:
+        raise ValueError("context and conditions both give 'text': give one of them")
+    values = {} if conditions is None else dict(conditions.values)
+    absent = {} if conditions is None else conditions.absent
+    return Conditions({**values, "text": context}, absent)
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON would give it back, so that a card and a configuration compare equal."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

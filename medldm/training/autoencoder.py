@@ -1,0 +1,197 @@
+"""First stage: train a VAE or VQ-VAE on MONAI's adversarial engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from monai.engines import AdversarialTrainer, SupervisedEvaluator
+from monai.handlers import IgniteMetricHandler, PeakSignalToNoiseRatio
+from monai.inferers import Inferer, SimpleInferer
+from monai.metrics import SSIMMetric
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+
+from medldm.networks import VAE, VQVAE
+from medldm.training.handlers import TERMS
+from medldm.training.losses import AutoencoderLoss
+from medldm.training.optimisation import OptimiserStep
+from medldm.training.precision import autocast, average_weights, make_scaler
+
+
+class AutoencoderTrainer(AdversarialTrainer):
+    """Train an autoencoder, and after a warm-up a discriminator against it.
+
+    MONAI's engine gives the loop, its events and handlers; the step is our own, since MONAI's knows no CPU
+    autocast, accumulation, clipping or warm-up.
+
+    Args:
+        device: where to train.
+        max_epochs: passes over the data.
+        train_data_loader: batches with "image" (B, 1, X, Y, Z) in [-1, 1].
+        network: VAE or VQVAE.
+        optimizer: of the network.
+        loss: of both networks.
+        discriminator: None to train without an adversary.
+        discriminator_optimizer: of the discriminator.
+        schedule: learning-rate schedule of the network, in steps.
+        accumulation_steps: batches for one step.
+        gradient_clip: largest gradient norm.
+        average: of the network's weights, made by `average_weights`; it is what is validated and saved.
+        precision: of autocast.
+        inferer: calls the network; MONAI's SimpleInferer if None.
+        train_handlers: attached in their order.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable[Any],
+        *,
+        network: VAE | VQVAE,
+        optimizer: torch.optim.Optimizer,
+        loss: AutoencoderLoss,
+        discriminator: nn.Module | None = None,
+        discriminator_optimizer: torch.optim.Optimizer | None = None,
+        schedule: LambdaLR | None = None,
+        accumulation_steps: int = 1,
+        gradient_clip: float = 1.0,
+        average: AveragedModel | None = None,
+        precision: str = "float32",
+        inferer: Inferer | None = None,
+        train_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        self.precision = precision
+        self.loss = loss
+        self.average = average or average_weights(network, 0.0)
+        scaler = make_scaler(torch.device(device), precision)
+        self._step = OptimiserStep(
+            optimizer,
+            scaler=scaler,
+            schedule=schedule,
+            accumulation_steps=accumulation_steps,
+            gradient_clip=gradient_clip,
+        )
+        self._discriminator_step = None
+        if discriminator_optimizer is not None:
+            self._discriminator_step = OptimiserStep(
+                discriminator_optimizer,
+                scaler=make_scaler(torch.device(device), precision),
+                accumulation_steps=accumulation_steps,
+                gradient_clip=gradient_clip,
+            )
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            g_network=network,
+            g_optimizer=optimizer,
+            g_loss_function=loss.for_autoencoder,
+            recon_loss_function=loss.for_autoencoder,
+            d_network=discriminator or nn.Identity(),
+            d_optimizer=discriminator_optimizer or optimizer,
+            d_loss_function=loss.for_discriminator,
+            g_inferer=inferer or SimpleInferer(),
+            train_handlers=train_handlers,
+            decollate=False,
+        )
+        # MONAI lists networks and optimisers here for pickling; our checkpoints are written by their own handler.
+        self._state_dict_user_keys.clear()
+
+    def _iteration(self, engine: AutoencoderTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+        volume = torch.as_tensor(batchdata["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
+        index = (engine.state.iteration - 1) % engine.state.epoch_length
+        position = {"index": index, "epoch_length": engine.state.epoch_length}
+        is_adversarial = (
+            self._discriminator_step is not None and engine.state.iteration > self.loss.config.adversarial_start
+        )
+        discriminator = engine.state.d_network if is_adversarial else None
+        network = engine.state.g_network.train()
+        with autocast(engine.state.device, self.precision):
+            output = engine.g_inferer(volume, network)
+            if discriminator is not None:
+                discriminator.requires_grad_(False)
+            terms = self.loss.for_autoencoder(output, volume, discriminator=discriminator)
+        if self._step(terms["loss"], **position):
+            self.average.update_parameters(network)
+        if discriminator is not None:
+            terms["discriminator"] = self._train_discriminator(volume, output.reconstruction, discriminator, position)
+        terms.update(output.metrics)
+        return {Keys.IMAGE: volume, Keys.PRED: output.reconstruction, Keys.LOSS: terms["loss"], TERMS: _detach(terms)}
+
+    def _train_discriminator(
+        self, real: Tensor, fake: Tensor, discriminator: nn.Module, position: dict[str, int]
+    ) -> Tensor:
+        if self._discriminator_step is None:
+            raise ValueError("there is a discriminator but no optimiser for it: give discriminator_optimizer")
+        discriminator.requires_grad_(True)
+        with autocast(self.state.device, self.precision):
+            loss = self.loss.for_discriminator(real, fake.float(), discriminator=discriminator)
+        self._discriminator_step(loss, **position)
+        return loss
+
+
+class AutoencoderEvaluator(SupervisedEvaluator):
+    """Validate the averaged weights: PSNR and SSIM of the reconstruction from the posterior mean.
+
+    Args:
+        device: where to evaluate.
+        val_data_loader: batches with "image" (B, 1, X, Y, Z) in [-1, 1].
+        network: the averaged network, `average.module` of the trainer's average.
+        precision: of autocast.
+        inferer: kept for MONAI's interface.
+        val_handlers: attached in their order.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        val_data_loader: Iterable[Any],
+        *,
+        network: VAE | VQVAE,
+        precision: str = "float32",
+        inferer: Inferer | None = None,
+        val_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        self.precision = precision
+        super().__init__(
+            device=device,
+            val_data_loader=val_data_loader,
+            network=network,
+            inferer=inferer or SimpleInferer(),
+            key_val_metric={"psnr": PeakSignalToNoiseRatio(max_val=1.0, output_transform=_pairs)},
+            additional_metrics={
+                "ssim": IgniteMetricHandler(
+                    metric_fn=SSIMMetric(spatial_dims=3, data_range=1.0, win_size=7), output_transform=_pairs
+                )
+            },
+            val_handlers=val_handlers,
+            decollate=False,
+        )
+
+    def _iteration(self, engine: AutoencoderEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+        volume = torch.as_tensor(batchdata["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
+        self.network.eval()
+        with torch.no_grad(), autocast(engine.state.device, self.precision):
+            reconstruction = reconstruct(self.network, volume)
+        return {Keys.IMAGE: volume, Keys.PRED: reconstruction.float()}
+
+
+def reconstruct(autoencoder: nn.Module, volume: Tensor) -> Tensor:
+    """Encode volumes to the posterior mean and decode it, cropped to the volume's size."""
+    mean, _ = autoencoder.encode_moments(volume)  # type: ignore[operator]
+    x, y, z = volume.shape[2:]
+    return autoencoder.decode(mean)[..., :x, :y, :z]  # type: ignore[operator]
+
+
+def _pairs(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return reconstruction and volume in [0, 1], the range PSNR and SSIM are usually stated in."""
+    return (output[Keys.PRED] + 1) / 2, (output[Keys.IMAGE] + 1) / 2
+
+
+def _detach(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: term.detach() for name, term in terms.items()}

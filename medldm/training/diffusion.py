@@ -1,0 +1,232 @@
+"""Second stage: train the denoiser on MONAI's supervised engine, on cached latents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Average
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.inferers import Inferer, SimpleInferer
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import default_collate
+
+from medldm.conditioning import Conditions
+from medldm.diffusion import training_target
+from medldm.latent_diffusion import ConditionalDenoiser, LatentDiffusionModel
+from medldm.latent_diffusion_config import LatentDiffusionConfig
+from medldm.sampling import LatentDiffusionSampler
+from medldm.training.handlers import TERMS, TrainingLog, middle_slices
+from medldm.training.latent_cache import LatentDataset
+from medldm.training.optimisation import OptimiserStep
+from medldm.training.precision import autocast, average_weights, make_scaler
+from medldm.training.volumes import gather_conditions
+
+
+class DenoisingTask:
+    """What the denoiser learns: from latents to the loss of one random time each.
+
+    Args:
+        model: standardises the latents.
+        config: noise path and prediction type.
+
+    Source: Ho et al. 2020, Algorithm 1 and Eq. 14.
+    """
+
+    def __init__(self, model: LatentDiffusionModel, config: LatentDiffusionConfig) -> None:
+        self.model = model
+        self.path = config.noise_path()
+        self.prediction_type = config.prediction_type
+
+    def draw_latents(self, batch: dict[str, Any], *, generator: torch.Generator) -> Tensor:
+        """Draw standardised latents (B, C, x, y, z) from the cached posteriors."""
+        mean, std = batch["mean"], batch["std"]
+        sample = mean + std * torch.randn(mean.shape, generator=generator)
+        return self.model.standardise(sample.to(self.model.latent_shift.device))
+
+    def loss(
+        self,
+        denoiser: ConditionalDenoiser,
+        x_0: Tensor,
+        conditions: Conditions,
+        *,
+        t: Tensor,
+        noise: Tensor,
+        drop: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Return the squared error (B,) of the prediction at the times t (B,)."""
+        x_t = self.path.add_noise(x_0, noise, t)
+        target = training_target(self.prediction_type, x_0, noise, *self.path.alpha_sigma(t))
+        output = denoiser(x_t, self.path.network_time(t), conditions, drop=drop)
+        return ((output.float() - target) ** 2).flatten(1).mean(dim=1)
+
+
+class DiffusionTrainer(SupervisedTrainer):
+    """Train the denoiser of a latent diffusion model.
+
+    The statistics of the latents are measured over the whole training cohort and stored in the model.
+
+    Args:
+        device: where to train.
+        max_epochs: passes over the data.
+        train_data_loader: batches of a `LatentDataset`.
+        network: the model; its autoencoder is not touched.
+        config: noise path, prediction type, accumulation, clipping, precision, seed.
+        optimizer: of the denoiser's weights.
+        schedule: learning-rate schedule, in steps.
+        average: of the denoiser's weights, made by `average_weights`; it is what is validated and saved.
+        inferer: kept for MONAI's interface.
+        train_handlers: attached in their order.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        max_epochs: int,
+        train_data_loader: Iterable[Any],
+        *,
+        network: LatentDiffusionModel,
+        config: LatentDiffusionConfig,
+        optimizer: torch.optim.Optimizer,
+        schedule: LambdaLR | None = None,
+        average: AveragedModel | None = None,
+        inferer: Inferer | None = None,
+        train_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        self.config = config
+        self.task = DenoisingTask(network, config)
+        self.average = average or average_weights(network.denoiser, 0.0)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self._step = OptimiserStep(
+            optimizer,
+            scaler=make_scaler(torch.device(device), config.precision),
+            schedule=schedule,
+            accumulation_steps=config.accumulation_steps,
+            gradient_clip=config.gradient_clip,
+        )
+        dataset = getattr(train_data_loader, "dataset", None)
+        if not isinstance(dataset, LatentDataset):
+            raise TypeError(
+                f"the second stage trains on a LatentDataset, not on {type(dataset).__name__}: make it with cache_latents"
+            )
+        network.set_latent_statistics(*dataset.measure_statistics())
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=self.task.loss,
+            inferer=inferer or SimpleInferer(),
+            train_handlers=train_handlers,
+            decollate=False,
+        )
+
+    def _iteration(self, engine: DiffusionTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+        device, denoiser = engine.state.device, self.network.denoiser.train()
+        x_0 = self.task.draw_latents(batchdata, generator=self.generator)
+        noise = torch.randn(x_0.shape, generator=self.generator).to(device)
+        t = self.task.path.sample_times(len(x_0), generator=self.generator).to(device)
+        conditions = gather_conditions(batchdata, denoiser.conditioning.names).to(device)
+        drop = denoiser.conditioning.draw_dropout(len(x_0), generator=self.generator)
+        drop = {name: mask.to(device) for name, mask in drop.items()}
+        with autocast(device, self.config.precision):
+            loss = self.task.loss(denoiser, x_0, conditions, t=t, noise=noise, drop=drop).mean()
+        index = (engine.state.iteration - 1) % engine.state.epoch_length
+        if self._step(loss, index=index, epoch_length=engine.state.epoch_length):
+            self.average.update_parameters(denoiser)
+        return {Keys.LOSS: loss.detach(), TERMS: {"loss": loss.detach()}}
+
+
+class DiffusionEvaluator(SupervisedEvaluator):
+    """Validate the averaged denoiser: the loss at fixed times with fixed noise, the same in every epoch.
+
+    Args:
+        device: where to evaluate.
+        val_data_loader: batches of a `LatentDataset`, not shuffled.
+        network: the model.
+        config: noise path and prediction type.
+        average: whose `.module` is validated.
+        n_times: times at which each case's loss is taken, evenly spread over the path.
+        inferer: kept for MONAI's interface.
+        val_handlers: attached in their order.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        val_data_loader: Iterable[Any],
+        *,
+        network: LatentDiffusionModel,
+        config: LatentDiffusionConfig,
+        average: AveragedModel,
+        n_times: int = 8,
+        inferer: Inferer | None = None,
+        val_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        self.config = config
+        self.task = DenoisingTask(network, config)
+        self.average = average
+        self.n_times = n_times
+        super().__init__(
+            device=device,
+            val_data_loader=val_data_loader,
+            network=network,
+            inferer=inferer or SimpleInferer(),
+            key_val_metric={"validation_loss": Average(output_transform=lambda output: output[Keys.LOSS])},
+            metric_cmp_fn=lambda current, best: current < best,
+            val_handlers=val_handlers,
+            decollate=False,
+        )
+
+    @torch.no_grad()
+    def _iteration(self, engine: DiffusionEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+        device = engine.state.device
+        denoiser = self.average.module.eval()
+        generator = torch.Generator().manual_seed(self.config.seed + engine.state.iteration)
+        x_0 = self.task.draw_latents(batchdata, generator=generator)
+        conditions = gather_conditions(batchdata, denoiser.conditioning.names).to(device)
+        losses = []
+        for t, _ in self.task.path.time_pairs(self.n_times):
+            noise = torch.randn(x_0.shape, generator=generator).to(device)
+            times = torch.full((len(x_0),), t, device=device)
+            with autocast(device, self.config.precision):
+                losses.append(self.task.loss(denoiser, x_0, conditions, t=times, noise=noise))
+        return {Keys.LOSS: torch.stack(losses).mean(dim=0)}
+
+
+class SampleWriter:
+    """Write the middle slices of a sample to TensorBoard after each validation.
+
+    The sample is drawn with the averaged weights for the conditions of the first validation case, always from the
+    same noise.
+
+    Args:
+        log: where to write.
+        evaluator: of the second stage.
+        num_steps: of the sampling; few, for it is only a look.
+    """
+
+    def __init__(self, log: TrainingLog, *, evaluator: DiffusionEvaluator, num_steps: int = 10) -> None:
+        self.log = log
+        self.evaluator = evaluator
+        self.num_steps = num_steps
+
+    def attach(self, trainer: Engine) -> None:
+        """Write after each validation."""
+        self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
+
+    def _write(self, evaluator: DiffusionEvaluator, trainer: Engine) -> None:
+        model, config = evaluator.network, evaluator.config
+        batch = default_collate([evaluator.data_loader.dataset[0]])
+        sampler = LatentDiffusionSampler(model, config, denoiser=evaluator.average.module)
+        conditions = gather_conditions(batch, sampler.denoiser.conditioning.names)
+        volume = sampler.sample(
+            batch["mean"].shape, conditions=conditions, num_steps=self.num_steps, seed=config.seed
+        )
+        self.log.writer.add_image("validation/sample", middle_slices(volume[0]), trainer.state.epoch)

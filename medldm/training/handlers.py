@@ -1,0 +1,186 @@
+"""Handlers of both stages: log, progress bar, sample slices, best and last checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from medldm.checkpoints import save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+TERMS = "terms"
+
+
+class LossBar:
+    """Show a progress bar with the losses of the current step.
+
+    Args:
+        description: shown before the bar.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+
+    def attach(self, trainer: Engine) -> None:
+        """Follow a trainer whose output holds a mapping of scalar tensors under "terms"."""
+        bar = ProgressBar(desc=self.description, persist=False)
+        bar.attach(trainer, output_transform=lambda output: {n: float(term) for n, term in output[TERMS].items()})
+
+
+class TrainingLog:
+    """Write scalars to TensorBoard and to `history.jsonl`, and one log line for each epoch.
+
+    Args:
+        directory: TensorBoard's log folder; the history lies in it.
+        evaluator: the validation engine; its metrics are written after each of its runs.
+    """
+
+    def __init__(self, directory: str | Path, *, evaluator: Engine | None = None) -> None:
+        self.directory = Path(directory)
+        self.evaluator = evaluator
+        self._values: dict[str, list[float]] = {}
+        self._started = time.monotonic()
+
+    def attach(self, trainer: Engine) -> None:
+        """Follow a trainer whose output holds a mapping of scalar tensors under "terms"."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.writer = SummaryWriter(str(self.directory))
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._write_epoch)
+        trainer.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self._write_validation, trainer)
+
+    def _add(self, trainer: Engine) -> None:
+        for name, term in trainer.state.output[TERMS].items():
+            self._values.setdefault(name, []).append(float(term))
+
+    def _write_epoch(self, trainer: Engine) -> None:
+        means = {name: fmean(values) for name, values in self._values.items()}
+        self._write("train", trainer.state.epoch, means)
+        self._values = {}
+
+    def _write_validation(self, evaluator: Engine, trainer: Engine) -> None:
+        metrics = {name: float(value) for name, value in evaluator.state.metrics.items()}
+        self._write("validation", trainer.state.epoch, metrics)
+
+    def _write(self, stage: str, epoch: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(f"{stage}/{name}", value, epoch)
+        line = {"stage": stage, "epoch": epoch, "seconds": round(time.monotonic() - self._started, 1), **values}
+        with (self.directory / "history.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        logger.info("%s epoch %d: %s", stage, epoch, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+
+
+class SliceWriter:
+    """Write the three middle slices of validation volumes to TensorBoard.
+
+    Args:
+        log: where to write.
+        evaluator: its last output holds volumes (B, 1, X, Y, Z) in [-1, 1] under the keys.
+        keys: output name to title.
+    """
+
+    def __init__(self, log: TrainingLog, *, evaluator: Engine, keys: Mapping[str, str]) -> None:
+        self.log = log
+        self.evaluator = evaluator
+        self.keys = keys
+
+    def attach(self, trainer: Engine) -> None:
+        """Write after each validation."""
+        self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
+
+    def _write(self, evaluator: Engine, trainer: Engine) -> None:
+        output = evaluator.state.output
+        output = output[0] if isinstance(output, list) else output
+        for key, title in self.keys.items():
+            volume = output[key]
+            volume = volume[0] if volume.ndim == 5 else volume
+            self.log.writer.add_image(title, middle_slices(volume), trainer.state.epoch)
+
+
+def middle_slices(volume: Tensor) -> Tensor:
+    """Return the middle slices of a volume (1, X, Y, Z) in [-1, 1] side by side: (1, H, W) in [0, 1]."""
+    x, y, z = volume.shape[1:]
+    planes = [volume[0, x // 2], volume[0, :, y // 2], volume[0, :, :, z // 2]]
+    height, width = max(plane.shape[1] for plane in planes), max(plane.shape[0] for plane in planes)
+    canvas = torch.full((1, height, 3 * width), -1.0)
+    for i, plane in enumerate(planes):
+        upright = plane.detach().float().cpu().T.flip(0)
+        canvas[0, : upright.shape[0], i * width : i * width + upright.shape[1]] = upright
+    return ((canvas + 1) / 2).clamp(0, 1)
+
+
+class CheckpointWriter:
+    """Write the last and the best checkpoint, always whole files.
+
+    Args:
+        directory: of the checkpoints.
+        name: stem of the files: `<name>.safetensors` is the best, `<name>_last.safetensors` the last.
+        describe: returns the weights and the card to write, called at each save.
+        evaluator: the validation engine.
+        metric: the evaluator's metric that decides which is best; `evaluator` gives it after each run.
+        larger_is_better: how the metric is compared.
+        last_interval: epochs between two writings of the last.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        name: str,
+        describe: Callable[[], tuple[Mapping[str, Tensor], dict[str, Any]]],
+        evaluator: Engine | None,
+        metric: str,
+        larger_is_better: bool,
+        last_interval: int = 1,
+    ) -> None:
+        self.directory = Path(directory)
+        self.name = name
+        self.describe = describe
+        self.evaluator = evaluator
+        self.metric = metric
+        self.sign = 1.0 if larger_is_better else -1.0
+        self.last_interval = last_interval
+        self.best: float | None = None
+
+    def attach(self, trainer: Engine) -> None:
+        """Save during the training and at its end."""
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.last_interval) | Events.COMPLETED, self._save_last)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.COMPLETED, self._save_best, trainer)
+
+    @property
+    def best_path(self) -> Path:
+        """The file of the best weights."""
+        return self.directory / f"{self.name}.safetensors"
+
+    def _save_last(self, trainer: Engine) -> None:
+        self._save(self.directory / f"{self.name}_last.safetensors", trainer)
+        if self.evaluator is None:
+            self._save(self.best_path, trainer)
+
+    def _save_best(self, evaluator: Engine, trainer: Engine) -> None:
+        value = float(evaluator.state.metrics[self.metric])
+        if self.best is None or self.sign * value > self.sign * self.best:
+            self.best = value
+            self._save(self.best_path, trainer)
+            logger.info("best %s so far: %.5g (epoch %d)", self.metric, value, trainer.state.epoch)
+
+    def _save(self, path: Path, trainer: Engine) -> None:
+        weights, card = self.describe()
+        training = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration, self.metric: self.best}
+        save_checkpoint(path, weights, {**card, "training": training})

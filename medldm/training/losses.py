@@ -1,0 +1,121 @@
+"""The losses of the first stage.
+
+L = |x - x'|_1 + w_reg L_reg + w_perc L_perc + w_adv L_adv    (Rombach et al. 2022, Appendix G, Eq. 25)
+
+L_reg is the KL divergence in nats per voxel (VAE) or the commitment loss (VQ-VAE). L_perc matches the features
+of the discriminator (Wang et al. 2018, Eq. 3), which needs no download, or of a network whose weights are given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from monai.losses import PatchAdversarialLoss
+from torch import Tensor, nn
+
+from medldm.configs import Config
+from medldm.networks import AutoencoderOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderLossConfig(Config):
+    """Weigh the terms of the first stage's loss.
+
+    Args:
+        regularisation_weight: of the KL (nats per voxel) or the commitment loss. A KL weight of 1e-4 keeps the
+            latents near a normal without blurring.
+        adversarial_weight: of the least-squares adversarial term.
+        perceptual_weight: of the feature term.
+        adversarial_start: training step from which the discriminator takes part.
+        perceptual_weights: path of a local weight file for monai.losses.PerceptualLoss; None to match the
+            discriminator's features.
+        perceptual_network: the network of that file, as PerceptualLoss names it.
+    """
+
+    regularisation_weight: float = 1e-4
+    adversarial_weight: float = 0.01
+    perceptual_weight: float = 0.05
+    adversarial_start: int = 1000
+    perceptual_weights: str | None = None
+    perceptual_network: str = "medicalnet_resnet10_23datasets"
+
+    def __post_init__(self) -> None:
+        for name in ("regularisation_weight", "adversarial_weight", "perceptual_weight", "adversarial_start"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: at least 0 is needed")
+        if self.perceptual_weights is not None and not Path(self.perceptual_weights).is_file():
+            raise ValueError(f"perceptual_weights names {self.perceptual_weights!r}, which is not a file")
+
+
+class AutoencoderLoss(nn.Module):
+    """Compute the losses of autoencoder and discriminator.
+
+    Args:
+        config: the weights of the terms.
+    """
+
+    def __init__(self, config: AutoencoderLossConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or AutoencoderLossConfig()
+        self.adversarial = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
+        self.perceptual = _load_perceptual(self.config)
+
+    def for_autoencoder(
+        self, output: AutoencoderOutput, volume: Tensor, *, discriminator: nn.Module | None
+    ) -> dict[str, Tensor]:
+        """Return the terms, and under "loss" their weighted sum.
+
+        Args:
+            output: of the autoencoder, for `volume`.
+            volume: (B, 1, X, Y, Z) in [-1, 1].
+            discriminator: gives a list of features, the last one its logits; None before it takes part.
+        """
+        fake = output.reconstruction.float()
+        terms = {"l1": (fake - volume).abs().mean(), "regularisation": output.regularisation}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(fake, volume)
+        if discriminator is not None:
+            *features, logits = discriminator(fake)
+            terms["adversarial"] = self.adversarial(logits.float(), target_is_real=True, for_discriminator=False)
+            if self.perceptual is None:
+                with torch.no_grad():
+                    *real_features, _ = discriminator(volume)
+                terms["perceptual"] = match_features(features, real_features)
+        weights = {
+            "l1": 1.0,
+            "regularisation": self.config.regularisation_weight,
+            "perceptual": self.config.perceptual_weight,
+            "adversarial": self.config.adversarial_weight,
+        }
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        return {"loss": total, **terms}
+
+    def for_discriminator(self, real: Tensor, fake: Tensor, *, discriminator: nn.Module) -> Tensor:
+        """Return the discriminator's loss for real and reconstructed volumes (B, 1, X, Y, Z)."""
+        logits_real, logits_fake = discriminator(real)[-1].float(), discriminator(fake.detach())[-1].float()
+        return 0.5 * (
+            self.adversarial(logits_real, target_is_real=True, for_discriminator=True)
+            + self.adversarial(logits_fake, target_is_real=False, for_discriminator=True)
+        )
+
+
+def match_features(fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    """Return the mean absolute difference of features, each layer weighing the same.
+
+    Source: Wang et al. 2018, "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", Eq. 3.
+    """
+    return torch.stack([(f.float() - r.float()).abs().mean() for f, r in zip(fake, real, strict=True)]).mean()
+
+
+def _load_perceptual(config: AutoencoderLossConfig) -> nn.Module | None:
+    if config.perceptual_weights is None:
+        return None
+    from monai.losses import PerceptualLoss
+
+    weights = torch.load(config.perceptual_weights, map_location="cpu", weights_only=True)
+    # `pretrained=False` builds the network without reaching for the internet.
+    loss = PerceptualLoss(spatial_dims=3, network_type=config.perceptual_network, is_fake_3d=False, pretrained=False)
+    loss.perceptual_function.load_state_dict(weights)
+    return loss.requires_grad_(False).eval()

@@ -1,0 +1,68 @@
+"""The space that networks were trained in: spacing, size, orientation, intensity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medldm.transforms import IntensityMapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeSpace:
+    """Describe the volumes a network was trained on; it travels in the checkpoint's card.
+
+    Args:
+        spacing_mm: edge lengths of a voxel along X, Y, Z, in mm.
+        size: voxels along X, Y, Z that the training volumes were cropped or padded to.
+        intensity: the mapping between the files' units and [-1, 1].
+
+    Raises:
+        ValueError: if a spacing or a size is not positive.
+    """
+
+    spacing_mm: tuple[float, float, float]
+    size: tuple[int, int, int]
+    intensity: IntensityMapping
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spacing_mm", tuple(float(edge) for edge in self.spacing_mm))
+        object.__setattr__(self, "size", tuple(int(n) for n in self.size))
+        if len(self.spacing_mm) != 3 or not all(edge > 0 for edge in self.spacing_mm):
+            raise ValueError(f"spacing_mm is {self.spacing_mm}: three positive lengths in mm are needed")
+        if len(self.size) != 3 or not all(n > 0 for n in self.size):
+            raise ValueError(f"size is {self.size}: three positive numbers of voxels are needed")
+
+    @property
+    def field_of_view_mm(self) -> tuple[float, ...]:
+        """Extent of the training volumes along X, Y, Z in mm."""
+        return tuple(n * edge for n, edge in zip(self.size, self.spacing_mm, strict=True))
+
+    def affine(self, size: tuple[int, ...] | None = None) -> np.ndarray:
+        """Return the RAS+ affine (4, 4) of a volume of `size` voxels made from noise, centred on the origin."""
+        affine = np.diag([*self.spacing_mm, 1.0])
+        extent = np.asarray(self.size if size is None else size) - 1
+        affine[:3, 3] = -0.5 * extent * np.asarray(self.spacing_mm)
+        return affine
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able description."""
+        return {
+            "spacing_mm": list(self.spacing_mm),
+            "size": list(self.size),
+            "field_of_view_mm": list(self.field_of_view_mm),
+            "orientation": "RAS",
+            "intensity": self.intensity.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> VolumeSpace:
+        """Rebuild the space from its description."""
+        return cls(
+            spacing_mm=description["spacing_mm"],
+            size=description["size"],
+            intensity=IntensityMapping.from_dict(description["intensity"]),
+        )

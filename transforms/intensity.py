@@ -1,0 +1,155 @@
+"""Normalise images to [-1, 1] by an IntensityMapping, and measure that mapping on a cohort."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform
+from monai.utils import TraceKeys
+
+from medldm.transforms.intensity_mapping import IntensityMapping, MappingKind
+from medldm.transforms.load import LoadVolume
+
+logger = logging.getLogger(__name__)
+
+
+class NormaliseIntensity(InvertibleTransform):
+    """Map an image to [-1, 1]; the case's limits and clipped shares go into its meta, and the inverse uses
+    them.
+
+    Args:
+        mapping: an IntensityMapping or its dictionary form.
+        report_above: share of clipped voxels from which a case is logged.
+
+    Example:
+        >>> mapping = IntensityMapping(kind="identity_range", lower=0.0, upper=2.0)
+        >>> NormaliseIntensity(mapping)(MetaTensor(torch.full((1, 2, 2, 2), 2.0))).max().item()
+        1.0
+    """
+
+    def __init__(self, mapping: IntensityMapping | Mapping[str, Any], *, report_above: float = 0.01) -> None:
+        super().__init__()
+        self.mapping = (
+            mapping if isinstance(mapping, IntensityMapping) else IntensityMapping.from_dict(mapping)
+        )
+        self.report_above = report_above
+        self._reported: set[str] = set()
+
+    def __call__(self, volume: MetaTensor) -> MetaTensor:
+        """Map (C, X, Y, Z) to float32 in [-1, 1]."""
+        voxels = volume.as_tensor().to(torch.float32)
+        limits = self.mapping.case_limits(voxels)
+        below, above = self.mapping.clipped_fractions(voxels, limits=limits)
+        result = MetaTensor(self.mapping.to_model(voxels, limits=limits))
+        result.copy_meta_from(volume)
+        result.meta["intensity_limits"] = limits
+        result.meta["clipped_fractions"] = (below, above)
+        self._report(volume, below=below, above=above)
+        self.push_transform(result, extra_info={"limits": list(limits)})
+        return result
+
+    def inverse(self, volume: MetaTensor) -> MetaTensor:
+        """Map back to the case's own intensities, float32 (int16 for CT)."""
+        limits = self.pop_transform(volume)[TraceKeys.EXTRA_INFO]["limits"]
+        values = self.mapping.from_model(volume.as_tensor(), limits=(float(limits[0]), float(limits[1])))
+        result = MetaTensor(values)
+        result.copy_meta_from(volume)
+        return result
+
+    def _report(self, volume: MetaTensor, *, below: float, above: float) -> None:
+        """Log each file once, not once an epoch; dark background below an MR window is no loss."""
+        lost = above if self.mapping.kind == "mr_percentile" else below + above
+        name = str(volume.meta.get("filename_or_obj", "volume")).replace("\\", "/").rsplit("/", 1)[-1]
+        if lost >= self.report_above and name not in self._reported:
+            self._reported.add(name)
+            logger.info(
+                "%s: %.2f %% of voxels below and %.2f %% above the intensity window are clipped",
+                name,
+                100 * below,
+                100 * above,
+            )
+
+
+class NormaliseIntensityd(MapTransform, InvertibleTransform):
+    """Dictionary form of NormaliseIntensity; give it image keys only."""
+
+    def __init__(
+        self,
+        keys: Hashable | Sequence[Hashable],
+        mapping: IntensityMapping | Mapping[str, Any],
+        *,
+        report_above: float = 0.01,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.normalise = NormaliseIntensity(mapping, report_above=report_above)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Map every key to [-1, 1]."""
+        case = dict(data)
+        for key in self.key_iterator(case):
+            case[key] = self.normalise(case[key])
+        return case
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Map every key back."""
+        case = dict(data)
+        for key in self.key_iterator(case):
+            case[key] = self.normalise.inverse(case[key])
+        return case
+
+
+def measure_intensity_mapping(
+    cases: Iterable[Mapping[str, Any] | torch.Tensor],
+    *,
+    kind: MappingKind = "mr_percentile",
+    image_key: str = "image",
+    percentiles: tuple[float, float] = (0.5, 99.5),
+    load: Callable[[Any], torch.Tensor] | None = None,
+) -> IntensityMapping:
+    """Find a cohort's intensity mapping.
+
+    For mr_percentile the limits are the medians over cases of each case's foreground percentiles, in the
+    cohort's units; synthetic volumes come back in them. ct_window is fixed and reads nothing; identity_range
+    takes the smallest and largest voxel of the cohort.
+
+    Args:
+        cases: MONAI dictionaries with a path or a tensor under `image_key`, or tensors.
+        kind: of the mapping.
+        image_key: entry that holds the image.
+        percentiles: of the foreground, mr_percentile only.
+        load: from path to tensor; by default LoadVolume().
+
+    Raises:
+        ValueError: for an empty cohort or a case without contrast.
+    """
+    if kind == "ct_window":
+        return IntensityMapping(kind="ct_window")
+    load = load or LoadVolume()
+    per_case = IntensityMapping(kind="mr_percentile", percentiles=percentiles)
+    limits = []
+    for case in cases:
+        image = case if isinstance(case, torch.Tensor) else case[image_key]
+        volume = (image if isinstance(image, torch.Tensor) else load(image)).to(torch.float32)
+        is_range = kind == "identity_range"
+        limits.append(
+            (float(volume.min()), float(volume.max())) if is_range else per_case.case_limits(volume)
+        )
+    if not limits:
+        raise ValueError("no cases were given; the intensity mapping is measured over the training cohort")
+    table = np.asarray(limits, dtype=np.float64)
+    if kind == "mr_percentile":
+        logger.info(
+            "intensities of %d cases: each case's voxels beyond its foreground percentiles %s are clipped",
+            len(limits),
+            percentiles,
+        )
+    lower, upper = (
+        (table[:, 0].min(), table[:, 1].max()) if kind == "identity_range" else np.median(table, axis=0)
+    )
+    return IntensityMapping(kind=kind, lower=float(lower), upper=float(upper), percentiles=percentiles)

@@ -1,0 +1,169 @@
+"""Load a volume file guardedly into a channel-first RAS+ MetaTensor, and turn it back to its file's axes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform, Transform
+
+from medldm.transforms.errors import VolumeError, VoxelValueError
+from medldm.transforms.orientation import to_ras_affine, turn, turn_back
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
+from medldm.transforms.readers import check_voxels_finite, read_raw_volume
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LABEL_KEYS = ("label",)
+
+
+class LoadVolume(Transform):
+    """Load one volume as (1, X, Y, Z) float32, RAS+.
+
+    The MetaTensor's meta keeps `affine` (RAS+, float64), `original_affine` and `original_shape` (the file's
+    own, to the bit), and `filename_or_obj`. `restore_file_geometry` goes back to the file's axes.
+
+    Args:
+        is_label: refuse voxels that are not integers.
+        spacing_mm: mm per voxel for .npy files.
+        max_bytes: cap on the volume in memory.
+
+    Example:
+        >>> volume = LoadVolume()("images/case.nii.gz")  # doctest: +SKIP
+        >>> volume.affine, volume.meta["original_affine"]  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        is_label: bool = False,
+        spacing_mm: tuple[float, float, float] | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes is {max_bytes}; a positive number of bytes is needed")
+        self.is_label = is_label
+        self.spacing_mm = spacing_mm
+        self.max_bytes = max_bytes
+
+    def __call__(self, path: str | Path) -> MetaTensor:
+        """Load `path`.
+
+        Raises:
+            VolumeError: naming the file, the value found, what is allowed and what to do.
+        """
+        raw = read_raw_volume(path, spacing_mm=self.spacing_mm, max_bytes=self.max_bytes)
+        for note in raw.notes:
+            logger.warning("%s: %s", Path(path).name, note)
+        affine, axes, flips = to_ras_affine(raw.affine, raw.array.shape)
+        voxels = _as_contiguous_float32(turn(raw.array, axes, flips))
+        if raw.array.dtype.kind == "f":
+            check_voxels_finite(voxels, file=path)
+        if self.is_label:
+            check_label_values(voxels, file=path)
+        meta = {
+            "original_affine": raw.affine,
+            "original_shape": tuple(int(size) for size in raw.array.shape),
+            "filename_or_obj": str(path),
+        }
+        return MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(affine), meta=meta)
+
+
+class LoadVolumed(MapTransform, InvertibleTransform):
+    """Dictionary form of LoadVolume.
+
+    Args:
+        keys: entries that hold paths.
+        label_keys: those of them that are label maps.
+        spacing_mm: mm per voxel for .npy files.
+        max_bytes: cap on each volume in memory.
+        allow_missing_keys: pass over keys a case does not have.
+    """
+
+    def __init__(
+        self,
+        keys: Hashable | Sequence[Hashable],
+        *,
+        label_keys: Sequence[Hashable] = DEFAULT_LABEL_KEYS,
+        spacing_mm: tuple[float, float, float] | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_keys = tuple(label_keys)
+        self.load_image = LoadVolume(spacing_mm=spacing_mm, max_bytes=max_bytes)
+        self.load_label = LoadVolume(is_label=True, spacing_mm=spacing_mm, max_bytes=max_bytes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace the paths by volumes."""
+        case = dict(data)
+        for key in self.key_iterator(case):
+            case[key] = (self.load_label if key in self.label_keys else self.load_image)(case[key])
+        return case
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn the volumes back to the axes of their files."""
+        case = dict(data)
+        for key in self.key_iterator(case):
+            case[key] = restore_file_geometry(case[key])
+        return case
+
+
+def restore_file_geometry(volume: MetaTensor) -> MetaTensor:
+    """Turn a loaded volume back to the axes of its file; its affine becomes the file's to the bit.
+
+    Args:
+        volume: (C, X, Y, Z) RAS+, on the grid on which it was loaded.
+
+    Returns:
+        (C, I, J, K) in the file's axes.
+
+    Raises:
+        VolumeError: where the grid is not the loaded one any more (resampled or cropped and not inverted).
+    """
+    affine = np.asarray(volume.meta["original_affine"], dtype=np.float64)
+    shape = tuple(int(size) for size in volume.meta["original_shape"])
+    turned, axes, flips = to_ras_affine(affine, shape)
+    expected = tuple(shape[axis] for axis in axes)
+    if tuple(volume.shape[1:]) != expected or not np.allclose(turned, volume.affine.numpy(), atol=1e-4):
+        raise VolumeError(
+            f"the volume of shape {tuple(volume.shape[1:])} is not on its file's grid of shape {expected}; "
+            "invert the resampling and cropping first"
+        )
+    array = volume.as_tensor().cpu().numpy()
+    turned_back = np.stack([turn_back(channel, axes, flips) for channel in array])
+    result = MetaTensor(torch.from_numpy(turned_back)).copy_meta_from(volume)
+    result.affine = torch.from_numpy(affine)
+    return result
+
+
+def _as_contiguous_float32(array: np.ndarray) -> np.ndarray:
+    """Copy to C order, plane by plane: files are in F order, and a copy in one go misses the cache."""
+    if array.flags.c_contiguous and array.dtype == np.float32 and array.flags.writeable:
+        return array
+    result = np.empty(array.shape, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for plane in range(array.shape[1]):
+            result[:, plane] = array[:, plane]
+    return result
+
+
+def check_label_values(voxels: np.ndarray, *, file: str | Path | None = None) -> None:
+    """Refuse a label map with values that are not integers from 0 to 2^24 (exact in float32).
+
+    Raises:
+        VoxelValueError: naming the first offending values.
+    """
+    is_bad = (voxels != np.rint(voxels)) | (voxels < 0) | (voxels > 2**24)
+    if is_bad.any():
+        values = np.unique(voxels[is_bad])[:5].tolist()
+        raise VoxelValueError(
+            f"{int(is_bad.sum())} voxels of the label map are no integers from 0 to {2**24}: {values}; "
+            "store structures as non-negative integers",
+            file=file,
+        )

@@ -1,0 +1,102 @@
+"""What a reader hands over before orientation, and the limits every reader keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medldm.transforms.errors import GeometryError, UnsupportedVolumeError, VolumeTooLargeError
+
+DEFAULT_MAX_BYTES = 4 * 1024**3
+MIN_SPACING_MM = 0.01
+MAX_SPACING_MM = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawVolume:
+    """A volume as its file holds it.
+
+    Args:
+        array: (I, J, K), any real dtype, any memory order, intensity slope already applied.
+        affine: (4, 4) float64, voxel index to RAS+ millimetres.
+        notes: remarks that do not refuse the file, for the log.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeGeometry:
+    """What the header alone says of a volume.
+
+    Args:
+        shape: (I, J, K) voxels in the file's axes.
+        affine: (4, 4) float64, voxel index to RAS+ millimetres.
+        notes: remarks that do not refuse the file.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def spacing_of(affine: np.ndarray) -> np.ndarray:
+    """Return the voxel spacing in mm, (3,), of a (4, 4) affine."""
+    return np.sqrt((np.asarray(affine, dtype=np.float64)[:3, :3] ** 2).sum(axis=0))
+
+
+def check_affine(affine: np.ndarray) -> None:
+    """Refuse an affine that is not finite, singular, or has a spacing outside 0.01 to 50 mm.
+
+    Args:
+        affine: (4, 4), voxel index to RAS+ millimetres.
+
+    Raises:
+        GeometryError: naming the value found and what is allowed.
+    """
+    if not np.isfinite(affine).all():
+        raise GeometryError("its affine holds NaN or Inf; write a finite affine (sform or qform) to the file")
+    with np.errstate(over="ignore"):
+        spacing = spacing_of(affine)
+    if not ((spacing >= MIN_SPACING_MM) & (spacing <= MAX_SPACING_MM)).all():
+        found = " x ".join(f"{value:.6g}" for value in spacing)
+        raise GeometryError(
+            f"its spacing is {found} mm; {MIN_SPACING_MM} to {MAX_SPACING_MM:g} mm is allowed on each axis; "
+            "correct the spacing in the header"
+        )
+    volume = abs(np.linalg.det(affine[:3, :3] / spacing))
+    if volume < 1e-3:
+        raise GeometryError(
+            f"its affine is singular (unit axes span a volume of {volume:.3g}, 1 is orthogonal); "
+            "correct the direction vectors in the header"
+        )
+
+
+def check_shape(shape: tuple[int, ...], *, item_bytes: int, max_bytes: int) -> tuple[int, int, int]:
+    """Reduce a shape to three axes and hold it against the memory cap, before anything is allocated.
+
+    Args:
+        shape: voxels per axis as the header declares them.
+        item_bytes: bytes of one stored voxel.
+        max_bytes: cap on voxels times the larger of `item_bytes` and 4 (volumes become float32).
+
+    Raises:
+        UnsupportedVolumeError: where the volume does not have exactly three axes longer than zero.
+        VolumeTooLargeError: above the cap.
+    """
+    if any(size < 1 for size in shape):
+        raise UnsupportedVolumeError(f"its shape is {shape}; every axis must have at least one voxel")
+    if len(shape) < 3 or any(size != 1 for size in shape[3:]):
+        raise UnsupportedVolumeError(
+            f"its shape is {shape}; three axes are read; store each time point or channel in its own file"
+        )
+    size = int(shape[0]) * int(shape[1]) * int(shape[2]) * max(item_bytes, 4)
+    if size > max_bytes:
+        raise VolumeTooLargeError(
+            f"its header declares {shape[0]} x {shape[1]} x {shape[2]} voxels, {size} bytes in memory; "
+            f"the cap is {max_bytes} bytes; crop or resample the file, or raise max_bytes"
+        )
+    return int(shape[0]), int(shape[1]), int(shape[2])

@@ -1,0 +1,99 @@
+"""Crop and pad volumes to a size, to a multiple, or to their foreground."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from monai.data import MetaTensor
+
+from medldm.transforms.intensity_mapping import foreground_mask
+from medldm.transforms.label_resampling import bounding_box
+from medldm.transforms.window import Fill, Window
+
+logger = logging.getLogger(__name__)
+
+
+class CentreCropOrPad(Window):
+    """Crop or pad each axis about the centre to a size.
+
+    Where the difference is odd, the odd voxel is cut or added at the end of the axis.
+
+    Args:
+        size: (X, Y, Z) voxels; None for an axis leaves it alone.
+        fill: value of added voxels, "minimum" of the volume, or "edge".
+
+    Example:
+        >>> tuple(CentreCropOrPad((4, 6, 4))(MetaTensor(torch.zeros(1, 5, 5, 5))).shape)
+        (1, 4, 6, 4)
+    """
+
+    def __init__(self, size: Sequence[int | None], *, fill: Fill = "minimum") -> None:
+        super().__init__(fill=fill)
+        if len(size) != 3 or any(part is not None and int(part) < 1 for part in size):
+            raise ValueError(f"size is {size}; three positive voxel counts (or None) are needed")
+        self.size = tuple(None if part is None else int(part) for part in size)
+
+    def window(self, volume: torch.Tensor) -> tuple[tuple[int, int], ...]:
+        """Return the centred window."""
+        parts = []
+        for present, wanted in zip(volume.shape[1:], self.size, strict=True):
+            target = present if wanted is None else wanted
+            surplus = present - target
+            start = surplus // 2 if surplus >= 0 else -((-surplus) // 2)
+            parts.append((start, start + target))
+        return tuple(parts)
+
+
+class PadToMultiple(Window):
+    """Pad the end of each axis to the next multiple.
+
+    Args:
+        multiple: one number or (X, Y, Z).
+        fill: value of added voxels, "minimum" of the volume, or "edge".
+    """
+
+    def __init__(self, multiple: int | Sequence[int], *, fill: Fill = "edge") -> None:
+        super().__init__(fill=fill)
+        parts = (multiple,) * 3 if isinstance(multiple, int) else tuple(multiple)
+        if len(parts) != 3 or any(part < 1 for part in parts):
+            raise ValueError(f"multiple is {multiple}; one or three positive integers are needed")
+        self.multiple = parts
+
+    def window(self, volume: torch.Tensor) -> tuple[tuple[int, int], ...]:
+        """Return the window from zero to the next multiple."""
+        return tuple(
+            (0, -(-size // part) * part) for size, part in zip(volume.shape[1:], self.multiple, strict=True)
+        )
+
+
+class ForegroundCrop(Window):
+    """Crop to the bounding box of the foreground and a margin.
+
+    Args:
+        margin: voxels kept around the box, as far as the volume reaches.
+        above: intensity above which a voxel is foreground; None uses `foreground_mask`.
+        fill: value with which the inverse fills what was cut off.
+    """
+
+    def __init__(self, *, margin: int = 0, above: float | None = None, fill: Fill = "minimum") -> None:
+        super().__init__(fill=fill)
+        if margin < 0:
+            raise ValueError(f"margin is {margin} voxels; 0 or more is needed")
+        self.margin = margin
+        self.above = above
+
+    def window(self, volume: torch.Tensor) -> tuple[tuple[int, int], ...]:
+        """Return the foreground's box; the whole volume where there is no foreground."""
+        voxels = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+        mask = foreground_mask(voxels) if self.above is None else voxels > self.above
+        mask = mask.any(dim=0)
+        if not mask.any():
+            logger.warning("no foreground found; the volume is not cropped")
+            return tuple((0, int(size)) for size in mask.shape)
+        box = bounding_box(mask.cpu().numpy())
+        return tuple(
+            (max(0, part.start - self.margin), min(size, part.stop + self.margin))
+            for part, size in zip(box, mask.shape, strict=True)
+        )
