@@ -1,16 +1,46 @@
-"""What a bundle's workflow does before it runs."""
+"""What the bundles' workflows call: package checks, seeds, and inputs whose errors end the run in one message.
+
+MONAI wraps whatever a component raises into errors of its own, so that a list of wrong files drowns in a traceback.
+The functions here end the process with the plain message and the exit code 1; Python code calls the functions they
+wrap, which raise.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
+from typing import ParamSpec, TypeVar
 
 from packaging.version import Version
 
+from medldm import generation, model_files, training
 from medldm.training.precision import seed_everything
 
 logger = logging.getLogger(__name__)
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def _ends_in_a_message(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    @wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise SystemExit(f"error: {error}") from error
+
+    return run
+
+
+open_cohort = _ends_in_a_message(training.open_cohort)
+make_latent_diffusion = _ends_in_a_message(model_files.make_latent_diffusion)
+load_latent_diffusion = _ends_in_a_message(model_files.load_latent_diffusion)
+choose_label_maps = _ends_in_a_message(generation.choose_label_maps)
+conditioning_of = _ends_in_a_message(training.conditioning_of)
+make_evaluator = _ends_in_a_message(generation.GenerationEvaluator)
 
 
 def check_required_packages(required: Mapping[str, str]) -> None:
@@ -35,6 +65,7 @@ def check_required_packages(required: Mapping[str, str]) -> None:
         raise RuntimeError("this bundle cannot run here: " + "; ".join(problems))
 
 
+@_ends_in_a_message
 def initialise_run(*, required_packages: Mapping[str, str], seed: int) -> None:
     """Check the packages and seed all generators; the first entry of every workflow's `initialize`."""
     check_required_packages(required_packages)

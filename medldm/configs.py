@@ -1,4 +1,4 @@
-"""The shared base of every configuration: frozen, keyword-only, checked, convertible to and from plain JSON values."""
+"""The shared base of every configuration: frozen, keyword-only, checked, to and from plain JSON values."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ ConfigType = TypeVar("ConfigType", bound="Config")
 class Config:
     """Base class of frozen, keyword-only configuration dataclasses.
 
-    A subclass is decorated with ``@dataclass(frozen=True, kw_only=True)`` and checks itself in ``__post_init__``
-    after calling ``super().__post_init__()``, which turns lists (as YAML and JSON give them) into tuples.
+    A subclass is decorated with ``@dataclass(frozen=True, kw_only=True)`` and checks itself in
+    ``__post_init__`` after calling ``super().__post_init__()``, which turns lists (as YAML and JSON give
+    them) into tuples.
     """
 
     def __post_init__(self) -> None:
@@ -23,12 +24,12 @@ class Config:
             object.__setattr__(self, field.name, _to_tuples(getattr(self, field.name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values that JSON can hold: tuples become lists, nested configs become dictionaries."""
+        """Return the fields as values that JSON can hold: tuples as lists, nested configs as dictionaries."""
         return {field.name: _to_plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls: type[ConfigType], mapping: Mapping[str, Any]) -> ConfigType:
-        """The inverse of ``to_dict``; strict, so that a misspelt key cannot pass unnoticed.
+        """Invert ``to_dict``; strict, so that a misspelt key cannot pass unnoticed.
 
         Args:
             mapping: field names and values; a field left out takes its default.
@@ -42,7 +43,8 @@ class Config:
         """
         if not isinstance(mapping, Mapping):
             raise TypeError(
-                f"{cls.__name__}.from_dict expects a mapping of field names to values, got {type(mapping).__name__}"
+                f"{cls.__name__}.from_dict expects a mapping of field names to values, "
+                f"got {type(mapping).__name__}"
             )
         known = [field.name for field in dataclasses.fields(cls) if field.init]
         for key in mapping:
@@ -52,7 +54,7 @@ class Config:
 
 
 def unknown_name_message(name: str, known: list[str], *, kind: str) -> str:
-    """An error text that names the unknown ``name``, suggests the nearest known one and lists what is allowed."""
+    """Word an error that names the unknown ``name``, suggests the nearest known one and lists all of them."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

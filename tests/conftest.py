@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+torch.set_num_threads(2)
 
 
 @pytest.fixture
@@ -24,6 +29,67 @@ def real_data() -> Path:
 def generator() -> torch.Generator:
     """A seeded generator, fresh for each test."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def make_cohort(tmp_path: Path) -> Callable[..., Path]:
+    """Write a cohort of small volumes: a bright ellipsoid (1) with a brighter core (5) in a dark surround."""
+
+    def make(n_cases: int = 4, *, shape: tuple[int, int, int] = (17, 20, 15), name: str = "cohort") -> Path:
+        folder = tmp_path / name
+        rng = np.random.default_rng(0)
+        affine = np.array([[-1.0, 0, 0, 8.5], [0, 0, 1.25, -9], [0, 1.0, 0, 3], [0, 0, 0, 1]])
+        for part in ("images", "labels"):
+            (folder / part).mkdir(parents=True)
+        for case in range(n_cases):
+            centre = np.asarray(shape) / 2 + rng.uniform(-1, 1, 3)
+            distance = np.linalg.norm((np.indices(shape).T - centre) / np.asarray(shape), axis=-1).T
+            labels = np.where(distance < 0.15, 5, np.where(distance < 0.3, 1, 0))
+            image = 100 * (labels == 1) + 180 * (labels == 5) + rng.normal(20, 4, shape)
+            nib.save(nib.Nifti1Image(image.astype(np.float32), affine), folder / "images" / f"case_{case}.nii.gz")
+            nib.save(nib.Nifti1Image(labels.astype(np.uint8), affine), folder / "labels" / f"case_{case}.nii.gz")
+        (folder / "labels.json").write_text('{"1": "shell", "5": "core"}')
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Any]:
+    """Build a tiny latent diffusion model with random weights, its output layer included."""
+    from medldm import ConditioningConfig, LatentDiffusionModel, LatentUNetConfig, VAEConfig
+    from medldm.transforms import IntensityMapping
+    from medldm.volume_space import VolumeSpace
+
+    def make(conditioning_type: tuple[str, ...] = ("class", "label_map"), **options: Any) -> LatentDiffusionModel:
+        torch.manual_seed(0)
+        conditioning = ConditioningConfig(
+            conditioning_type=conditioning_type,
+            num_classes=3,
+            structures={1: "shell", 5: "core"},
+            context_dim=8,
+            text_embed_dim=6,
+            **options,
+        )
+        model = LatentDiffusionModel(
+            autoencoder_config=VAEConfig(
+                down_channels=(4, 8, 8), n_groups=4, latent_channels=3, n_res_blocks=1, mid_attention=False
+            ),
+            conditioning_config=conditioning,
+            unet_config=LatentUNetConfig(down_channels=(8, 16), n_groups=4, n_heads=2, n_res_blocks=1),
+            space=VolumeSpace(
+                spacing_mm=(1, 1, 1),
+                size=(16, 20, 16),
+                intensity=IntensityMapping(kind="mr_percentile", lower=10.0, upper=200.0),
+            ),
+        )
+        # Some layers start at zero; random weights make every input matter.
+        for weight in model.denoiser.unet.parameters():
+            if weight.ndim > 1 and not weight.any():
+                torch.nn.init.normal_(weight, std=0.1)
+        return model.eval()
+
+    return make
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

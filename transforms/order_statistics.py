@@ -57,11 +57,13 @@ class OrderStatistics:
         """
         first = 0 if above is None else self.count_at_most(above)
         if first == self.size:
-            raise ValueError(f"no value is above {above}; percentiles do not exist")
-        rank = first + percent / 100.0 * (self.size - first - 1)
+            raise ValueError(
+                f"no value is above {above:g}: there is no foreground or no contrast; check the image"
+            )
+        rank = percent / 100.0 * (self.size - first - 1)
         below = int(np.floor(rank))
-        low = self._at(below)
-        high = self._at(min(below + 1, self.size - 1))
+        low = self._at(first + below)
+        high = self._at(min(first + below + 1, self.size - 1))
         return low + (rank - below) * (high - low)
 
     def count_at_most(self, threshold: float) -> int:

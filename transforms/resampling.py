@@ -97,17 +97,18 @@ def resample_image(
         (X', Y', Z') float32, C order.
     """
     volume = np.ascontiguousarray(volume, dtype=np.float32)
-    # Axes that shrink go first, so that the others have less to do.
-    for axis in sorted(range(3), key=lambda axis: grids[axis].n_out / grids[axis].n_in):
-        grid = grids[axis]
-        if grid.is_identity:
-            continue
-        if interpolation == "bspline" and volume.shape[axis] > 1:
-            volume = spline_filter1d(volume, order=3, axis=axis, output=np.float32, mode="mirror")
-        width = max(1.0, grid.step) if anti_aliasing else 1.0
-        index, weight = kernel_table(grid, interpolation=interpolation, width=width)
-        volume = _multiply(volume, axis, index=index, weight=weight)
-    return volume
+    if interpolation == "bspline":
+        volume = _spline_coefficients(volume, grids)
+    along_x, along_y, along_z = (
+        _blocks(grid, interpolation=interpolation, anti_aliasing=anti_aliasing) for grid in grids
+    )
+    result = np.empty(tuple(grid.n_out for grid in grids), dtype=np.float32)
+    # All three axes of a few planes at a time: what lies between them stays in the cache and takes no memory.
+    for block in along_x:
+        planes = volume[block.inputs].reshape(block.matrix.shape[1], -1)
+        part = np.matmul(block.matrix, planes).reshape(-1, *volume.shape[1:])
+        result[block.rows] = _along_z(_along_y(part, along_y), along_z)
+    return result
 
 
 def kernel_table(
@@ -148,23 +149,49 @@ def _into_grid(index: np.ndarray, size: int, *, is_mirrored: bool) -> np.ndarray
     return np.minimum(folded, period - folded)
 
 
-def _multiply(volume: np.ndarray, axis: int, *, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Apply an axis' weights to (X, Y, Z), a block of output voxels at a time."""
-    n_out = len(index)
-    shape = tuple(n_out if axis == other else size for other, size in enumerate(volume.shape))
-    result = np.empty(shape, dtype=np.float32)
-    for start in range(0, n_out, _BLOCK_ROWS):
-        rows = slice(start, min(start + _BLOCK_ROWS, n_out))
+def _spline_coefficients(volume: np.ndarray, grids: Grids) -> np.ndarray:
+    """Prefilter the axes that are interpolated; voxels on their own positions need none."""
+    for axis, grid in enumerate(grids):
+        if not grid.is_identity and volume.shape[axis] > 1:
+            volume = spline_filter1d(volume, order=3, axis=axis, output=np.float32, mode="mirror")
+    return volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Block:
+    """A few output voxels of an axis: the input voxels they reach, and the weights between the two."""
+
+    rows: slice
+    inputs: slice
+    matrix: np.ndarray
+
+
+def _blocks(grid: AxisGrid, *, interpolation: Interpolation, anti_aliasing: bool) -> list[_Block]:
+    if grid.is_identity:
+        index, weight = np.arange(grid.n_in)[:, None], np.ones((grid.n_in, 1))
+    else:
+        width = max(1.0, grid.step) if anti_aliasing else 1.0
+        index, weight = kernel_table(grid, interpolation=interpolation, width=width)
+    blocks = []
+    for start in range(0, grid.n_out, _BLOCK_ROWS):
+        rows = slice(start, min(start + _BLOCK_ROWS, grid.n_out))
         low, high = int(index[rows].min()), int(index[rows].max()) + 1
-        block = np.zeros((rows.stop - rows.start, high - low))
-        np.add.at(block, (np.arange(len(block))[:, None], index[rows] - low), weight[rows])
-        matrix = block.astype(np.float32)
-        if axis == 0:
-            part = volume[low:high].reshape(high - low, -1)
-            np.matmul(matrix, part, out=result[rows].reshape(len(matrix), -1))
-        elif axis == 1:
-            result[:, rows] = np.matmul(matrix, volume[:, low:high])
-        else:
-            part = volume.reshape(-1, volume.shape[2])[:, low:high]
-            result.reshape(-1, n_out)[:, rows] = np.matmul(part, matrix.T)
+        matrix = np.zeros((rows.stop - rows.start, high - low))
+        np.add.at(matrix, (np.arange(len(matrix))[:, None], index[rows] - low), weight[rows])
+        blocks.append(_Block(rows=rows, inputs=slice(low, high), matrix=matrix.astype(np.float32)))
+    return blocks
+
+
+def _along_y(part: np.ndarray, blocks: list[_Block]) -> np.ndarray:
+    result = np.empty((part.shape[0], blocks[-1].rows.stop, part.shape[2]), dtype=np.float32)
+    for block in blocks:
+        result[:, block.rows] = np.matmul(block.matrix, part[:, block.inputs])
     return result
+
+
+def _along_z(part: np.ndarray, blocks: list[_Block]) -> np.ndarray:
+    lines = part.reshape(-1, part.shape[2])
+    result = np.empty((len(lines), blocks[-1].rows.stop), dtype=np.float32)
+    for block in blocks:
+        result[:, block.rows] = np.matmul(lines[:, block.inputs], block.matrix.T)
+    return result.reshape(*part.shape[:2], -1)

@@ -212,7 +212,7 @@ def _integrate(velocity_mm: Array, *, spacing_mm: float) -> Array:
 
 def _draw_affine(generator: np.random.Generator) -> npt.NDArray[np.float64]:
     """Draw a rotation of up to 6 degrees about each axis and a scale for each axis, subject to template."""
-    matrix = np.diag(1.0 / generator.uniform((0.90, 0.88, 0.86), (1.02, 0.98, 0.95)))
+    matrix = np.diag(1.0 / generator.uniform((0.90, 0.88, 0.86), (0.99, 0.98, 0.95)))
     for axis, angle in enumerate(np.deg2rad(generator.uniform(-6.0, 6.0, size=3))):
         first, second = [other for other in range(3) if other != axis]
         rotation = np.eye(3)

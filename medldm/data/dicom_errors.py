@@ -39,8 +39,8 @@ class Refusal(str, Enum):
 class DicomError(VolumeError):
     """Report a series, or a file of it, that is refused.
 
-    The message holds numbers only (positions, InstanceNumber, sizes), never a path or a text of the header, so that
-    it may be logged and written.
+    The message holds numbers only (positions, InstanceNumber, sizes), never a path or a text of the header,
+    so that it may be logged and written.
 
     Args:
         refusal: the name of the reason.

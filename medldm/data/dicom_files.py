@@ -1,4 +1,4 @@
-"""Open single DICOM files: recognise them, inflate within a limit, read the tags that are needed and no others."""
+"""Open single DICOM files: recognise them, inflate within a limit, read only the tags that are needed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import pydicom
 from pydicom import config as pydicom_config
 from pydicom import uid
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medldm.data.dicom_errors import DicomError, Refusal
 
@@ -24,6 +25,8 @@ HEADER_BYTES = 16 * 1024**2
 """Cap on what is inflated of a deflated file before its pixel data is reached."""
 
 PARSE_ERRORS = (
+    BytesLengthException,
+    InvalidDicomError,
     ValueError,
     TypeError,
     KeyError,
@@ -54,19 +57,22 @@ class OpenedFile:
 
     Args:
         dataset: the tags asked for.
-        transfer_syntax: UID by which the pixel data is decoded; a deflated file counts as Explicit VR Little Endian.
+        transfer_syntax: UID by which the pixel data is decoded; a deflated file counts as Explicit VR Little
+            Endian.
+        series_uid: (0020,000E); empty where the file ends before it or it cannot be parsed.
         sop_class: (0008,0016), or (0002,0002) where the file ends before it; empty where neither is there.
         pixel_bytes: bytes from the pixel data element to the end of the file; None for deflated files.
     """
 
     dataset: pydicom.Dataset
     transfer_syntax: uid.UID
+    series_uid: str
     sop_class: uid.UID
     pixel_bytes: int | None
 
 
 class _ClampedFile(io.BufferedReader):
-    """A file whose reads never ask for more than the file holds, whatever length a damaged element declares."""
+    """A file whose reads never ask for more than it holds, whatever length a damaged element declares."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(io.FileIO(path))
@@ -80,7 +86,7 @@ class _ClampedFile(io.BufferedReader):
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom from judging values and from writing header texts to the log; what matters is judged here."""
+    """Keep pydicom from judging values and writing header texts to the log; what matters is judged here."""
     log = logging.getLogger("pydicom")
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -127,7 +133,9 @@ def open_dicom(
             sop_class = _sop_class(dataset)
         except PARSE_ERRORS as error:
             if has_preamble:
-                raise DicomError(Refusal.UNREADABLE, "a file's header is damaged; restore the file") from error
+                raise DicomError(
+                    Refusal.UNREADABLE, "a file's header is damaged; restore the file"
+                ) from error
             raise NotDicomError("no DICOM data set") from error
         pixel_bytes = None if is_deflated else file.n_bytes - file.tell()
     if not has_preamble and not sop_class:
@@ -135,7 +143,8 @@ def open_dicom(
     syntax = uid.ExplicitVRLittleEndian if is_deflated else declared or _guessed_syntax(dataset)
     return OpenedFile(
         dataset=dataset,
-        transfer_syntax=uid.UID(syntax),
+        transfer_syntax=as_uid(syntax),
+        series_uid=_series_uid(dataset),
         sop_class=sop_class,
         pixel_bytes=pixel_bytes,
     )
@@ -144,7 +153,20 @@ def open_dicom(
 def _sop_class(dataset: pydicom.FileDataset) -> uid.UID:
     with quiet_pydicom():
         declared = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID") or ""
-    return uid.UID(str(declared))
+    return as_uid(str(declared))
+
+
+def _series_uid(dataset: pydicom.FileDataset) -> str:
+    try:
+        with quiet_pydicom():
+            return str(dataset.get("SeriesInstanceUID") or "").strip()
+    except PARSE_ERRORS:
+        return ""
+
+
+def as_uid(text: str) -> uid.UID:
+    """Return a UID without judging its form; damaged ones are refused where they are used."""
+    return uid.UID(text, validation_mode=pydicom_config.IGNORE)
 
 
 def _open(path: Path) -> _ClampedFile:
@@ -189,7 +211,7 @@ def _begins_like_dicom(head: bytes) -> bool:
 
 
 def _inflate(file: BinaryIO, *, limit: int, is_whole: bool) -> bytes:
-    """Inflate at most `limit` bytes; a longer stream is refused where all of it is needed and cut where not."""
+    """Inflate up to `limit` bytes; a longer stream is refused where all of it is needed and cut elsewhere."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     pieces: list[bytes] = []
     n_bytes = 0
@@ -208,7 +230,8 @@ def _inflate(file: BinaryIO, *, limit: int, is_whole: bool) -> bytes:
     if is_whole and n_bytes > limit:
         raise DicomError(
             Refusal.DEFLATE_LIMIT,
-            f"a deflated file inflates to more than the {limit} bytes its header accounts for; it is damaged or hostile",
+            f"a deflated file inflates to more than the {limit} bytes its header accounts for; it is "
+            "damaged or hostile",
         )
     return b"".join(pieces)
 

@@ -154,7 +154,8 @@ def frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
         Empty for objects that are not images (structure sets, reports, presentation states, DICOMDIR).
 
     Raises:
-        DicomError: TRUNCATED, or UNREADABLE, INVALID_GEOMETRY and PIXEL_FORMAT for values that cannot be parsed.
+        DicomError: TRUNCATED, or UNREADABLE, INVALID_GEOMETRY and PIXEL_FORMAT for values that cannot be
+            parsed.
 
     Source: PS3.3 C.7.6.2 (Image Plane), C.7.6.16 (Multi-frame Functional Groups), C.11.1 (Modality LUT).
     """
@@ -168,7 +169,9 @@ def frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
                 return ()
             image = _image_of(opened, path)
             _refuse_cut_pixels(opened, image)
-            return tuple(_multi_frames(dataset, image) if image.is_multiframe else [_single_frame(dataset, image)])
+            return tuple(
+                _multi_frames(dataset, image) if image.is_multiframe else [_single_frame(dataset, image)]
+            )
     except DicomError:
         raise
     except PARSE_ERRORS as error:
@@ -226,7 +229,8 @@ def _image_of(opened: OpenedFile, path: Path) -> ImageHeader:
         has_modality_lut="ModalityLUTSequence" in dataset,
         is_lossy=_text(dataset, "LossyImageCompression") == "01",
         is_mosaic="MOSAIC" in image_type or (_number_of(dataset, _SIEMENS_MOSAIC) or 0) > 1,
-        is_multiframe=int(dataset.get("NumberOfFrames") or 1) > 1 or "PerFrameFunctionalGroupsSequence" in dataset,
+        is_multiframe=int(dataset.get("NumberOfFrames") or 1) > 1
+        or "PerFrameFunctionalGroupsSequence" in dataset,
     )
 
 
@@ -246,13 +250,14 @@ def _single_frame(dataset: Dataset, image: ImageHeader) -> Frame:
 
 
 def _multi_frames(dataset: Dataset, image: ImageHeader) -> Iterator[Frame]:
-    """Yield the frames of a multi-frame file; each attribute may stand in the shared or in the frame's own groups."""
+    """Yield the frames of a multi-frame file; attributes stand in the frame's own or in the shared groups."""
     shared = _item(dataset, "SharedFunctionalGroupsSequence")
     groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     if groups and len(groups) != image.n_frames:
         raise DicomError(
             Refusal.INVALID_GEOMETRY,
-            f"a multi-frame file declares {image.n_frames} frames and describes {len(groups)}; restore the file",
+            f"a multi-frame file declares {image.n_frames} frames and describes {len(groups)}; restore the "
+            "file",
         )
     for index in range(image.n_frames if groups else 1):
         own = groups[index] if groups else Dataset()
@@ -269,7 +274,8 @@ def _multi_frames(dataset: Dataset, image: ImageHeader) -> Iterator[Frame]:
             spacing=_numbers(_functional_group(places, "PixelMeasuresSequence"), "PixelSpacing", 2),
             slope=_rescale(values, "RescaleSlope", 1.0),
             intercept=_rescale(values, "RescaleIntercept", 0.0),
-            volume_keys=({"SOPInstanceUID": image.sop_uid} if image.n_frames > 1 else {}) | _frame_volume_keys(places),
+            volume_keys=({"SOPInstanceUID": image.sop_uid} if image.n_frames > 1 else {})
+            | _frame_volume_keys(places),
         )
 
 
@@ -325,7 +331,8 @@ def _numbers(dataset: Dataset, keyword: str, n_numbers: int) -> Vector | None:
         vector = ()
     if len(vector) != n_numbers or not all(math.isfinite(number) for number in vector):
         raise DicomError(
-            Refusal.INVALID_GEOMETRY, f"{keyword} of a file is not {n_numbers} finite numbers; correct the header"
+            Refusal.INVALID_GEOMETRY,
+            f"{keyword} of a file is not {n_numbers} finite numbers; correct the header",
         )
     return vector
 
@@ -340,6 +347,7 @@ def _rescale(dataset: Dataset, keyword: str, default: float) -> float:
         number = math.nan
     if not math.isfinite(number) or (number == 0 and keyword == "RescaleSlope"):
         raise DicomError(
-            Refusal.PIXEL_FORMAT, f"{keyword} of a file is not a finite number (a slope also not 0); correct the header"
+            Refusal.PIXEL_FORMAT,
+            f"{keyword} of a file is not a finite number (a slope also not 0); correct the header",
         )
     return number

@@ -1,10 +1,10 @@
-"""Measure how a stack of slices lies in space, and refuse, by the names of the slices, what is not a regular grid.
+"""Measure how a stack of slices lies in space, and refuse, by the names of the slices, irregular stacks.
 
-DICOM's patient coordinates are LPS+: x to the patient's left, y to the back, z to the head (PS3.3 C.7.6.2.1.1). The
-affines made here are RAS+: the first two axes change sign.
+DICOM's patient coordinates are LPS+: x to the patient's left, y to the back, z to the head (PS3.3
+C.7.6.2.1.1). The affines made here are RAS+: the first two axes change sign.
 
-Symbols: r and c are the unit vectors of (0020,0037), r along a row (column index grows), c along a column; n = r x c;
-P_k is (0020,0032) of slice k, slices in the order of P_k . n.
+Symbols: r and c are the unit vectors of (0020,0037), r along a row (the column index grows), c along a
+column; n = r x c; P_k is (0020,0032) of slice k, slices in the order of P_k . n.
 """
 
 from __future__ import annotations
@@ -62,12 +62,13 @@ class Stack:
 
     @property
     def shifts(self) -> np.ndarray:
-        """Return (N, 2): how far each slice's first voxel lies from the first slice's along r and c, in mm."""
+        """Return (N, 2): how far each slice's first voxel lies from the first slice's along r and c, mm."""
         offsets = self.positions - self.positions[0]
         return np.stack([offsets @ self.row, offsets @ self.column], axis=1)
 
     def affine(self, step: np.ndarray) -> np.ndarray:
-        """Return the (4, 4) RAS+ affine of voxels (column, row, slice) for a vector from slice to slice, LPS mm.
+        """Return the (4, 4) RAS+ affine of voxels (column, row, slice) for a vector from slice to slice, LPS
+        mm.
 
         Source: PS3.3 C.7.6.2.1.1, equation C.7.6.2.1-1; spacing as in PS3.3 10.7.1.3.
         """
@@ -91,12 +92,14 @@ def make_stack(frames: Sequence[Frame]) -> Stack:
         if frame.position is None or frame.orientation is None or frame.spacing is None:
             raise DicomError(
                 Refusal.MISSING_GEOMETRY,
-                f"{frame} lacks ImagePositionPatient, ImageOrientationPatient or PixelSpacing; without them its place "
+                f"{frame} lacks ImagePositionPatient, ImageOrientationPatient or PixelSpacing; without "
+                "them its place "
                 "in the body is unknown",
             )
     if len({frame.image.frame_of_reference for frame in frames}) > 1:
         raise DicomError(
-            Refusal.FRAMES_OF_REFERENCE, "its slices name different frames of reference (0020,0052); separate them"
+            Refusal.FRAMES_OF_REFERENCE,
+            "its slices name different frames of reference (0020,0052); separate them",
         )
     if len(frames) < 2:
         raise DicomError(Refusal.TOO_FEW_SLICES, f"{len(frames)} slice is no volume; at least 2 are needed")
@@ -104,10 +107,12 @@ def make_stack(frames: Sequence[Frame]) -> Stack:
     positions = np.array([frame.position for frame in frames], dtype=np.float64)
     distances = positions @ np.cross(row, column)
     order = np.argsort(distances, kind="stable")
-    between_rows, between_columns = np.mean([frame.spacing for frame in frames], axis=0)
+    spacings = np.array([frame.spacing for frame in frames], dtype=np.float64)
+    between_rows, between_columns = spacings.mean(axis=0)
     if not 0 < min(between_rows, between_columns) <= max(between_rows, between_columns) < 1e3:
         raise DicomError(
-            Refusal.INVALID_GEOMETRY, f"PixelSpacing is {between_rows:g} x {between_columns:g} mm; correct the header"
+            Refusal.INVALID_GEOMETRY,
+            f"PixelSpacing is {between_rows:g} x {between_columns:g} mm; correct the header",
         )
     return Stack(
         frames=tuple(frames[index] for index in order),
@@ -121,12 +126,14 @@ def make_stack(frames: Sequence[Frame]) -> Stack:
 
 def _directions(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
     """Average the direction cosines over the slices, so that rounding jitter cancels, and normalise them."""
-    row, column = np.mean([frame.orientation for frame in frames], axis=0).reshape(2, 3)
+    cosines = np.array([frame.orientation for frame in frames], dtype=np.float64)
+    row, column = cosines.mean(axis=0).reshape(2, 3)
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if not all(abs(length - 1) < 0.01 for length in lengths) or abs(row @ column) > 1e-3:
         raise DicomError(
             Refusal.INVALID_GEOMETRY,
-            f"ImageOrientationPatient holds vectors of length {lengths[0]:.4f} and {lengths[1]:.4f} with inner product "
+            f"ImageOrientationPatient holds vectors of length {lengths[0]:.4f} and {lengths[1]:.4f} with "
+            "inner product "
             f"{row @ column:.4f}; two orthogonal unit vectors are needed",
         )
     return row / lengths[0], column / lengths[1]
@@ -140,14 +147,15 @@ def grid_tolerance_mm(step_mm: float) -> float:
 def regular_step(stack: Stack) -> np.ndarray:
     """Return the vector from slice to slice of a regular stack.
 
-    It is the mean of the true vectors between positions, so that first and last slice fall on their stored positions.
+    It is the mean of the true vectors between positions, so that first and last slice fall on their stored
+    positions.
 
     Returns:
         (3,) LPS mm.
 
     Raises:
-        DicomError: DUPLICATE_POSITIONS, MISSING_SLICES, VARIABLE_SPACING, GANTRY_TILT or SHIFTED_SLICES, naming
-            slices.
+        DicomError: DUPLICATE_POSITIONS, MISSING_SLICES, VARIABLE_SPACING, GANTRY_TILT or SHIFTED_SLICES,
+            naming slices.
     """
     refuse_duplicates(stack)
     n_steps = len(stack.frames) - 1
@@ -159,18 +167,22 @@ def regular_step(stack: Stack) -> np.ndarray:
         raise _irregular(stack)
     drift = step - (step @ stack.normal) * stack.normal
     tangent = float(np.linalg.norm(drift)) / step_mm
-    along = np.linalg.norm(stack.positions - stack.positions[0] - np.outer(np.arange(n_steps + 1), step), axis=1)
+    along = np.linalg.norm(
+        stack.positions - stack.positions[0] - np.outer(np.arange(n_steps + 1), step), axis=1
+    )
     if along.max() > tolerance:
         slice_ = stack.frames[int(along.argmax())]
         raise DicomError(
             Refusal.SHIFTED_SLICES,
-            f"{slice_} lies {along.max():.3f} mm beside its place in the stack; {tolerance:.3f} mm is allowed; read it "
+            f"{slice_} lies {along.max():.3f} mm beside its place in the stack; {tolerance:.3f} mm is "
+            "allowed; read it "
             "with regularise=True to resample",
         )
     if tangent > TILT_TOLERANCE:
         raise DicomError(
             Refusal.GANTRY_TILT,
-            f"the slices from {stack.frames[0]} to {stack.frames[-1]} are stacked {np.degrees(np.arctan(tangent)):.2f} "
+            f"the slices from {stack.frames[0]} to {stack.frames[-1]} are stacked "
+            f"{np.degrees(np.arctan(tangent)):.2f} "
             "degrees off their normal; read them with regularise=True to resample",
         )
     return step
@@ -187,7 +199,8 @@ def refuse_duplicates(stack: Stack) -> None:
         pairs = "; ".join(f"{stack.frames[k]} and {stack.frames[k + 1]}" for k in same[:3])
         raise DicomError(
             Refusal.DUPLICATE_POSITIONS,
-            f"{same.size} pairs of slices share a place and no attribute assigns them to volumes: {pairs}; keep one of "
+            f"{same.size} pairs of slices share a place and no attribute assigns them to volumes: {pairs}; "
+            "keep one of "
             "each pair",
         )
 
@@ -196,8 +209,8 @@ def missing_multiples(stack: Stack) -> np.ndarray | None:
     """Tell a stack with missing slices from one of variable spacing.
 
     Returns:
-        (N-1,) how many regular steps lie between neighbours, at least one of them over 1; None where the steps are
-        not whole multiples of the smallest, or where most of them are over 1.
+        (N-1,) how many regular steps lie between neighbours, at least one of them over 1; None where the
+        steps are not whole multiples of the smallest, or where most of them are over 1.
     """
     steps = np.diff(stack.distances)
     smallest = steps.min()
@@ -216,12 +229,14 @@ def _irregular(stack: Stack) -> DicomError:
         names = "; ".join(f"{multiples[k] - 1} after {stack.frames[k]}" for k in gaps[:5])
         return DicomError(
             Refusal.MISSING_SLICES,
-            f"{int((multiples - 1).sum())} slices are missing: {names}; restore them, or read the series with "
+            f"{int((multiples - 1).sum())} slices are missing: {names}; restore them, or read the series "
+            "with "
             "regularise=True to interpolate them",
         )
     odd = int(np.abs(steps - np.median(steps)).argmax())
     return DicomError(
         Refusal.VARIABLE_SPACING,
-        f"its slices are {steps.min():.3f} to {steps.max():.3f} mm apart, {steps[odd]:.3f} mm after {stack.frames[odd]}; "
+        f"its slices are {steps.min():.3f} to {steps.max():.3f} mm apart, {steps[odd]:.3f} mm after "
+        f"{stack.frames[odd]}; "
         "read it with regularise=True to resample",
     )

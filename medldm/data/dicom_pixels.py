@@ -9,10 +9,20 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, uid
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 
+from medldm.data.dicom_codestreams import read_codestream_header
 from medldm.data.dicom_errors import DicomError, Refusal
-from medldm.data.dicom_files import HEADER_BYTES, PARSE_ERRORS, NotDicomError, open_dicom, quiet_pydicom
+from medldm.data.dicom_files import (
+    HEADER_BYTES,
+    PARSE_ERRORS,
+    NotDicomError,
+    as_uid,
+    open_dicom,
+    quiet_pydicom,
+)
 from medldm.data.dicom_frames import OVERLAY_BIT_POSITION, Frame, ImageHeader
 
 _PIXEL_TAGS = (
@@ -50,7 +60,7 @@ PLUGINS: dict[str, tuple[str, ...]] = {
     uid.JPEG2000Lossless: ("gdcm",),
     uid.JPEG2000: ("gdcm",),
 }
-"""Decoders by transfer syntax; named one by one so that no other package that happens to be installed is used."""
+"""Decoders by transfer syntax, named one by one so that no other package that is installed is used."""
 
 _MODULES = {"gdcm": "gdcm", "pyjpegls": "jpeg_ls"}
 
@@ -66,14 +76,18 @@ def read_values(image: ImageHeader, frames: Sequence[Frame]) -> Iterator[np.ndar
         (rows, columns) float64: stored value times slope plus intercept.
 
     Raises:
-        DicomError: TRUNCATED, DEFLATE_LIMIT, UNSUPPORTED_SYNTAX, DECODER_MISSING, UNDECODABLE or PIXEL_FORMAT.
+        DicomError: TRUNCATED, DEFLATE_LIMIT, UNSUPPORTED_SYNTAX, DECODER_MISSING, UNDECODABLE or
+            PIXEL_FORMAT.
 
     Source: PS3.5 8.1.1 (bits), 8.2 and A.4 (compression), PS3.3 C.11.1.1.2 (Rescale Slope and Intercept).
     """
-    plugin = _plugin_of(uid.UID(image.transfer_syntax))
+    syntax = as_uid(image.transfer_syntax)
+    plugin = _plugin_of(syntax)
     dataset = _pixel_dataset(image)
-    decoder = get_decoder(uid.UID(image.transfer_syntax))
+    decoder = get_decoder(syntax)
     for frame in frames:
+        if plugin not in ("", "pydicom"):
+            _check_codestream(dataset, frame)
         try:
             with quiet_pydicom():
                 stored, _ = decoder.as_array(
@@ -81,7 +95,7 @@ def read_values(image: ImageHeader, frames: Sequence[Frame]) -> Iterator[np.ndar
                     index=frame.index if image.is_multiframe else 0,
                     raw=True,
                     decoding_plugin=plugin,
-                    correct_unused_bits=False,
+                    correct_unused_bits=False,  # type: ignore[arg-type]
                 )
         except (*PARSE_ERRORS, RuntimeError) as error:
             raise DicomError(
@@ -91,6 +105,40 @@ def read_values(image: ImageHeader, frames: Sequence[Frame]) -> Iterator[np.ndar
             raise DicomError(Refusal.UNDECODABLE, f"the pixels of {frame} do not fill its rows and columns")
         values = _without_unused_bits(stored, frame)
         yield values.astype(np.float64) * frame.slope + frame.intercept
+
+
+def _check_codestream(dataset: Dataset, frame: Frame) -> None:
+    """Refuse a codestream of another size or precision than the header's (PS3.5 8.2)."""
+    image = frame.image
+    try:
+        with quiet_pydicom():
+            offsets = (
+                (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
+                if ("ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset)
+                else None
+            )
+            data = get_frame(
+                dataset.PixelData, frame.index, number_of_frames=image.n_frames, extended_offsets=offsets
+            )
+    except PARSE_ERRORS as error:
+        raise DicomError(Refusal.UNDECODABLE, f"{frame} is not in its file; restore the file") from error
+    header = read_codestream_header(data, syntax=image.transfer_syntax)
+    declared = (image.rows, image.columns, image.samples)
+    if header is None or (header.rows, header.columns, header.samples) != declared:
+        found = "none" if header is None else f"{header.rows} x {header.columns} x {header.samples}"
+        raise DicomError(
+            Refusal.UNDECODABLE,
+            f"the compressed pixels of {frame} declare a size of {found}, the header {declared[0]} x "
+            f"{declared[1]} x "
+            f"{declared[2]}; restore the file",
+        )
+    if not 1 < header.precision <= image.bits_allocated:
+        raise DicomError(
+            Refusal.UNDECODABLE,
+            f"the compressed pixels of {frame} declare {header.precision} bits of {image.bits_allocated}; "
+            "restore the "
+            "file",
+        )
 
 
 def _pixel_dataset(image: ImageHeader) -> Dataset:
@@ -108,17 +156,13 @@ def _pixel_dataset(image: ImageHeader) -> Dataset:
     if "PixelData" not in dataset:
         if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
             raise DicomError(
-                Refusal.PIXEL_FORMAT, "its pixels are floating-point (7FE0,0008 or 7FE0,0009); integers are read"
+                Refusal.PIXEL_FORMAT,
+                "its pixels are floating-point (7FE0,0008 or 7FE0,0009); integers are read",
             )
         raise DicomError(Refusal.TRUNCATED, "a file ends before its pixel data is complete; restore the file")
-    if not hasattr(dataset, "file_meta") or "TransferSyntaxUID" not in dataset.file_meta or _was_deflated(dataset):
-        dataset.file_meta = Dataset()
-        dataset.file_meta.TransferSyntaxUID = opened.transfer_syntax
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = opened.transfer_syntax
     return dataset
-
-
-def _was_deflated(dataset: Dataset) -> bool:
-    return dataset.file_meta.TransferSyntaxUID == uid.DeflatedExplicitVRLittleEndian
 
 
 def _plugin_of(syntax: uid.UID) -> str:
@@ -157,10 +201,11 @@ def _silence_gdcm() -> None:
 def _without_unused_bits(stored: np.ndarray, frame: Frame) -> np.ndarray:
     """Keep the stored bits of each voxel and extend their sign.
 
-    Bits above are dropped where the header declares an overlay in them. Elsewhere they must be a continuation of the
-    stored bits or the padding value, or the header and the pixels contradict each other.
+    Bits above are dropped where the header declares an overlay in them. Elsewhere they must be a
+    continuation of the stored bits or the padding value, or the header and the pixels contradict each other.
 
-    Source: PS3.5 8.1.1 and 8.1.2; (0028,0101) Bits Stored, (0028,0102) High Bit, (60xx,0102) Overlay Bit Position.
+    Source: PS3.5 8.1.1 and 8.1.2; (0028,0101) Bits Stored, (0028,0102) High Bit, (60xx,0102) Overlay Bit
+    Position.
     """
     image = frame.image
     width, n_bits = stored.dtype.itemsize * 8, image.bits_stored
@@ -184,6 +229,7 @@ def _without_unused_bits(stored: np.ndarray, frame: Frame) -> np.ndarray:
     if differs.any():
         raise DicomError(
             Refusal.PIXEL_FORMAT,
-            f"{int(differs.sum())} voxels of {frame} exceed the {n_bits} bits its header declares; correct BitsStored",
+            f"{int(differs.sum())} voxels of {frame} exceed the {n_bits} bits its header declares; correct "
+            "BitsStored",
         )
     return kept

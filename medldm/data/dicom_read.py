@@ -28,17 +28,18 @@ def read_series(
 ) -> MetaTensor:
     """Read a series as (1, X, Y, Z) float32, RAS+, in real units (Hounsfield units for CT).
 
-    MONOCHROME1 stays as stored: it says how to display values, not what they mean (PS3.3 C.7.6.3.1.2). Voxels that
-    hold (0028,0120) Pixel Padding Value stay as stored, too.
+    MONOCHROME1 stays as stored: it says how to display values, not what they mean (PS3.3 C.7.6.3.1.2).
+    Voxels that hold (0028,0120) Pixel Padding Value stay as stored, too.
 
     Args:
         series: from `scan_dicom`.
-        regularise: resample tilted, shifted, gappy and unevenly spaced stacks to a regular grid, and say so in the log.
+        regularise: resample tilted, shifted, gappy and unevenly spaced stacks to a regular grid, and say so
+            in the log.
         max_bytes: cap on the volume as float32.
 
     Returns:
-        MetaTensor whose meta holds `affine` (RAS+), `original_affine` (columns, rows, slices) and `notes`; nothing
-        of the header.
+        MetaTensor whose meta holds `affine` (RAS+), `original_affine` (columns, rows, slices) and `notes`;
+        nothing of the header.
 
     Raises:
         DicomError: with the name of the reason.
@@ -94,7 +95,8 @@ def read_dicom(
     if len(chosen) > 1:
         raise DicomError(
             Refusal.AMBIGUOUS,
-            f"series {', '.join(str(series.number) for series in chosen)} fit; narrow the choice by modality, "
+            f"series {', '.join(str(series.number) for series in chosen)} fit; narrow the choice by "
+            "modality, "
             "description or min_slices, or read each with read_series",
         )
     refused = [series.refusal for series in scan.series if series.refusal is not None]

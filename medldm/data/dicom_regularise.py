@@ -1,12 +1,12 @@
 """Resample a tilted, shifted, gappy or unevenly spaced stack to a regular grid.
 
-The slices are parallel planes at the distances d_k along their normal, each shifted in its plane by s_k. A new voxel
-at in-plane place u and distance d lies between the planes k and k + 1. Its value is
+The slices are parallel planes at the distances d_k along their normal, each shifted in its plane by s_k. A
+new voxel at in-plane place u and distance d lies between the planes k and k + 1. Its value is
 
     (1 - w) I_k(u - s_k) + w I_(k+1)(u - s_(k+1)),    w = (d - d_k) / (d_(k+1) - d_k),
 
-with I_k interpolated linearly in its plane. Any field that is linear in space comes out exactly, and a slice that
-lies on the new grid, unshifted, comes out to the bit.
+with I_k interpolated linearly in its plane. Any field that is linear in space comes out exactly, and a slice
+that lies on the new grid, unshifted, comes out to the bit.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def regularise_stack(
         (X, Y, Z) float32; its (4, 4) RAS+ affine; a sentence for the log.
 
     Raises:
-        DicomError: DUPLICATE_POSITIONS; VARIABLE_SPACING or MISSING_SLICES where a gap is wider than four steps;
-            TOO_LARGE.
+        DicomError: DUPLICATE_POSITIONS; VARIABLE_SPACING or MISSING_SLICES where a gap is wider than four
+            steps; TOO_LARGE.
     """
     refuse_duplicates(stack)
     step_mm = _step_mm(stack)
@@ -46,7 +46,8 @@ def regularise_stack(
         widest = int(gaps.argmax())
         raise DicomError(
             Refusal.MISSING_SLICES if missing_multiples(stack) is not None else Refusal.VARIABLE_SPACING,
-            f"the gap after {stack.frames[widest]} is {gaps[widest]:.1f} slice steps wide; up to {MAX_GAP_STEPS} are "
+            f"the gap after {stack.frames[widest]} is {gaps[widest]:.1f} slice steps wide; up to "
+            f"{MAX_GAP_STEPS} are "
             "interpolated; restore the slices",
         )
     n_slices = math.floor((stack.distances[-1] - stack.distances[0]) / step_mm + 0.01) + 1
@@ -73,13 +74,15 @@ def _step_mm(stack: Stack) -> float:
     if multiples is not None:
         return float(steps.sum() / multiples.sum())
     mean = float(steps.mean())
-    if np.abs(stack.distances - stack.distances[0] - mean * np.arange(len(steps) + 1)).max() <= grid_tolerance_mm(mean):
+    if np.abs(
+        stack.distances - stack.distances[0] - mean * np.arange(len(steps) + 1)
+    ).max() <= grid_tolerance_mm(mean):
         return mean
     return max(float(steps.min()), 0.25 * float(np.median(steps)))
 
 
 def _in_plane_extent(stack: Stack, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, int]]:
-    """Return where the grid's first voxel lies from the first slice's, (2,) mm, and how many voxels hold all slices."""
+    """Return the grid's first voxel relative to the first slice's, (2,) mm, and its columns and rows."""
     spacing = np.array(stack.spacing)
     first = np.floor(stack.shifts.min(axis=0) / spacing + 0.01) * spacing
     last = np.ceil(stack.shifts.max(axis=0) / spacing - 0.01) * spacing
@@ -95,13 +98,17 @@ def _resample(
     planes: dict[int, np.ndarray] = {}
     for index in range(shape[2]):
         distance = stack.distances[0] + index * step_mm
-        lower = int(np.clip(np.searchsorted(stack.distances, distance, side="right") - 1, 0, len(stack.frames) - 2))
+        lower = int(
+            np.clip(np.searchsorted(stack.distances, distance, side="right") - 1, 0, len(stack.frames) - 2)
+        )
         weight = (distance - stack.distances[lower]) / (stack.distances[lower + 1] - stack.distances[lower])
         weight = float(np.clip(np.rint(weight) if abs(weight - np.rint(weight)) < 0.01 else weight, 0, 1))
         planes = {k: plane for k, plane in planes.items() if k >= lower}
         for k in (lower, lower + 1):
             if k not in planes:
-                planes[k] = _shifted(voxels[:, :, k], stack, stack.shifts[k] - origin, shape=shape[:2], fill=fill)
+                planes[k] = _shifted(
+                    voxels[:, :, k], stack, stack.shifts[k] - origin, shape=shape[:2], fill=fill
+                )
         resampled[:, :, index] = (1 - weight) * planes[lower] + weight * planes[lower + 1]
     return resampled
 
@@ -111,12 +118,14 @@ def _shifted(
 ) -> np.ndarray:
     """Place a slice in the grid's plane; the value at voxel i is the slice's at i - shift / spacing."""
     for axis in range(2):
-        plane = _interpolated(plane, -shift_mm[axis] / stack.spacing[axis], axis=axis, size=shape[axis], fill=fill)
+        plane = _interpolated(
+            plane, -shift_mm[axis] / stack.spacing[axis], axis=axis, size=shape[axis], fill=fill
+        )
     return plane
 
 
 def _interpolated(plane: np.ndarray, offset: float, *, axis: int, size: int, fill: float) -> np.ndarray:
-    """Sample along one axis at 0 + offset, 1 + offset, ..., linearly; `fill` where there is no voxel on both sides."""
+    """Sample linearly along one axis at 0 + offset, 1 + offset, ...; `fill` outside the plane."""
     whole = round(offset) if abs(offset - round(offset)) < 1e-3 else math.floor(offset)
     fraction = 0.0 if abs(offset - whole) < 1e-3 else offset - whole
     index = np.arange(size) + whole

@@ -79,11 +79,13 @@ class DicomScan:
         series: one for each volume.
         n_files: all files seen.
         ignored: how many files were passed over, by reason.
+        damaged: one error for each series without a readable slice and each damaged file of unknown series.
     """
 
     series: tuple[DicomSeries, ...]
     n_files: int
     ignored: dict[str, int]
+    damaged: tuple[DicomError, ...] = ()
 
     def table(self) -> str:
         """Lay the series out as text, without any identity."""
@@ -93,6 +95,7 @@ class DicomScan:
             state = "regular" if series.refusal is None else str(series.refusal)
             volume = "" if series.volume[1] == 1 else f"volume {series.volume[0]} of {series.volume[1]}, "
             lines.append(f"{series.number:>6}  {_plain(series.modality):8}  {size:24}  {volume}{state}")
+        lines += [f"{'-':>6}  {error}" for error in self.damaged]
         lines += [f"passed over: {count} files ({reason})" for reason, count in sorted(self.ignored.items())]
         return "\n".join(lines)
 
@@ -100,8 +103,8 @@ class DicomScan:
 def scan_dicom(folder: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> DicomScan:
     """Find all series below a folder, at any depth, with or without DICOMDIR, whatever the files are called.
 
-    Only headers are read. Files that are not DICOM, DICOM objects that are not images, and byte-equal copies of
-    slices are passed over and counted.
+    Only headers are read. Files that are not DICOM, DICOM objects that are not images, and byte-equal copies
+    of slices are passed over and counted.
 
     Args:
         folder: the tree, or one file.
@@ -130,14 +133,16 @@ def scan_files(files: Iterable[Path], *, max_bytes: int = DEFAULT_MAX_BYTES) -> 
         for group in group_by_geometry(frames):
             for one in _judged_volumes(group, damage=conflict or damage, max_bytes=max_bytes):
                 series.append(replace(one, number=len(series) + 1))
-    if n_unassigned := collected.count_damaged():
-        collected.ignored["damaged DICOM file of unknown series"] += n_unassigned
-        logger.warning("%d damaged DICOM files belong to no known series and were passed over", n_unassigned)
-    return DicomScan(series=tuple(series), n_files=n_files, ignored=dict(collected.ignored))
+    damaged = collected.unassigned_damage()
+    if damaged:
+        logger.warning("%d damaged DICOM files or series have no readable slice", len(damaged))
+    return DicomScan(
+        series=tuple(series), n_files=n_files, ignored=dict(collected.ignored), damaged=tuple(damaged)
+    )
 
 
 def walk_files(root: Path) -> Iterator[Path]:
-    """Yield the regular files below a folder in a fixed order; links to folders already seen are not followed."""
+    """Yield the regular files below a folder in a fixed order; folders already seen are not entered again."""
     if root.is_file():
         yield root
         return
@@ -170,8 +175,7 @@ class _Collected:
         key = None
         try:
             opened = open_dicom(path, tags=HEADER_TAGS)
-            uid = str(opened.dataset.get("SeriesInstanceUID") or "")
-            key = uid or None
+            key = opened.series_uid or None
             frames = frames_of(opened, path)
         except NotDicomError:
             self.ignored["not DICOM"] += 1
@@ -192,7 +196,7 @@ class _Collected:
             self.frames[key].extend(frames)
 
     def damage_of(self, key: str) -> DicomError | None:
-        """Return why a series is incomplete: a damaged file of its own, or one in a folder that is its alone."""
+        """Return why a series is incomplete: a damaged file of its own, or in a folder of its own."""
         if key in self.damaged:
             return self.damaged[key]
         for path in self.unassigned:
@@ -203,12 +207,17 @@ class _Collected:
                 )
         return None
 
-    def count_damaged(self) -> int:
-        """Return how many damaged files could not be laid at the door of one series."""
-        return sum(
-            not any(self._is_alone(key, path.parent) for key in self._series_of_folder.get(path.parent, ()))
-            for path in self.unassigned
-        )
+    def unassigned_damage(self) -> list[DicomError]:
+        """Return one error for each series and each file of which no slice can be read."""
+        lost = [error for key, error in self.damaged.items() if not self.frames[key]]
+        for path in self.unassigned:
+            if not any(
+                self._is_alone(key, path.parent) for key in self._series_of_folder.get(path.parent, ())
+            ):
+                lost.append(
+                    DicomError(Refusal.UNREADABLE, "a damaged DICOM file of unknown series; restore it")
+                )
+        return lost
 
     def _is_alone(self, key: str, folder: Path) -> bool:
         return self._series_of_folder.get(folder) == {key}
@@ -257,7 +266,8 @@ def _judged_volumes(
             if n_places > len(frames):
                 raise DicomError(
                     Refusal.INCOMPLETE_VOLUME,
-                    f"volume {index + 1} of {len(volumes)} has {len(frames)} of {n_places} slices; restore the others",
+                    f"volume {index + 1} of {len(volumes)} has {len(frames)} of {n_places} slices; restore "
+                    "the others",
                 )
             regular_step(make_stack(frames))
         except DicomError as error:
@@ -278,16 +288,22 @@ def check_kind(series: DicomSeries, *, max_bytes: int) -> None:
     Source: PS3.3 C.7.6.3.1.2 Photometric Interpretation (0028,0004); C.11.1 Modality LUT.
     """
     image = series.image
-    if any(frame.image.samples != 1 or "MONOCHROME" not in frame.image.photometric for frame in series.frames):
+    if any(
+        frame.image.samples != 1 or "MONOCHROME" not in frame.image.photometric for frame in series.frames
+    ):
         raise DicomError(
-            Refusal.COLOUR, f"its pixels are colours ({image.samples} samples); only monochrome images are volumes"
+            Refusal.COLOUR,
+            f"its pixels are colours ({image.samples} samples); only monochrome images are volumes",
         )
     if image.is_mosaic:
         raise DicomError(
-            Refusal.MOSAIC, "each file tiles a whole volume into one image (Siemens mosaic); export it as slices"
+            Refusal.MOSAIC,
+            "each file tiles a whole volume into one image (Siemens mosaic); export it as slices",
         )
     if any(frame.image.has_modality_lut for frame in series.frames):
-        raise DicomError(Refusal.MODALITY_LUT, "it has a Modality LUT Sequence (0028,3000); only slopes are read")
+        raise DicomError(
+            Refusal.MODALITY_LUT, "it has a Modality LUT Sequence (0028,3000); only slopes are read"
+        )
     if any(frame.image.bits_allocated not in (8, 16, 32) for frame in series.frames):
         raise DicomError(
             Refusal.PIXEL_FORMAT, f"it stores {image.bits_allocated} bits a voxel; 8, 16 and 32 are read"
@@ -309,8 +325,9 @@ def choose_series(
     min_slices: int = 2,
     min_size: tuple[int, int] | None = None,
     regularise: bool = False,
+    refused: bool = False,
 ) -> tuple[DicomSeries, ...]:
-    """Choose the series that can be read and that fit.
+    """Choose the series that fit and, unless asked otherwise, can be read.
 
     Args:
         scan: from `scan_dicom`.
@@ -319,12 +336,13 @@ def choose_series(
         min_slices: at least so many slices.
         min_size: at least so many columns and rows.
         regularise: also choose irregular stacks, which are then resampled.
+        refused: also choose series that cannot be read; those of unknown slices count as large enough.
     """
     pattern = None if description is None else re.compile(description, re.IGNORECASE)
     return tuple(
         series
         for series in scan.series
-        if (series.refusal is None or (regularise and series.is_irregular))
+        if (refused or series.refusal is None or (regularise and series.is_irregular))
         and (modality is None or series.modality.upper() == modality.upper())
         and (pattern is None or pattern.search(series.image.description))
         and series.shape[2] >= min_slices

@@ -46,7 +46,12 @@ def group_by_geometry(frames: Iterable[Frame]) -> list[list[Frame]]:
 
 def _is_like(frame: Frame, other: Frame) -> bool:
     one, two = frame.image, other.image
-    if (one.rows, one.columns, one.samples, one.modality) != (two.rows, two.columns, two.samples, two.modality):
+    if (one.rows, one.columns, one.samples, one.modality) != (
+        two.rows,
+        two.columns,
+        two.samples,
+        two.modality,
+    ):
         return False
     if one.is_mosaic != two.is_mosaic or ("LOCALIZER" in one.image_type) != ("LOCALIZER" in two.image_type):
         return False
@@ -76,10 +81,10 @@ def places_of(frames: Sequence[Frame]) -> np.ndarray:
 def split_volumes(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Split the frames of one geometry into volumes, where several frames share a place.
 
-    An attribute, or two or three together, must split them into exactly as many volumes as frames share the fullest
-    place, none with two frames in one place. Time point, echo, image type, b-value and the like are tried in order of
-    trust. Without such an attribute the frames stay together, and their duplicated places are refused later. Stacks
-    of different (0020,9056) Stack ID are always separate.
+    An attribute, or two or three together, must split them into exactly as many volumes as frames share the
+    fullest place, none with two frames in one place. Time point, echo, image type, b-value and the like are
+    tried in order of trust. Without such an attribute the frames stay together, and their duplicated places
+    are refused later.
 
     Source: PS3.3 C.7.6.16.2.2 Frame Content, C.8.3.1 MR Image, (0020,0100) Temporal Position Identifier.
     """

@@ -1,14 +1,14 @@
 """Classifier-free guidance: one weight for each condition, all passes of a step in one batch.
 
-Of a network's outputs, y_0 has the guided conditions replaced by their nulls, y_c the group c of them in place:
+Of a network's outputs, y_0 has the guided conditions replaced by their nulls, y_c the group c in place:
 
     y = y_0 + sum_c w_c (y_c - y_0)                                                                       (1)
 
     Source: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", Eq. 6 (w is their w + 1);
     Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", Eq. 11.
 
-A pass whose factor in (1) is zero is not run: a single weight 1 evaluates the conditional network alone, a weight
-0 the unconditional one, both exactly. What a network predicts is linear in (x_0, eps): guiding y guides both.
+A pass whose factor in (1) is zero is not run: a single weight 1 evaluates the conditional network alone, a
+weight 0 the unconditional one, both exactly. As y is linear in (x_0, eps), guiding y guides both.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def guided_denoiser(
 
     def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         alpha, sigma = path.alpha_sigma(t)
-        is_guided = interval[0] * alpha < sigma <= (interval[1] * alpha if alpha > 0 else interval[1])
+        is_guided = interval[0] < (sigma / alpha if alpha > 0 else math.inf) <= interval[1]
         active = guidance if is_guided else {named: 1.0}
         passes = needed_passes(active)
         is_rescaled = is_guided and rescale_amount > 0 and passes != [named]

@@ -183,8 +183,8 @@ def loss_weight(
     W sigma^2 / D^2 here, and a weighting means the same thing for each prediction type:
 
         plain      unweighted error of y                                Ho et al. 2020, Eq. 14, for epsilon
-        min_snr    W = min(SNR, gamma)               gamma = 5          Hang et al. 2023, Section 3.4
-        p2         W = SNR / (k + SNR)^gamma         gamma = 1          Choi et al. 2022, Eq. 8
+        min_snr    W = min(SNR, gamma)               gamma = 5          Hang et al. 2023, "Min-SNR"
+        p2         W = SNR / (k + SNR)^gamma         gamma = 1          Choi et al. 2022, Eq. 8, "P2"
 
     Args:
         weighting: "plain", "min_snr" or "p2".

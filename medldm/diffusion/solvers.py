@@ -223,7 +223,7 @@ def invert_ddim(
     Returns:
         (B, ...) state at the first time of the pairs.
 
-    Source: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs", App. F; Mokady et al. 2023, Section 3.1.
+    Source: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs", App. F; Mokady et al. 2023, "Null-text".
     """
     _check(pairs, 0.0, "ddim")
     upward = [(s, t) for t, s in reversed(pairs)]
@@ -252,7 +252,7 @@ class SamplingPreset:
 
 
 PRESETS: dict[str, SamplingPreset] = {
-    "fast": SamplingPreset(solver="dpm_solver_2m", num_steps=10, grid="log_snr"),
+    "fast": SamplingPreset(solver="dpm_solver_2m", num_steps=10, grid="trailing"),
     "balanced": SamplingPreset(solver="dpm_solver_2m", num_steps=30, grid="log_snr"),
     "reference": SamplingPreset(solver="ddpm", num_steps=250, grid="trailing"),
 }

@@ -5,7 +5,7 @@ final time T, the smallest network time t_1 and i = 0 ... N - 1:
 
     trailing    T (1 - i / N)                              Lin et al. 2023, Section 3.3
     uniform     T + (t_1 - T) i / (N - 1)                  Nichol and Dhariwal 2021, Section 4
-    log_snr     lambda evenly spaced                       Lu et al. 2022, "DPM-Solver", Section 3.4
+    log_snr     lambda evenly spaced                       Lu et al. 2022, "DPM-Solver"
     karras      (sigma / alpha)^(1/7) evenly spaced        Karras et al. 2022, Eq. 5 with rho = 7
 
 DDPM paths round to integers. Flow paths apply their shift to the first two.

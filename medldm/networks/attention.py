@@ -1,6 +1,7 @@
 """Attention among voxels and from voxels to a context, always through scaled_dot_product_attention.
 
-Source: Vaswani et al. 2017, Eq. 1; Rombach et al. 2022, Section 3.3 and Appendix E.2.1 for the spatial transformer.
+Source: Vaswani et al. 2017, Eq. 1; Rombach et al. 2022, Section 3.3 and Appendix E.2.1 for the spatial
+transformer.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ class GatedFeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention and a gated feed-forward layer, each after a norm and around a shortcut."""
+    """Self-attention, cross-attention and a gated feed-forward layer, each normed and with a shortcut."""
 
     def __init__(self, channels: int, *, n_heads: int, context_dim: int, has_projection: bool) -> None:
         super().__init__()
@@ -122,7 +123,9 @@ class SpatialSelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(n_groups, channels, eps=norm_eps)
-        self.attention = SelfAttention(channels, n_heads=n_heads, qkv_bias=True, has_projection=has_projection)
+        self.attention = SelfAttention(
+            channels, n_heads=n_heads, qkv_bias=True, has_projection=has_projection
+        )
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Map (B, C, X, Y, Z) to the same shape; a context is not looked at."""

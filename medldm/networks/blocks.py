@@ -1,4 +1,4 @@
-"""Building blocks shared by the autoencoders and the denoiser: convolution, norm, residual block, resampling, padding.
+"""Blocks shared by the autoencoders and the denoiser: convolution, norm, residual block, resampling, padding.
 
 Everything is written for 2 or 3 spatial dimensions, (B, C, X, Y[, Z]).
 """
@@ -6,7 +6,7 @@ Everything is written for 2 or 3 spatial dimensions, (B, C, X, Y[, Z]).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,8 @@ TRANSPOSED_CONVOLUTIONS: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTransp
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
+
+Direction: TypeAlias = Literal["up", "down"]
 
 
 def conv(
@@ -71,8 +73,8 @@ class ResidualBlock(nn.Module):
         n_groups: groups of the normalisations; divides both channel numbers.
         norm_eps: added to the variance.
         spatial_dims: 2 or 3.
-        embedding_dim: width of the time embedding; None for a block without one. Blocks with an embedding start
-            as their shortcut (zero-initialised second convolution).
+        embedding_dim: width of the time embedding; None for a block without one. Blocks with an embedding
+            start as their shortcut (zero-initialised second convolution).
         resample: "up" or "down" doubles or halves the size, between norm1 and conv1 and on the shortcut.
 
     Source: Ho et al. 2020, Appendix B; Dhariwal and Nichol 2021, Section 3 for the resampling form.
@@ -87,7 +89,7 @@ class ResidualBlock(nn.Module):
         norm_eps: float,
         spatial_dims: int,
         embedding_dim: int | None = None,
-        resample: Literal["up", "down"] | None = None,
+        resample: Direction | None = None,
     ) -> None:
         super().__init__()
         self.resample = resample
@@ -111,12 +113,14 @@ class ResidualBlock(nn.Module):
         h = self.conv1(h)
         if self.time_projection is not None:
             if embedding is None:
-                raise ValueError("this residual block was made with an embedding_dim: pass the time embedding")
+                raise ValueError(
+                    "this residual block was made with an embedding_dim: pass the time embedding"
+                )
             h = h + add_spatial_axes(self.time_projection(F.silu(embedding)), h)
         return self.shortcut(x) + self.conv2(self.norm2(h))
 
 
-def resample_by_two(x: Tensor, direction: Literal["up", "down"]) -> Tensor:
+def resample_by_two(x: Tensor, direction: Direction) -> Tensor:
     """Double the size by repetition or halve it by averaging, without weights."""
     if direction == "up":
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -193,7 +197,9 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 def crop_to(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Crop (B, C, X', Y', Z') to the first `size` voxels of each spatial axis; the inverse of `pad_to_multiple`."""
+    """Crop (B, C, X', Y', Z') to the first `size` voxels of each axis; the inverse of `pad_to_multiple`."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
-    return x[(..., *(slice(length) for length in size))]
+    for axis, length in enumerate(size, start=2):
+        x = x.narrow(axis, 0, length)
+    return x

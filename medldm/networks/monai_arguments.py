@@ -1,4 +1,4 @@
-"""From the constructor arguments of MONAI's networks to configurations, and from MONAI's modules to these arguments.
+"""Turn constructor arguments of MONAI's networks into configurations, and MONAI's modules into arguments.
 
 The names are those of monai.networks.nets 1.6: AutoencoderKL, VQVAE and DiffusionModelUNet.
 """
@@ -94,10 +94,10 @@ def unet_config_from_monai(arguments: Mapping[str, Any]) -> LatentUNetConfig:
 
 def read_autoencoder_arguments(module: AutoencoderKL) -> dict[str, Any]:
     """Read from a module the arguments of AutoencoderKL that decide its outputs."""
-    encoder, decoder, names = module.encoder, module.decoder, list(module.state_dict())
-    in_levels = sum(
-        n for n, has in zip(encoder.num_res_blocks, encoder.attention_levels, strict=True) if has
-    )
+    encoder: Any = module.encoder
+    decoder: Any = module.decoder
+    names = list(module.state_dict())
+    in_levels = sum(n for n, has in zip(encoder.num_res_blocks, encoder.attention_levels, strict=True) if has)
     return {
         "spatial_dims": encoder.spatial_dims,
         "in_channels": encoder.in_channels,
@@ -174,7 +174,9 @@ def complete_arguments(network: type[nn.Module], arguments: Mapping[str, Any]) -
     parameters.pop("self")
     for name in arguments:
         if name not in parameters:
-            raise ValueError(unknown_name_message(name, list(parameters), kind=f"MONAI {network.__name__} argument"))
+            raise ValueError(
+                unknown_name_message(name, list(parameters), kind=f"MONAI {network.__name__} argument")
+            )
     defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     missing = [name for name in parameters if name not in {**defaults, **arguments}]
     if missing:
@@ -202,4 +204,8 @@ def _name_activation(argument: str, value: Any) -> str:
 
 def _warn_of_dropout(argument: str, value: float) -> None:
     if value:
-        logger.warning("%s = %s is left out: the networks have no dropout; outputs in evaluation are equal", argument, value)
+        logger.warning(
+            "%s = %s is left out: the networks have no dropout; outputs in evaluation are equal",
+            argument,
+            value,
+        )

@@ -1,13 +1,14 @@
 """Which layer of MONAI's networks corresponds to which layer here.
 
-Every function yields pairs (name here, names in MONAI): the weights and biases of the MONAI layers, joined along their
-first axis, are those of the layer here. Joined are q, k and v of an attention, and the two heads of a VAE.
+Every function yields pairs (name here, names in MONAI): the weights and biases of the MONAI layers, joined
+along their first axis, are those of the layer here. Joined are q, k and v of an attention, and the two heads
+of a VAE.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -32,7 +33,8 @@ def pair_vae(network: VAE) -> Pairs:
 
 def pair_vqvae(network: VQVAE) -> Pairs:
     """Pair the layers of a strided VQVAE, its codebook apart, with those of MONAI's VQVAE."""
-    encoder, decoder = network.encoder, network.decoder
+    encoder: Any = network.encoder
+    decoder: Any = network.decoder
     yield from _pair_blocks([*_order_units(encoder), ("conv_out", encoder.conv_out)], "encoder")
     yield from _pair_blocks([("conv_in", decoder.conv_in), *_order_units(decoder)], "decoder")
 
@@ -46,12 +48,15 @@ def pair_unet(network: LatentUNet) -> Pairs:
     for here, there, sampler in (("down", "down_blocks", "downsampler"), ("up", "up_blocks", "upsampler")):
         for i, level in enumerate(getattr(network, here)):
             for j, layer in enumerate(level.layers):
-                yield from _pair_block(layer.residual, f"{here}.{i}.layers.{j}.residual", f"{there}.{i}.resnets.{j}")
+                yield from _pair_block(
+                    layer.residual, f"{here}.{i}.layers.{j}.residual", f"{there}.{i}.resnets.{j}"
+                )
                 yield from _pair_block(
                     layer.attention, f"{here}.{i}.layers.{j}.attention", f"{there}.{i}.attentions.{j}"
                 )
             yield from _pair_block(level.resample, f"{here}.{i}.resample", f"{there}.{i}.{sampler}")
-    first, last = network.middle
+    middle: Any = network.middle
+    first, last = middle
     yield from _pair_block(first.residual, "middle.0.residual", "middle_block.resnet_1")
     yield from _pair_block(first.attention, "middle.0.attention", "middle_block.attention")
     yield from _pair_block(last.residual, "middle.1.residual", "middle_block.resnet_2")
@@ -66,17 +71,25 @@ def _pair_blocks(blocks: list[tuple[str, nn.Module]], part: str) -> Pairs:
 
 
 def _order_encoder(encoder: Encoder) -> list[tuple[str, nn.Module]]:
-    blocks = [("conv_in", encoder.conv_in), *_order_levels(encoder.levels), *_order_layers("middle", encoder.middle)]
+    blocks = [
+        ("conv_in", encoder.conv_in),
+        *_order_levels(encoder.levels),
+        *_order_layers("middle", encoder.middle),
+    ]
     return [*blocks, ("norm_out", encoder.norm_out), ("conv_out", encoder.conv_out)]
 
 
 def _order_decoder(decoder: Decoder) -> list[tuple[str, nn.Module]]:
-    blocks = [("conv_in", decoder.conv_in), *_order_layers("middle", decoder.middle), *_order_levels(decoder.levels)]
+    blocks = [
+        ("conv_in", decoder.conv_in),
+        *_order_layers("middle", decoder.middle),
+        *_order_levels(decoder.levels),
+    ]
     return [*blocks, ("norm_out", decoder.norm_out), ("conv_out", decoder.conv_out)]
 
 
-def _order_levels(levels: nn.ModuleList) -> list[tuple[str, nn.Module]]:
-    blocks = []
+def _order_levels(levels: Any) -> list[tuple[str, nn.Module]]:
+    blocks: list[tuple[str, nn.Module]] = []
     for i, level in enumerate(levels):
         blocks += _order_layers(f"levels.{i}", level)
         if level.resample is not None:
@@ -84,17 +97,18 @@ def _order_levels(levels: nn.ModuleList) -> list[tuple[str, nn.Module]]:
     return blocks
 
 
-def _order_layers(name: str, level: nn.Module) -> list[tuple[str, nn.Module]]:
+def _order_layers(name: str, level: Any) -> list[tuple[str, nn.Module]]:
     """The residual blocks and attentions of a level one after the other; none of an absent middle block."""
-    blocks = []
-    for j, layer in enumerate(getattr(level, "layers", ())):
+    blocks: list[tuple[str, nn.Module]] = []
+    layers: Any = getattr(level, "layers", ())
+    for j, layer in enumerate(layers):
         blocks.append((f"{name}.layers.{j}.residual", layer.residual))
         if layer.attention is not None:
             blocks.append((f"{name}.layers.{j}.attention", layer.attention))
     return blocks
 
 
-def _order_units(trunk: nn.Module) -> list[tuple[str, nn.Module]]:
+def _order_units(trunk: Any) -> list[tuple[str, nn.Module]]:
     """Convolutions and residual units of a strided trunk; its activations have no weights."""
     return [
         (f"levels.{i}.{j}", block)

@@ -1,14 +1,15 @@
 """Load the weights of MONAI's AutoencoderKL, VQVAE and DiffusionModelUNet into the networks of medldm.
 
-The result computes the same outputs and the same gradients. Weights come as a module or as a state dict that the caller has
-loaded; nothing here opens a file, so nothing is unpickled.
+The result computes the same outputs and the same gradients. Weights come as a module or as a state dict that
+the caller has loaded; nothing here opens a file, so nothing is unpickled.
 
 Example:
     >>> from monai.networks.nets import AutoencoderKL
-    >>> arguments = {"spatial_dims": 3, "channels": (8, 16), "attention_levels": (False, False), "norm_num_groups": 4}
-    >>> module = AutoencoderKL(num_res_blocks=1, **arguments)
+    >>> arguments = {"channels": (8, 16), "attention_levels": (False, False), "norm_num_groups": 4}
+    >>> arguments |= {"spatial_dims": 3, "num_res_blocks": 1}
+    >>> module = AutoencoderKL(**arguments)
     >>> vae = vae_from_monai(module)
-    >>> vae = vae_from_monai(module.state_dict(), {"num_res_blocks": 1, **arguments})
+    >>> vae = vae_from_monai(module.state_dict(), arguments)
 """
 
 from __future__ import annotations
@@ -82,8 +83,9 @@ def _find_arguments(
     """Return the given arguments, or read them from a module."""
     if not isinstance(source, (nn.Module, Mapping)):
         raise TypeError(
-            f"expected a MONAI {network.__name__} or its state dict, got {type(source).__name__}: files are not "
-            "opened here; load one with safetensors.torch.load_file or torch.load(..., weights_only=True)"
+            f"expected a MONAI {network.__name__} or its state dict, got {type(source).__name__}: "
+            "files are not opened here; load one with safetensors.torch.load_file or "
+            "torch.load(..., weights_only=True)"
         )
     if isinstance(source, nn.Module) and not isinstance(source, network):
         raise TypeError(f"expected a MONAI {network.__name__}, got a module of type {type(source).__name__}")
@@ -92,8 +94,8 @@ def _find_arguments(
     if isinstance(source, network):
         return read(source)
     raise ValueError(
-        f"a state dict does not tell all arguments of {network.__name__} (such as the number of groups): pass "
-        "`arguments`, as they stand in network_def of its bundle"
+        f"a state dict does not tell all arguments of {network.__name__} (such as the number of groups): "
+        "pass `arguments`, as they stand in network_def of its bundle"
     )
 
 
@@ -119,7 +121,7 @@ def _fill(network: Network, source: nn.Module | Weights, pairs: Pairs) -> Networ
 
 
 def _take_codebook(state: dict[str, Tensor], weights: Weights) -> set[str]:
-    """Fill in the codebook and its running means; return the MONAI names used, none if they are not all there."""
+    """Fill in the codebook and its running means; return the MONAI names used, none if one is missing."""
     names = {f"{CODEBOOK}{name}" for name in ("embedding.weight", "ema_cluster_size", "ema_w")}
     if not names <= weights.keys():
         return set()
@@ -133,6 +135,7 @@ def _check_complete(missing: list[str], unused: list[str]) -> None:
     """Raise if a weight of the network was not found, or one of MONAI's was not used."""
     if missing or unused:
         raise ValueError(
-            f"the weights do not fit the arguments that MONAI's network had: not found for {len(missing)} weights "
-            f"{missing[:8]}, no use for {len(unused)} weights {unused[:8]}; check channels, levels and attention"
+            f"the weights do not fit the arguments that MONAI's network had: not found for {len(missing)} "
+            f"weights {missing[:8]}, no use for {len(unused)} weights {unused[:8]}; check channels, levels "
+            "and attention"
         )

@@ -1,7 +1,7 @@
 """A convolutional discriminator that judges overlapping patches.
 
-Source: Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks", Section 3.2.2; features as
-in Wang et al. 2018, pix2pixHD, Eq. 4; Miyato et al. 2018 for the spectral norm.
+Source: Isola et al. 2017, "Image-to-Image Translation with Conditional Adversarial Networks", Section 3.2.2;
+features as in Wang et al. 2018, pix2pixHD, Eq. 4; Miyato et al. 2018 for the spectral norm.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class PatchDiscriminatorConfig(Config):
 class PatchLayer(nn.Module):
     """Convolution, norm and leaky ReLU."""
 
-    def __init__(self, config: PatchDiscriminatorConfig, n_in: int, n_out: int, *, stride: int, norm: str) -> None:
+    def __init__(
+        self, config: PatchDiscriminatorConfig, n_in: int, n_out: int, *, stride: int, norm: str
+    ) -> None:
         super().__init__()
         self.conv = _make_conv(config, n_in, n_out, stride=stride)
         self.norm = _make_norm(norm, n_out, spatial_dims=config.spatial_dims)
@@ -76,6 +78,7 @@ class PatchDiscriminator(nn.Module):
         config: of the network.
 
     Example:
+        >>> import torch
         >>> discriminator = PatchDiscriminator(PatchDiscriminatorConfig(channels=8, n_layers=2))
         >>> features = discriminator(torch.zeros(1, 1, 32, 32, 32))
         >>> features[-1].shape
@@ -97,9 +100,9 @@ class PatchDiscriminator(nn.Module):
     def min_size(self) -> int:
         """The smallest axis that leaves a feature map for every layer."""
         size = 1
-        for layer in (self.to_logits, *reversed([layer.conv for layer in self.layers])):
-            stride, kernel, padding = layer.stride[0], layer.kernel_size[0], layer.padding[0]
-            size = (size - 1) * stride + kernel - 2 * padding
+        kernel = self.config.kernel_size
+        for stride in (1, 1, *[2] * self.config.n_layers):
+            size = (size - 1) * stride + kernel - 2 * half_padding(kernel)
         return size
 
     def forward(self, volume: Tensor) -> list[Tensor]:
@@ -113,8 +116,9 @@ class PatchDiscriminator(nn.Module):
         """
         if min(volume.shape[2:]) < self.min_size:
             raise ValueError(
-                f"PatchDiscriminator: the volume is {tuple(volume.shape[2:])} voxels, at least {self.min_size} per "
-                f"axis are needed for n_layers = {self.config.n_layers}: take fewer layers or larger volumes"
+                f"PatchDiscriminator: the volume is {tuple(volume.shape[2:])} voxels, at least "
+                f"{self.min_size} per axis are needed for n_layers = {self.config.n_layers}: "
+                "take fewer layers or larger volumes"
             )
         features = []
         h = volume
@@ -122,6 +126,11 @@ class PatchDiscriminator(nn.Module):
             h = layer(h)
             features.append(h)
         return [*features, self.to_logits(h)]
+
+
+def half_padding(kernel_size: int) -> int:
+    """Padding that makes a strided layer of an even kernel halve even sizes."""
+    return (kernel_size - 1) // 2
 
 
 def _make_conv(config: PatchDiscriminatorConfig, n_in: int, n_out: int, *, stride: int) -> nn.Module:
@@ -132,10 +141,11 @@ def _make_conv(config: PatchDiscriminatorConfig, n_in: int, n_out: int, *, strid
         spatial_dims=config.spatial_dims,
         kernel_size=config.kernel_size,
         stride=stride,
-        padding=(config.kernel_size - 1) // 2,
+        padding=half_padding(config.kernel_size),
     )
     nn.init.normal_(layer.weight, 0.0, 0.02)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return spectral_norm(layer) if config.spectral_norm else layer
 
 

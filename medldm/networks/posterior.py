@@ -23,13 +23,24 @@ class AutoencoderOutput(NamedTuple):
     regularisation: Tensor
     metrics: dict[str, Tensor]
 
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the reconstruction; MONAI's `verify_net_in_out` reads it."""
+        return self.reconstruction.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the reconstruction; MONAI's `verify_net_in_out` reads it."""
+        return self.reconstruction.dtype
+
 
 class DiagonalGaussian:
     """A Gaussian with independent components, N(mean, exp(logvar)), in at least float32.
 
     Args:
         mean: (B, C, x, y, z).
-        logvar: of the same shape; clamped to [-30, 20] so that neither the deviation nor its inverse overflows.
+        logvar: of the same shape; clamped to [-30, 20] so that neither the deviation nor its inverse
+            overflows.
 
     Example:
         >>> posterior = DiagonalGaussian(torch.zeros(2, 4, 8, 8, 8), torch.zeros(2, 4, 8, 8, 8))

@@ -1,7 +1,7 @@
 """The strided trunk of a VQ-VAE: strided convolutions and ReLU residual units without normalisation.
 
-Source: Tudosiu et al. 2022, "Morphology-Preserving Autoregressive 3D Generative Modelling of the Brain"; van den Oord et al.
-2017, Section 4.1.
+Source: Tudosiu et al. 2022, "Morphology-Preserving Autoregressive 3D Generative Modelling of the Brain"; van
+den Oord et al. 2017, Section 4.1.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class StridedEncoder(nn.Module):
         layer, channels = CONVOLUTIONS[config.spatial_dims], config.down_channels
         self.levels = nn.ModuleList()
         for i, (n_in, n_out) in enumerate(zip((config.in_channels, *channels), channels, strict=False)):
-            stride, kernel, dilation, padding = config.down_parameters[i]
+            stride, kernel, dilation, padding = config.down_rows[i]
             down = layer(n_in, n_out, kernel, stride=stride, padding=padding, dilation=dilation)
             activation = ACTIVATIONS[config.activation]()
             self.levels.append(nn.Sequential(down, activation, *make_units(config, i)))
@@ -89,7 +89,7 @@ class StridedDecoder(nn.Module):
         self.conv_in = conv(config.latent_channels, channels[0], spatial_dims=config.spatial_dims)
         self.levels = nn.ModuleList()
         for i, (n_in, n_out) in enumerate(zip(channels, (*channels[1:], config.out_channels), strict=True)):
-            stride, kernel, dilation, padding, output_padding = config.up_parameters[i]
+            stride, kernel, dilation, padding, output_padding = config.up_rows[i]
             up = layer(
                 n_in,
                 n_out,

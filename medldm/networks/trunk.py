@@ -20,7 +20,13 @@ from medldm.networks.blocks import (
     conv,
     run_block,
 )
-from medldm.networks.network_checks import check_channels, check_choice, check_positive, per_level
+from medldm.networks.network_checks import (
+    check_channels,
+    check_choice,
+    check_norm_eps,
+    check_positive,
+    per_level,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +42,8 @@ class TrunkConfig(Config):
         out_channels: of the reconstruction.
         n_res_blocks: residual blocks of a level; one number, or one for each of the encoder's levels.
         attention_levels: the encoder's levels with self-attention; None for none.
-        mid_attention: whether a middle block (residual, self-attention, residual) stands at the coarsest level.
+        mid_attention: whether a middle block (residual, self-attention, residual) stands at the coarsest
+            level.
         decoder_mid_attention: the same in the decoder; None for as in the encoder.
         attention_projection: whether attention ends with a linear layer.
         upsampling: "nearest" (and a convolution) or "transposed" (convolution, kernel 2, stride 2).
@@ -66,7 +73,10 @@ class TrunkConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        owner, n_levels = type(self).__name__, len(self.down_channels)
+        owner = type(self).__name__
+        check_positive(owner, n_groups=self.n_groups)
+        check_channels(owner, "down_channels", self.down_channels, self._divisor_of_channels)
+        n_levels = len(self.down_channels)
         channels: Any = self.down_channels[::-1] if self.up_channels is None else self.up_channels
         levels = (False,) * n_levels if self.attention_levels is None else self.attention_levels
         mid = self.mid_attention if self.decoder_mid_attention is None else self.decoder_mid_attention
@@ -75,8 +85,6 @@ class TrunkConfig(Config):
         object.__setattr__(self, "attention_levels", per_level(owner, "attention_levels", levels, n_levels))
         object.__setattr__(self, "decoder_mid_attention", mid)
         object.__setattr__(self, "n_res_blocks", blocks)
-        check_positive(owner, n_groups=self.n_groups)
-        check_channels(owner, "down_channels", self.down_channels, self._divisor_of_channels)
         check_channels(owner, "up_channels", channels, self._divisor_of_channels)
         per_level(owner, "up_channels", channels, n_levels)
         check_positive(owner, **{f"n_res_blocks[{i}]": n for i, n in enumerate(blocks)})
@@ -86,6 +94,7 @@ class TrunkConfig(Config):
             in_channels=self.in_channels,
             out_channels=self.out_channels,
         )
+        check_norm_eps(owner, self.norm_eps)
         check_choice(owner, "spatial_dims", self.spatial_dims, (2, 3))
         check_choice(owner, "upsampling", self.upsampling, ("nearest", "transposed"))
 
@@ -106,7 +115,9 @@ class TrunkConfig(Config):
 class Level(nn.Module):
     """The layers of one resolution and the change to the next."""
 
-    def __init__(self, layers: list[ResidualLayer], resample: nn.Module | None, *, checkpointing: bool) -> None:
+    def __init__(
+        self, layers: list[ResidualLayer], resample: nn.Module | None, *, checkpointing: bool
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.resample = resample
@@ -123,6 +134,8 @@ class Level(nn.Module):
 
 class Encoder(nn.Module):
     """Bring a volume to the latent grid: (B, in, X, Y, Z) -> (B, latent, X/f, Y/f, Z/f).
+
+    The last normalisation is followed by no activation, as in MONAI's AutoencoderKL.
 
     Args:
         config: of the trunk.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from medldm.networks.attention import ResidualLayer, SpatialSelfAttention, SpatialTransformer
 from medldm.networks.blocks import (
+    Direction,
     Downsample,
     NormActivation,
     ResidualBlock,
@@ -20,6 +21,7 @@ from medldm.networks.blocks import (
     run_block,
     zero_init,
 )
+from medldm.networks.network_checks import check_shape
 from medldm.networks.time_embedding import TimeEmbedding
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
 
@@ -29,7 +31,9 @@ __all__ = ["LatentUNet", "LatentUNetConfig", "UNet", "UNetConfig"]
 class DownLevel(nn.Module):
     """The layers of one resolution on the way down; every feature map is kept for the way up."""
 
-    def __init__(self, layers: list[ResidualLayer], resample: nn.Module | None, *, checkpointing: bool) -> None:
+    def __init__(
+        self, layers: list[ResidualLayer], resample: nn.Module | None, *, checkpointing: bool
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.resample = resample
@@ -49,7 +53,9 @@ class DownLevel(nn.Module):
 class UpLevel(nn.Module):
     """The layers of one resolution on the way up; each is told a feature map of the way down."""
 
-    def __init__(self, layers: list[ResidualLayer], resample: nn.Module | None, *, checkpointing: bool) -> None:
+    def __init__(
+        self, layers: list[ResidualLayer], resample: nn.Module | None, *, checkpointing: bool
+    ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.resample = resample
@@ -132,14 +138,21 @@ class LatentUNet(nn.Module):
     def _check_inputs(
         self, x: Tensor, timesteps: Tensor, context: Tensor | None, class_labels: Tensor | None
     ) -> None:
+        config = self.config
+        check_shape("LatentUNet: x has", x, channels=config.in_channels, spatial_dims=config.spatial_dims)
         if timesteps.shape != x.shape[:1]:
-            raise ValueError(f"timesteps have shape {tuple(timesteps.shape)}: give one for each of {len(x)} samples")
-        if (context is not None) != self.config.cross_attention:
+            raise ValueError(
+                f"timesteps have shape {tuple(timesteps.shape)}: give one for each of {len(x)} samples"
+            )
+        if (context is not None) != config.cross_attention:
             given, does = ("no context", "has") if context is None else ("a context", "has no")
             raise ValueError(
                 f"LatentUNet: {given} was given but the network {does} cross-attention: pass context "
                 "(B, tokens, context_dim) if and only if cross_attention is True"
             )
+        if context is not None and (len(context) != len(x) or context.shape[-1] != config.context_dim):
+            needed = f"({len(x)}, tokens, {config.context_dim})"
+            raise ValueError(f"context has shape {tuple(context.shape)}: {needed} is needed")
         if (class_labels is not None) != (self.class_embedding is not None):
             given, does = ("no class_labels", "has") if class_labels is None else ("class_labels", "has no")
             raise ValueError(
@@ -197,11 +210,14 @@ class _LayerMaker:
         width = self.config.down_channels[-1]
         attention = self.attention(len(self.config.down_channels) - 1) if self.config.mid_attention else None
         return nn.ModuleList(
-            [ResidualLayer(self.residual(width, width), attention), ResidualLayer(self.residual(width, width))]
+            [
+                ResidualLayer(self.residual(width, width), attention),
+                ResidualLayer(self.residual(width, width)),
+            ]
         )
 
     def up_levels(self) -> nn.ModuleList:
-        """Levels from coarse to fine; each has a layer more than on the way down, for the map it came from."""
+        """Levels from coarse to fine, each with one layer more, for the map that the level began with."""
         channels = self.config.down_channels
         levels = nn.ModuleList()
         width = channels[-1]
@@ -220,7 +236,7 @@ class _LayerMaker:
         attention = self.attention(level) if self.config.has_attention(level) else None
         return ResidualLayer(self.residual(n_in, self.config.down_channels[level]), attention)
 
-    def residual(self, n_in: int, n_out: int, resample: str | None = None) -> ResidualBlock:
+    def residual(self, n_in: int, n_out: int, resample: Direction | None = None) -> ResidualBlock:
         """A residual block that is told the time."""
         config = self.config
         return ResidualBlock(
@@ -233,7 +249,7 @@ class _LayerMaker:
             resample=resample,
         )
 
-    def resample(self, channels: int, direction: str) -> nn.Module:
+    def resample(self, channels: int, direction: Direction) -> nn.Module:
         """Halve or double the size."""
         if self.config.residual_resampling:
             return self.residual(channels, channels, direction)
@@ -245,17 +261,22 @@ class _LayerMaker:
         """Self-attention, with cross-attention if the network has it."""
         config, channels = self.config, self.config.down_channels[level]
         n_heads, head_channels = config.heads_of_level(level)
-        norm = {"n_groups": config.n_groups, "norm_eps": config.norm_eps}
-        has_projection = config.attention_projection
         if not config.cross_attention:
-            return SpatialSelfAttention(channels, n_heads=n_heads, has_projection=has_projection, **norm)
+            return SpatialSelfAttention(
+                channels,
+                n_heads=n_heads,
+                n_groups=config.n_groups,
+                norm_eps=config.norm_eps,
+                has_projection=config.attention_projection,
+            )
         return SpatialTransformer(
             channels,
             n_heads=n_heads,
             head_channels=head_channels,
             context_dim=config.context_dim or 0,
             n_layers=config.n_transformer_layers,
+            n_groups=config.n_groups,
+            norm_eps=config.norm_eps,
             spatial_dims=config.spatial_dims,
-            has_projection=has_projection,
-            **norm,
+            has_projection=config.attention_projection,
         )

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medldm.configs import Config
-from medldm.networks.network_checks import check_channels, check_choice, check_positive, per_level
+from medldm.networks.network_checks import (
+    check_channels,
+    check_choice,
+    check_norm_eps,
+    check_positive,
+    per_level,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +72,20 @@ class LatentUNetConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = type(self).__name__
+        check_positive(owner, n_groups=self.n_groups)
         check_channels(owner, "down_channels", self.down_channels, self.n_groups)
         n_levels = len(self.down_channels)
         levels = self.attention_levels
         if levels is None:
             levels = tuple(i > 0 or n_levels == 1 for i in range(n_levels))
         self._set("attention_levels", per_level(owner, "attention_levels", levels, n_levels))
-        self._set("n_res_blocks", per_level(owner, "n_res_blocks", self.n_res_blocks, n_levels))
+        blocks = per_level(owner, "n_res_blocks", self.n_res_blocks, n_levels)
+        check_positive(owner, **{f"n_res_blocks[{i}]": n for i, n in enumerate(blocks)})
+        self._set("n_res_blocks", blocks)
         self._set("time_emb_dim", self.time_emb_dim or self.down_channels[0])
         if self.n_head_channels is not None:
             widths = per_level(owner, "n_head_channels", self.n_head_channels, n_levels)
+            check_positive(owner, **{f"n_head_channels[{i}]": n for i, n in enumerate(widths)})
             self._set("n_head_channels", widths)
         self._check_numbers(owner)
         self._check_heads(owner)
@@ -86,9 +96,9 @@ class LatentUNetConfig(Config):
     def _check_numbers(self, owner: str) -> None:
         for name in ("in_channels", "out_channels", "time_emb_dim", "n_heads", "n_transformer_layers"):
             check_positive(owner, **{name: getattr(self, name)})
-        check_positive(owner, **{f"n_res_blocks[{i}]": n for i, n in enumerate(self.n_res_blocks)})
         if self.n_class_embeds is not None:
             check_positive(owner, n_class_embeds=self.n_class_embeds)
+        check_norm_eps(owner, self.norm_eps)
         check_choice(owner, "spatial_dims", self.spatial_dims, (2, 3))
         if self.cross_attention and self.context_dim is None:
             raise ValueError(

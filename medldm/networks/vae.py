@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medldm.networks.blocks import conv, crop_to, pad_to_multiple
+from medldm.networks.network_checks import check_shape
 from medldm.networks.posterior import AutoencoderOutput, DiagonalGaussian
 from medldm.networks.trunk import Decoder, Encoder, TrunkConfig
 
@@ -62,12 +63,14 @@ class VAE(nn.Module):
         """Encode volumes.
 
         Args:
-            volume: (B, in_channels, X, Y, Z); sizes that are no multiple of the downsampling are padded at their
-                end with the edge voxels.
+            volume: (B, in_channels, X, Y, Z); sizes that are no multiple of the downsampling are padded at
+                their end with the edge voxels.
 
         Returns:
             The posterior over (B, latent_channels, ceil(X/f), ceil(Y/f), ceil(Z/f)).
         """
+        config = self.config
+        check_shape("VAE: volume has", volume, channels=config.in_channels, spatial_dims=config.spatial_dims)
         h = self.encoder(pad_to_multiple(volume, self.downsampling))
         mean, logvar = self.to_moments(h).chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar)
@@ -79,6 +82,10 @@ class VAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (B, latent_channels, x, y, z) to volumes (B, out_channels, x f, y f, z f)."""
+        config = self.config
+        check_shape(
+            "VAE: latents have", latents, channels=config.latent_channels, spatial_dims=config.spatial_dims
+        )
         return self.decoder(self.from_latents(latents))
 
     def forward(self, volume: Tensor, *, generator: torch.Generator | None = None) -> AutoencoderOutput:

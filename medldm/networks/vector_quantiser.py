@@ -1,7 +1,7 @@
-"""The codebook of a VQ-VAE: nearest code, straight-through gradient, learning by moving averages or by gradient.
+"""The codebook of a VQ-VAE: nearest code, straight-through gradient, learning by averages or by gradient.
 
-Source: van den Oord et al. 2017, "Neural Discrete Representation Learning", Eqs. 1 to 3 and Appendix A.1; restart of
-unused codes as in Dhariwal et al. 2020, "Jukebox", Section 3.1.
+Source: van den Oord et al. 2017, "Neural Discrete Representation Learning", Eqs. 1 to 3 and Appendix A.1;
+restart of unused codes as in Dhariwal et al. 2020, "Jukebox", Section 3.1.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class VectorQuantiser(nn.Module):
         n_codes: size of the codebook.
         channels: width of a code.
         commitment_weight: beta of the commitment loss beta |z - e|^2.
-        learning: "ema" moves codes to the running mean of their vectors; "gradient" adds |e - z|^2 to the loss.
+        learning: "ema" moves codes to the running mean of their vectors; "gradient" adds |e - z|^2 to the
+            loss.
         decay: of the running means.
         restart_after: training steps without use after which a code is replaced; None for never.
         is_initialised: False to wait for `initialise`, True to start from normally distributed codes.
@@ -122,8 +123,8 @@ class VectorQuantiser(nn.Module):
     def update(self, latents: Tensor, indices: Tensor, *, generator: torch.Generator | None = None) -> None:
         """Learn from the vectors of a batch and the codes they took, then replace codes long unused.
 
-        N_i = decay N_i + (1 - decay) n_i,  m_i = decay m_i + (1 - decay) sum_j z_ij,  e_i = m_i / N_i; codes that
-        no vector took stay as they are, to the bit.
+        N_i = decay N_i + (1 - decay) n_i,  m_i = decay m_i + (1 - decay) sum_j z_ij,  e_i = m_i / N_i; codes
+        that no vector took stay as they are, to the bit.
         """
         vectors = to_vectors(latents.float())
         counts = self._count(indices.flatten())
@@ -153,7 +154,7 @@ class VectorQuantiser(nn.Module):
         return counts.index_add_(0, indices, torch.ones_like(indices, dtype=counts.dtype))
 
     def _pick(self, vectors: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
-        """Draw vectors (number, C) of the batch, different ones as long as there are any; the same on all processes."""
+        """Draw vectors (number, C) of the batch, different while there are any, equal on all processes."""
         device = vectors.device if generator is None else generator.device
         n_rounds = -(-number // len(vectors))
         order = [torch.randperm(len(vectors), generator=generator, device=device) for _ in range(n_rounds)]
@@ -174,8 +175,8 @@ class VectorQuantiser(nn.Module):
 def nearest_codes(vectors: Tensor, codes: Tensor) -> Tensor:
     """Find the nearest code of each vector by Euclidean distance.
 
-    |z - e|^2 = |z|^2 - 2 z.e + |e|^2, where |z|^2 changes no order; one matrix product for each chunk of vectors, so
-    that never more than about 4 million distances exist.
+    |z - e|^2 = |z|^2 - 2 z.e + |e|^2, where |z|^2 changes no order; one matrix product for each chunk of
+    vectors, so that never more than about 4 million distances exist.
 
     Args:
         vectors: (N, C).
@@ -186,7 +187,9 @@ def nearest_codes(vectors: Tensor, codes: Tensor) -> Tensor:
     """
     norms, transposed = codes.square().sum(1), codes.t()
     chunk = max(1, MAX_DISTANCES // len(codes))
-    return torch.cat([torch.addmm(norms, part, transposed, alpha=-2).argmin(1) for part in vectors.split(chunk)])
+    return torch.cat(
+        [torch.addmm(norms, part, transposed, alpha=-2).argmin(1) for part in vectors.split(chunk)]
+    )
 
 
 def compute_perplexity(counts: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medldm.networks.blocks import crop_to, pad_to_multiple
+from medldm.networks.network_checks import check_shape
 from medldm.networks.posterior import AutoencoderOutput
 from medldm.networks.strided_trunk import StridedDecoder, StridedEncoder
 from medldm.networks.trunk import Decoder, Encoder
@@ -63,12 +64,16 @@ class VQVAE(nn.Module):
         """Encode volumes to latents that are not yet quantised.
 
         Args:
-            volume: (B, in_channels, X, Y, Z); sizes that are no multiple of the downsampling are padded at their
-                end with the edge voxels.
+            volume: (B, in_channels, X, Y, Z); sizes that are no multiple of the downsampling are padded at
+                their end with the edge voxels.
 
         Returns:
             (B, latent_channels, ceil(X/f), ceil(Y/f), ceil(Z/f)).
         """
+        config = self.config
+        check_shape(
+            "VQVAE: volume has", volume, channels=config.in_channels, spatial_dims=config.spatial_dims
+        )
         return self.encoder(pad_to_multiple(volume, self.downsampling))
 
     def encode_moments(self, volume: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,10 +83,14 @@ class VQVAE(nn.Module):
 
     def quantise(self, latents: Tensor) -> Quantised:
         """Replace latents (B, latent_channels, x, y, z) by their nearest codes."""
+        config = self.config
+        check_shape(
+            "VQVAE: latents have", latents, channels=config.latent_channels, spatial_dims=config.spatial_dims
+        )
         return self.quantiser(latents)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Quantise latents (B, latent_channels, x, y, z) and decode them to (B, out_channels, x f, y f, z f)."""
+        """Quantise latents (B, latent_channels, x, y, z) and decode to (B, out_channels, x f, y f, z f)."""
         return self.decoder(self.quantise(latents).latents)
 
     def decode_indices(self, indices: Tensor) -> Tensor:

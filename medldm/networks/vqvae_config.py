@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from medldm.networks.network_checks import check_choice, check_positive, per_level
 from medldm.networks.strided_trunk import ACTIVATIONS
@@ -19,16 +20,17 @@ class VQVAEConfig(TrunkConfig):
         commitment_weight: beta of the commitment loss.
         codebook_learning: "ema" (moving averages) or "gradient".
         decay: of the moving averages.
-        restart_after: training steps without use after which a code is replaced by a vector of the batch; None
-            for never.
+        restart_after: training steps without use after which a code is replaced by a vector of the batch;
+            None for never.
         codebook_init: "data" takes the codes from the first training batch, "normal" from N(0, 1).
-        trunk: "residual", the trunk of the VAE, or "strided", convolutions and ReLU units without normalisation.
-        res_channels: "strided" only: channels inside the residual units, one number or one for each level; None
-            for the channels of the level.
-        down_parameters: "strided" only: (stride, kernel, dilation, padding) for each level, finest first; None for
-            (2, 4, 1, 1), so that every level halves the size.
-        up_parameters: "strided" only: (stride, kernel, dilation, padding, output padding) for each level, coarsest
-            first; None for (2, 4, 1, 1, 0).
+        trunk: "residual", the trunk of the VAE, or "strided", convolutions and ReLU units without
+            normalisation.
+        res_channels: "strided" only: channels inside the residual units, one number or one for each level;
+            None for the channels of the level.
+        down_parameters: "strided" only: (stride, kernel, dilation, padding) for each level, finest first;
+            None for (2, 4, 1, 1), so that every level halves the size.
+        up_parameters: "strided" only: (stride, kernel, dilation, padding, output padding) for each level,
+            coarsest first; None for (2, 4, 1, 1, 0).
         activation: "strided" only.
         output_activation: "strided" only; "none", "tanh", "sigmoid", ...
 
@@ -72,7 +74,7 @@ class VQVAEConfig(TrunkConfig):
             self._check_strided(owner)
 
     def _check_strided(self, owner: str) -> None:
-        """Fill in the strided trunk's parameters for each level and check that the decoder restores the size."""
+        """Fill in the strided trunk's parameters for each level; check that the decoder restores the size."""
         if self.up_channels != self.down_channels[::-1]:
             raise ValueError(
                 f"{owner}: up_channels are {self.up_channels}: the strided trunk has the encoder's channels "
@@ -82,7 +84,8 @@ class VQVAEConfig(TrunkConfig):
         widths = self.down_channels if self.res_channels is None else self.res_channels
         widths = per_level(owner, "res_channels", widths, n_levels)
         check_positive(owner, **{f"res_channels[{i}]": width for i, width in enumerate(widths)})
-        down, up = self.down_parameters or (2, 4, 1, 1), self.up_parameters or (2, 4, 1, 1, 0)
+        down: Any = self.down_parameters or (2, 4, 1, 1)
+        up: Any = self.up_parameters or (2, 4, 1, 1, 0)
         down, up = (rows if isinstance(rows[0], tuple) else (rows,) * n_levels for rows in (down, up))
         for name, rows, length in (("down_parameters", down, 4), ("up_parameters", up, 5)):
             per_level(owner, name, rows, n_levels)
@@ -96,15 +99,15 @@ class VQVAEConfig(TrunkConfig):
         """Raise unless sizes that are multiples of the downsampling come back as they were."""
         for multiple in (4, 5):
             size = wanted = multiple * self.downsampling
-            for stride, kernel, dilation, padding in self.down_parameters or ():
+            for stride, kernel, dilation, padding in self.down_rows:
                 size = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for stride, kernel, dilation, padding, extra in self.up_parameters or ():
+            for stride, kernel, dilation, padding, extra in self.up_rows:
                 size = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
             if size != wanted:
                 raise ValueError(
-                    f"{owner}: down_parameters {self.down_parameters} and up_parameters {self.up_parameters} turn "
-                    f"{wanted} voxels into {size}: choose paddings that restore the size, as (2, 4, 1, 1) and "
-                    "(2, 4, 1, 1, 0) do"
+                    f"{owner}: down_parameters {self.down_rows} and up_parameters {self.up_rows} turn "
+                    f"{wanted} voxels into {size}: choose paddings that restore the size, as (2, 4, 1, 1) "
+                    "and (2, 4, 1, 1, 0) do"
                 )
 
     @property
@@ -115,8 +118,18 @@ class VQVAEConfig(TrunkConfig):
     def downsampling(self) -> int:
         """How many voxels of an axis become one latent voxel."""
         if self.trunk == "strided":
-            return math.prod(row[0] for row in self.down_parameters or ((2,),) * len(self.down_channels))
+            return math.prod(stride for stride, *_ in self.down_rows)
         return super().downsampling
+
+    @property
+    def down_rows(self) -> tuple[tuple[int, int, int, int], ...]:
+        """(stride, kernel, dilation, padding) of each level of the strided trunk, finest first."""
+        return self.down_parameters or ((2, 4, 1, 1),) * len(self.down_channels)
+
+    @property
+    def up_rows(self) -> tuple[tuple[int, int, int, int, int], ...]:
+        """(stride, kernel, dilation, padding, output padding) of each level, coarsest first."""
+        return self.up_parameters or ((2, 4, 1, 1, 0),) * len(self.down_channels)
 
     @property
     def hidden_channels(self) -> tuple[int, ...]:

@@ -197,7 +197,7 @@ class DiffusionEvaluator(SupervisedEvaluator):
             times = torch.full((len(x_0),), t, device=device)
             with autocast(device, self.config.precision):
                 losses.append(self.task.loss(denoiser, x_0, conditions, t=times, noise=noise))
-        return {Keys.LOSS: torch.stack(losses).mean(dim=0)}
+        return {Keys.LOSS: torch.stack(losses).mean().item()}
 
 
 class SampleWriter:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gdcm
+import nibabel as nib
 import numpy as np
 import pydicom
 from PIL import Image
@@ -90,21 +91,39 @@ class Case:
 
     @property
     def outcome(self) -> str:
-        reads = "exact voxels, affine to 1e-4 mm" if not self.refusals or self.name.startswith("4d_incomplete") else ""
+        reads = (
+            "exact voxels, affine to 1e-4 mm"
+            if not self.refusals or self.name.startswith("4d_incomplete")
+            else ""
+        )
         refused = ", ".join(f"refused: `{refusal.value}`" for refusal in self.refusals)
         resampled = "; resampled on request" if self.regularised else ""
         return "; ".join(part for part in (reads, refused) if part) + resampled
 
 
+def canonical(truth: Truth) -> tuple[np.ndarray, np.ndarray]:
+    """Turn a truth to the nearest RAS+ axes with nibabel."""
+    image = nib.as_closest_canonical(nib.Nifti1Image(truth.voxels, truth.affine))
+    return np.asarray(image.dataobj), image.affine
+
+
 def stored_voxels(
-    n_slices: int = 6, rows: int = 5, columns: int = 7, *, dtype: Any = np.int16, top: int = 1500, seed: int = 0
+    n_slices: int = 6,
+    rows: int = 5,
+    columns: int = 7,
+    *,
+    dtype: Any = np.int16,
+    top: int = 1500,
+    seed: int = 0,
 ) -> np.ndarray:
     """Return random stored values, (slices, rows, columns); negative ones for signed types."""
     low = -top if np.issubdtype(dtype, np.signedinteger) else 0
     return np.random.default_rng(seed).integers(low, top, (n_slices, rows, columns)).astype(dtype)
 
 
-def new_dataset(sop_class: str = MR_IMAGE, *, modality: str = "MR", series_uid: str | None = None) -> FileDataset:
+def new_dataset(
+    sop_class: str = MR_IMAGE, *, modality: str = "MR", series_uid: str | None = None
+) -> FileDataset:
     """Return a data set with the attributes every image has, Explicit VR Little Endian."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class
@@ -116,7 +135,9 @@ def new_dataset(sop_class: str = MR_IMAGE, *, modality: str = "MR", series_uid: 
     dataset.Modality = modality
     dataset.PatientID = "phantom-1"
     dataset.PatientName = "Phantom^One"
-    dataset.PatientBirthDate = dataset.PatientSex = dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
+    dataset.PatientBirthDate = dataset.PatientSex = dataset.AccessionNumber = (
+        dataset.ReferringPhysicianName
+    ) = ""
     dataset.StudyDate, dataset.StudyTime, dataset.StudyID = "20200101", "120000", "1"
     dataset.Manufacturer = "medldm"
     dataset.StudyInstanceUID = "1.2.826.0.1.3680043.8.498.1"
@@ -334,7 +355,13 @@ def build_optional_tags_missing(folder: Path) -> list[Truth]:
     stored = stored_voxels()
     slices = make_slices(stored)
     for dataset in slices:
-        for keyword in ("InstanceNumber", "SliceThickness", "FrameOfReferenceUID", "ImageType", "SeriesNumber"):
+        for keyword in (
+            "InstanceNumber",
+            "SliceThickness",
+            "FrameOfReferenceUID",
+            "ImageType",
+            "SeriesNumber",
+        ):
             delattr(dataset, keyword)
     save(slices, folder)
     return [truth_of(stored)]
@@ -510,9 +537,12 @@ def build_enhanced_by_highdicom(folder: Path) -> list[Truth]:
 
     stored, geometry = stored_voxels(), Geometry(orientation=CORONAL)
     image = LegacyConvertedEnhancedMRImage(
-        make_slices(stored, geometry), series_instance_uid=uid.generate_uid(), series_number=2,
-        sop_instance_uid=uid.generate_uid(), instance_number=1,
-    )  # fmt: skip
+        make_slices(stored, geometry),
+        series_instance_uid=uid.generate_uid(),
+        series_number=2,
+        sop_instance_uid=uid.generate_uid(),
+        instance_number=1,
+    )
     save([image], folder)
     return [truth_of(stored, geometry)]
 
@@ -691,15 +721,31 @@ CASES = (
     Case(name="axial", shows="a regular axial stack, anisotropic pixels", build=_stack(Geometry())),
     Case(name="sagittal", shows="sagittal slices", build=_stack(Geometry(orientation=SAGITTAL))),
     Case(name="coronal", shows="coronal slices", build=_stack(Geometry(orientation=CORONAL))),
-    Case(name="oblique", shows="slices oblique to all axes", build=_stack(Geometry(orientation=oblique_orientation()))),
+    Case(
+        name="oblique",
+        shows="slices oblique to all axes",
+        build=_stack(Geometry(orientation=oblique_orientation())),
+    ),
     Case(name="shuffled", shows="file names and instance numbers in random order", build=build_shuffled),
     Case(name="feet_first", shows="slices from head to feet", build=build_feet_first),
     Case(
-        name="duplicated_instance_numbers", shows="two slices share each number", build=build_duplicated_instance_numbers
+        name="duplicated_instance_numbers",
+        shows="two slices share each number",
+        build=build_duplicated_instance_numbers,
     ),
-    Case(name="orientation_jitter", shows="direction cosines that differ by rounding", build=build_orientation_jitter),
-    Case(name="rounded_positions", shows="positions rounded to some micrometres", build=build_rounded_positions),
-    Case(name="slope_per_slice", shows="rescale slope and intercept differ per slice", build=build_slope_per_slice),
+    Case(
+        name="orientation_jitter",
+        shows="direction cosines that differ by rounding",
+        build=build_orientation_jitter,
+    ),
+    Case(
+        name="rounded_positions", shows="positions rounded to some micrometres", build=build_rounded_positions
+    ),
+    Case(
+        name="slope_per_slice",
+        shows="rescale slope and intercept differ per slice",
+        build=build_slope_per_slice,
+    ),
     Case(name="hounsfield", shows="CT, 12 of 16 bits, intercept -1024", build=build_hounsfield),
     Case(name="padding_value", shows="a padding value outside the stored bits", build=build_padding_value),
     Case(name="signed_12_bit", shows="signed values without sign extension", build=build_signed_12_bit),
@@ -707,11 +753,16 @@ CASES = (
     Case(name="eight_bit", shows="8-bit voxels of odd number", build=build_eight_bit),
     Case(name="monochrome1", shows="MONOCHROME1: values as stored", build=build_monochrome1),
     Case(
-        name="implicit_without_preamble", shows="implicit VR, no preamble, no meta", build=build_implicit_without_preamble
+        name="implicit_without_preamble",
+        shows="implicit VR, no preamble, no meta",
+        build=build_implicit_without_preamble,
     ),
     Case(name="big_endian", shows="Explicit VR Big Endian (retired)", build=build_big_endian),
-    Case(name="optional_tags_missing", shows="no numbers, thickness or frame of reference",
-         build=build_optional_tags_missing),  # fmt: skip
+    Case(
+        name="optional_tags_missing",
+        shows="no numbers, thickness or frame of reference",
+        build=build_optional_tags_missing,
+    ),
     Case(name="two_series", shows="two series mixed in one folder", build=build_two_series),
     Case(
         name="stray_files",
@@ -721,56 +772,148 @@ CASES = (
     ),
     Case(name="rle", shows="RLE", build=_compressed(uid.RLELossless)),
     Case(name="jpeg_2000", shows="JPEG 2000 lossless, unsigned", build=build_jpeg_2000_by_pillow),
-    Case(name="jpeg_2000_signed", shows="JPEG 2000 lossless, signed",
-         build=_transcoded(gdcm.TransferSyntax.JPEG2000Lossless)),  # fmt: skip
-    Case(name="jpeg_ls", shows="JPEG-LS lossless, unsigned", build=_compressed(uid.JPEGLSLossless, dtype=np.uint16)),
+    Case(
+        name="jpeg_2000_signed",
+        shows="JPEG 2000 lossless, signed",
+        build=_transcoded(gdcm.TransferSyntax.JPEG2000Lossless),
+    ),
+    Case(
+        name="jpeg_ls",
+        shows="JPEG-LS lossless, unsigned",
+        build=_compressed(uid.JPEGLSLossless, dtype=np.uint16),
+    ),
     Case(name="jpeg_ls_signed", shows="JPEG-LS lossless, signed", build=_compressed(uid.JPEGLSLossless)),
-    Case(name="jpeg_lossless", shows="JPEG lossless, process 14 SV1",
-         build=_transcoded(gdcm.TransferSyntax.JPEGLosslessProcess14_1, dtype=np.uint16)),  # fmt: skip
+    Case(
+        name="jpeg_lossless",
+        shows="JPEG lossless, process 14 SV1",
+        build=_transcoded(gdcm.TransferSyntax.JPEGLosslessProcess14_1, dtype=np.uint16),
+    ),
     Case(name="deflated", shows="deflated", build=build_deflated),
-    Case(name="deflated_bomb", shows="64 MB hidden in an 80 kB file", build=build_deflated_bomb,
-         refusals=(Refusal.DEFLATE_LIMIT,)),  # fmt: skip
+    Case(
+        name="deflated_bomb",
+        shows="64 MB hidden in an 80 kB file",
+        build=build_deflated_bomb,
+        refusals=(Refusal.DEFLATE_LIMIT,),
+    ),
     Case(name="enhanced", shows="Enhanced MR, shuffled frames, slope per frame", build=build_enhanced),
     Case(name="enhanced_rle", shows="Enhanced MR, RLE frames", build=build_enhanced_rle),
-    Case(name="enhanced_legacy", shows="Legacy Converted Enhanced MR made by highdicom",
-         build=build_enhanced_by_highdicom),  # fmt: skip
+    Case(
+        name="enhanced_legacy",
+        shows="Legacy Converted Enhanced MR made by highdicom",
+        build=build_enhanced_by_highdicom,
+    ),
     Case(name="enhanced_4d", shows="Enhanced MR, two interleaved time points", build=build_enhanced_4d),
     Case(name="4d_time", shows="three time points in one series: three volumes", build=build_4d_by_time),
-    Case(name="4d_echo_type", shows="two echoes, magnitude and phase: four volumes", build=build_4d_by_echo_and_type),
-    Case(name="4d_incomplete", shows="the last time point lacks a slice", build=build_4d_incomplete,
-         refusals=(Refusal.INCOMPLETE_VOLUME,)),  # fmt: skip
-    Case(name="duplicate_positions", shows="two slices in one place, nothing tells them apart",
-         build=build_duplicate_positions, refusals=(Refusal.DUPLICATE_POSITIONS,)),  # fmt: skip
-    Case(name="two_versions", shows="two slices of one SOP Instance UID", build=build_two_versions,
-         refusals=(Refusal.DUPLICATE_POSITIONS,)),  # fmt: skip
-    Case(name="tilt", shows="gantry tilt of 12 degrees", build=build_tilt,
-         refusals=(Refusal.GANTRY_TILT,), regularised=True),  # fmt: skip
-    Case(name="small_tilt", shows="gantry tilt of 1.5 degrees", build=build_small_tilt,
-         refusals=(Refusal.GANTRY_TILT,), regularised=True),  # fmt: skip
-    Case(name="missing_slice", shows="a slice is missing", build=build_missing_slice,
-         refusals=(Refusal.MISSING_SLICES,), regularised=True),  # fmt: skip
-    Case(name="variable_spacing", shows="slices 2.5 mm, then 3.7 mm apart", build=build_variable_spacing,
-         refusals=(Refusal.VARIABLE_SPACING,), regularised=True),  # fmt: skip
-    Case(name="shifted_slice", shows="one slice lies beside the others", build=build_shifted_slice,
-         refusals=(Refusal.SHIFTED_SLICES,), regularised=True),  # fmt: skip
+    Case(
+        name="4d_echo_type",
+        shows="two echoes, magnitude and phase: four volumes",
+        build=build_4d_by_echo_and_type,
+    ),
+    Case(
+        name="4d_incomplete",
+        shows="the last time point lacks a slice",
+        build=build_4d_incomplete,
+        refusals=(Refusal.INCOMPLETE_VOLUME,),
+    ),
+    Case(
+        name="duplicate_positions",
+        shows="two slices in one place, nothing tells them apart",
+        build=build_duplicate_positions,
+        refusals=(Refusal.DUPLICATE_POSITIONS,),
+    ),
+    Case(
+        name="two_versions",
+        shows="two slices of one SOP Instance UID",
+        build=build_two_versions,
+        refusals=(Refusal.DUPLICATE_POSITIONS,),
+    ),
+    Case(
+        name="tilt",
+        shows="gantry tilt of 12 degrees",
+        build=build_tilt,
+        refusals=(Refusal.GANTRY_TILT,),
+        regularised=True,
+    ),
+    Case(
+        name="small_tilt",
+        shows="gantry tilt of 1.5 degrees",
+        build=build_small_tilt,
+        refusals=(Refusal.GANTRY_TILT,),
+        regularised=True,
+    ),
+    Case(
+        name="missing_slice",
+        shows="a slice is missing",
+        build=build_missing_slice,
+        refusals=(Refusal.MISSING_SLICES,),
+        regularised=True,
+    ),
+    Case(
+        name="variable_spacing",
+        shows="slices 2.5 mm, then 3.7 mm apart",
+        build=build_variable_spacing,
+        refusals=(Refusal.VARIABLE_SPACING,),
+        regularised=True,
+    ),
+    Case(
+        name="shifted_slice",
+        shows="one slice lies beside the others",
+        build=build_shifted_slice,
+        refusals=(Refusal.SHIFTED_SLICES,),
+        regularised=True,
+    ),
     Case(name="colour", shows="RGB secondary capture", build=build_colour, refusals=(Refusal.COLOUR,)),
     Case(name="mosaic", shows="Siemens mosaic", build=build_mosaic, refusals=(Refusal.MOSAIC,)),
     Case(name="localizer", shows="a localizer", build=build_localizer, refusals=(Refusal.LOCALIZER,)),
-    Case(name="single_slice", shows="one slice", build=build_single_slice, refusals=(Refusal.TOO_FEW_SLICES,)),
-    Case(name="without_position", shows="no Image Position", build=build_without_position,
-         refusals=(Refusal.MISSING_GEOMETRY,)),  # fmt: skip
-    Case(name="multiframe_capture", shows="multi-frame secondary capture without geometry",
-         build=build_multiframe_capture, refusals=(Refusal.MISSING_GEOMETRY,)),  # fmt: skip
-    Case(name="truncated", shows="a file ends within its pixels", build=build_truncated,
-         refusals=(Refusal.TRUNCATED,)),  # fmt: skip
-    Case(name="truncated_header", shows="a file ends within its header", build=build_truncated_header,
-         refusals=(Refusal.UNREADABLE,)),  # fmt: skip
-    Case(name="video", shows="MPEG-2 transfer syntax", build=build_video_syntax,
-         refusals=(Refusal.UNSUPPORTED_SYNTAX,)),  # fmt: skip
-    Case(name="too_many_bits", shows="values above Bits Stored", build=build_too_many_bits,
-         refusals=(Refusal.PIXEL_FORMAT,)),  # fmt: skip
-    Case(name="two_frames_of_reference", shows="slices in two frames of reference",
-         build=build_two_frames_of_reference, refusals=(Refusal.FRAMES_OF_REFERENCE,)),  # fmt: skip
-    Case(name="not_orthogonal", shows="direction vectors that are not orthogonal",
-         build=build_orientation_not_orthogonal, refusals=(Refusal.INVALID_GEOMETRY,)),  # fmt: skip
+    Case(
+        name="single_slice", shows="one slice", build=build_single_slice, refusals=(Refusal.TOO_FEW_SLICES,)
+    ),
+    Case(
+        name="without_position",
+        shows="no Image Position",
+        build=build_without_position,
+        refusals=(Refusal.MISSING_GEOMETRY,),
+    ),
+    Case(
+        name="multiframe_capture",
+        shows="multi-frame secondary capture without geometry",
+        build=build_multiframe_capture,
+        refusals=(Refusal.MISSING_GEOMETRY,),
+    ),
+    Case(
+        name="truncated",
+        shows="a file ends within its pixels",
+        build=build_truncated,
+        refusals=(Refusal.TRUNCATED,),
+    ),
+    Case(
+        name="truncated_header",
+        shows="a file ends within its header",
+        build=build_truncated_header,
+        refusals=(Refusal.UNREADABLE,),
+    ),
+    Case(
+        name="video",
+        shows="MPEG-2 transfer syntax",
+        build=build_video_syntax,
+        refusals=(Refusal.UNSUPPORTED_SYNTAX,),
+    ),
+    Case(
+        name="too_many_bits",
+        shows="values above Bits Stored",
+        build=build_too_many_bits,
+        refusals=(Refusal.PIXEL_FORMAT,),
+    ),
+    Case(
+        name="two_frames_of_reference",
+        shows="slices in two frames of reference",
+        build=build_two_frames_of_reference,
+        refusals=(Refusal.FRAMES_OF_REFERENCE,),
+    ),
+    Case(
+        name="not_orthogonal",
+        shows="direction vectors that are not orthogonal",
+        build=build_orientation_not_orthogonal,
+        refusals=(Refusal.INVALID_GEOMETRY,),
+    ),
 )

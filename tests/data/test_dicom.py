@@ -19,9 +19,19 @@ from tests.data.dicom_cases import CASES, make_slices, save, stored_voxels
 
 BY_NAME = {case.name: case for case in CASES}
 SINGLE_FRAME_STACKS = (
-    "axial", "sagittal", "coronal", "oblique", "shuffled", "feet_first", "duplicated_instance_numbers",
-    "slope_per_slice", "hounsfield", "jpeg_2000", "rle", "jpeg_lossless",
-)  # fmt: skip
+    "axial",
+    "sagittal",
+    "coronal",
+    "oblique",
+    "shuffled",
+    "feet_first",
+    "duplicated_instance_numbers",
+    "slope_per_slice",
+    "hounsfield",
+    "jpeg_2000",
+    "rle",
+    "jpeg_lossless",
+)
 
 
 @pytest.mark.parametrize("name", SINGLE_FRAME_STACKS)
@@ -79,7 +89,9 @@ def test_reading_one_of_several_fitting_series_is_refused(tmp_path: Path) -> Non
 def test_refusal_names_the_slices(tmp_path: Path) -> None:
     BY_NAME["missing_slice"].build(tmp_path)
     message = str(scan_dicom(tmp_path).series[0].refusal)
-    assert "1 slices are missing: 1 after slice (InstanceNumber 3, position -31.50 12.25 145.00 mm)" in message
+    assert (
+        "1 slices are missing: 1 after slice (InstanceNumber 3, position -31.50 12.25 145.00 mm)" in message
+    )
 
 
 def test_cap_is_kept_before_pixels_are_read(tmp_path: Path) -> None:
@@ -103,6 +115,17 @@ def test_error_survives_pickling() -> None:
     assert (copy.refusal, str(copy)) == (Refusal.MOSAIC, "mosaic: reason")
 
 
+def test_series_without_readable_slice_is_reported(tmp_path: Path) -> None:
+    BY_NAME["axial"].build(tmp_path / "good")
+    for path in save(make_slices(stored_voxels(n_slices=3)), tmp_path / "bad"):
+        path.write_bytes(path.read_bytes()[:-9])
+    (tmp_path / "cut").write_bytes((tmp_path / "good" / "IM0000").read_bytes()[:200])
+    scan = scan_dicom(tmp_path)
+    assert [series.refusal for series in scan.series] == [None]
+    assert [error.refusal for error in scan.damaged] == [Refusal.TRUNCATED, Refusal.UNREADABLE]
+    assert "truncated" in scan.table()
+
+
 def test_absent_folder_is_named_as_such(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist"):
         scan_dicom(tmp_path / "none")
@@ -123,9 +146,11 @@ def test_no_header_text_reaches_repr_log_or_meta(tmp_path: Path, caplog: pytest.
     assert "phantom" not in said.lower()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), name=st.sampled_from(["axial", "deflated", "enhanced", "rle", "jpeg_ls"]))
-def test_damaged_file_is_read_or_refused_and_nothing_else(data: st.DataObject, name: str, tmp_path: Path) -> None:
+def test_damaged_file_is_read_or_refused_and_nothing_else(
+    data: st.DataObject, name: str, tmp_path: Path
+) -> None:
     folder = tmp_path / name
     if not folder.exists():
         BY_NAME[name].build(folder)
@@ -145,4 +170,3 @@ def test_damaged_file_is_read_or_refused_and_nothing_else(data: st.DataObject, n
                 continue
     finally:
         path.write_bytes(good)
-

@@ -2,20 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from monai.data import MetaTensor
 
 from medldm.data.dicom import DicomError, read_series, scan_dicom
-from tests.data.dicom_cases import CASES, Case, Truth
+from tests.data.dicom_cases import CASES, Case, Truth, canonical
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "dicom.md"
-
-
-def canonical(truth: Truth) -> tuple[np.ndarray, np.ndarray]:
-    image = nib.as_closest_canonical(nib.Nifti1Image(truth.voxels, truth.affine))
-    return np.asarray(image.dataobj), image.affine
 
 
 def is_exact(volume: MetaTensor, truth: Truth) -> bool:

@@ -47,7 +47,9 @@ def irregular_positions(kind: str, geometry: Geometry) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["tilt", "backward tilt", "missing", "variable", "shifted"])
-@pytest.mark.parametrize("orientation", [(1.0, 0, 0, 0, 1.0, 0), oblique_orientation()], ids=["axial", "oblique"])
+@pytest.mark.parametrize(
+    "orientation", [(1.0, 0, 0, 0, 1.0, 0), oblique_orientation()], ids=["axial", "oblique"]
+)
 def test_linear_field_is_reproduced_at_true_positions(
     kind: str, orientation: tuple[float, ...], tmp_path: Path
 ) -> None:

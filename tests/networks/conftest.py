@@ -10,12 +10,6 @@ from torch import nn
 
 
 @pytest.fixture
-def generator() -> torch.Generator:
-    """A seeded generator."""
-    return torch.Generator().manual_seed(20)
-
-
-@pytest.fixture
 def randomise(generator: torch.Generator) -> Callable[[nn.Module], nn.Module]:
     """Draw all weights and biases anew, none of them zero, on the scale of the usual initialisation."""
 

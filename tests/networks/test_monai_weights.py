@@ -31,7 +31,8 @@ THREE_LEVELS = TWO_LEVELS | {
 AUTOENCODERS: dict[str, dict[str, Any]] = {
     "two levels": TWO_LEVELS,
     "three levels, attention": THREE_LEVELS,
-    "no attention at all": TWO_LEVELS | {"with_encoder_nonlocal_attn": False, "with_decoder_nonlocal_attn": False},
+    "no attention at all": TWO_LEVELS
+    | {"with_encoder_nonlocal_attn": False, "with_decoder_nonlocal_attn": False},
     "transposed, one middle": THREE_LEVELS | {"use_convtranspose": True, "with_decoder_nonlocal_attn": False},
     "joined q, k, v": THREE_LEVELS | {"use_combined_linear": True, "norm_eps": 1e-3},
     "no last linear layer": THREE_LEVELS | {"include_fc": False, "latent_channels": 5},
@@ -42,7 +43,8 @@ THREE_LEVEL_DENOISER = THREE_LEVELS | {"in_channels": 4, "out_channels": 4, "num
 CROSS = {"with_conditioning": True, "cross_attention_dim": 6}
 DENOISERS: dict[str, dict[str, Any]] = {
     "two levels": DENOISER,
-    "self-attention, heads per level": DENOISER | {"attention_levels": (True, True), "num_head_channels": (2, 8)},
+    "self-attention, heads per level": DENOISER
+    | {"attention_levels": (True, True), "num_head_channels": (2, 8)},
     "cross-attention": DENOISER | CROSS | {"attention_levels": (False, True)},
     "three levels, cross-attention": THREE_LEVEL_DENOISER | CROSS | {"transformer_num_layers": 2},
     "classes": DENOISER | {"num_class_embeds": 3},
@@ -79,7 +81,7 @@ QUANTISERS: dict[str, dict[str, Any]] = {
 
 
 def assert_equal_gradients(network: nn.Module, oracle: nn.Module, pairs: Any) -> None:
-    """Every gradient of `network` equals the joined gradients of the oracle's layers, relative to the largest."""
+    """Every gradient of `network` equals the joined gradients of the oracle's layers."""
     ours, theirs = dict(network.named_parameters()), dict(oracle.named_parameters())
     n_compared = 0
     for here, there in pairs:
@@ -88,7 +90,9 @@ def assert_equal_gradients(network: nn.Module, oracle: nn.Module, pairs: Any) ->
             if f"{here}.{kind}" in ours and all(name in theirs for name in names):
                 expected = torch.cat([theirs[name].grad for name in names])
                 found = ours[f"{here}.{kind}"].grad
-                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()) + 1e-6)
+                torch.testing.assert_close(
+                    found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()) + 1e-6
+                )
                 n_compared += 1
     assert n_compared == len(ours)
 
@@ -183,7 +187,9 @@ def test_loaded_network_shares_no_memory_and_takes_the_mode_of_the_module(random
     assert torch.equal(network.encoder.conv_in.weight, before)
 
 
-def test_vqvae_goes_on_learning_from_the_codebook_of_monai(randomise: Randomise, generator: torch.Generator) -> None:
+def test_vqvae_goes_on_learning_from_the_codebook_of_monai(
+    randomise: Randomise, generator: torch.Generator
+) -> None:
     oracle = randomise(MonaiVQVAE(**QUANTISERS["two levels, narrow units"])).train()
     volume = torch.randn(2, 1, 8, 8, 8, generator=generator)
     oracle(volume)

@@ -9,7 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-OBLIQUE = np.array([[-0.9, 0.2, 0.1, 31.5], [0.25, 1.1, -0.4, -20.25], [0.0, 0.5, 2.4, 7.125], [0, 0, 0, 1.0]])
+OBLIQUE = np.array(
+    [[-0.9, 0.2, 0.1, 31.5], [0.25, 1.1, -0.4, -20.25], [0.0, 0.5, 2.4, 7.125], [0, 0, 0, 1.0]]
+)
 
 
 @pytest.fixture

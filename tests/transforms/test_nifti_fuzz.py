@@ -20,7 +20,11 @@ from medldm.transforms.nifti_header import NIFTI_1, NIFTI_2
 
 CAP_BYTES = 1 << 20
 INTERESTING = [b"\0" * 8, b"\xff" * 8, b"\x7f" * 8, b"\x80" + b"\0" * 7, np.float32(np.nan).tobytes() * 2]
-INTERESTING += [np.float64(np.nan).tobytes(), np.float32(np.inf).tobytes() * 2, np.float32(1e-6).tobytes() * 2]
+INTERESTING += [
+    np.float64(np.nan).tobytes(),
+    np.float32(np.inf).tobytes() * 2,
+    np.float32(1e-6).tobytes() * 2,
+]
 FIELD_OFFSETS = {
     layout: sorted({offset + step for _, offset, *_ in layout.fields.values() for step in (0, 2, 4, 8, 16)})
     for layout in (NIFTI_1, NIFTI_2)
@@ -69,7 +73,7 @@ mutations = st.lists(
 quick = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
 
 
-@settings(quick, max_examples=1200)
+@settings(quick, max_examples=1000)
 @given(layout=st.sampled_from([NIFTI_1, NIFTI_2]), changes=mutations, is_gzip=st.booleans())
 def test_mutated_headers_are_read_or_refused(
     target: Path, layout: np.dtype, changes: list[tuple[int, bytes]], is_gzip: bool
@@ -81,7 +85,7 @@ def test_mutated_headers_are_read_or_refused(
     read_or_refuse(target, gzip.compress(bytes(content), 1) if is_gzip else bytes(content))
 
 
-@settings(quick, max_examples=700)
+@settings(quick, max_examples=500)
 @given(layout=st.sampled_from([NIFTI_1, NIFTI_2]), share=st.floats(0, 1), is_gzip=st.booleans())
 def test_truncations_are_refused(target: Path, layout: np.dtype, share: float, is_gzip: bool) -> None:
     content = gzip.compress(SOUND[layout], 1) if is_gzip else SOUND[layout]
@@ -90,7 +94,7 @@ def test_truncations_are_refused(target: Path, layout: np.dtype, share: float, i
         read_nifti(target, max_bytes=CAP_BYTES)
 
 
-@settings(quick, max_examples=700)
+@settings(quick, max_examples=500)
 @given(place=st.floats(0, 1), bit=st.integers(0, 7))
 def test_no_flipped_bit_in_a_gzip_file_changes_voxels_unseen(target: Path, place: float, bit: int) -> None:
     content = bytearray(gzip.compress(SOUND[NIFTI_1], 1))
@@ -105,7 +109,7 @@ def test_no_flipped_bit_in_a_gzip_file_changes_voxels_unseen(target: Path, place
     np.testing.assert_array_equal(array, sound)
 
 
-@settings(quick, max_examples=300)
+@settings(quick, max_examples=200)
 @given(content=st.binary(max_size=700))
 def test_arbitrary_bytes_are_refused(target: Path, content: bytes) -> None:
     read_or_refuse(target, content)

@@ -77,7 +77,11 @@ NAN_ROW = [np.nan, 0, 0, 0]
         ({"srow_x": [60, 0, 0, 0]}, GeometryError, "0.01 to 50 mm"),
         ({"srow_y": [2, 0, 0, 0]}, GeometryError, "spacing|singular"),
         ({"sform_code": 0, "qform_code": 0}, GeometryError, "neither sform nor qform"),
-        ({"sform_code": 0, "qform_code": 1, "quatern_b": 0.9, "quatern_c": 0.9}, GeometryError, "longer than 1"),
+        (
+            {"sform_code": 0, "qform_code": 1, "quatern_b": 0.9, "quatern_c": 0.9},
+            GeometryError,
+            "longer than 1",
+        ),
         ({"sform_code": 0, "qform_code": 1, "quatern_b": np.nan}, GeometryError, "NaN or Inf"),
         ({"sform_code": 0, "qform_code": 1, "pixdim": [1, 0, 1, 1, 0, 0, 0, 0]}, GeometryError, "positive"),
         ({"xyzt_units": 3}, GeometryError, "micrometres"),

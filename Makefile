@@ -1,0 +1,50 @@
+# make demo    a virtual environment, the demonstration cohort, both trainings, synthetic volumes, overview.png
+# make test    the same environment and the tests;  make test TESTS="tests/data -m 'not slow'" for some of them
+# make lint    ruff and mypy
+# make bench   the comparisons in benchmarks/
+# make clean   removes what the others made
+
+PYTHON ?= python3
+VENV ?= .venv
+OUTPUT ?= demo_output
+TESTS ?=
+EXTRAS := demo,test,dev,dicom
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+setup: $(STAMP)
+
+# The stamp is older than the files that say what to install whenever these change; nothing else installs again.
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/medldm demo --output $(OUTPUT)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	@set -e; for script in benchmarks/*.py; do \
+		test -e "$$script" || { echo "no benchmark in benchmarks/"; break; }; \
+		echo "$$script"; $(BIN)/python "$$script"; \
+	done
+
+clean:
+	rm -rf $(VENV) $(OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

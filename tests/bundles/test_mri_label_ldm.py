@@ -1,0 +1,141 @@
+"""The label-map bundle: MONAI's own checks, and the three workflows as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+
+import medldm
+from medldm.bundle import check_required_packages
+
+BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
+TINY_1 = {"size": [16, 20, 16], "channels": [4, 8], "n_groups": 4, "epochs": 2, "val_interval": 1, "n_res_blocks": 1}
+TINY_2 = {"channels": [8, 16], "attention_levels": [False, True], "n_heads": 2, "n_groups": 4, "epochs": 2}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:parsing config_file"),
+    pytest.mark.filterwarnings("ignore:.*torch.load.*"),
+]
+
+
+def config(name: str) -> str:
+    return str(BUNDLE / "configs" / f"{name}.yaml")
+
+
+def run_as_user(arguments: Sequence[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def knobs(**values: object) -> list[str]:
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def test_metadata_is_valid() -> None:
+    verify_metadata(
+        meta_file=str(BUNDLE / "configs" / "metadata.json"), filepath=str(BUNDLE / "docs" / "metadata_schema.json")
+    )
+
+
+def test_metadata_names_the_version_of_the_package() -> None:
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    assert metadata["required_packages_version"]["medldm"] == metadata["version"] == medldm.__version__
+
+
+@pytest.mark.parametrize("autoencoder_type", ["vae", "vqvae"])
+def test_network_takes_and_gives_what_the_metadata_says(autoencoder_type) -> None:
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        config_file=config("train_autoencoder"),
+        device="cpu",
+        n=1,
+        channels=[4, 8],
+        n_groups=4,
+        autoencoder_type=autoencoder_type,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("train_autoencoder", "train"), ("train_diffusion", "train"), ("inference", "infer")]
+)
+def test_required_properties_are_present(name, kind) -> None:
+    workflow = ConfigWorkflow(config_file=config(name), workflow_type=kind, logging_file=False)
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("name", ["train_autoencoder", "train_diffusion", "inference"])
+def test_every_knob_has_a_comment_or_a_plain_name(name) -> None:
+    """The knobs stand at the top, before what follows from them, and hold values only."""
+    top, _ = Path(config(name)).read_text().split("# ---- what follows")
+    assert "_target_" not in top
+
+
+def test_old_packages_are_refused_by_name() -> None:
+    with pytest.raises(RuntimeError, match=r"medldm is .* \(99.0 or newer.*absent-package is not installed"):
+        check_required_packages({"medldm": "99.0", "absent-package": "1.0"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("autoencoder_type", ["vae", "vqvae"])
+def test_three_commands_lead_from_a_cohort_to_labelled_volumes(make_cohort, tmp_path, autoencoder_type) -> None:
+    """From another folder, with --bundle_root; the VQ-VAE takes one overridden key."""
+    cohort = make_cohort(5)
+    common = knobs(bundle_root=BUNDLE, dataset_dir=cohort, output_dir=tmp_path / "out", validation_fraction=0.4)
+    first = run_as_user(
+        ["--config_file", config("train_autoencoder"), *common, *knobs(autoencoder_type=autoencoder_type, **TINY_1)],
+        cwd=tmp_path,
+    )
+    assert first.returncode == 0, first.stderr
+    second = run_as_user(["--config_file", config("train_diffusion"), *common, *knobs(**TINY_2)], cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    third = run_as_user(
+        ["--config_file", config("inference"), *common, *knobs(num_steps=2, seed=7, num_samples=2)], cwd=tmp_path
+    )
+    assert third.returncode == 0, third.stderr
+    images = sorted((tmp_path / "out" / "synthetic" / "images").iterdir())
+    assert [image.name for image in images] == ["synthetic_0000.nii.gz", "synthetic_0001.nii.gz"]
+    label = nib.load(tmp_path / "out" / "synthetic" / "labels" / images[0].name)
+    assert any(np.array_equal(label.affine, nib.load(file).affine) for file in (cohort / "labels").iterdir())
+    assert np.array_equal(nib.load(images[0]).affine, label.affine)
+    sidecar = json.loads((tmp_path / "out" / "synthetic" / "sidecars" / "synthetic_0001.json").read_text())
+    assert (sidecar["index"], sidecar["sampling"]["seed"]) == (1, 7)
+
+
+@pytest.mark.slow
+def test_standing_in_the_bundle_works_and_wrong_files_are_all_listed(make_cohort) -> None:
+    cohort = make_cohort(4)
+    (cohort / "labels" / "case_1.nii.gz").unlink()
+    file = cohort / "labels" / "case_2.nii.gz"
+    image = nib.load(file)
+    nib.save(nib.Nifti1Image(np.full(image.shape, 3, np.uint8), image.affine), file)
+    result = run_as_user(
+        ["--config_file", "configs/train_autoencoder.yaml", *knobs(dataset_dir=cohort, output_dir=cohort / "out")],
+        cwd=BUNDLE,
+    )
+    assert result.returncode == 1
+    message = result.stderr.split("error: ")[-1]
+    assert "case_1.nii.gz" in message
+    assert "case_2.nii.gz" in message
+    assert "Traceback" not in result.stderr
+    assert not (cohort / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_missing_first_stage_is_named(make_cohort, tmp_path) -> None:
+    result = run_as_user(
+        ["--config_file", config("train_diffusion"), *knobs(dataset_dir=make_cohort(3), output_dir=tmp_path / "none")],
+        cwd=tmp_path,
+    )
+    assert result.returncode == 1
+    assert "no checkpoint at" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,48 @@
+"""ConditioningConfig: what it accepts and how it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from medldm import ConditioningConfig
+
+
+def test_example_of_the_readme_is_accepted() -> None:
+    config = ConditioningConfig(
+        conditioning_type=["text", "class"], text_embed_dim=512, num_classes=1000, conditioning_dropout=0.1
+    )
+    assert config.conditioning_type == ("text", "class")
+    assert config.has_tokens
+    assert config.spatial_channels == 0
+
+
+def test_round_trip_through_json_keeps_integer_structures() -> None:
+    import json
+
+    config = ConditioningConfig(conditioning_type=["label_map"], structures={1: "a", 7: "b"})
+    assert ConditioningConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"conditioning_type": ["colour"]}, "unknown conditioning_type.*colour.*choose from"),
+        ({"conditioning_type": ["class", "class"], "num_classes": 2}, "names a condition twice"),
+        ({"conditioning_type": ["class"]}, "num_classes is None"),
+        ({"conditioning_type": ["label_map"]}, "structures is empty"),
+        ({"conditioning_type": ["label_map"], "structures": {0: "air"}}, "0 is background"),
+        ({"conditioning_type": ["text"], "conditioning_dropout": 1.0}, r"probability in \[0, 1\)"),
+        ({"conditioning_type": ["text"], "conditioning_dropout": {"class": 0.1}}, "not in conditioning_type"),
+        ({"context_dim": 0}, "context_dim is 0"),
+    ],
+)
+def test_bad_values_are_named(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ConditioningConfig(**options)
+
+
+def test_dropout_may_differ_by_condition() -> None:
+    config = ConditioningConfig(
+        conditioning_type=["text", "class"], num_classes=2, conditioning_dropout={"text": 0.3, "class": 0.0}
+    )
+    assert (config.dropout_of("text"), config.dropout_of("class")) == (0.3, 0.0)

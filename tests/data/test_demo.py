@@ -1,0 +1,147 @@
+"""The demonstration cohort: reproducible, consistent, varied, and made without a network."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medldm.data.cohort import read_cohort
+from medldm.data.demo import (
+    DEMO_SCHEMA,
+    FIELD_OF_VIEW_MM,
+    Template,
+    load_template,
+    make_deformation,
+    make_demo_cohort,
+    make_subject,
+)
+
+pytest.importorskip("nilearn", reason="the extra `demo` is not installed")
+
+N_SUBJECTS = 4
+
+
+@pytest.fixture(scope="module")
+def template() -> Template:
+    return load_template(4.0)
+
+
+@pytest.fixture(scope="module")
+def subjects(template: Template) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [make_subject(template, seed=0, index=index) for index in range(N_SUBJECTS)]
+
+
+@pytest.fixture(scope="module")
+def cohort_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort made while every connection to another machine is refused."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the demonstration cohort opened a connection")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        return make_demo_cohort(
+            tmp_path_factory.mktemp("demo") / "cohort", n_subjects=2, spacing_mm=8.0, seed=3
+        )
+
+
+def test_cohort_is_readable_and_declares_its_tissues(cohort_dir: Path) -> None:
+    cohort = read_cohort(cohort_dir, validation_fraction=0.5)
+    assert len(cohort.training) == len(cohort.validation) == 1
+    assert cohort.schema.structures == DEMO_SCHEMA.structures
+
+
+def test_image_and_labels_share_one_affine_to_the_bit(cohort_dir: Path) -> None:
+    for path in sorted((cohort_dir / "images").iterdir()):
+        image, labels = nib.load(path), nib.load(cohort_dir / "labels" / path.name)
+        assert np.array_equal(image.affine, labels.affine)
+        assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
+        assert image.header.get_zooms() == (8.0, 8.0, 8.0)
+        assert image.shape == labels.shape == (20, 24, 20)
+
+
+def test_subject_does_not_depend_on_how_many_there_are(cohort_dir: Path, tmp_path: Path) -> None:
+    again = make_demo_cohort(tmp_path, n_subjects=1, spacing_mm=8.0, seed=3)
+    name = "brain_000.nii.gz"
+    for folder in ("images", "labels"):
+        first, second = (np.asarray(nib.load(each / folder / name).dataobj) for each in (cohort_dir, again))
+        assert np.array_equal(first, second)
+
+
+def test_seed_and_index_each_change_the_subject(
+    template: Template, subjects: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    image, labels = make_subject(template, seed=0, index=1)
+    assert np.array_equal(image, subjects[1][0]) and np.array_equal(labels, subjects[1][1])
+    other_seed = make_subject(template, seed=1, index=1)
+    for _, other_labels in (other_seed, subjects[2]):
+        assert (labels != other_labels).mean() > 0.05
+
+
+def test_grid_is_forty_by_forty_eight_by_forty_and_holds_the_brain(
+    template: Template, subjects: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    assert template.shape == (40, 48, 40)
+    assert tuple(4.0 * edge for edge in template.shape) == FIELD_OF_VIEW_MM
+    for _, labels in subjects:
+        border = np.ones(labels.shape, dtype=bool)
+        border[1:-1, 1:-1, 1:-1] = False
+        assert not labels[border].any()
+
+
+def test_tissues_have_the_order_and_the_shares_of_a_t1_weighted_brain(
+    subjects: list[tuple[np.ndarray, np.ndarray]],
+) -> None:
+    for image, labels in subjects:
+        background, grey, white, fluid = (float(image[labels == value].mean()) for value in range(4))
+        assert white > 1.1 * grey > 1.1 * 1.3 * fluid
+        assert background < 0.05 * grey
+        volumes_ml = np.bincount(labels.ravel(), minlength=4)[1:] * 0.064
+        assert 400 < volumes_ml[0] < 1300 and 250 < volumes_ml[1] < 800 and 20 < volumes_ml[2] < 150
+
+
+def test_labels_lie_where_the_image_says(subjects: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """The image of one subject explains its own labels better than another subject's."""
+    for (image, own), (_, other) in zip(subjects, subjects[1:] + subjects[:1], strict=True):
+        within = [sum(float(image[m == v].var()) * (m == v).mean() for v in range(4)) for m in (own, other)]
+        assert within[0] < 0.5 * within[1]
+
+
+def test_subjects_differ_in_contrast_and_in_ventricles(subjects: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    ratios = [image[labels == 1].mean() / image[labels == 2].mean() for image, labels in subjects]
+    fluid = [int((labels == 3).sum()) for _, labels in subjects]
+    assert max(ratios) - min(ratios) > 0.03
+    assert max(fluid) > 1.15 * min(fluid)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_deformation_folds_nowhere(template: Template, index: int) -> None:
+    points = make_deformation(template, generator=np.random.default_rng([0, index]))
+    jacobian = np.stack([np.stack(np.gradient(each)) for each in points]) / template.spacing_mm
+    determinant = np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1)))
+    assert determinant.min() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_subjects": 0}, "n_subjects is 0"),
+        ({"spacing_mm": 1.0}, "spacing_mm is 1.0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_demo_cohort(tmp_path / "cohort", **arguments)
+    assert not (tmp_path / "cohort").exists()
+
+
+def test_absent_nilearn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    with pytest.raises(ImportError, match=r"medldm\[demo\]"):
+        load_template(4.0)

@@ -1,0 +1,79 @@
+"""Data laws whose optimal denoiser and probability flow are known in closed form."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from medldm.diffusion import NoisePath
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """x_0 ~ N(mean, sd^2) in each element, independently."""
+
+    mean: float = 0.7
+    sd: float = 0.5
+
+    def spread(self, path: NoisePath, t: float) -> float:
+        """Standard deviation of x_t."""
+        alpha, sigma = path.alpha_sigma(t)
+        return math.hypot(alpha * self.sd, sigma)
+
+    def denoiser(self, path: NoisePath) -> Any:
+        """E[x_0 | x_t] and E[eps | x_t]."""
+
+        def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+            alpha, sigma = path.alpha_sigma(t)
+            residual = (x - alpha * self.mean) / self.spread(path, t) ** 2
+            return self.mean + alpha * self.sd**2 * residual, sigma * residual
+
+        return denoise
+
+    def flow(self, path: NoisePath, x: Tensor, t: float, s: float) -> Tensor:
+        """Exact solution of the probability flow from t to s."""
+        alpha_t, _ = path.alpha_sigma(t)
+        alpha_s, _ = path.alpha_sigma(s)
+        return alpha_s * self.mean + self.spread(path, s) / self.spread(path, t) * (x - alpha_t * self.mean)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """x_0 ~ sum_k weight_k N(mean_k, sd^2) in each element, independently."""
+
+    weights: tuple[float, ...] = (0.3, 0.7)
+    means: tuple[float, ...] = (-2.0, 2.0)
+    sd: float = 0.3
+
+    def denoiser(self, path: NoisePath) -> Any:
+        """E[x_0 | x_t] and E[eps | x_t]."""
+        means = torch.tensor(self.means, dtype=torch.float64)
+        weights = torch.tensor(self.weights, dtype=torch.float64)
+
+        def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+            alpha, sigma = path.alpha_sigma(t)
+            variance = (alpha * self.sd) ** 2 + sigma**2
+            deviation = x[..., None] - alpha * means
+            share = torch.softmax(weights.log() - deviation**2 / (2 * variance), dim=-1)
+            residual = deviation / variance
+            x_0 = (share * (means + alpha * self.sd**2 * residual)).sum(-1)
+            return x_0, (share * sigma * residual).sum(-1)
+
+        return denoise
+
+
+@pytest.fixture
+def gaussian() -> Gaussian:
+    """One Gaussian."""
+    return Gaussian()
+
+
+@pytest.fixture
+def mixture() -> Mixture:
+    """Two well separated components."""
+    return Mixture()

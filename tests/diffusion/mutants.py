@@ -1,0 +1,177 @@
+"""Mistakes that the tests of medldm.diffusion must notice, and a way to make each of them in a copy."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch  # noqa: F401  (imported before the forks, which share it)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+UNCHANGED = "unchanged"
+SLOW_TESTS = "diffusers or mixture or presets or correlated or samples_have"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One textual change of one source file.
+
+    Args:
+        name: what is wrong.
+        module: file in medldm/diffusion without its suffix; its own test file must notice.
+        old: text that occurs once.
+        new: what takes its place.
+    """
+
+    name: str
+    module: str
+    old: str
+    new: str
+
+
+MUTANTS = [
+    Mutant("alpha_without_root", "kernel", "tuple(map(math.sqrt, signal))", "tuple(signal)"),
+    Mutant("noise_without_root", "kernel", "tuple(map(math.sqrt, noise))", "tuple(noise)"),
+    Mutant("v_with_flipped_sign", "kernel", "(-sigma, alpha)", "(sigma, -alpha)"),
+    Mutant("velocity_with_flipped_sign", "kernel", "(-one, one)", "(one, -one)"),
+    Mutant("x_0_from_the_wrong_row", "kernel", "_like(b / determinant", "_like(a / determinant"),
+    Mutant("eps_from_the_wrong_row", "kernel", "_like(alpha / determinant", "_like(sigma / determinant"),
+    Mutant("zero_determinant_accepted", "kernel", "determinant == 0", "determinant != determinant"),
+    Mutant("posterior_sd_without_square", "kernel", "math.sqrt(1 - rho**2)", "math.sqrt(1 - rho)"),
+    Mutant("posterior_sd_of_the_wrong_time", "kernel", "sigma_s * math.sqrt", "sigma_t * math.sqrt"),
+    Mutant("posterior_mean_without_square", "kernel", "alpha_s * (1 - rho**2),", "alpha_s * (1 - rho),"),
+    Mutant("cosine_capped_too_early", "kernel", "clamp(max=0.999)", "clamp(max=0.99)"),
+    Mutant("cosine_without_square", "kernel", "* math.pi / 2) ** 2", "* math.pi / 2)"),
+    Mutant("terminal_snr_not_zero", "kernel", "alpha = (alpha - alpha[-1]) *", "alpha = alpha *"),
+    Mutant(
+        "shift_the_wrong_way", "kernel", "shift * t / (1 + (shift - 1) * t)", "t / (shift - (shift - 1) * t)"
+    ),
+    Mutant("resolution_shift_without_root", "kernel", "math.sqrt(math.prod(size) /", "(math.prod(size) /"),
+    Mutant("loss_weight_without_square", "kernel", "(sigma / determinant) ** 2", "(sigma / determinant)"),
+    Mutant("largest_snr_for_smallest", "kernel", "snr.clamp(max=", "snr.clamp(min="),
+    Mutant("network_time_off_by_one", "paths", "return t - 1", "return t"),
+    Mutant("times_from_zero", "paths", "randint(1, self.n_timesteps + 1", "randint(0, self.n_timesteps"),
+    Mutant("single_precision_table", "paths", "dtype=torch.float64, device=t.device", "device=t.device"),
+    Mutant("flow_noise_with_root", "paths", "return 1.0 - t, 1.0 * t", "return 1.0 - t, math.sqrt(t)"),
+    Mutant(
+        "training_times_not_shifted",
+        "paths",
+        "return kernel.shift_time(t, self.shift)\n\n    def network",
+        "return t\n\n    def network",
+    ),
+    Mutant(
+        "times_cut_off", "time_grids", "path.settle([path.final_time,", "path.settle([path.final_time - 1e-3,"
+    ),
+    Mutant(
+        "previous_time_is_t_minus_1",
+        "time_grids",
+        "[*times[1:], path.final_time * 0]",
+        "[t - 1 for t in times]",
+    ),
+    Mutant("linspace_for_trailing", "time_grids", "((n - i) / n)", "((n - i) / (n + 1))"),
+    Mutant("grid_not_shifted", "time_grids", "[path.shift_time(t) for t in", "[t for t in"),
+    Mutant("karras_root", "time_grids", "-KARRAS_RHO * math.log(value)", "-math.log(value)"),
+    Mutant(
+        "ddpm_step_to_t_minus_1",
+        "solvers",
+        "posterior(*path.alpha_sigma(t), *path.alpha_sigma(s))",
+        "posterior(*path.alpha_sigma(t), *path.alpha_sigma(t - 1 if t > 1 else s))",
+    ),
+    Mutant("ddpm_noise_variance_for_sd", "solvers", "x = x + sd * noise()", "x = x + sd**2 * noise()"),
+    Mutant("noise_in_the_last_step", "solvers", "if sd > 0:", "if sd >= 0:"),
+    Mutant("latents_clipped", "solvers", "x = c_t * x + c_0 * x_0", "x = c_t * x + c_0 * x_0.clamp(-1, 1)"),
+    Mutant("ddim_eta_outside_the_square", "solvers", "(eta * sd) ** 2, 0.0", "eta * sd**2, 0.0"),
+    Mutant("ddim_noise_not_reduced", "solvers", "sigma_s**2 - (eta * sd) ** 2", "sigma_s**2"),
+    Mutant("multistep_factor", "solvers", "h / (2 * h_before)", "h / h_before"),
+    Mutant("multistep_ratio_inverted", "solvers", "h / (2 * h_before)", "h_before / (2 * h)"),
+    Mutant("multistep_forgets", "solvers", "x_0_before, h_before = x_0, h\n", "h_before = h\n"),
+    Mutant("heun_without_the_end", "solvers", "* (eps + eps_end)", "* (eps + eps)"),
+    Mutant(
+        "inversion_at_the_wrong_level",
+        "solvers",
+        "(x - sigma_s * eps) / alpha_s",
+        "(x - sigma_t * eps) / alpha_t",
+    ),
+    Mutant("gaps_accepted", "solvers", "if end != start:", "if end < 0:"),
+    Mutant("weight_off_by_one", "guidance", "weights[c] * (outputs[c] -", "(weights[c] + 1) * (outputs[c] -"),
+    Mutant("rows_in_the_wrong_order", "guidance", ".repeat_interleave(len(x))", ".repeat(len(x))"),
+    Mutant("drop_means_keep", "guidance", "name not in group", "name in group"),
+    Mutant("unweighted_conditions_dropped", "guidance", "[group | unnamed for", "[group for"),
+    Mutant("spread_inverted", "guidance", "y_c.std() / y.std()", "y.std() / y_c.std()"),
+    Mutant("interval_closed_below", "guidance", "interval[0] < (sigma", "interval[0] <= (sigma"),
+    Mutant(
+        "conditional_pass_always_with_null",
+        "guidance",
+        "== 1 else [NULL, *guided]",
+        "== 2 else [NULL, *guided]",
+    ),
+]
+
+
+def copy_package(folder: Path, mutant: Mutant | None) -> None:
+    """Write medldm.diffusion alone, with the mutant's change if one is given, into an empty folder.
+
+    Raises:
+        ValueError: if the mutant's old text does not occur exactly once.
+    """
+    package = folder / "medldm" / "diffusion"
+    shutil.copytree(
+        REPOSITORY / "medldm" / "diffusion", package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (folder / "medldm" / "__init__.py").touch()
+    if mutant is None:
+        return
+    source = package / f"{mutant.module}.py"
+    text = source.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        raise ValueError(
+            f"mutant {mutant.name!r}: {mutant.old!r} occurs {text.count(mutant.old)} times in {source.name}, "
+            "once is needed; adapt the mutant to the source"
+        )
+    source.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+def run_tests(folder: Path, mutant: Mutant | None) -> int:
+    """Run the quick tests of the mutant's module (of all for None) against a copy, in a fork of this process.
+
+    The fork shares the imported torch, which would cost most of the time. It must not have imported medldm.
+
+    Returns:
+        pytest's exit status: 0 all passed, 1 a test failed.
+    """
+    copy_package(folder, mutant)
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 99
+    try:
+        with (folder / "log.txt").open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            sys.path.insert(0, str(folder))
+            modules = [mutant.module] if mutant else sorted({one.module for one in MUTANTS})
+            tests = [str(REPOSITORY / "tests" / "diffusion" / f"test_{module}.py") for module in modules]
+            setup = str(REPOSITORY / "setup.cfg")
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-c", setup, "-k", f"not ({SLOW_TESTS})"]
+            status = int(pytest.main([*options, *tests]))
+    finally:
+        os._exit(status)
+
+
+def main(folder: Path) -> None:
+    """Run all mutants and the unchanged copy; write {name: exit status} to results.json in the folder."""
+    results = {}
+    for mutant in [None, *MUTANTS]:
+        name = mutant.name if mutant else UNCHANGED
+        (folder / name).mkdir()
+        results[name] = run_tests(folder / name, mutant)
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

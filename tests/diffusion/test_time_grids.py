@@ -1,0 +1,91 @@
+"""Time grids: every step begins where the one before ended."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from medldm.diffusion import GRIDS, DDPMPath, FlowPath, NoisePath
+
+PATHS: list[NoisePath] = [
+    DDPMPath(),
+    DDPMPath(schedule="cosine"),
+    DDPMPath(zero_terminal_snr=True),
+    DDPMPath(n_timesteps=1000, schedule="linear", beta_start=1e-4, beta_end=0.02),
+    FlowPath(),
+    FlowPath(shift=3.0),
+]
+
+
+@pytest.mark.parametrize("grid", list(GRIDS))
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: "-".join(map(str, path.to_dict().values())))
+def test_previous_time_is_the_grids_next_one(path: NoisePath, grid: str) -> None:
+    every = [*range(1, 60), *range(60, 1000, 47), 999, 1000]
+    for num_steps in every if grid in ("log_snr", "karras") else range(1, 1001):
+        pairs = path.time_pairs(num_steps, grid=grid)
+        assert len(pairs) == num_steps
+        assert pairs[0][0] == path.final_time
+        assert pairs[-1][1] == 0
+        assert all(t > s for t, s in pairs)
+        assert all(before[1] == after[0] for before, after in pairwise(pairs))
+        if path.kind == "ddpm":
+            assert all(isinstance(time, int) for pair in pairs for time in pair)
+
+
+@pytest.mark.parametrize("grid", list(GRIDS))
+def test_flow_time_steps_sum_to_one(grid: str) -> None:
+    for num_steps in (1, 2, 3, 7, 10, 30, 333, 1000):
+        assert sum(t - s for t, s in FlowPath().time_pairs(num_steps, grid=grid)) == pytest.approx(
+            1, abs=1e-12
+        )
+
+
+def test_all_times_are_used_when_there_are_as_many_steps() -> None:
+    for grid in GRIDS:
+        assert DDPMPath(n_timesteps=50).time_pairs(50, grid=grid) == [(t, t - 1) for t in range(50, 0, -1)]
+
+
+def test_trailing_grid_is_that_of_the_paper() -> None:
+    pairs = DDPMPath().time_pairs(10, grid="trailing")
+    assert [t for t, _ in pairs] == [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100]
+
+
+def test_uniform_grid_reaches_the_first_network_time() -> None:
+    assert [t for t, _ in DDPMPath().time_pairs(4, grid="uniform")] == [1000, 667, 334, 1]
+    assert FlowPath().time_pairs(4, grid="uniform")[-1][0] == pytest.approx(1e-3, rel=1e-12)
+
+
+def test_log_snr_grid_is_even_in_lambda() -> None:
+    for path, tolerance in (
+        (FlowPath(), 1e-9),
+        (DDPMPath(n_timesteps=200_000, beta_start=4e-6, beta_end=6e-5), 2e-3),
+    ):
+        pairs = path.time_pairs(12, grid="log_snr")
+        levels = [path.half_log_snr(t) for t, _ in pairs][1:]
+        steps = [after - before for before, after in pairwise(levels)]
+        assert steps == pytest.approx([sum(steps) / len(steps)] * len(steps), rel=tolerance)
+
+
+def test_karras_grid_is_even_in_the_seventh_root_of_the_noise_level() -> None:
+    path = FlowPath()
+    roots = [math.exp(-path.half_log_snr(t) / 7) for t, _ in path.time_pairs(12, grid="karras")][1:]
+    steps = [after - before for before, after in pairwise(roots)]
+    assert steps == pytest.approx([sum(steps) / len(steps)] * len(steps), rel=1e-9)
+
+
+def test_shift_moves_the_even_grids_towards_noise() -> None:
+    for grid in ("trailing", "uniform"):
+        plain = FlowPath().time_pairs(4, grid=grid)
+        shifted = FlowPath(shift=3.0).time_pairs(4, grid=grid)
+        assert [t for t, _ in shifted] == pytest.approx([3 * t / (1 + 2 * t) for t, _ in plain], rel=1e-12)
+
+
+def test_impossible_grids_are_refused() -> None:
+    with pytest.raises(ValueError, match="grid is 'leading': choose from"):
+        DDPMPath().time_pairs(10, grid="leading")
+    with pytest.raises(ValueError, match="num_steps is 0: at least 1"):
+        FlowPath().time_pairs(0)
+    with pytest.raises(ValueError, match="num_steps is 11: this path has 10 steps at most"):
+        DDPMPath(n_timesteps=10).time_pairs(11)

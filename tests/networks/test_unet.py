@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medldm.networks import LatentUNet, LatentUNetConfig, UNet, UNetConfig
+
+Randomise = Callable[[nn.Module], nn.Module]
+SMALL = LatentUNetConfig(
+    down_channels=[8, 8, 16], n_groups=4, n_heads=2, context_dim=5, n_res_blocks=1, n_class_embeds=3
+)
+
+
+def make_inputs(
+    generator: torch.Generator, *, size: tuple[int, ...] = (4, 8, 4), batch: int = 3
+) -> dict[str, Tensor]:
+    return {
+        "x": torch.randn(batch, 4, *size, generator=generator),
+        "timesteps": torch.tensor([0, 500, 999])[:batch],
+        "context": torch.randn(batch, 2, 5, generator=generator),
+        "class_labels": torch.tensor([2, 0, 1])[:batch],
+    }
+
+
+def test_output_starts_at_zero(generator: torch.Generator) -> None:
+    assert not LatentUNet(SMALL)(**make_inputs(generator)).any()
+
+
+def test_permuting_the_batch_permutes_the_output(randomise: Randomise, generator: torch.Generator) -> None:
+    unet, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
+    order = torch.tensor([2, 0, 1])
+    permuted = unet(**{name: value[order] for name, value in inputs.items()})
+    torch.testing.assert_close(permuted, unet(**inputs)[order], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(5, 6, 7), (1, 1, 3), (4, 8, 4), (9, 2, 5)])
+def test_any_size_is_padded_with_its_edge_and_cropped(
+    size: tuple[int, int, int], randomise: Randomise, generator: torch.Generator
+) -> None:
+    unet, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator, size=size)
+    output = unet(**inputs)
+    assert output.shape == inputs["x"].shape
+    padded = inputs["x"]
+    for axis, n in enumerate(size, start=2):
+        edge = padded.narrow(axis, n - 1, 1)
+        padded = torch.cat([padded, *[edge] * (-n % 4)], dim=axis)
+    expected = unet(**inputs | {"x": padded})[..., : size[0], : size[1], : size[2]]
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["timesteps", "context", "class_labels"])
+def test_output_follows_each_input_of_its_own_sample(
+    name: str, randomise: Randomise, generator: torch.Generator
+) -> None:
+    unet, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
+    changed = inputs[name].clone()
+    changed[1] = 1 + changed[2] if name == "context" else (17 if name == "timesteps" else 1)
+    first, second = unet(**inputs), unet(**inputs | {name: changed})
+    torch.testing.assert_close(first[[0, 2]], second[[0, 2]], rtol=0, atol=1e-6)
+    assert not torch.allclose(first[1], second[1], rtol=0, atol=1e-3)
+
+
+def test_times_may_be_float(randomise: Randomise, generator: torch.Generator) -> None:
+    unet, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
+    assert torch.equal(unet(**inputs), unet(**inputs | {"timesteps": inputs["timesteps"].double()}))
+
+
+@pytest.mark.parametrize("residual_resampling", [False, True])
+def test_checkpointing_changes_neither_output_nor_gradients(
+    residual_resampling: bool, randomise: Randomise, generator: torch.Generator
+) -> None:
+    config = replace(SMALL, residual_resampling=residual_resampling)
+    plain = randomise(LatentUNet(config))
+    saving = LatentUNet(replace(config, checkpointing=True))
+    saving.load_state_dict(plain.state_dict())
+    inputs = make_inputs(generator, size=(5, 4, 4))
+    outputs = []
+    for unet in (plain, saving):
+        outputs.append(unet(**inputs))
+        outputs[-1].square().mean().backward()
+    assert torch.equal(*outputs)
+    for first, second in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(first.grad, second.grad, rtol=1e-6, atol=1e-7)
+
+
+def test_every_parameter_learns(randomise: Randomise, generator: torch.Generator) -> None:
+    unet = randomise(LatentUNet(SMALL))
+    unet(**make_inputs(generator)).square().mean().backward()
+    for name, parameter in unet.named_parameters():
+        assert parameter.grad is not None, name
+        assert float(parameter.grad.abs().max()) > 0, name
+
+
+def test_autocast_is_near_float32(randomise: Randomise, generator: torch.Generator) -> None:
+    unet, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
+    exact = unet(**inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = unet(**inputs)
+    rough.float().mean().backward()
+    assert (rough.float() - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+def test_a_network_in_bfloat16_runs(randomise: Randomise, generator: torch.Generator) -> None:
+    unet, inputs = randomise(LatentUNet(SMALL)).bfloat16(), make_inputs(generator)
+    low = {name: inputs[name].bfloat16() for name in ("x", "context")}
+    assert unet(**inputs | low).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context": None}, "no context was given but the network has cross-attention"),
+        ({"class_labels": None}, "no class_labels given but the network has class embeddings"),
+        ({"timesteps": torch.tensor([1])}, r"timesteps have shape \(1,\): give one for each of 3 samples"),
+        ({"context": torch.zeros(3, 2, 4)}, r"context has shape \(3, 2, 4\): \(3, tokens, 5\) is needed"),
+        ({"x": torch.zeros(3, 5, 4, 4, 4)}, r"x has shape \(3, 5, 4, 4, 4\): \(B, 4, X, Y, Z\) is needed"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(
+    changes: dict[str, Tensor | None], message: str, generator: torch.Generator
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        LatentUNet(SMALL)(**make_inputs(generator) | changes)
+
+
+def test_inputs_without_use_are_refused(generator: torch.Generator) -> None:
+    inputs = make_inputs(generator)
+    unet = LatentUNet(replace(SMALL, cross_attention=False, n_class_embeds=None))
+    with pytest.raises(ValueError, match="a context was given but the network has no cross-attention"):
+        unet(inputs["x"], inputs["timesteps"], context=inputs["context"])
+    with pytest.raises(ValueError, match="class_labels given but the network has no class embeddings"):
+        unet(inputs["x"], inputs["timesteps"], class_labels=inputs["class_labels"])
+
+
+def test_two_dimensions_work(generator: torch.Generator) -> None:
+    inputs = make_inputs(generator, size=(5, 7))
+    assert LatentUNet(replace(SMALL, spatial_dims=2))(**inputs).shape == (3, 4, 5, 7)
+
+
+def test_pixel_space_has_the_same_trunk_without_cross_attention(generator: torch.Generator) -> None:
+    config = UNetConfig(down_channels=[8, 16], n_groups=4, n_heads=2)
+    unet = UNet(config)
+    same = LatentUNet(config)
+    assert unet.state_dict().keys() == same.state_dict().keys()
+    assert not any("cross_attention" in name for name in unet.state_dict())
+    assert unet(torch.randn(2, 1, 5, 6, 7, generator=generator), torch.tensor([1, 2])).shape == (
+        2,
+        1,
+        5,
+        6,
+        7,
+    )
+    with pytest.raises(ValueError, match="use LatentUNet"):
+        UNet(SMALL)

@@ -1,0 +1,63 @@
+"""LatentDiffusionModel: statistics, geometry, the frozen autoencoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medldm import LatentUNetConfig
+
+
+def test_odd_volumes_are_encoded_and_come_back_in_their_size(make_model) -> None:
+    model = make_model()
+    volume = torch.randn(2, 1, 17, 20, 15)
+    assert model.encode(volume).shape == (2, 3, 5, 5, 4)
+    assert model(volume).shape == volume.shape
+
+
+def test_standardising_has_an_exact_inverse_and_gives_mean_0_sd_1(make_model) -> None:
+    model = make_model()
+    mean, std = torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.1, 3.0, 1.0])
+    model.set_latent_statistics(mean, std)
+    latents = mean.view(1, 3, 1, 1, 1) + std.view(1, 3, 1, 1, 1) * torch.randn(8, 3, 10, 10, 10)
+    standard = model.standardise(latents)
+    assert torch.allclose(standard.mean((0, 2, 3, 4)), torch.zeros(3), atol=0.05)
+    assert torch.allclose(standard.std((0, 2, 3, 4)), torch.ones(3), atol=0.02)
+    assert torch.allclose(model.unstandardise(standard), latents, atol=1e-5)
+
+
+def test_latents_beyond_1_survive(make_model) -> None:
+    model = make_model()
+    latents = 50 * torch.randn(1, 3, 4, 4, 4)
+    assert torch.allclose(model.standardise(model.unstandardise(latents)), latents, rtol=1e-5)
+
+
+def test_a_collapsed_channel_is_refused(make_model) -> None:
+    with pytest.raises(ValueError, match="never varies"):
+        make_model().set_latent_statistics(torch.zeros(3), torch.tensor([1.0, 0.0, 1.0]))
+
+
+def test_without_statistics_the_scaling_factor_of_rombach_holds(make_model) -> None:
+    assert torch.allclose(make_model().latent_scale, torch.full((3,), 0.18215))
+
+
+def test_autoencoder_is_frozen_and_stays_in_evaluation_mode(make_model) -> None:
+    model = make_model().train()
+    assert model.denoiser.training
+    assert not model.autoencoder.training
+    assert not any(weight.requires_grad for weight in model.autoencoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("conditions", "channels", "cross_attention"),
+    [((), 3, False), (("label_map",), 11, False), (("class",), 3, True), (("class", "label_map", "text"), 11, True)],
+)
+def test_the_denoiser_fits_its_conditions(make_model, conditions, channels, cross_attention) -> None:
+    config = make_model(conditions).unet_config
+    assert (config.in_channels, config.out_channels, config.cross_attention) == (channels, 3, cross_attention)
+
+
+def test_defaults_of_the_denoiser_are_those_of_the_design() -> None:
+    config = LatentUNetConfig()
+    assert (config.down_channels, config.time_emb_dim, config.n_heads) == ((320, 640, 1280, 1280), 320, 8)
+    assert config.cross_attention

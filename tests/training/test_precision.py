@@ -1,0 +1,51 @@
+"""Autocast, scaling and weight averaging."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medldm.devices import choose_device
+from medldm.training import autocast, average_weights
+
+
+def test_average_follows_its_recursion() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    average = average_weights(module, 0.9)
+    expected = None
+    for step, value in enumerate((1.0, 5.0, -2.0, 3.0)):
+        torch.nn.init.constant_(module.weight, value)
+        average.update_parameters(module)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert average.module.weight.item() == pytest.approx(expected)
+
+
+def test_decay_0_keeps_the_latest_weights() -> None:
+    module = torch.nn.Linear(1, 1)
+    average = average_weights(module, 0.0)
+    for value in (1.0, 5.0):
+        torch.nn.init.constant_(module.weight, value)
+        average.update_parameters(module)
+    assert average.module.weight.item() == 5.0
+
+
+def test_autocast_works_on_the_cpu() -> None:
+    with autocast(torch.device("cpu"), "bfloat16"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    with autocast(torch.device("cpu"), "float32"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_float16_without_cuda_and_unknown_names_are_refused() -> None:
+    with pytest.raises(ValueError, match="float16.*needs a CUDA device"):
+        autocast(torch.device("cpu"), "float16")
+    with pytest.raises(ValueError, match="choose from"):
+        autocast(torch.device("cpu"), "half")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_named() -> None:
+    with pytest.raises(ValueError, match="torch sees no CUDA device"):
+        choose_device("cuda")
+    assert choose_device("auto") == torch.device("cpu")

@@ -1,0 +1,83 @@
+"""From a cohort to batches."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from medldm.data.findings import CohortError
+from medldm.training import conditioning_of, gather_conditions, measure_space, open_cohort, volume_transforms
+
+
+@pytest.fixture
+def cohort(make_cohort):
+    return open_cohort(str(make_cohort(5)), validation_fraction=0.2, seed=0)
+
+
+def test_volumes_come_in_the_space_of_the_networks(cohort) -> None:
+    space = measure_space(cohort, spacing_mm=(1, 1, 1), size=(16, 20, 24), intensity="mr_percentile")
+    case = volume_transforms(space, schema=cohort.schema)(cohort.training[0])
+    assert case["image"].shape == case["label"].shape == (1, 16, 20, 24)
+    assert case["image"].min() == -1.0
+    assert case["image"].max() == 1.0
+    assert set(case["label"].unique().tolist()) == {0, 1, 2}
+    core, surround = case["image"][case["label"] == 2].mean(), case["image"][case["label"] == 0].mean()
+    assert core > surround + 1
+
+
+def test_patches_are_cut_at_the_same_place_from_image_and_label(cohort) -> None:
+    space = measure_space(cohort, spacing_mm=(1, 1, 1), size=(16, 20, 24), intensity="mr_percentile")
+    whole = volume_transforms(space, schema=cohort.schema)(cohort.training[0])
+    cut = volume_transforms(space, schema=cohort.schema, patch_size=(8, 8, 8))
+    cut.set_random_state(0)
+    patch = cut(cohort.training[0])
+    found = [
+        (x, y, z)
+        for x in range(9)
+        for y in range(13)
+        for z in range(17)
+        if torch.equal(whole["image"][:, x : x + 8, y : y + 8, z : z + 8], patch["image"])
+    ]
+    x, y, z = found[0]
+    assert torch.equal(whole["label"][:, x : x + 8, y : y + 8, z : z + 8], patch["label"])
+
+
+def test_patches_larger_than_the_volume_are_refused(cohort) -> None:
+    space = measure_space(cohort, spacing_mm=(1, 1, 1), size=(16, 16, 16), intensity="mr_percentile")
+    with pytest.raises(RuntimeError) as error:
+        volume_transforms(space, patch_size=(32, 8, 8))(cohort.training[0])
+    assert "larger than the volume" in str(error.value.__cause__)
+
+
+def test_every_offending_file_is_listed_at_once(make_cohort) -> None:
+    folder = make_cohort(4)
+    (folder / "labels" / "case_1.nii.gz").unlink()
+    (folder / "images" / "case_2.nii.gz").unlink()
+    with pytest.raises(CohortError) as error:
+        open_cohort(str(folder), validation_fraction=0.2, seed=0)
+    assert "case_1.nii.gz" in str(error.value)
+    assert "case_2.nii.gz" in str(error.value)
+
+
+def test_conditions_follow_the_cohort(make_cohort) -> None:
+    folder = make_cohort(3)
+    entries = [
+        {"image": f"images/case_{i}.nii.gz", "label": f"labels/case_{i}.nii.gz", "class": i} for i in range(3)
+    ]
+    (folder / "cohort.json").write_text(json.dumps({"training": entries[:2], "validation": entries[2:]}))
+    cohort = open_cohort(str(folder), validation_fraction=0.2, seed=0)
+    config = conditioning_of(cohort, conditioning_type=["label_map", "class"])
+    assert config.structures == {1: "shell", 5: "core"}
+    assert config.num_classes == 3
+
+
+def test_a_class_that_is_not_in_the_cohort_is_refused(cohort) -> None:
+    with pytest.raises(ValueError, match="name 'class', but these cases have none"):
+        conditioning_of(cohort, conditioning_type=["class"])
+
+
+def test_a_batch_gives_the_conditions_it_has() -> None:
+    batch = {"label": torch.zeros(2, 1, 4, 4, 4), "mean": torch.zeros(2)}
+    assert set(gather_conditions(batch, ("class", "label_map")).values) == {"label_map"}
