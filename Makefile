@@ -17,7 +17,7 @@ STAMP := $(VENV)/.installed
 .PHONY: help setup demo test lint bench clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 setup: $(STAMP)
 

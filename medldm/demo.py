@@ -96,7 +96,7 @@ def _compare(dataset_dir: Path, output_dir: Path) -> str:
     synthetic_cases = [_load(case) for case in synthetic.training]
     draw_overview(real_cases, synthetic_cases, output_dir / "overview.png", schema=cohort.schema)
     rows = compare_label_contrast(
-        [case[:2] for case in real_cases], [case[:2] for case in synthetic_cases], schema=cohort.schema
+        [case[:2] for case in real_cases], [case[:2] for case in synthetic_cases], schema=cohort.schema, surroundings="labelled"
     )
     return format_table(rows)
 

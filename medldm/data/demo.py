@@ -30,7 +30,7 @@ DEMO_SCHEMA = LabelSchema(
     colours={1: "#e69f00", 2: "#56b4e9", 3: "#cc79a7"},
 )
 FIELD_OF_VIEW_MM = (160.0, 192.0, 160.0)
-"""Holds every subject's brain with a margin; 40 x 48 x 40 voxels of 4 mm."""
+"""Fits the brains closely, one or two of 32 touch its border; 40 x 48 x 40 voxels of 4 mm."""
 
 CENTRE_MM = (0.0, -17.0, 4.0)
 """The middle of the template's brain in MNI space, and of the field of view."""

@@ -40,7 +40,7 @@ PARSE_ERRORS = (
     struct.error,
     zlib.error,
 )
-"""What pydicom raises on damaged files."""
+"""What pydicom raises on damaged files. Its messages repeat header texts and are never passed on."""
 
 _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _META_BYTES = 64 * 1024
@@ -131,12 +131,10 @@ def open_dicom(
                     source, force=True, specific_tags=list(tags), stop_before_pixels=not with_pixels
                 )
             sop_class = _sop_class(dataset)
-        except PARSE_ERRORS as error:
+        except PARSE_ERRORS:
             if has_preamble:
-                raise DicomError(
-                    Refusal.UNREADABLE, "a file's header is damaged; restore the file"
-                ) from error
-            raise NotDicomError("no DICOM data set") from error
+                raise DicomError(Refusal.UNREADABLE, "a file's header is damaged; restore the file") from None
+            raise NotDicomError("no DICOM data set") from None
         pixel_bytes = None if is_deflated else file.n_bytes - file.tell()
     if not has_preamble and not sop_class:
         raise NotDicomError("no DICOM data set")

@@ -57,14 +57,25 @@ VOLUME_TAGS = (
     "FlipAngle",
     "DiffusionBValue",
     "DiffusionGradientOrientation",
+    (0x0019, 0x100C),
+    (0x0019, 0x100E),
+    (0x2001, 0x1003),
+    (0x0043, 0x1039),
     "ComplexImageComponent",
+    "ConvolutionKernel",
+    "KVP",
+    "NominalPercentageOfCardiacPhase",
+    "FrameReferenceTime",
     "TriggerTime",
     "StackID",
     "AcquisitionNumber",
     "AcquisitionTime",
     "ContentTime",
 )
-"""Attributes in which the volumes of one series differ; those of single-frame images, in order of trust."""
+"""Attributes in which the volumes of one series differ, in order of trust, for single-frame images.
+
+The private ones are b-value and direction of Siemens, b-value of Philips and of GE.
+"""
 
 _SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
 _SIEMENS_MOSAIC = (0x0019, 0x100A)
@@ -174,8 +185,8 @@ def frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
             )
     except DicomError:
         raise
-    except PARSE_ERRORS as error:
-        raise DicomError(Refusal.UNREADABLE, "a file's header holds values that are not numbers") from error
+    except PARSE_ERRORS:
+        raise DicomError(Refusal.UNREADABLE, "a file's header holds values that are not numbers") from None
 
 
 def _refuse_cut_header(opened: OpenedFile) -> None:
@@ -189,7 +200,7 @@ def _refuse_cut_pixels(opened: OpenedFile, image: ImageHeader) -> None:
     syntax = opened.transfer_syntax
     is_native = bool(syntax.is_transfer_syntax and not syntax.is_compressed)
     n_bytes = image.rows * image.columns * image.samples * image.n_frames * image.bits_allocated // 8
-    needed = n_bytes + 8 if is_native else 8
+    needed = n_bytes + 8 if is_native and image.samples == 1 else 8
     if opened.pixel_bytes is not None and opened.pixel_bytes < needed:
         raise DicomError(
             Refusal.TRUNCATED,
@@ -244,7 +255,7 @@ def _single_frame(dataset: Dataset, image: ImageHeader) -> Frame:
         spacing=_numbers(dataset, "PixelSpacing", 2),
         slope=_rescale(dataset, "RescaleSlope", 1.0),
         intercept=_rescale(dataset, "RescaleIntercept", 0.0),
-        volume_keys={tag: str(dataset[tag].value) for tag in VOLUME_TAGS if tag in dataset}
+        volume_keys={str(tag): str(dataset[tag].value) for tag in VOLUME_TAGS if tag in dataset}
         | {"ImageType": "/".join(image.image_type)},
     )
 

@@ -97,10 +97,10 @@ def read_values(image: ImageHeader, frames: Sequence[Frame]) -> Iterator[np.ndar
                     decoding_plugin=plugin,
                     correct_unused_bits=False,  # type: ignore[arg-type]
                 )
-        except (*PARSE_ERRORS, RuntimeError) as error:
+        except (*PARSE_ERRORS, RuntimeError):
             raise DicomError(
                 Refusal.UNDECODABLE, f"the pixels of {frame} cannot be decoded; restore the file"
-            ) from error
+            ) from None
         if stored.shape != (image.rows, image.columns):
             raise DicomError(Refusal.UNDECODABLE, f"the pixels of {frame} do not fill its rows and columns")
         values = _without_unused_bits(stored, frame)
@@ -120,8 +120,8 @@ def _check_codestream(dataset: Dataset, frame: Frame) -> None:
             data = get_frame(
                 dataset.PixelData, frame.index, number_of_frames=image.n_frames, extended_offsets=offsets
             )
-    except PARSE_ERRORS as error:
-        raise DicomError(Refusal.UNDECODABLE, f"{frame} is not in its file; restore the file") from error
+    except PARSE_ERRORS:
+        raise DicomError(Refusal.UNDECODABLE, f"{frame} is not in its file; restore the file") from None
     header = read_codestream_header(data, syntax=image.transfer_syntax)
     declared = (image.rows, image.columns, image.samples)
     if header is None or (header.rows, header.columns, header.samples) != declared:

@@ -22,7 +22,7 @@ _KEY_ORDER = (
     "DiffusionDirectionality",
     "FrameAcquisitionNumber",
     "NominalCardiacTriggerDelayTime",
-    *VOLUME_TAGS[1:],
+    *(str(tag) for tag in VOLUME_TAGS[1:]),
 )
 _MAX_KEYS = 3
 

@@ -28,6 +28,7 @@ ROWS = (("axial", 2, False), ("axial", 2, True), ("coronal", 1, True), ("sagitta
 """Plane, the axis it is normal to, and whether contours are drawn; the first row shows the bare image."""
 
 MAX_LEGEND_ENTRIES = 12
+
 # Inches.
 _PANEL = 1.25
 _LEFT, _RIGHT, _BOTTOM, _TOP = 0.55, 0.12, 0.34, 0.24
@@ -44,13 +45,13 @@ def draw_overview(
     max_cases: int = 8,
     title: str | None = None,
 ) -> Path:
-    """Write one PNG: a column for each case, real cases above synthetic ones, three planes of each with
-    the structures' contours, and the axial plane once more without them.
+    """Write one PNG: real cases above synthetic ones, a column for each.
 
-    Columns pair up by position, so give a synthetic case the place of the real case whose label map it was
-    made from. The planes pass through the middle of the labelled voxels (of the volume where there are none);
-    the axial and coronal planes show the patient's left on the left. The grey window of each case runs from
-    its 0.5th to its 99.5th percentile.
+    A column shows the bare axial plane, then three planes with the structures' contours. Columns pair up by
+    position, so give a synthetic case the place of the real case whose label map it was made from. The
+    planes pass through the middle of the labelled voxels (of the volume where there are none); the axial
+    and coronal planes show the patient's left on the left. The grey window of each case runs from its
+    0.5th to its 99.5th percentile; voxels are interpolated for display, contours are not.
 
     Args:
         real: cases as (image, labels, spacing_mm); may be empty where `synthetic` is not.

@@ -142,10 +142,9 @@ class VectorQuantiser(nn.Module):
                 self._replace(is_dead, self._pick(vectors, len(self.codebook), generator))
 
     def _average(self, counts: Tensor, sums: Tensor, is_used: Tensor) -> None:
-        """One step of the moving averages for the codes in use."""
-        weight = (1 - self.decay) * is_used
-        self.counts.lerp_(counts, weight)
-        self.sums.lerp_(sums, weight[:, None])
+        """One step of the moving averages; N and m of an unused code shrink alike, so it need not move."""
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
         self.codebook.copy_(torch.where(is_used[:, None], self.sums / self.counts[:, None], self.codebook))
 
     def _count(self, indices: Tensor) -> Tensor:

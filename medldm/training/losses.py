@@ -35,7 +35,7 @@ class AutoencoderLossConfig(Config):
     """
 
     regularisation_weight: float = 1e-4
-    adversarial_weight: float = 0.01
+    adversarial_weight: float = 0.005
     perceptual_weight: float = 0.05
     adversarial_start: int = 1000
     perceptual_weights: str | None = None
@@ -77,11 +77,11 @@ class AutoencoderLoss(nn.Module):
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(fake, volume)
         if discriminator is not None:
-            *features, logits = discriminator(fake)
-            terms["adversarial"] = self.adversarial(logits.float(), target_is_real=True, for_discriminator=False)
+            *features, logits = _judge(discriminator, fake)
+            terms["adversarial"] = self.adversarial(logits, target_is_real=True, for_discriminator=False)
             if self.perceptual is None:
                 with torch.no_grad():
-                    *real_features, _ = discriminator(volume)
+                    *real_features, _ = _judge(discriminator, volume)
                 terms["perceptual"] = match_features(features, real_features)
         weights = {
             "l1": 1.0,
@@ -94,7 +94,7 @@ class AutoencoderLoss(nn.Module):
 
     def for_discriminator(self, real: Tensor, fake: Tensor, *, discriminator: nn.Module) -> Tensor:
         """Return the discriminator's loss for real and reconstructed volumes (B, 1, X, Y, Z)."""
-        logits_real, logits_fake = discriminator(real)[-1].float(), discriminator(fake.detach())[-1].float()
+        logits_real, logits_fake = _judge(discriminator, real)[-1], _judge(discriminator, fake.detach())[-1]
         return 0.5 * (
             self.adversarial(logits_real, target_is_real=True, for_discriminator=True)
             + self.adversarial(logits_fake, target_is_real=False, for_discriminator=True)
@@ -107,6 +107,12 @@ def match_features(fake: list[Tensor], real: list[Tensor]) -> Tensor:
     Source: Wang et al. 2018, "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", Eq. 3.
     """
     return torch.stack([(f.float() - r.float()).abs().mean() for f, r in zip(fake, real, strict=True)]).mean()
+
+
+def _judge(discriminator: nn.Module, volume: Tensor) -> list[Tensor]:
+    """Run the discriminator in float32: its instance norms lose all digits on the flat background in bfloat16."""
+    with torch.autocast(volume.device.type, enabled=False):
+        return discriminator(volume.float())
 
 
 def _load_perceptual(config: AutoencoderLossConfig) -> nn.Module | None:

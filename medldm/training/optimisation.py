@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+
+logger = logging.getLogger(__name__)
 
 SCHEDULES = ("constant", "cosine")
 
@@ -70,7 +73,7 @@ class OptimiserStep:
             epoch_length: number of batches in the epoch.
 
         Returns:
-            Whether the weights changed.
+            Whether the weights changed; a step whose gradient is not finite is left out, with a line in the log.
         """
         group = index // self.accumulation_steps * self.accumulation_steps
         group_size = min(self.accumulation_steps, epoch_length - group)
@@ -80,12 +83,16 @@ class OptimiserStep:
         if index + 1 < group + group_size:
             return False
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self._parameters(), self.gradient_clip)
-        self.scaler.step(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self._parameters(), self.gradient_clip)
+        is_finite = bool(torch.isfinite(norm))
+        if is_finite:
+            self.scaler.step(self.optimizer)
+        else:
+            logger.warning("a step was left out: the norm of its gradient is %s (loss %.4g)", float(norm), float(loss))
         self.scaler.update()
         if self.schedule is not None:
             self.schedule.step()
-        return True
+        return is_finite
 
     def _parameters(self) -> Iterable[nn.Parameter]:
         return (weight for group in self.optimizer.param_groups for weight in group["params"])

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gdcm
 import nibabel as nib
 import numpy as np
 import pydicom
+import pytest
 from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -21,6 +21,8 @@ from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence as DicomSequence
 
 from medldm.data.dicom import Refusal
+
+gdcm = pytest.importorskip("gdcm", reason="the compressed cases need pip install 'medldm[dicom]'")
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
@@ -570,6 +572,19 @@ def build_4d_by_echo_and_type(folder: Path) -> list[Truth]:
     return [truth_of(stored) for stored in volumes]
 
 
+def build_4d_by_private_b_value(folder: Path) -> list[Truth]:
+    """Two b-values that only a private attribute of Siemens tells apart, as in files before 2010."""
+    volumes = [stored_voxels(seed=seed) for seed in range(2)]
+    slices = [dataset for stored in volumes for dataset in make_slices(stored)]
+    for index, dataset in enumerate(slices):
+        dataset.SeriesInstanceUID = slices[0].SeriesInstanceUID
+        dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(
+            0x0C, "IS", [0, 1000][index // 6]
+        )
+    save(slices, folder)
+    return [truth_of(stored) for stored in volumes]
+
+
 def build_4d_incomplete(folder: Path) -> list[Truth]:
     truths = build_4d_by_time(folder)
     (folder / "IM0017").unlink()
@@ -808,6 +823,11 @@ CASES = (
         name="4d_echo_type",
         shows="two echoes, magnitude and phase: four volumes",
         build=build_4d_by_echo_and_type,
+    ),
+    Case(
+        name="4d_b_value",
+        shows="two b-values in a private attribute: two volumes",
+        build=build_4d_by_private_b_value,
     ),
     Case(
         name="4d_incomplete",

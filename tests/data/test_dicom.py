@@ -49,6 +49,18 @@ def test_volume_agrees_with_highdicom(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(volume.affine.numpy(), image.affine, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["enhanced", "enhanced_rle", "enhanced_legacy"])
+def test_multi_frame_volume_agrees_with_highdicom(name: str, tmp_path: Path) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    BY_NAME[name].build(tmp_path)
+    other = highdicom.imread(next(tmp_path.iterdir())).get_volume()
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ other.affine
+    image = nib.as_closest_canonical(nib.Nifti1Image(other.array.astype(np.float64), affine))
+    volume = read_dicom(tmp_path)
+    np.testing.assert_array_equal(volume.numpy()[0], np.asarray(image.dataobj, dtype=np.float32))
+    np.testing.assert_allclose(volume.affine.numpy(), image.affine, atol=1e-4)
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["t1_post", "hippocampus_crop"])
 def test_real_series_agrees_with_dcm2niix(name: str, real_data: Path, tmp_path: Path) -> None:
@@ -146,6 +158,7 @@ def test_no_header_text_reaches_repr_log_or_meta(tmp_path: Path, caplog: pytest.
     assert "phantom" not in said.lower()
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), name=st.sampled_from(["axial", "deflated", "enhanced", "rle", "jpeg_ls"]))
 def test_damaged_file_is_read_or_refused_and_nothing_else(

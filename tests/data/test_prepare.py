@@ -336,6 +336,7 @@ def build_marked_input(folder: Path) -> None:
     (folder / folder_name / "labels" / f"{file_name}x.nii.gz").write_bytes(b"lost")
 
 
+@pytest.mark.slow
 def test_no_identity_reaches_any_output_or_log_line(
     tmp_path: Path,
     options: PrepareOptions,

@@ -97,9 +97,8 @@ def test_three_moving_average_updates_by_hand(generator: torch.Generator) -> Non
         vectors = latents.double().permute(0, 2, 3, 4, 1).reshape(-1, 3)
         for code in range(8):
             own = vectors[indices.flatten() == code]
-            if len(own):
-                counts[code] = 0.9 * counts[code] + 0.1 * len(own)
-                sums[code] = 0.9 * sums[code] + 0.1 * own.sum(0)
+            counts[code] = 0.9 * counts[code] + 0.1 * len(own)
+            sums[code] = 0.9 * sums[code] + 0.1 * own.sum(0)
         quantiser.update(latents, indices)
         expected = torch.stack([total / count for total, count in zip(sums, counts, strict=True)])
         torch.testing.assert_close(quantiser.codebook.double(), expected, rtol=0, atol=1e-6)
@@ -164,6 +163,29 @@ def test_a_code_without_use_is_replaced_after_its_time(learning: str, generator:
     assert quantiser.steps_unused[4] == 0
     used = torch.unique(quantiser(latents).indices)
     assert 4 in used
+
+
+def test_a_replaced_code_goes_on_from_its_vector(generator: torch.Generator) -> None:
+    quantiser = make_quantiser(restart_after=4)
+    with torch.no_grad():
+        quantiser.codebook[4] = 100.0
+    latents = make_latents(generator)
+    for _ in range(4):
+        quantiser.update(latents, quantiser(latents).indices, generator=generator)
+    start = quantiser.codebook[4].clone()
+    quantiser.update((start + 1).view(1, 3, 1, 1, 1), torch.full((1, 1, 1, 1), 4))
+    torch.testing.assert_close(quantiser.codebook[4], 0.9 * start + 0.1 * (start + 1), rtol=0, atol=1e-6)
+
+
+def test_a_code_used_again_after_very_long_follows_its_vectors(generator: torch.Generator) -> None:
+    quantiser = make_quantiser()
+    latents = quantiser.codebook[2].view(1, 3, 1, 1, 1).clone()
+    for _ in range(1200):
+        quantiser.update(latents, torch.full((1, 1, 1, 1), 2))
+    vector = torch.randn(1, 3, 1, 1, 1, generator=generator)
+    quantiser.update(vector, torch.full((1, 1, 1, 1), 5))
+    torch.testing.assert_close(quantiser.codebook[5], vector.flatten(), rtol=0, atol=1e-5)
+    assert torch.isfinite(quantiser.codebook).all()
 
 
 def test_codes_in_use_are_never_replaced(generator: torch.Generator) -> None:

@@ -37,6 +37,15 @@ def test_gradients_are_clipped_to_the_norm() -> None:
     assert torch.allclose(weight.detach(), -0.5 * torch.tensor([0.6, 0.8]), atol=1e-5)
 
 
+def test_a_step_without_a_finite_gradient_is_left_out_and_logged(caplog) -> None:
+    weight, step = make_step()
+    assert not step((weight * torch.tensor([float("nan"), 1.0])).sum(), index=0, epoch_length=2)
+    assert torch.equal(weight.detach(), torch.zeros(2))
+    assert "left out" in caplog.text
+    assert step(weight.sum(), index=1, epoch_length=2)
+    assert torch.isfinite(weight).all()
+
+
 def test_schedules_warm_up_and_fall() -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     schedule = make_schedule(optimizer, kind="cosine", warmup_steps=4, total_steps=20)

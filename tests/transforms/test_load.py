@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from medldm.transforms import (
@@ -106,3 +107,9 @@ def test_two_loads_do_not_share_memory(save_nifti: SaveNifti) -> None:
 def test_cap_must_be_positive() -> None:
     with pytest.raises(ValueError, match="max_bytes is 0"):
         LoadVolume(max_bytes=0)
+
+
+def test_bundle_configs_name_the_transforms_by_target(save_nifti: SaveNifti) -> None:
+    parser = ConfigParser({"load": {"_target_": "medldm.transforms.LoadVolumed", "keys": "image"}})
+    case = parser.get_parsed_content("load")({"image": str(save_nifti(np.ones((3, 4, 5), dtype=np.float32)))})
+    assert tuple(case["image"].shape) == (1, 3, 4, 5)

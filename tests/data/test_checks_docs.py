@@ -1,0 +1,38 @@
+"""The Python blocks of docs/data.md run as they stand, one after the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+
+
+def test_python_blocks_run_on_a_cohort(
+    make_cohort: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_cohort(5)
+    root.rename(root.with_name("my_cohort"))
+    monkeypatch.chdir(root.parent)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) == 2
+    scope: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, scope)
+    assert tuple(scope["case"]["image"].shape) == (1, 48, 64, 48)
+    assert tuple(scope["file_geometry"]["image"].shape) == (1, 8, 7, 6)
+
+
+def test_every_check_is_explained() -> None:
+    folder = PAGE.parents[1] / "medldm" / "data"
+    files = ["case_checks.py", "cohort_checks.py", "cohort_listing.py"]
+    source = "\n".join((folder / name).read_text(encoding="utf-8") for name in files)
+    named = set(re.findall(r'(?:_error|_warning)\(\s*"([a-z ]+)"', source))
+    named |= set(re.findall(r'_finding\(\s*"(?:error|warning)",\s*"([a-z ]+)"', source))
+    table = PAGE.read_text(encoding="utf-8")
+    assert len(named) > 12
+    assert not [name for name in named if name not in table]
