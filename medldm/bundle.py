@@ -1,8 +1,9 @@
-"""What the bundles' workflows call: package checks, seeds, and inputs whose errors end the run in one message.
+"""What the bundles' workflows call: package checks, seeds, and inputs whose errors end the run in one
+message.
 
-MONAI wraps whatever a component raises into errors of its own, so that a list of wrong files drowns in a traceback.
-The functions here end the process with the plain message and the exit code 1; Python code calls the functions they
-wrap, which raise.
+MONAI wraps whatever a component raises into errors of its own, so that a list of wrong files drowns in a
+traceback. The functions here end the process with the plain message and the exit code 1; Python code calls
+the functions they wrap, which raise.
 """
 
 from __future__ import annotations

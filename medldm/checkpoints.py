@@ -1,7 +1,8 @@
 """Self-describing checkpoints: safetensors weights and, in the header, a JSON card that says everything else.
 
-Loading needs no other file, never unpickles, and is strict: a missing or surplus weight is an error. Files are
-written to a temporary name, flushed to disk and renamed, so that a file of the final name is always whole.
+Loading needs no other file, never unpickles, and is strict: a missing or surplus weight is an error. Files
+are written to a temporary name, flushed to disk and renamed, so that a file of the final name is always
+whole.
 """
 
 from __future__ import annotations
@@ -109,22 +110,30 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: train the stage that writes it first, or correct the path")
+        raise CheckpointError(
+            f"no checkpoint at {path}: train the stage that writes it first, or correct the path"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({error}): restore it from a copy") from error
+        raise CheckpointError(
+            f"{path} is not a readable safetensors file ({error}): restore it from a copy"
+        ) from error
     if CARD_KEY not in metadata:
         raise CheckpointError(f"{path} has no medldm card in its header: it was not written by medldm")
     card = json.loads(metadata[CARD_KEY])
     if card.get("format") != CARD_FORMAT:
-        raise CheckpointError(f"{path} has the card format {card.get('format')}; this version reads {CARD_FORMAT}")
+        raise CheckpointError(
+            f"{path} has the card format {card.get('format')}; this version reads {CARD_FORMAT}"
+        )
     if kind is not None and card.get("kind") != kind:
         raise CheckpointError(f"{path} holds a model of kind {card.get('kind')!r}; {kind!r} is needed here")
     if hash_weights(weights) != card.get("weights_sha256"):
-        raise CheckpointError(f"{path} is damaged: its weights do not have the hash in its card; restore it from a copy")
+        raise CheckpointError(
+            f"{path} is damaged: its weights do not have the hash in its card; restore it from a copy"
+        )
     return Checkpoint(weights, card, path)
 
 

@@ -53,7 +53,9 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("checkpoint", help="latent_diffusion.safetensors of the second stage")
     parser.add_argument("output_dir", help="receives images/, labels/ and sidecars/")
     parser.add_argument("--label-dir", help="folder of label maps to condition on")
-    parser.add_argument("--num-samples", type=int, help="volumes to make; one for each label map if not given")
+    parser.add_argument(
+        "--num-samples", type=int, help="volumes to make; one for each label map if not given"
+    )
     parser.add_argument("--class-label", type=int, help="class of the volumes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--index", type=int, default=0, help="index of the first volume of the seed")
@@ -85,7 +87,9 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("demo", help="from nothing to labelled synthetic brains in ten minutes on a CPU")
+    parser = commands.add_parser(
+        "demo", help="from nothing to labelled synthetic brains in ten minutes on a CPU"
+    )
     parser.add_argument("--output", default="demo_output", help="folder that receives everything")
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(command=_demo)

@@ -72,7 +72,10 @@ def run_demo(output_dir: str | Path, *, seed: int = 0) -> str:
     clock.lap("autoencoder")
     _run("train_diffusion", {**knobs, **STAGE_2})
     clock.lap("diffusion")
-    _run("inference", {**knobs, "validation_fraction": COMMON["validation_fraction"], "num_samples": N_SYNTHETIC})
+    _run(
+        "inference",
+        {**knobs, "validation_fraction": COMMON["validation_fraction"], "num_samples": N_SYNTHETIC},
+    )
     clock.lap("inference")
     table = _compare(dataset_dir, output_dir)
     clock.lap("picture")
@@ -96,7 +99,10 @@ def _compare(dataset_dir: Path, output_dir: Path) -> str:
     synthetic_cases = [_load(case) for case in synthetic.training]
     draw_overview(real_cases, synthetic_cases, output_dir / "overview.png", schema=cohort.schema)
     rows = compare_label_contrast(
-        [case[:2] for case in real_cases], [case[:2] for case in synthetic_cases], schema=cohort.schema, surroundings="labelled"
+        [case[:2] for case in real_cases],
+        [case[:2] for case in synthetic_cases],
+        schema=cohort.schema,
+        surroundings="labelled",
     )
     return format_table(rows)
 

@@ -1,7 +1,7 @@
 """From label maps, or from noise alone, to a folder of labelled synthetic volumes.
 
-The folder that is written is itself a cohort: images/, labels/, labels.json, and sidecars/ with one JSON file for
-each volume that says how to make it again.
+The folder that is written is itself a cohort: images/, labels/, labels.json, and sidecars/ with one JSON file
+for each volume that says how to make it again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ from medldm.latent_diffusion import LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.model_files import load_latent_diffusion
 from medldm.sampling import LatentDiffusionSampler
-from medldm.transforms import CentreCropOrPad, LoadVolume, ResampleToSpacing, restore_file_geometry, write_nifti
+from medldm.transforms import (
+    CentreCropOrPad,
+    LoadVolume,
+    ResampleToSpacing,
+    restore_file_geometry,
+    write_nifti,
+)
 from medldm.volume_space import VolumeSpace
 
 logger = logging.getLogger(__name__)
@@ -74,7 +80,12 @@ class LatentDiffusionInferer(Inferer):
         self.sampling = sampling
 
     def __call__(  # type: ignore[override]
-        self, inputs: Sequence[int], network: LatentDiffusionModel, *, conditions: Conditions | None, index: int
+        self,
+        inputs: Sequence[int],
+        network: LatentDiffusionModel,
+        *,
+        conditions: Conditions | None,
+        index: int,
     ) -> Tensor:
         """Draw one volume.
 
@@ -163,7 +174,10 @@ class LabelGrid:
     def __init__(self, file: str, space: VolumeSpace, *, multiple: int) -> None:
         self.label = LoadVolume(is_label=True)(file)
         resampled = ResampleToSpacing(space.spacing_mm, is_label=True)(self.label)
-        size = [max(-(-n // multiple) * multiple, own) for n, own in zip(resampled.shape[1:], space.size, strict=True)]
+        size = [
+            max(-(-n // multiple) * multiple, own)
+            for n, own in zip(resampled.shape[1:], space.size, strict=True)
+        ]
         if any(n > own for n, own in zip(size, space.size, strict=True)):
             logger.warning(
                 "a label map of %s voxels exceeds the training size %s: the model extrapolates there",
@@ -207,7 +221,11 @@ class SyntheticWriter:
 
     def refuse_existing(self, indices: Sequence[int]) -> None:
         """Refuse to replace volumes unless `overwrite` is set."""
-        existing = [self._name(i) for i in indices if (self.output_dir / "images" / f"{self._name(i)}.nii.gz").exists()]
+        existing = [
+            self._name(i)
+            for i in indices
+            if (self.output_dir / "images" / f"{self._name(i)}.nii.gz").exists()
+        ]
         if existing and not self.overwrite:
             raise FileExistsError(
                 f"{len(existing)} volumes, such as {existing[0]}, exist in {self.output_dir}: "
@@ -301,7 +319,12 @@ class GenerationEvaluator(SupervisedEvaluator):
             image, affine, labels = grid.to_file_grid(volume), grid.affine, grid.file_labels()
         image = np.asarray(self.space.intensity.from_model(image))
         return self.writer.write(
-            request["index"], image, affine=affine, sidecar=sidecar, labels=labels, schema=self.schema if grid is not None else None
+            request["index"],
+            image,
+            affine=affine,
+            sidecar=sidecar,
+            labels=labels,
+            schema=self.schema if grid is not None else None,
         )
 
     def _describe(self, request: dict[str, Any], grid: LabelGrid | None) -> dict[str, Any]:

@@ -72,7 +72,9 @@ class ConditionalDenoiser(nn.Module):
         self, conditions: Conditions | None, latents: Tensor, *, drop: Mapping[str, Tensor] | None = None
     ) -> EncodedConditions:
         """Encode conditions for latents (B, C, x, y, z)."""
-        return self.conditioning(conditions, batch_size=len(latents), latent_size=latents.shape[2:], drop=drop)
+        return self.conditioning(
+            conditions, batch_size=len(latents), latent_size=latents.shape[2:], drop=drop
+        )
 
     def predict(self, x_t: Tensor, timesteps: Tensor, encoded: EncodedConditions) -> Tensor:
         """Predict from noisy latents (B, C, x, y, z) and conditions that are already encoded."""
@@ -159,10 +161,14 @@ class LatentDiffusionModel(nn.Module):
         return self
 
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Store the statistics (C,) of the training cohort's latents; standardised latents have mean 0, sd 1."""
+        """Store the statistics (C,) of the training cohort's latents.
+
+        Standardised latents have mean 0, sd 1.
+        """
         if not bool((std > 0).all()) or not bool(torch.isfinite(mean).all()):
             raise ValueError(
-                f"latent statistics have mean {mean.tolist()} and sd {std.tolist()}: a channel that never varies "
+                f"latent statistics have mean {mean.tolist()} and sd {std.tolist()}: a channel "
+                "that never varies "
                 "means that the autoencoder has collapsed; train it longer or with less regularisation"
             )
         self.latent_shift.copy_(mean)

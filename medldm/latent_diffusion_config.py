@@ -17,7 +17,8 @@ class LatentDiffusionConfig(Config):
 
     Args:
         autoencoder_type: "vae" or "vqvae"; a checkpoint of the other type is refused.
-        autoencoder_path: checkpoint of the first stage; None if the model already holds a trained autoencoder.
+        autoencoder_path: checkpoint of the first stage; None if the model already holds a trained
+            autoencoder.
         noise_schedule: "linear" (Ho et al. 2020), "scaled_linear" (Rombach et al. 2022) or "cosine".
         n_timesteps: T of the schedule.
         beta_start: first noise variance; ignored by "cosine".

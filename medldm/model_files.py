@@ -34,7 +34,9 @@ def describe_autoencoder(network: VAE | VQVAE, space: VolumeSpace | None) -> Des
     return lambda: (network.state_dict(), card)
 
 
-def load_autoencoder(path: str | Path, *, autoencoder_type: str | None = None) -> tuple[VAE | VQVAE, Checkpoint]:
+def load_autoencoder(
+    path: str | Path, *, autoencoder_type: str | None = None
+) -> tuple[VAE | VQVAE, Checkpoint]:
     """Rebuild a first stage from its file alone.
 
     Args:
@@ -49,7 +51,8 @@ def load_autoencoder(path: str | Path, *, autoencoder_type: str | None = None) -
     found = name_autoencoder_type(config)
     if autoencoder_type is not None and found != autoencoder_type:
         raise CheckpointError(
-            f"{path} holds a {found!r}, but autoencoder_type is {autoencoder_type!r}: give the file of the right "
+            f"{path} holds a {found!r}, but autoencoder_type is {autoencoder_type!r}: give "
+            "the file of the right "
             "first stage, or change autoencoder_type"
         )
     autoencoder = make_autoencoder(config)

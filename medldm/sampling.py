@@ -70,7 +70,9 @@ class LatentDiffusionSampler:
         self.config = config or LatentDiffusionConfig()
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, device: torch.device | str = "cpu") -> LatentDiffusionSampler:
+    def from_checkpoint(
+        cls, path: str | Path, *, device: torch.device | str = "cpu"
+    ) -> LatentDiffusionSampler:
         """Rebuild model and sampler from a checkpoint alone."""
         model, config, _ = load_latent_diffusion(path)
         return cls(model.to(device), config)
@@ -86,9 +88,13 @@ class LatentDiffusionSampler:
         found = checkpoint.card["conditioning"]
         different = sorted(name for name in own if _plain(own[name]) != _plain(found.get(name)))
         if different:
-            raise CheckpointError(f"{path} was trained with other conditions: {different} differ from this model's")
+            raise CheckpointError(
+                f"{path} was trained with other conditions: {different} differ from this model's"
+            )
         load_weights(self.model, checkpoint.weights, source=str(path))
-        self.config = LatentDiffusionConfig.from_dict({**self.config.to_dict(), **checkpoint.card["diffusion"]})
+        self.config = LatentDiffusionConfig.from_dict(
+            {**self.config.to_dict(), **checkpoint.card["diffusion"]}
+        )
 
     @torch.no_grad()
     def sample_latents(
@@ -142,17 +148,19 @@ class LatentDiffusionSampler:
             shape: (B, C, x, y, z) of the latents.
             context: (B, N, D) text embeddings; short for `conditions` with "text".
             conditions: of the B samples; None for the null of every condition.
-            guidance_scale: w of classifier-free guidance, one for all conditions or one for each name; 1 is the
-                plain conditional model, 0 the unconditional one (Ho and Salimans 2022, Eq. 6, with their w + 1).
+            guidance_scale: w of classifier-free guidance, one for all conditions or one for each name; 1 is
+                the plain conditional model, 0 the unconditional one (Ho and Salimans 2022, Eq. 6, with their
+                w + 1).
             num_steps: of the solver.
             eta: noise that DDIM adds, 0 to 1 (Song et al. 2021, Eq. 16).
             solver: one of medldm.diffusion.SOLVERS.
             grid: how the steps are spread over the times.
             seed: of all randomness.
-            indices: which volumes of that seed to draw; 0 to B - 1 if None. A volume is the same whatever the others.
+            indices: which volumes of that seed to draw; 0 to B - 1 if None. A volume is the same whatever the
+                others.
             size: voxels (X, Y, Z) to crop the volumes to.
-            batch_size: samples that are denoised and decoded together. More than 1 is faster on a GPU; the result
-                then agrees to rounding, not to the bit.
+            batch_size: samples that are denoised and decoded together. More than 1 is faster on a GPU; the
+                result then agrees to rounding, not to the bit.
             callback: called after each step.
 
         Returns:
@@ -186,7 +194,8 @@ class LatentDiffusionSampler:
         channels = self.model.autoencoder.latent_channels
         if len(shape) != 5 or shape[1] != channels or min(shape) < 1:
             raise ValueError(
-                f"shape is {tuple(shape)}: (B, {channels}, x, y, z) of the latents is needed; a volume of X voxels has "
+                f"shape is {tuple(shape)}: (B, {channels}, x, y, z) of the latents is needed; a "
+                "volume of X voxels has "
                 f"x = X / {self.model.autoencoder.downsampling} latents"
             )
 
@@ -206,7 +215,9 @@ class LatentDiffusionSampler:
             def rows(tensor: Tensor) -> Tensor:
                 return tensor.repeat(len(x) // len(tensor), *[1] * (tensor.ndim - 1))
 
-            masks = {name: mask | rows(absent[name]) if name in absent else mask for name, mask in drop.items()}
+            masks = {
+                name: mask | rows(absent[name]) if name in absent else mask for name, mask in drop.items()
+            }
             joined = encoder.assemble(
                 {name: rows(part) for name, part in encoded.items()},
                 masks,

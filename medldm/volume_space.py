@@ -42,7 +42,7 @@ class VolumeSpace:
         return tuple(n * edge for n, edge in zip(self.size, self.spacing_mm, strict=True))
 
     def affine(self, size: tuple[int, ...] | None = None) -> np.ndarray:
-        """Return the RAS+ affine (4, 4) of a volume of `size` voxels made from noise, centred on the origin."""
+        """Return the RAS+ affine (4, 4) of a volume made from noise: `size` voxels about the origin."""
         affine = np.diag([*self.spacing_mm, 1.0])
         extent = np.asarray(self.size if size is None else size) - 1
         affine[:3, 3] = -0.5 * extent * np.asarray(self.spacing_mm)

@@ -46,8 +46,12 @@ def make_cohort(tmp_path: Path) -> Callable[..., Path]:
             distance = np.linalg.norm((np.indices(shape).T - centre) / np.asarray(shape), axis=-1).T
             labels = np.where(distance < 0.15, 5, np.where(distance < 0.3, 1, 0))
             image = 100 * (labels == 1) + 180 * (labels == 5) + rng.normal(20, 4, shape)
-            nib.save(nib.Nifti1Image(image.astype(np.float32), affine), folder / "images" / f"case_{case}.nii.gz")
-            nib.save(nib.Nifti1Image(labels.astype(np.uint8), affine), folder / "labels" / f"case_{case}.nii.gz")
+            nib.save(
+                nib.Nifti1Image(image.astype(np.float32), affine), folder / "images" / f"case_{case}.nii.gz"
+            )
+            nib.save(
+                nib.Nifti1Image(labels.astype(np.uint8), affine), folder / "labels" / f"case_{case}.nii.gz"
+            )
         (folder / "labels.json").write_text('{"1": "shell", "5": "core"}')
         return folder
 
@@ -61,7 +65,9 @@ def make_model() -> Callable[..., Any]:
     from medldm.transforms import IntensityMapping
     from medldm.volume_space import VolumeSpace
 
-    def make(conditioning_type: tuple[str, ...] = ("class", "label_map"), **options: Any) -> LatentDiffusionModel:
+    def make(
+        conditioning_type: tuple[str, ...] = ("class", "label_map"), **options: Any
+    ) -> LatentDiffusionModel:
         torch.manual_seed(0)
         conditioning = ConditioningConfig(
             conditioning_type=conditioning_type,

@@ -14,7 +14,12 @@ from medldm.checkpoints import CheckpointError, hash_weights, load_checkpoint, l
 
 
 def test_weights_and_card_come_back(tmp_path: Path) -> None:
-    weights = {"a": torch.randn(3, 2), "b.c": torch.arange(4), "half": torch.randn(2).half(), "n": torch.tensor(3.0)}
+    weights = {
+        "a": torch.randn(3, 2),
+        "b.c": torch.arange(4),
+        "half": torch.randn(2).half(),
+        "n": torch.tensor(3.0),
+    }
     digest = save_checkpoint(tmp_path / "x.safetensors", weights, {"kind": "test", "n": 1})
     loaded = load_checkpoint(tmp_path / "x.safetensors", kind="test")
     assert all(torch.equal(loaded.weights[name], tensor) for name, tensor in weights.items())
@@ -25,7 +30,12 @@ def test_weights_and_card_come_back(tmp_path: Path) -> None:
 
 def test_hash_depends_on_names_types_shapes_and_values() -> None:
     base = {"a": torch.zeros(2, 3)}
-    others = [{"b": torch.zeros(2, 3)}, {"a": torch.zeros(3, 2)}, {"a": torch.zeros(2, 3).half()}, {"a": torch.ones(2, 3)}]
+    others = [
+        {"b": torch.zeros(2, 3)},
+        {"a": torch.zeros(3, 2)},
+        {"a": torch.zeros(2, 3).half()},
+        {"a": torch.ones(2, 3)},
+    ]
     assert len({hash_weights(weights) for weights in [base, *others]}) == 5
 
 
@@ -39,7 +49,9 @@ def test_saving_leaves_one_file_and_replaces_the_old_one(tmp_path: Path) -> None
 def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "x.safetensors", {"a": torch.ones(1)}, {"kind": "test"})
     with pytest.raises(ValueError, match="JSON"):
-        save_checkpoint(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "test", "n": float("nan")})
+        save_checkpoint(
+            tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "test", "n": float("nan")}
+        )
     assert load_checkpoint(tmp_path / "x.safetensors").weights["a"] == 1.0
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -74,5 +86,7 @@ def test_missing_foreign_and_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_loading_is_strict_and_says_what_differs() -> None:
     module = torch.nn.Linear(2, 3)
-    with pytest.raises(CheckpointError, match=r"1 missing \['bias'\], 1 surplus \['extra'\], 1 of another shape"):
+    with pytest.raises(
+        CheckpointError, match=r"1 missing \['bias'\], 1 surplus \['extra'\], 1 of another shape"
+    ):
         load_weights(module, {"weight": torch.zeros(2, 2), "extra": torch.zeros(1)}, source="file")

@@ -48,7 +48,9 @@ def test_intensities_are_in_the_units_of_the_cohort(checkpoint, make_cohort, tmp
 def test_a_volume_is_the_same_alone_and_among_others(checkpoint, make_cohort, tmp_path) -> None:
     labels = str(make_cohort(3) / "labels")
     many = generate(checkpoint, tmp_path / "many", label_dir=labels, num_samples=3, sampling=FEW)
-    (one,) = generate(checkpoint, tmp_path / "one", label_dir=labels, num_samples=1, first_index=2, sampling=FEW)
+    (one,) = generate(
+        checkpoint, tmp_path / "one", label_dir=labels, num_samples=1, first_index=2, sampling=FEW
+    )
     assert one.name == many[2].name == "synthetic_0002.nii.gz"
     assert np.array_equal(nib.load(one).get_fdata(), nib.load(many[2]).get_fdata())
 

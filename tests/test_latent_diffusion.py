@@ -50,7 +50,12 @@ def test_autoencoder_is_frozen_and_stays_in_evaluation_mode(make_model) -> None:
 
 @pytest.mark.parametrize(
     ("conditions", "channels", "cross_attention"),
-    [((), 3, False), (("label_map",), 11, False), (("class",), 3, True), (("class", "label_map", "text"), 11, True)],
+    [
+        ((), 3, False),
+        (("label_map",), 11, False),
+        (("class",), 3, True),
+        (("class", "label_map", "text"), 11, True),
+    ],
 )
 def test_the_denoiser_fits_its_conditions(make_model, conditions, channels, cross_attention) -> None:
     config = make_model(conditions).unet_config

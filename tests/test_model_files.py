@@ -61,6 +61,8 @@ def test_the_card_says_all_and_names_no_path(tmp_path, make_model) -> None:
     config = LatentDiffusionConfig(autoencoder_path="secret/name/autoencoder.safetensors")
     save_checkpoint(tmp_path / "m.safetensors", *describe_latent_diffusion(make_model(), config)())
     card = load_checkpoint(tmp_path / "m.safetensors").card
-    assert {"autoencoder", "unet", "conditioning", "diffusion", "space", "versions", "weights_sha256"} <= set(card)
+    assert {"autoencoder", "unet", "conditioning", "diffusion", "space", "versions", "weights_sha256"} <= set(
+        card
+    )
     assert card["conditioning"]["structures"] == {"1": "shell", "5": "core"}
     assert b"secret" not in (tmp_path / "m.safetensors").read_bytes()

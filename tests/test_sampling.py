@@ -61,7 +61,9 @@ def test_context_is_short_for_the_text_condition(make_model) -> None:
     sampler = LatentDiffusionSampler(make_model(("text", "class")))
     context = torch.randn(2, 7, 6)
     first = sampler.sample(SHAPE, context=context, guidance_scale=7.5, eta=0.0, **FEW)
-    assert torch.equal(first, sampler.sample(SHAPE, conditions=Conditions({"text": context}), guidance_scale=7.5, **FEW))
+    assert torch.equal(
+        first, sampler.sample(SHAPE, conditions=Conditions({"text": context}), guidance_scale=7.5, **FEW)
+    )
     assert (first - sampler.sample(SHAPE, context=context + 1, guidance_scale=7.5, **FEW)).abs().max() > 1e-4
 
 
@@ -112,7 +114,7 @@ def test_load_checkpoint_takes_weights_and_noise_path(sampler, make_model, tmp_p
 def test_a_checkpoint_of_other_conditions_is_refused(sampler, make_model, tmp_path) -> None:
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, *describe_latent_diffusion(sampler.model, sampler.config)())
-    with pytest.raises(CheckpointError, match="other conditions.*conditioning_type"):
+    with pytest.raises(CheckpointError, match=r"other conditions.*conditioning_type"):
         LatentDiffusionSampler(make_model(("class",))).load_checkpoint(path)
 
 

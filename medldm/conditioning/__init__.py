@@ -1,6 +1,11 @@
 """Conditions of the denoiser: class, label map, text; their nulls, dropout and combination."""
 
-from medldm.conditioning.conditioners import ClassConditioner, Conditioner, LabelMapConditioner, TextConditioner
+from medldm.conditioning.conditioners import (
+    ClassConditioner,
+    Conditioner,
+    LabelMapConditioner,
+    TextConditioner,
+)
 from medldm.conditioning.conditions import Conditions
 from medldm.conditioning.config import CONDITION_TYPES, ConditioningConfig
 from medldm.conditioning.encoder import ConditionEncoder, EncodedConditions

@@ -15,7 +15,8 @@ class Conditioner(nn.Module):
     """Turn the values of one condition into tokens or spatial channels.
 
     `kind` says which: "tokens" (B, N, context_dim) go to cross-attention, "spatial" (B, C, x, y, z) join the
-    denoiser's input on the latent grid. Encoding is done once for a sampling; the null is put in at every step.
+    denoiser's input on the latent grid. Encoding is done once for a sampling; the null is put in at every
+    step.
     """
 
     kind: ClassVar[Literal["tokens", "spatial"]]
@@ -65,7 +66,8 @@ class TextConditioner(Conditioner):
         """Project each token."""
         if value.ndim != 3 or value.shape[-1] != self.projection.in_features:
             raise ValueError(
-                f"text embeddings have the shape {tuple(value.shape)}: (B, N, {self.projection.in_features}) is needed"
+                f"text embeddings have the shape {tuple(value.shape)}: (B, N, "
+                f"{self.projection.in_features}) is needed"
             )
         return self.projection(value.to(self.projection.weight.dtype))
 
@@ -74,8 +76,8 @@ class LabelMapConditioner(Conditioner):
     """Bring a label map to the latent grid: (B, 1, X, Y, Z) integers 0..K -> (B, label_channels, x, y, z).
 
     Each voxel's structure is embedded at full resolution; strided convolutions whose kernel (3) overlaps its
-    stride (2) then halve the grid, so that no voxel is skipped and thin structures survive. A size that is not a
-    multiple is rounded up, as the autoencoder pads it.
+    stride (2) then halve the grid, so that no voxel is skipped and thin structures survive. A size that is
+    not a multiple is rounded up, as the autoencoder pads it.
     """
 
     kind = "spatial"

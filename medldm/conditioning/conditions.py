@@ -17,7 +17,8 @@ class Conditions:
         values: name to tensor, first axis B: "class" (B,) int64; "label_map" (B, 1, X, Y, Z) integers of the
             contiguous schema 0..K; "text" (B, N, D) float embeddings.
         absent: name to (B,) bool, True where a sample has no value; the learned null stands in for it. A name
-            that is missing here is present in every sample, one missing in `values` is absent in every sample.
+            that is missing here is present in every sample, one missing in `values` is absent in every
+            sample.
     """
 
     values: Mapping[str, Tensor]

@@ -48,7 +48,8 @@ class ConditioningConfig(Config):
         for name in names:
             if not 0 <= self.dropout_of(name) < 1:
                 raise ValueError(
-                    f"conditioning_dropout of {name!r} is {self.dropout_of(name)}: a probability in [0, 1) is needed"
+                    f"conditioning_dropout of {name!r} is {self.dropout_of(name)}: a probability in "
+                    "[0, 1) is needed"
                 )
 
     def _check_names(self, names: tuple[str, ...]) -> None:
@@ -60,15 +61,23 @@ class ConditioningConfig(Config):
         if isinstance(self.conditioning_dropout, dict):
             strangers = sorted(set(self.conditioning_dropout) - set(names))
             if strangers:
-                raise ValueError(f"conditioning_dropout names {strangers}, not in conditioning_type {list(names)}")
+                raise ValueError(
+                    f"conditioning_dropout names {strangers}, not in conditioning_type {list(names)}"
+                )
 
     def _check_descriptions(self, names: tuple[str, ...]) -> None:
         if "class" in names and (self.num_classes is None or self.num_classes < 1):
-            raise ValueError(f"num_classes is {self.num_classes}: a 'class' condition needs the number of classes")
+            raise ValueError(
+                f"num_classes is {self.num_classes}: a 'class' condition needs the number of classes"
+            )
         if "label_map" in names and not self.structures:
-            raise ValueError("structures is empty: a 'label_map' condition needs {value: name}, e.g. {1: 'liver'}")
+            raise ValueError(
+                "structures is empty: a 'label_map' condition needs {value: name}, e.g. {1: 'liver'}"
+            )
         if min(self.structures, default=1) < 1:
-            raise ValueError(f"structures has the value {min(self.structures)}: 0 is background, use values from 1")
+            raise ValueError(
+                f"structures has the value {min(self.structures)}: 0 is background, use values from 1"
+            )
         for name in ("text_embed_dim", "context_dim", "label_channels", "label_embed_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")

@@ -8,14 +8,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medldm.conditioning.conditioners import ClassConditioner, Conditioner, LabelMapConditioner, TextConditioner
+from medldm.conditioning.conditioners import (
+    ClassConditioner,
+    Conditioner,
+    LabelMapConditioner,
+    TextConditioner,
+)
 from medldm.conditioning.conditions import Conditions
 from medldm.conditioning.config import ConditioningConfig
 
 
 @dataclass(frozen=True)
 class EncodedConditions:
-    """What the denoiser sees: tokens (B, N, context_dim) and channels (B, C, x, y, z), each None if unused."""
+    """What the denoiser sees.
+
+    Tokens (B, N, context_dim) and channels (B, C, x, y, z), each None if unused.
+    """
 
     tokens: Tensor | None
     spatial: Tensor | None
@@ -55,7 +63,10 @@ class ConditionEncoder(nn.Module):
         if strangers:
             known = list(self.names) or "none (the model is unconditional)"
             raise ValueError(f"this model was trained without the conditions {strangers}: it knows {known}")
-        for name, n_values in (("class", self.config.num_classes), ("label_map", len(self.config.structures) + 1)):
+        for name, n_values in (
+            ("class", self.config.num_classes),
+            ("label_map", len(self.config.structures) + 1),
+        ):
             if name not in conditions.values or n_values is None:
                 continue
             value = conditions.values[name]
@@ -138,5 +149,7 @@ class ConditionEncoder(nn.Module):
     def __getitem__(self, name: str) -> Conditioner:
         conditioner = self.conditioners[f"{name}_"]
         if not isinstance(conditioner, Conditioner):
-            raise TypeError(f"the conditioner of {name!r} is a {type(conditioner).__name__}, not a Conditioner")
+            raise TypeError(
+                f"the conditioner of {name!r} is a {type(conditioner).__name__}, not a Conditioner"
+            )
         return conditioner

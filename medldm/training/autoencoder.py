@@ -99,7 +99,8 @@ class AutoencoderTrainer(AdversarialTrainer):
             train_handlers=train_handlers,
             decollate=False,
         )
-        # MONAI lists networks and optimisers here for pickling; our checkpoints are written by their own handler.
+        # MONAI lists networks and optimisers here for pickling; our checkpoints are written by their own
+        # handler.
         self._state_dict_user_keys.clear()
 
     def _iteration(self, engine: AutoencoderTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +108,8 @@ class AutoencoderTrainer(AdversarialTrainer):
         index = (engine.state.iteration - 1) % engine.state.epoch_length
         position = {"index": index, "epoch_length": engine.state.epoch_length}
         is_adversarial = (
-            self._discriminator_step is not None and engine.state.iteration > self.loss.config.adversarial_start
+            self._discriminator_step is not None
+            and engine.state.iteration > self.loss.config.adversarial_start
         )
         discriminator = engine.state.d_network if is_adversarial else None
         network = engine.state.g_network.train()
@@ -119,9 +121,16 @@ class AutoencoderTrainer(AdversarialTrainer):
         if self._step(terms["loss"], **position):
             self.average.update_parameters(network)
         if discriminator is not None:
-            terms["discriminator"] = self._train_discriminator(volume, output.reconstruction, discriminator, position)
+            terms["discriminator"] = self._train_discriminator(
+                volume, output.reconstruction, discriminator, position
+            )
         terms.update(output.metrics)
-        return {Keys.IMAGE: volume, Keys.PRED: output.reconstruction, Keys.LOSS: terms["loss"], TERMS: _detach(terms)}
+        return {
+            Keys.IMAGE: volume,
+            Keys.PRED: output.reconstruction,
+            Keys.LOSS: terms["loss"],
+            TERMS: _detach(terms),
+        }
 
     def _train_discriminator(
         self, real: Tensor, fake: Tensor, discriminator: nn.Module, position: dict[str, int]

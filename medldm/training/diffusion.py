@@ -112,7 +112,8 @@ class DiffusionTrainer(SupervisedTrainer):
         dataset = getattr(train_data_loader, "dataset", None)
         if not isinstance(dataset, LatentDataset):
             raise TypeError(
-                f"the second stage trains on a LatentDataset, not on {type(dataset).__name__}: make it with cache_latents"
+                f"the second stage trains on a LatentDataset, not on {type(dataset).__name__}: "
+                "make it with cache_latents"
             )
         network.set_latent_statistics(*dataset.measure_statistics())
         super().__init__(
@@ -203,8 +204,8 @@ class DiffusionEvaluator(SupervisedEvaluator):
 class SampleWriter:
     """Write the middle slices of a sample to TensorBoard after each validation.
 
-    The sample is drawn with the averaged weights for the conditions of the first validation case, always from the
-    same noise.
+    The sample is drawn with the averaged weights for the conditions of the first validation case, always from
+    the same noise.
 
     Args:
         log: where to write.

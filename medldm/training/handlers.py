@@ -36,7 +36,9 @@ class LossBar:
     def attach(self, trainer: Engine) -> None:
         """Follow a trainer whose output holds a mapping of scalar tensors under "terms"."""
         bar = ProgressBar(desc=self.description, persist=False)
-        bar.attach(trainer, output_transform=lambda output: {n: float(term) for n, term in output[TERMS].items()})
+        bar.attach(
+            trainer, output_transform=lambda output: {n: float(term) for n, term in output[TERMS].items()}
+        )
 
 
 class TrainingLog:
@@ -79,10 +81,20 @@ class TrainingLog:
     def _write(self, stage: str, epoch: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(f"{stage}/{name}", value, epoch)
-        line = {"stage": stage, "epoch": epoch, "seconds": round(time.monotonic() - self._started, 1), **values}
+        line = {
+            "stage": stage,
+            "epoch": epoch,
+            "seconds": round(time.monotonic() - self._started, 1),
+            **values,
+        }
         with (self.directory / "history.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        logger.info("%s epoch %d: %s", stage, epoch, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+        logger.info(
+            "%s epoch %d: %s",
+            stage,
+            epoch,
+            ", ".join(f"{name} {value:.4g}" for name, value in values.items()),
+        )
 
 
 class SliceWriter:
@@ -159,7 +171,9 @@ class CheckpointWriter:
 
     def attach(self, trainer: Engine) -> None:
         """Save during the training and at its end."""
-        trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.last_interval) | Events.COMPLETED, self._save_last)
+        trainer.add_event_handler(
+            Events.EPOCH_COMPLETED(every=self.last_interval) | Events.COMPLETED, self._save_last
+        )
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._save_best, trainer)
 
@@ -182,5 +196,9 @@ class CheckpointWriter:
 
     def _save(self, path: Path, trainer: Engine) -> None:
         weights, card = self.describe()
-        training = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration, self.metric: self.best}
+        training = {
+            "epoch": trainer.state.epoch,
+            "iteration": trainer.state.iteration,
+            self.metric: self.best,
+        }
         save_checkpoint(path, weights, {**card, "training": training})

@@ -1,7 +1,7 @@
 """Encode a cohort once: stage 2 trains on the posteriors of its latents, not on volumes.
 
-Mean and standard deviation are kept, so that the noise of the latents is fresh in every epoch. A case's entry is
-one safetensors file, named by its number: neither identifiers nor paths reach the cache.
+Mean and standard deviation are kept, so that the noise of the latents is fresh in every epoch. A case's entry
+is one safetensors file, named by its number: neither identifiers nor paths reach the cache.
 """
 
 from __future__ import annotations
@@ -84,7 +84,11 @@ def cache_latents(
     for batch in tqdm(data_loader, desc="encoding latents", leave=False):
         mean, std = model.autoencoder.encode_moments(torch.as_tensor(batch["image"]).to(device))
         for row in range(len(mean)):
-            entry = {"mean": mean[row].float().cpu(), "std": std[row].float().cpu(), **_conditions(batch, row)}
+            entry = {
+                "mean": mean[row].float().cpu(),
+                "std": std[row].float().cpu(),
+                **_conditions(batch, row),
+            }
             if folder is None:
                 entries.append(entry)
                 continue
@@ -118,5 +122,7 @@ def _open_folder(model: LatentDiffusionModel, directory: str | Path | None) -> P
 
 def _conditions(batch: dict[str, Any], row: int) -> dict[str, Tensor]:
     found = {name: torch.as_tensor(batch[name])[row] for name in CONDITION_NAMES if name in batch}
-    return {name: value.to(torch.uint8) if name == "label" and int(value.max()) < 256 else value
-            for name, value in found.items()}
+    return {
+        name: value.to(torch.uint8) if name == "label" and int(value.max()) < 256 else value
+        for name, value in found.items()
+    }

@@ -2,8 +2,9 @@
 
 L = |x - x'|_1 + w_reg L_reg + w_perc L_perc + w_adv L_adv    (Rombach et al. 2022, Appendix G, Eq. 25)
 
-L_reg is the KL divergence in nats per voxel (VAE) or the commitment loss (VQ-VAE). L_perc matches the features
-of the discriminator (Wang et al. 2018, Eq. 3), which needs no download, or of a network whose weights are given.
+L_reg is the KL divergence in nats per voxel (VAE) or the commitment loss (VQ-VAE). L_perc matches the
+features of the discriminator (Wang et al. 2018, Eq. 3), which needs no download, or of a network whose
+weights are given.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ class AutoencoderLossConfig(Config):
     """Weigh the terms of the first stage's loss.
 
     Args:
-        regularisation_weight: of the KL (nats per voxel) or the commitment loss. A KL weight of 1e-4 keeps the
-            latents near a normal without blurring.
+        regularisation_weight: of the KL (nats per voxel) or the commitment loss. A KL weight of 1e-4 keeps
+            the latents near a normal without blurring.
         adversarial_weight: of the least-squares adversarial term.
         perceptual_weight: of the feature term.
         adversarial_start: training step from which the discriminator takes part.
@@ -104,13 +105,17 @@ class AutoencoderLoss(nn.Module):
 def match_features(fake: list[Tensor], real: list[Tensor]) -> Tensor:
     """Return the mean absolute difference of features, each layer weighing the same.
 
-    Source: Wang et al. 2018, "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", Eq. 3.
+    Source: Wang et al. 2018, "High-Resolution Image Synthesis and Semantic Manipulation with Conditional
+    GANs", Eq. 3.
     """
     return torch.stack([(f.float() - r.float()).abs().mean() for f, r in zip(fake, real, strict=True)]).mean()
 
 
 def _judge(discriminator: nn.Module, volume: Tensor) -> list[Tensor]:
-    """Run the discriminator in float32: its instance norms lose all digits on the flat background in bfloat16."""
+    """Run the discriminator in float32.
+
+    Its instance norms lose all digits on the flat background in bfloat16.
+    """
     with torch.autocast(volume.device.type, enabled=False):
         return discriminator(volume.float())
 
@@ -122,6 +127,8 @@ def _load_perceptual(config: AutoencoderLossConfig) -> nn.Module | None:
 
     weights = torch.load(config.perceptual_weights, map_location="cpu", weights_only=True)
     # `pretrained=False` builds the network without reaching for the internet.
-    loss = PerceptualLoss(spatial_dims=3, network_type=config.perceptual_network, is_fake_3d=False, pretrained=False)
+    loss = PerceptualLoss(
+        spatial_dims=3, network_type=config.perceptual_network, is_fake_3d=False, pretrained=False
+    )
     loss.perceptual_function.load_state_dict(weights)
     return loss.requires_grad_(False).eval()

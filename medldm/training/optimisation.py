@@ -73,7 +73,8 @@ class OptimiserStep:
             epoch_length: number of batches in the epoch.
 
         Returns:
-            Whether the weights changed; a step whose gradient is not finite is left out, with a line in the log.
+            Whether the weights changed; a step whose gradient is not finite is left out, with a line in the
+            log.
         """
         group = index // self.accumulation_steps * self.accumulation_steps
         group_size = min(self.accumulation_steps, epoch_length - group)
@@ -88,7 +89,9 @@ class OptimiserStep:
         if is_finite:
             self.scaler.step(self.optimizer)
         else:
-            logger.warning("a step was left out: the norm of its gradient is %s (loss %.4g)", float(norm), float(loss))
+            logger.warning(
+                "a step was left out: the norm of its gradient is %s (loss %.4g)", float(norm), float(loss)
+            )
         self.scaler.update()
         if self.schedule is not None:
             self.schedule.step()

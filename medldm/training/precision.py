@@ -34,7 +34,7 @@ def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch for a training; called by the workflows, never on import."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 (MONAI's global generator)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 

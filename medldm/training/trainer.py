@@ -28,7 +28,8 @@ class LatentDiffusionTrainer:
     Args:
         model: its autoencoder is loaded from `config.autoencoder_path` where that is given.
         config: noise path and training.
-        output_dir: receives `latent_diffusion.safetensors` (best), `latent_diffusion_last.safetensors` and logs.
+        output_dir: receives `latent_diffusion.safetensors` (best), `latent_diffusion_last.safetensors` and
+            logs.
         device: "auto", "cpu", "cuda", ...
         batch_size: of the training on latents; the loader's own batches only feed the encoder.
 
@@ -52,7 +53,9 @@ class LatentDiffusionTrainer:
     ) -> None:
         own_type = name_autoencoder_type(model.autoencoder_config)
         if own_type != config.autoencoder_type:
-            raise ValueError(f"the model has a {own_type!r}, but autoencoder_type is {config.autoencoder_type!r}")
+            raise ValueError(
+                f"the model has a {own_type!r}, but autoencoder_type is {config.autoencoder_type!r}"
+            )
         if config.autoencoder_path is not None:
             _load_first_stage(model, config.autoencoder_path)
         self.device = choose_device(device)
@@ -62,7 +65,10 @@ class LatentDiffusionTrainer:
         self.batch_size = batch_size
 
     def train(
-        self, data_loader: Iterable[dict[str, Any]], *, validation_loader: Iterable[dict[str, Any]] | None = None
+        self,
+        data_loader: Iterable[dict[str, Any]],
+        *,
+        validation_loader: Iterable[dict[str, Any]] | None = None,
     ) -> Path:
         """Encode each volume once, then train.
 

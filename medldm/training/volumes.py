@@ -62,7 +62,9 @@ class RandomPatchd(RandomizableTransform, MapTransform):
         case = dict(data)
         shape = case[self.keys[0]].shape[1:]
         if any(n < part for n, part in zip(shape, self.size, strict=True)):
-            raise ValueError(f"patch_size is {self.size}, larger than the volume's {tuple(shape)}: make it smaller")
+            raise ValueError(
+                f"patch_size is {self.size}, larger than the volume's {tuple(shape)}: make it smaller"
+            )
         starts = [self.R.randint(n - part + 1) for n, part in zip(shape, self.size, strict=True)]
         x, y, z = (slice(start, start + part) for start, part in zip(starts, self.size, strict=True))
         for key in self.key_iterator(case):
@@ -151,13 +153,17 @@ def conditioning_of(
         ValueError: if the cohort lacks what a condition needs.
     """
     if "label_map" in conditioning_type and cohort.schema is None:
-        raise ValueError("conditions name 'label_map', but the cohort has no label maps: add labels/ or leave it out")
+        raise ValueError(
+            "conditions name 'label_map', but the cohort has no label maps: add labels/ or leave it out"
+        )
     if "label_map" in conditioning_type:
         options["structures"] = dict(cohort.schema.structures)  # type: ignore[union-attr]
     if "class" in conditioning_type:
         without = [case["id"] for case in cohort.cases if "class" not in case]
         if without:
-            raise ValueError(f"conditions name 'class', but these cases have none in the datalist: {without[:10]}")
+            raise ValueError(
+                f"conditions name 'class', but these cases have none in the datalist: {without[:10]}"
+            )
         options["num_classes"] = 1 + max(int(case["class"]) for case in cohort.cases)
     return ConditioningConfig(
         conditioning_type=tuple(conditioning_type), conditioning_dropout=conditioning_dropout, **options

@@ -17,7 +17,14 @@ import medldm
 from medldm.bundle import check_required_packages
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
-TINY_1 = {"size": [16, 20, 16], "channels": [4, 8], "n_groups": 4, "epochs": 2, "val_interval": 1, "n_res_blocks": 1}
+TINY_1 = {
+    "size": [16, 20, 16],
+    "channels": [4, 8],
+    "n_groups": 4,
+    "epochs": 2,
+    "val_interval": 1,
+    "n_res_blocks": 1,
+}
 TINY_2 = {"channels": [8, 16], "attention_levels": [False, True], "n_heads": 2, "n_groups": 4, "epochs": 2}
 
 pytestmark = [
@@ -32,7 +39,11 @@ def config(name: str) -> str:
 
 def run_as_user(arguments: Sequence[str], *, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "monai.bundle", "run", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -42,7 +53,8 @@ def knobs(**values: object) -> list[str]:
 
 def test_metadata_is_valid() -> None:
     verify_metadata(
-        meta_file=str(BUNDLE / "configs" / "metadata.json"), filepath=str(BUNDLE / "docs" / "metadata_schema.json")
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        filepath=str(BUNDLE / "docs" / "metadata_schema.json"),
     )
 
 
@@ -87,19 +99,31 @@ def test_old_packages_are_refused_by_name() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("autoencoder_type", ["vae", "vqvae"])
-def test_three_commands_lead_from_a_cohort_to_labelled_volumes(make_cohort, tmp_path, autoencoder_type) -> None:
+def test_three_commands_lead_from_a_cohort_to_labelled_volumes(
+    make_cohort, tmp_path, autoencoder_type
+) -> None:
     """From another folder, with --bundle_root; the VQ-VAE takes one overridden key."""
     cohort = make_cohort(5)
-    common = knobs(bundle_root=BUNDLE, dataset_dir=cohort, output_dir=tmp_path / "out", validation_fraction=0.4)
+    common = knobs(
+        bundle_root=BUNDLE, dataset_dir=cohort, output_dir=tmp_path / "out", validation_fraction=0.4
+    )
     first = run_as_user(
-        ["--config_file", config("train_autoencoder"), *common, *knobs(autoencoder_type=autoencoder_type, **TINY_1)],
+        [
+            "--config_file",
+            config("train_autoencoder"),
+            *common,
+            *knobs(autoencoder_type=autoencoder_type, **TINY_1),
+        ],
         cwd=tmp_path,
     )
     assert first.returncode == 0, first.stderr
-    second = run_as_user(["--config_file", config("train_diffusion"), *common, *knobs(**TINY_2)], cwd=tmp_path)
+    second = run_as_user(
+        ["--config_file", config("train_diffusion"), *common, *knobs(**TINY_2)], cwd=tmp_path
+    )
     assert second.returncode == 0, second.stderr
     third = run_as_user(
-        ["--config_file", config("inference"), *common, *knobs(num_steps=2, seed=7, num_samples=2)], cwd=tmp_path
+        ["--config_file", config("inference"), *common, *knobs(num_steps=2, seed=7, num_samples=2)],
+        cwd=tmp_path,
     )
     assert third.returncode == 0, third.stderr
     images = sorted((tmp_path / "out" / "synthetic" / "images").iterdir())
@@ -119,7 +143,11 @@ def test_standing_in_the_bundle_works_and_wrong_files_are_all_listed(make_cohort
     image = nib.load(file)
     nib.save(nib.Nifti1Image(np.full(image.shape, 3, np.uint8), image.affine), file)
     result = run_as_user(
-        ["--config_file", "configs/train_autoencoder.yaml", *knobs(dataset_dir=cohort, output_dir=cohort / "out")],
+        [
+            "--config_file",
+            "configs/train_autoencoder.yaml",
+            *knobs(dataset_dir=cohort, output_dir=cohort / "out"),
+        ],
         cwd=BUNDLE,
     )
     assert result.returncode == 1
@@ -133,7 +161,11 @@ def test_standing_in_the_bundle_works_and_wrong_files_are_all_listed(make_cohort
 @pytest.mark.slow
 def test_a_missing_first_stage_is_named(make_cohort, tmp_path) -> None:
     result = run_as_user(
-        ["--config_file", config("train_diffusion"), *knobs(dataset_dir=make_cohort(3), output_dir=tmp_path / "none")],
+        [
+            "--config_file",
+            config("train_diffusion"),
+            *knobs(dataset_dir=make_cohort(3), output_dir=tmp_path / "none"),
+        ],
         cwd=tmp_path,
     )
     assert result.returncode == 1

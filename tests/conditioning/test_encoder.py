@@ -48,14 +48,19 @@ def test_tokens_of_all_conditions_are_joined_and_odd_maps_round_up(encoder, cond
 
 @pytest.mark.parametrize("name", ["class", "text", "label_map"])
 def test_a_dropped_condition_equals_its_learned_null_and_leaves_the_others(encoder, conditions, name) -> None:
-    kept, dropped = encode(encoder, conditions), encode(encoder, conditions, drop={name: torch.tensor([True, False])})
+    kept, dropped = (
+        encode(encoder, conditions),
+        encode(encoder, conditions, drop={name: torch.tensor([True, False])}),
+    )
     rows = {"class": slice(0, 1), "text": slice(1, 8)}
     if name == "label_map":
         assert torch.equal(dropped.spatial[0], encoder[name].null[0].expand(8, *GRID))
         assert torch.equal(dropped.spatial[1], kept.spatial[1])
         assert torch.equal(dropped.tokens, kept.tokens)
     else:
-        assert torch.equal(dropped.tokens[0, rows[name]], encoder[name].null[0].expand_as(dropped.tokens[0, rows[name]]))
+        assert torch.equal(
+            dropped.tokens[0, rows[name]], encoder[name].null[0].expand_as(dropped.tokens[0, rows[name]])
+        )
         assert torch.equal(dropped.tokens[1], kept.tokens[1])
         assert torch.equal(dropped.spatial, kept.spatial)
 
@@ -73,7 +78,9 @@ def test_dropout_draws_each_condition_at_its_own_rate() -> None:
         conditioning_type=["class", "text"], num_classes=2, conditioning_dropout={"class": 0.1, "text": 0.4}
     )
     n = 40_000
-    draws = ConditionEncoder(config, downsampling=4).draw_dropout(n, generator=torch.Generator().manual_seed(0))
+    draws = ConditionEncoder(config, downsampling=4).draw_dropout(
+        n, generator=torch.Generator().manual_seed(0)
+    )
     for name, rate in (("class", 0.1), ("text", 0.4)):
         assert abs(draws[name].float().mean().item() - rate) < 4 * (rate * (1 - rate) / n) ** 0.5
     assert abs((draws["class"] & draws["text"]).float().mean().item() - 0.04) < 4 * (0.04 * 0.96 / n) ** 0.5

@@ -157,7 +157,8 @@ def run_tests(folder: Path, mutant: Mutant | None) -> int:
             modules = [mutant.module] if mutant else sorted({one.module for one in MUTANTS})
             tests = [str(REPOSITORY / "tests" / "diffusion" / f"test_{module}.py") for module in modules]
             setup = str(REPOSITORY / "setup.cfg")
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-c", setup, "-k", f"not ({SLOW_TESTS})"]
+            options = ["-x", "-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-c", setup]
+            options += ["-k", f"not ({SLOW_TESTS})"]
             status = int(pytest.main([*options, *tests]))
     finally:
         os._exit(status)

@@ -37,7 +37,8 @@ pytestmark = [
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """The exit status of the tests for each mutant."""
     folder = tmp_path_factory.mktemp("mutants")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {**os.environ, **settings}
     subprocess.run([sys.executable, str(SCRIPT), str(folder)], env=environment, cwd=folder, check=True)
     return json.loads((folder / "results.json").read_text())
 

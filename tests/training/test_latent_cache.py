@@ -11,7 +11,9 @@ VOLUMES = [torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed
 
 def batches() -> list[dict[str, torch.Tensor]]:
     labels = torch.randint(0, 3, (1, 1, 16, 16, 16), generator=torch.Generator().manual_seed(9))
-    return [{"image": volume, "label": labels, "class": torch.tensor([i])} for i, volume in enumerate(VOLUMES)]
+    return [
+        {"image": volume, "label": labels, "class": torch.tensor([i])} for i, volume in enumerate(VOLUMES)
+    ]
 
 
 def test_entries_are_the_posteriors_with_their_conditions(make_model) -> None:
@@ -43,11 +45,16 @@ def test_another_autoencoder_gets_another_folder(make_model, tmp_path) -> None:
 def test_statistics_are_those_of_sampled_latents() -> None:
     torch.manual_seed(0)
     entries = [
-        {"mean": torch.tensor([1.0, -4.0]).view(2, 1, 1, 1) + torch.randn(2, 20, 20, 20), "std": torch.full((2, 20, 20, 20), s)}
+        {
+            "mean": torch.tensor([1.0, -4.0]).view(2, 1, 1, 1) + torch.randn(2, 20, 20, 20),
+            "std": torch.full((2, 20, 20, 20), s),
+        }
         for s in (0.5, 2.0)
     ]
     mean, std = LatentDataset(entries).measure_statistics()
-    samples = torch.cat([e["mean"] + e["std"] * torch.randn_like(e["mean"]) for e in entries for _ in range(20)], dim=1)
+    samples = torch.cat(
+        [e["mean"] + e["std"] * torch.randn_like(e["mean"]) for e in entries for _ in range(20)], dim=1
+    )
     assert torch.allclose(mean.float(), samples.flatten(1).mean(1), atol=0.02)
     assert torch.allclose(std.float(), samples.flatten(1).std(1), atol=0.02)
     assert mean.dtype == torch.float64

@@ -49,11 +49,13 @@ def test_discriminator_loss_is_least_squares_and_spares_the_autoencoder(discrimi
 def test_feature_matching_is_zero_for_equal_features_and_weighs_layers_alike() -> None:
     small, large = torch.zeros(1, 2, 2), torch.zeros(1, 8, 8)
     assert match_features([small, large], [small, large]) == 0
-    assert match_features([small + 1, large], [small, large]) == match_features([small, large + 1], [small, large])
+    assert match_features([small + 1, large], [small, large]) == match_features(
+        [small, large + 1], [small, large]
+    )
 
 
 def test_a_missing_weight_file_is_named() -> None:
-    with pytest.raises(ValueError, match="perceptual_weights names 'none.pth', which is not a file"):
+    with pytest.raises(ValueError, match=r"perceptual_weights names 'none\.pth', which is not a file"):
         AutoencoderLossConfig(perceptual_weights="none.pth")
     with pytest.raises(ValueError, match="adversarial_weight is -1"):
         AutoencoderLossConfig(adversarial_weight=-1)

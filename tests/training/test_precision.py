@@ -38,7 +38,7 @@ def test_autocast_works_on_the_cpu() -> None:
 
 
 def test_float16_without_cuda_and_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="float16.*needs a CUDA device"):
+    with pytest.raises(ValueError, match=r"float16.*needs a CUDA device"):
         autocast(torch.device("cpu"), "float16")
     with pytest.raises(ValueError, match="choose from"):
         autocast(torch.device("cpu"), "half")

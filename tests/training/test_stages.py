@@ -34,7 +34,8 @@ CPU = torch.device("cpu")
 def volumes(n: int = 4) -> list[dict[str, torch.Tensor]]:
     grid = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 16)] * 3, indexing="ij"))
     return [
-        {"image": (2 * (grid.norm(dim=0, keepdim=True) < 0.4 + 0.1 * i) - 1).float(), "class": i % 3} for i in range(n)
+        {"image": (2 * (grid.norm(dim=0, keepdim=True) < 0.4 + 0.1 * i) - 1).float(), "class": i % 3}
+        for i in range(n)
     ]
 
 
@@ -92,7 +93,9 @@ def test_first_stage_learns_and_saves_the_weights_it_validated(tmp_path, config)
 
 
 def test_first_stage_runs_in_bfloat16_with_accumulation(tmp_path) -> None:
-    _, average, _ = train_first_stage(VAEConfig(**SMALL), tmp_path, precision="bfloat16", accumulation_steps=2)
+    _, average, _ = train_first_stage(
+        VAEConfig(**SMALL), tmp_path, precision="bfloat16", accumulation_steps=2
+    )
     assert all(torch.isfinite(tensor).all() for tensor in average.module.state_dict().values())
 
 
@@ -105,7 +108,9 @@ def train_second_stage(make_model, tmp_path, *, n_epochs=2, **options):
 
 
 def test_autoencoder_stays_bit_identical_through_the_second_stage(make_model, tmp_path) -> None:
-    before = {name: tensor.clone() for name, tensor in make_model(("class",)).autoencoder.state_dict().items()}
+    before = {
+        name: tensor.clone() for name, tensor in make_model(("class",)).autoencoder.state_dict().items()
+    }
     model, _, _ = train_second_stage(make_model, tmp_path)
     after = model.autoencoder.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -163,7 +168,9 @@ def test_a_perfect_denoiser_has_no_loss(make_model) -> None:
         task = DenoisingTask(model, LatentDiffusionConfig(prediction_type=prediction_type))
         x_0, noise, t = torch.randn(2, 3, 4, 4, 4), torch.randn(2, 3, 4, 4, 4), torch.tensor([10, 900])
         alpha, sigma = (c.view(2, 1, 1, 1, 1).float() for c in task.path.alpha_sigma(t))
-        target = {"epsilon": noise, "sample": x_0, "v_prediction": alpha * noise - sigma * x_0}[prediction_type]
+        target = {"epsilon": noise, "sample": x_0, "v_prediction": alpha * noise - sigma * x_0}[
+            prediction_type
+        ]
         times = []
 
         def oracle(x_t, timesteps, conditions, *, drop=None, answer=target, seen=times):
