@@ -26,16 +26,59 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="medldm", description="3D latent diffusion for medical images")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True)
+    _add_prepare(commands)
     _add_check(commands)
     _add_generate(commands)
     _add_demo(commands)
     return parser
 
 
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("prepare", help="make a cohort from DICOM trees and volume files")
+    parser.add_argument("input_dir", help="tree of DICOM files, NIfTI, NRRD, MHA, NumPy volumes")
+    parser.add_argument("output_dir", help="receives images/, labels/, cohort.json, labels.json")
+    parser.add_argument(
+        "--table", help="CSV or TSV of the subjects: id, age, sex, diagnosis, text, split, ..."
+    )
+    parser.add_argument("--labels", help="label table, or a preset: totalsegmentator, freesurfer")
+    parser.add_argument("--key-file", help="secret key of the subject hashes; made where it is missing")
+    parser.add_argument("--modality", help="only DICOM series of this modality, such as CT")
+    parser.add_argument("--description", help="only DICOM series whose description matches this expression")
+    parser.add_argument(
+        "--regularise", action="store_true", help="resample irregular DICOM stacks, not refuse them"
+    )
+    parser.add_argument(
+        "--spacing", type=float, nargs=3, metavar="MM", help="voxel spacing of .npy files in mm"
+    )
+    parser.add_argument("--validation-fraction", type=float, default=0.1)
+    parser.add_argument("--workers", type=int, help="processes; one for each core if not given")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in the output")
+    parser.set_defaults(command=_prepare)
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from medldm.data.prepare import PrepareOptions, prepare
+
+    settings = PrepareOptions(
+        labels=options.labels,
+        key_file=options.key_file,
+        modality=options.modality,
+        description=options.description,
+        regularise=options.regularise,
+        spacing_mm=tuple(options.spacing) if options.spacing else None,
+        validation_fraction=options.validation_fraction,
+        workers=options.workers,
+        overwrite=options.overwrite,
+    )
+    result = prepare(options.input_dir, options.output_dir, table=options.table, options=settings)
+    sys.stdout.write(result.table() + "\n")
+    return result.exit_code
+
+
 def _add_check(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("check", help="check a cohort before training on it")
     parser.add_argument("dataset_dir", help="folder with images/ and labels/, or a MONAI datalist JSON")
-    parser.add_argument("--full", action="store_true", help="read every voxel, not headers and labels alone")
+    parser.add_argument("--fast", action="store_true", help="read headers only, not every voxel")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(command=_check)
 
@@ -43,7 +86,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
 def _check(options: argparse.Namespace) -> int:
     from medldm.data.checks import run_check
 
-    text, code = run_check(options.dataset_dir, full=options.full, as_json=options.json)
+    text, code = run_check(options.dataset_dir, full=not options.fast, as_json=options.json)
     sys.stdout.write(text + "\n")
     return code
 

@@ -1,0 +1,97 @@
+"""Draw the figures and print the tables of docs/hippocampus.md from trained models.
+
+python benchmarks/hippocampus/report.py DATASET_DIR --runs vae=DIR monai=DIR vqvae=DIR --images docs/images
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from medldm.data.cohort import read_cohort
+from medldm.evaluation.label_contrast import compare_label_contrast, format_table
+from medldm.evaluation.overview import draw_overview
+from medldm.transforms import LoadVolume
+
+N_PICTURED = 4
+
+
+def main() -> None:
+    """Read the arguments, draw and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset_dir")
+    parser.add_argument("--runs", nargs="+", metavar="NAME=OUTPUT_DIR", required=True)
+    parser.add_argument("--images", type=Path, default=Path("docs/images"))
+    options = parser.parse_args()
+    runs = {name: Path(folder) for name, folder in (run.split("=", 1) for run in options.runs)}
+    print_autoencoders(runs)
+    draw_losses(runs, options.images / "hippocampus_loss.png")
+    cohort = read_cohort(options.dataset_dir, validation_fraction=0.1, seed=0)
+    real = [load(case) for case in cohort.validation]
+    for name, folder in runs.items():
+        if not (folder / "synthetic").is_dir():
+            continue
+        made = [load(case) for case in read_cohort(folder / "synthetic", validation_fraction=0.0).training]
+        sys.stdout.write(f"\n{name}: {len(made)} synthetic beside {len(real)} real validation cases\n")
+        pairs = ([case[:2] for case in real], [case[:2] for case in made])
+        sys.stdout.write(format_table(compare_label_contrast(*pairs, surroundings="unlabelled")) + "\n")
+        path = options.images / f"hippocampus_{name}.png"
+        draw_overview(real[:N_PICTURED], made[:N_PICTURED], path, max_cases=N_PICTURED)
+
+
+def read_history(folder: Path, stage: str, split: str) -> list[dict[str, Any]]:
+    """Return the epochs of a training's history."""
+    file = folder / "logs" / stage / "history.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    return [line for line in lines if line["stage"] == split]
+
+
+def print_autoencoders(runs: Mapping[str, Path]) -> None:
+    """Print validation PSNR and SSIM of the best epoch of each run."""
+    sys.stdout.write(f"{'run':10} {'epoch':>6} {'PSNR dB':>8} {'SSIM':>7}\n")
+    for name, folder in runs.items():
+        epochs = read_history(folder, "autoencoder", "validation")
+        if epochs:
+            best = max(epochs, key=lambda line: line["psnr"])
+            sys.stdout.write(f"{name:10} {best['epoch']:6d} {best['psnr']:8.2f} {best['ssim']:7.4f}\n")
+
+
+def draw_losses(runs: Mapping[str, Path], path: Path) -> None:
+    """Draw the second stage's training and validation loss of each run."""
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, (name, folder) in enumerate(runs.items()):
+        train = read_history(folder, "diffusion", "train")
+        validation = read_history(folder, "diffusion", "validation")
+        if not train:
+            continue
+        colour = f"C{number}"
+        axes.plot([e["epoch"] for e in train], [e["loss"] for e in train], color=colour, alpha=0.35, lw=1)
+        epochs = [e["epoch"] for e in validation]
+        losses = [e["validation_loss"] for e in validation]
+        axes.plot(epochs, losses, color=colour, marker="o", ms=3, label=f"{name}: validation (training pale)")
+    axes.set(xlabel="epoch", ylabel="mean squared error of v", title="Stage 2 on the hippocampus cohort")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def load(case: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+    """Return image, labels and spacing of a case."""
+    image, label = LoadVolume()(case["image"]), LoadVolume(is_label=True)(case["label"])
+    return image[0].numpy(), label[0].numpy().astype(int), tuple(float(edge) for edge in image.pixdim)
+
+
+if __name__ == "__main__":
+    main()
