@@ -12,8 +12,9 @@ import torch
 
 from medldm import LatentDiffusionConfig
 from medldm.checkpoints import save_checkpoint
-from medldm.generation import LabelGrid, SamplingConfig, generate
+from medldm.generation import SamplingConfig, generate
 from medldm.model_files import describe_latent_diffusion
+from medldm.synthetic_files import LabelGrid
 
 FEW = SamplingConfig(num_steps=2, seed=3)
 

@@ -47,8 +47,12 @@ def plant(folder: Path) -> None:
 def run(arguments: list[str], folder: Path) -> str:
     environment = os.environ | {"MEDLDM_CACHE_DIR": str(folder / "cache")}
     result = subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=folder, capture_output=True, text=True, env=environment,
-        check=False
+        [sys.executable, "-m", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout + result.stderr
@@ -70,8 +74,10 @@ def test_no_mark_is_in_any_file_or_log_line(tmp_path: Path) -> None:
     work.mkdir()
     assert all(mark in contents(raw) for mark in MARKS)
     knobs = ["--bundle_root", str(BUNDLE), "--dataset_dir", "cohort", "--output_dir", "out"]
-    configs = {name: str(BUNDLE / "configs" / f"{name}.yaml") for name in ("train_autoencoder",
-    "train_diffusion", "inference")} prepare = ["prepare", str(raw), "cohort", "--key-file", str(tmp_path / "key"), "--validation-fraction", "0.34"]
+    names = ("train_autoencoder", "train_diffusion", "inference")
+    configs = {name: str(BUNDLE / "configs" / f"{name}.yaml") for name in names}
+    prepare = ["prepare", str(raw), "cohort", "--key-file", str(tmp_path / "key")]
+    prepare += ["--validation-fraction", "0.34"]
     said = [
         run(["medldm.cli", *prepare], work).replace(str(raw), ""),
         run(["medldm.cli", "check", "cohort"], work),
