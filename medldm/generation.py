@@ -173,13 +173,15 @@ class GenerationEvaluator(SupervisedEvaluator):
     ) -> None:
         if network.space is None:
             raise ValueError("the model has no space (spacing, size, intensity): train it through the bundle")
+        self.model = network
         self.space = network.space
+        self.draw = inferer
         self.writer = writer
         self.written: list[Path] = []
         self.weights_sha256 = hash_weights(network.state_dict())
         structures = network.conditioning_config.structures
         self.schema = LabelSchema(structures=structures) if structures else None
-        writer.refuse_existing([request["index"] for request in dataset])
+        writer.refuse_existing([dataset[position]["index"] for position in range(len(dataset))])
         super().__init__(
             device=device,
             val_data_loader=DataLoader(dataset, batch_size=None),
@@ -189,17 +191,17 @@ class GenerationEvaluator(SupervisedEvaluator):
             decollate=False,
         )
 
-    def _iteration(self, engine: GenerationEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         values: dict[str, Tensor] = {}
         grid = None
         if "class" in batchdata:
             values["class"] = torch.tensor([int(batchdata["class"])])
         if "label" in batchdata and self.schema is not None:
-            grid = LabelGrid(batchdata["label"], self.space, multiple=self.network.autoencoder.downsampling)
+            grid = LabelGrid(batchdata["label"], self.space, multiple=self.model.autoencoder.downsampling)
             values["label_map"] = self.schema.index_map(grid.prepared)[None]
         size = self.space.size if grid is None else tuple(grid.prepared.shape[1:])
         conditions = Conditions(values) if values else None
-        volume = self.inferer(size, self.network, conditions=conditions, index=batchdata["index"])[0]
+        volume = self.draw(size, self.model, conditions=conditions, index=batchdata["index"])[0]
         self.written.append(self._write(batchdata, volume, grid))
         return {Keys.PRED: volume}
 
@@ -230,7 +232,7 @@ class GenerationEvaluator(SupervisedEvaluator):
         return {
             "synthetic": True,
             "index": request["index"],
-            "sampling": self.inferer.sampling.to_dict(),  # type: ignore[attr-defined]
+            "sampling": self.draw.sampling.to_dict(),
             "conditions": conditions,
             "weights_sha256": self.weights_sha256,
             "versions": describe_versions(),

@@ -17,7 +17,7 @@ from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
 from medldm.volume_space import VolumeSpace
 
-AUTOENCODERS: dict[str, tuple[type, type]] = {"vae": (VAEConfig, VAE), "vqvae": (VQVAEConfig, VQVAE)}
+AUTOENCODER_CONFIGS: dict[str, type[VAEConfig] | type[VQVAEConfig]] = {"vae": VAEConfig, "vqvae": VQVAEConfig}
 
 
 def make_autoencoder(config: VAEConfig | VQVAEConfig) -> VAE | VQVAE:
@@ -43,10 +43,10 @@ def build_autoencoder(
     Raises:
         ValueError: if the type or an option is unknown.
     """
-    if autoencoder_type not in AUTOENCODERS:
-        raise ValueError(f"autoencoder_type is {autoencoder_type!r}: choose from {list(AUTOENCODERS)}")
+    if autoencoder_type not in AUTOENCODER_CONFIGS:
+        raise ValueError(f"autoencoder_type is {autoencoder_type!r}: choose from {list(AUTOENCODER_CONFIGS)}")
     own = {"vae": vae_options, "vqvae": vqvae_options}[autoencoder_type]
-    config_class, _ = AUTOENCODERS[autoencoder_type]
+    config_class = AUTOENCODER_CONFIGS[autoencoder_type]
     return make_autoencoder(config_class.from_dict({**options, **(own or {})}))
 
 
@@ -228,7 +228,7 @@ def _per_channel(values: Tensor, like: Tensor) -> Tensor:
 
 
 __all__ = [
-    "AUTOENCODERS",
+    "AUTOENCODER_CONFIGS",
     "ConditionalDenoiser",
     "LatentDiffusionConfig",
     "LatentDiffusionModel",

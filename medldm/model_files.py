@@ -11,7 +11,7 @@ from torch import Tensor
 from medldm.checkpoints import Checkpoint, CheckpointError, hash_weights, load_checkpoint, load_weights
 from medldm.conditioning import ConditioningConfig
 from medldm.latent_diffusion import (
-    AUTOENCODERS,
+    AUTOENCODER_CONFIGS,
     ConditionalDenoiser,
     LatentDiffusionModel,
     make_autoencoder,
@@ -170,5 +170,4 @@ def _describe_autoencoder_config(config: VAEConfig | VQVAEConfig) -> dict[str, A
 
 
 def _rebuild_autoencoder_config(description: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:
-    config_class, _ = AUTOENCODERS[description["type"]]
-    return config_class.from_dict(description["config"])
+    return AUTOENCODER_CONFIGS[description["type"]].from_dict(description["config"])

@@ -74,6 +74,8 @@ def test_no_mark_is_in_any_file_or_log_line(tmp_path: Path) -> None:
     work.mkdir()
     assert all(mark in contents(raw) for mark in MARKS)
     knobs = ["--bundle_root", str(BUNDLE), "--dataset_dir", "cohort", "--output_dir", "out"]
+    start = ["monai.bundle", "run", "--config_file"]
+    attention = ["--attention_levels", "[False,True]", "--n_heads", "2"]
     names = ("train_autoencoder", "train_diffusion", "inference")
     configs = {name: str(BUNDLE / "configs" / f"{name}.yaml") for name in names}
     prepare = ["prepare", str(raw), "cohort", "--key-file", str(tmp_path / "key")]
@@ -82,16 +84,23 @@ def test_no_mark_is_in_any_file_or_log_line(tmp_path: Path) -> None:
         run(["medldm.cli", *prepare], work).replace(str(raw), ""),
         run(["medldm.cli", "check", "cohort"], work),
         run(
-            ["monai.bundle", "run", "--config_file", configs["train_autoencoder"], *knobs, *SMALL]
-            + ["--size", "[16,16,16]", "--spacing", "[1.0,1.0,1.0]", "--channels", "[4,8]"],
+            [
+                *start,
+                configs["train_autoencoder"],
+                *knobs,
+                *SMALL,
+                "--size",
+                "[16,16,16]",
+                "--channels",
+                "[4,8]",
+            ],
             work,
         ),
         run(
-            ["monai.bundle", "run", "--config_file", configs["train_diffusion"], *knobs, *SMALL]
-            + ["--channels", "[8,16]", "--attention_levels", "[False,True]", "--n_heads", "2"],
+            [*start, configs["train_diffusion"], *knobs, *SMALL, "--channels", "[8,16]", *attention],
             work,
         ),
-        run(["monai.bundle", "run", "--config_file", configs["inference"], *knobs, "--num_steps", "2"], work),
+        run([*start, configs["inference"], *knobs, "--num_steps", "2"], work),
     ]
     text = "\n".join([*said, contents(work)]).lower()
     assert (work / "out" / "synthetic" / "images" / "synthetic_0000.nii.gz").exists()

@@ -16,6 +16,9 @@ from medldm.networks.network_checks import check_shape
 from medldm.networks.posterior import AutoencoderOutput, DiagonalGaussian
 from medldm.networks.trunk import Decoder, Encoder, TrunkConfig
 
+FIRST_LOGVAR = -4.0
+"""Bias of the posterior's log-variance at the start of a training: a standard deviation of about 0.14."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig(TrunkConfig):
@@ -46,6 +49,9 @@ class VAE(nn.Module):
         channels, dims = config.latent_channels, config.spatial_dims
         self.encoder = Encoder(config)
         self.to_moments = conv(channels, 2 * channels, spatial_dims=dims, kernel_size=1)
+        # With a spread near 1 the first steps would have to learn through noise that drowns the mean.
+        if self.to_moments.bias is not None:
+            nn.init.constant_(self.to_moments.bias[channels:], FIRST_LOGVAR)
         self.from_latents = conv(channels, channels, spatial_dims=dims, kernel_size=1)
         self.decoder = Decoder(config)
 

@@ -103,7 +103,7 @@ class AutoencoderTrainer(AdversarialTrainer):
         # handler.
         self._state_dict_user_keys.clear()
 
-    def _iteration(self, engine: AutoencoderTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         volume = torch.as_tensor(batchdata["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
         index = (engine.state.iteration - 1) % engine.state.epoch_length
         position = {"index": index, "epoch_length": engine.state.epoch_length}
@@ -182,7 +182,7 @@ class AutoencoderEvaluator(SupervisedEvaluator):
             decollate=False,
         )
 
-    def _iteration(self, engine: AutoencoderEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         volume = torch.as_tensor(batchdata["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
         self.network.eval()
         with torch.no_grad(), autocast(engine.state.device, self.precision):

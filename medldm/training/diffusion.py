@@ -66,6 +66,17 @@ class DenoisingTask:
         return ((output.float() - target) ** 2).flatten(1).mean(dim=1)
 
 
+def averaged_denoiser(average: AveragedModel) -> ConditionalDenoiser:
+    """Return the denoiser that an average holds.
+
+    Raises:
+        TypeError: if it is the average of something else.
+    """
+    if not isinstance(average.module, ConditionalDenoiser):
+        raise TypeError(f"the average is of a {type(average.module).__name__}: average model.denoiser")
+    return average.module
+
+
 class DiffusionTrainer(SupervisedTrainer):
     """Train the denoiser of a latent diffusion model.
 
@@ -99,6 +110,7 @@ class DiffusionTrainer(SupervisedTrainer):
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.config = config
+        self.model = network
         self.task = DenoisingTask(network, config)
         self.average = average or average_weights(network.denoiser, 0.0)
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -128,8 +140,8 @@ class DiffusionTrainer(SupervisedTrainer):
             decollate=False,
         )
 
-    def _iteration(self, engine: DiffusionTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
-        device, denoiser = engine.state.device, self.network.denoiser.train()
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        device, denoiser = engine.state.device, self.model.denoiser.train()
         x_0 = self.task.draw_latents(batchdata, generator=self.generator)
         noise = torch.randn(x_0.shape, generator=self.generator).to(device)
         t = self.task.path.sample_times(len(x_0), generator=self.generator).to(device)
@@ -172,7 +184,8 @@ class DiffusionEvaluator(SupervisedEvaluator):
     ) -> None:
         self.config = config
         self.task = DenoisingTask(network, config)
-        self.average = average
+        self.model = network
+        self.denoiser = averaged_denoiser(average)
         self.n_times = n_times
         super().__init__(
             device=device,
@@ -186,9 +199,9 @@ class DiffusionEvaluator(SupervisedEvaluator):
         )
 
     @torch.no_grad()
-    def _iteration(self, engine: DiffusionEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         device = engine.state.device
-        denoiser = self.average.module.eval()
+        denoiser = self.denoiser.eval()
         generator = torch.Generator().manual_seed(self.config.seed + engine.state.iteration)
         x_0 = self.task.draw_latents(batchdata, generator=generator)
         conditions = gather_conditions(batchdata, denoiser.conditioning.names).to(device)
@@ -223,9 +236,9 @@ class SampleWriter:
         self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
 
     def _write(self, evaluator: DiffusionEvaluator, trainer: Engine) -> None:
-        model, config = evaluator.network, evaluator.config
-        batch = default_collate([evaluator.data_loader.dataset[0]])
-        sampler = LatentDiffusionSampler(model, config, denoiser=evaluator.average.module)
+        loader: Any = evaluator.data_loader
+        batch, config = default_collate([loader.dataset[0]]), evaluator.config
+        sampler = LatentDiffusionSampler(evaluator.model, config, denoiser=evaluator.denoiser)
         conditions = gather_conditions(batch, sampler.denoiser.conditioning.names)
         volume = sampler.sample(
             batch["mean"].shape, conditions=conditions, num_steps=self.num_steps, seed=config.seed

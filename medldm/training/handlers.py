@@ -66,7 +66,8 @@ class TrainingLog:
             self.evaluator.add_event_handler(Events.COMPLETED, self._write_validation, trainer)
 
     def _add(self, trainer: Engine) -> None:
-        for name, term in trainer.state.output[TERMS].items():
+        output: Any = trainer.state.output
+        for name, term in output[TERMS].items():
             self._values.setdefault(name, []).append(float(term))
 
     def _write_epoch(self, trainer: Engine) -> None:
@@ -116,7 +117,7 @@ class SliceWriter:
         self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
 
     def _write(self, evaluator: Engine, trainer: Engine) -> None:
-        output = evaluator.state.output
+        output: Any = evaluator.state.output
         output = output[0] if isinstance(output, list) else output
         for key, title in self.keys.items():
             volume = output[key]

@@ -15,7 +15,7 @@ from medldm.devices import choose_device
 from medldm.latent_diffusion import LatentDiffusionModel, name_autoencoder_type
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.model_files import describe_latent_diffusion, load_autoencoder, space_of
-from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
+from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer, averaged_denoiser
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
 from medldm.training.latent_cache import LatentDataset, cache_latents
 from medldm.training.optimisation import make_schedule
@@ -108,7 +108,7 @@ class LatentDiffusionTrainer:
         writer = CheckpointWriter(
             self.output_dir,
             name="latent_diffusion",
-            describe=describe_latent_diffusion(self.model, config, denoiser=average.module),
+            describe=describe_latent_diffusion(self.model, config, denoiser=averaged_denoiser(average)),
             evaluator=evaluator,
             metric="validation_loss",
             larger_is_better=False,

@@ -73,7 +73,11 @@ class RandomPatchd(RandomizableTransform, MapTransform):
 
 
 def volume_transforms(
-    space: VolumeSpace, *, schema: LabelSchema | None = None, patch_size: Sequence[int] | None = None
+    space: VolumeSpace,
+    *,
+    schema: LabelSchema | None = None,
+    patch_size: Sequence[int] | None = None,
+    seed: int = 0,
 ) -> Compose:
     """Return the transforms from a case's files to tensors in the space of the networks.
 
@@ -81,6 +85,7 @@ def volume_transforms(
         space: spacing, size and intensity to bring the volumes to.
         schema: if given, the case's label map is loaded too, and its values become the contiguous 0..K.
         patch_size: voxels of a random crop, taken last; None keeps the whole volume.
+        seed: of the crops.
 
     Returns:
         A transform of {"image": file, "label": file, ...} to {"image": (1, X, Y, Z) float32 in [-1, 1],
@@ -98,7 +103,7 @@ def volume_transforms(
     steps.append(EnsureTyped(keys=keys, track_meta=False))
     if patch_size is not None:
         steps.append(RandomPatchd(keys, patch_size))
-    return Compose(steps)
+    return Compose(steps).set_random_state(seed)
 
 
 def gather_conditions(batch: dict[str, Any], names: Sequence[str]) -> Conditions:

@@ -37,8 +37,8 @@ class Mutant:
 MUTANTS = [
     Mutant("alpha_without_root", "kernel", "tuple(map(math.sqrt, signal))", "tuple(signal)"),
     Mutant("noise_without_root", "kernel", "tuple(map(math.sqrt, noise))", "tuple(noise)"),
-    Mutant("v_with_flipped_sign", "kernel", ": (-sigma, alpha)", '": (sigma, -alpha)'),
-    Mutant("velocity_with_flipped_sign", "kernel", ": (-one, one)", '": (one, -one)'),
+    Mutant("v_with_flipped_sign", "kernel", ": (-sigma, alpha)", ": (sigma, -alpha)"),
+    Mutant("velocity_with_flipped_sign", "kernel", ": (-one, one)", ": (one, -one)"),
     Mutant("x_0_from_the_wrong_row", "kernel", "_like(b / determinant", "_like(a / determinant"),
     Mutant("eps_from_the_wrong_row", "kernel", "_like(alpha / determinant", "_like(sigma / determinant"),
     Mutant("zero_determinant_accepted", "kernel", "determinant == 0", "determinant != determinant"),

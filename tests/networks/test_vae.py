@@ -127,3 +127,11 @@ def test_a_volume_of_another_shape_is_refused() -> None:
         ValueError, match=r"VAE: latents have shape \(1, 3, 2, 2, 2\): \(B, 4, X, Y, Z\) is needed"
     ):
         VAE(SMALL).decode(torch.zeros(1, 3, 2, 2, 2))
+
+
+def test_training_starts_with_a_posterior_much_narrower_than_the_prior() -> None:
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(down_channels=(8, 16), n_groups=4, mid_attention=False))
+    std = vae.encode(torch.randn(1, 1, 8, 8, 8)).std
+    assert std.min() > 0.05
+    assert std.max() < 0.4
