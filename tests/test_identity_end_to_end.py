@@ -75,6 +75,7 @@ def test_no_mark_is_in_any_file_or_log_line(tmp_path: Path) -> None:
     assert all(mark in contents(raw) for mark in MARKS)
     knobs = ["--bundle_root", str(BUNDLE), "--dataset_dir", "cohort", "--output_dir", "out"]
     start = ["monai.bundle", "run", "--config_file"]
+    size = ["--size", "[16,16,16]"]
     attention = ["--attention_levels", "[False,True]", "--n_heads", "2"]
     names = ("train_autoencoder", "train_diffusion", "inference")
     configs = {name: str(BUNDLE / "configs" / f"{name}.yaml") for name in names}
@@ -89,8 +90,7 @@ def test_no_mark_is_in_any_file_or_log_line(tmp_path: Path) -> None:
                 configs["train_autoencoder"],
                 *knobs,
                 *SMALL,
-                "--size",
-                "[16,16,16]",
+                *size,
                 "--channels",
                 "[4,8]",
             ],

@@ -26,12 +26,14 @@ class Mutant:
         module: file in medldm/diffusion without its suffix; its own test file must notice.
         old: text that occurs once.
         new: what takes its place.
+        test: part of the names of the tests that must notice, where running the whole file would take long.
     """
 
     name: str
     module: str
     old: str
     new: str
+    test: str = ""
 
 
 MUTANTS = [
@@ -81,23 +83,55 @@ MUTANTS = [
         "solvers",
         "posterior(*path.alpha_sigma(t), *path.alpha_sigma(s))",
         "posterior(*path.alpha_sigma(t), *path.alpha_sigma(t - 1 if t > 1 else s))",
+        test="respaced_ddpm_has",
     ),
-    Mutant("ddpm_noise_variance_for_sd", "solvers", "x = x + sd * noise()", "x = x + sd**2 * noise()"),
-    Mutant("noise_in_the_last_step", "solvers", "if sd > 0:", "if sd >= 0:"),
-    Mutant("latents_clipped", "solvers", "x = c_t * x + c_0 * x_0", "x = c_t * x + c_0 * x_0.clamp(-1, 1)"),
-    Mutant("ddim_eta_outside_the_square", "solvers", "(eta * sd) ** 2, 0.0", "eta * sd**2, 0.0"),
-    Mutant("ddim_noise_not_reduced", "solvers", "sigma_s**2 - (eta * sd) ** 2", "sigma_s**2"),
-    Mutant("multistep_factor", "solvers", "h / (2 * h_before)", "h / h_before"),
-    Mutant("multistep_ratio_inverted", "solvers", "h / (2 * h_before)", "h_before / (2 * h)"),
-    Mutant("multistep_forgets", "solvers", "x_0_before, h_before = x_0, h\n", "h_before = h\n"),
-    Mutant("heun_without_the_end", "solvers", "* (eps + eps_end)", "* (eps + eps)"),
+    Mutant(
+        "ddpm_noise_variance_for_sd",
+        "solvers",
+        "x = x + sd * noise()",
+        "x = x + sd**2 * noise()",
+        test="respaced_ddpm_has",
+    ),
+    Mutant("noise_in_the_last_step", "solvers", "if sd > 0:", "if sd >= 0:", test="last_step"),
+    Mutant(
+        "latents_clipped",
+        "solvers",
+        "x = c_t * x + c_0 * x_0",
+        "x = c_t * x + c_0 * x_0.clamp(-1, 1)",
+        test="survive",
+    ),
+    Mutant(
+        "ddim_eta_outside_the_square", "solvers", "(eta * sd) ** 2, 0.0", "eta * sd**2, 0.0", test="eta_keeps"
+    ),
+    Mutant(
+        "ddim_noise_not_reduced", "solvers", "sigma_s**2 - (eta * sd) ** 2", "sigma_s**2", test="eta_keeps"
+    ),
+    Mutant("multistep_factor", "solvers", "h / (2 * h_before)", "h / h_before", test="order_of_convergence"),
+    Mutant(
+        "multistep_ratio_inverted",
+        "solvers",
+        "h / (2 * h_before)",
+        "h_before / (2 * h)",
+        test="order_of_convergence",
+    ),
+    Mutant(
+        "multistep_forgets",
+        "solvers",
+        "x_0_before, h_before = x_0, h\n",
+        "h_before = h\n",
+        test="order_of_convergence",
+    ),
+    Mutant(
+        "heun_without_the_end", "solvers", "* (eps + eps_end)", "* (eps + eps)", test="order_of_convergence"
+    ),
     Mutant(
         "inversion_at_the_wrong_level",
         "solvers",
         "(x - sigma_s * eps) / alpha_s",
         "(x - sigma_t * eps) / alpha_t",
+        test="inversion_undoes",
     ),
-    Mutant("gaps_accepted", "solvers", "if end != start:", "if end < 0:"),
+    Mutant("gaps_accepted", "solvers", "if end != start:", "if end < 0:", test="gaps"),
     Mutant("weight_off_by_one", "guidance", "weights[c] * (outputs[c] -", "(weights[c] + 1) * (outputs[c] -"),
     Mutant("rows_in_the_wrong_order", "guidance", ".repeat_interleave(len(x))", ".repeat(len(x))"),
     Mutant("drop_means_keep", "guidance", "name not in group", "name in group"),
@@ -158,7 +192,7 @@ def run_tests(folder: Path, mutant: Mutant | None) -> int:
             tests = [str(REPOSITORY / "tests" / "diffusion" / f"test_{module}.py") for module in modules]
             setup = str(REPOSITORY / "setup.cfg")
             options = ["-x", "-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-c", setup]
-            options += ["-k", f"not ({SLOW_TESTS})"]
+            options += ["-k", f"{mutant.test if mutant else ''} and not ({SLOW_TESTS})".removeprefix(" and ")]
             status = int(pytest.main([*options, *tests]))
     finally:
         os._exit(status)
