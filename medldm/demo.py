@@ -28,23 +28,29 @@ STAGE_1: dict[str, Any] = {
     **COMMON,
     "spacing": [4.0, 4.0, 4.0],
     "size": [40, 48, 40],
-    "channels": [16, 32, 64],
+    "channels": [16, 32],
     "n_groups": 8,
-    "epochs": 40,
+    "epochs": 20,
     "batch_size": 1,
     "learning_rate": 0.001,
-    "adversarial_start": 500,
+    "adversarial_start": 360,
     "val_interval": 10,
 }
 STAGE_2: dict[str, Any] = {
     **COMMON,
-    "channels": [64, 128],
-    "attention_levels": [False, True],
+    "channels": [32, 64, 128],
+    "attention_levels": [False, False, True],
     "n_heads": 4,
-    "epochs": 200,
-    "batch_size": 8,
-    "learning_rate": 0.0005,
-    "val_interval": 25,
+    "n_groups": 16,
+    "epochs": 60,
+    "batch_size": 4,
+    "learning_rate": 0.001,
+    "val_interval": 20,
+}
+INFERENCE: dict[str, Any] = {
+    "validation_fraction": COMMON["validation_fraction"],
+    "num_samples": N_SYNTHETIC,
+    "num_steps": 30,
 }
 
 
@@ -72,10 +78,7 @@ def run_demo(output_dir: str | Path, *, seed: int = 0) -> str:
     clock.lap("autoencoder")
     _run("train_diffusion", {**knobs, **STAGE_2})
     clock.lap("diffusion")
-    _run(
-        "inference",
-        {**knobs, "validation_fraction": COMMON["validation_fraction"], "num_samples": N_SYNTHETIC},
-    )
+    _run("inference", {**knobs, **INFERENCE})
     clock.lap("inference")
     table = _compare(dataset_dir, output_dir)
     clock.lap("picture")

@@ -169,6 +169,7 @@ class CheckpointWriter:
         self.sign = 1.0 if larger_is_better else -1.0
         self.last_interval = last_interval
         self.best: float | None = None
+        self._validated_epoch: int | None = None
 
     def attach(self, trainer: Engine) -> None:
         """Save during the training and at its end."""
@@ -177,6 +178,7 @@ class CheckpointWriter:
         )
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._save_best, trainer)
+            trainer.add_event_handler(Events.COMPLETED, self._validate_last_epoch)
 
     @property
     def best_path(self) -> Path:
@@ -188,7 +190,13 @@ class CheckpointWriter:
         if self.evaluator is None:
             self._save(self.best_path, trainer)
 
+    def _validate_last_epoch(self, trainer: Engine) -> None:
+        """Validate once more where the interval of the validations left the last epoch out."""
+        if self.evaluator is not None and self._validated_epoch != trainer.state.epoch:
+            self.evaluator.run()
+
     def _save_best(self, evaluator: Engine, trainer: Engine) -> None:
+        self._validated_epoch = trainer.state.epoch
         value = float(evaluator.state.metrics[self.metric])
         if self.best is None or self.sign * value > self.sign * self.best:
             self.best = value

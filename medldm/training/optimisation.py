@@ -90,7 +90,9 @@ class OptimiserStep:
             self.scaler.step(self.optimizer)
         else:
             logger.warning(
-                "a step was left out: the norm of its gradient is %s (loss %.4g)", float(norm), float(loss)
+                "a step was left out: the norm of its gradient is %s (loss %.4g)",
+                float(norm),
+                float(loss.detach()),
             )
         self.scaler.update()
         if self.schedule is not None:

@@ -39,7 +39,7 @@ def volumes(n: int = 4) -> list[dict[str, torch.Tensor]]:
     ]
 
 
-def train_first_stage(config, tmp_path, *, epochs=2, **options):
+def train_first_stage(config, tmp_path, *, epochs=2, val_interval=1, **options):
     torch.manual_seed(0)
     network = make_autoencoder(config)
     discriminator = PatchDiscriminator(PatchDiscriminatorConfig(channels=4, n_layers=1))
@@ -66,7 +66,7 @@ def train_first_stage(config, tmp_path, *, epochs=2, **options):
         discriminator_optimizer=torch.optim.AdamW(discriminator.parameters(), lr=1e-3),
         average=average,
         train_handlers=[
-            ValidationHandler(interval=1, validator=evaluator),
+            ValidationHandler(interval=val_interval, validator=evaluator),
             TrainingLog(tmp_path / "logs", evaluator=evaluator),
             writer,
         ],
@@ -90,6 +90,11 @@ def test_first_stage_learns_and_saves_the_weights_it_validated(tmp_path, config)
     volume = volumes(1)[0]["image"][None]
     error = ((reconstruct(average.module.eval(), volume) - volume) / 2).square().mean()
     assert evaluator.state.metrics["psnr"] == pytest.approx(-10 * error.log10().item(), abs=1e-3)
+
+
+def test_the_last_epoch_is_validated_and_saved_even_if_the_interval_leaves_it_out(tmp_path) -> None:
+    train_first_stage(VAEConfig(**SMALL), tmp_path, epochs=1, val_interval=5)
+    assert load_checkpoint(tmp_path / "autoencoder.safetensors").card["training"]["epoch"] == 1
 
 
 def test_first_stage_runs_in_bfloat16_with_accumulation(tmp_path) -> None:
