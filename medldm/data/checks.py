@@ -24,7 +24,7 @@ def check_cohort(
     The fast part reads headers: readable, three axes, shapes and affines of pairs, spacing, orientation and
     field of view outliers, subjects and identifiers across splits. The full part reads every file to its
     end: damage, NaN and Inf, constant images, label values, empty labels, HU plausibility, duplicates; it is
-        remembered by file stamps.
+    remembered by file stamps.
 
     Args:
         cohort: from `read_cohort`.

@@ -123,7 +123,7 @@ def open_cohort(dataset_dir: str, *, validation_fraction: float, seed: int) -> C
     Raises:
         CohortError: naming each file, what is wrong and what to do.
     """
-    cohort = read_cohort(dataset_dir, validation_fraction=validation_fraction, seed=seed)
+    cohort = read_cohort(dataset_dir, validation_fraction=validation_fraction, seed=seed, strict=False)
     require_sound(cohort)
     return cohort
 

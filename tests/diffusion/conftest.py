@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,19 +53,29 @@ class Mixture:
 
     def denoiser(self, path: NoisePath) -> Any:
         """E[x_0 | x_t] and E[eps | x_t]."""
-        means = torch.tensor(self.means, dtype=torch.float64)
+        centres = torch.tensor(self.means, dtype=torch.float64)
         weights = torch.tensor(self.weights, dtype=torch.float64)
 
         def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
             alpha, sigma = path.alpha_sigma(t)
             variance = (alpha * self.sd) ** 2 + sigma**2
-            deviation = x[..., None] - alpha * means
-            share = torch.softmax(weights.log() - deviation**2 / (2 * variance), dim=-1)
+            means, prior = (values.view(-1, *[1] * x.ndim) for values in (centres, weights.log()))
+            deviation = x - alpha * means
+            share = torch.softmax(prior - deviation**2 / (2 * variance), dim=0)
             residual = deviation / variance
-            x_0 = (share * (means + alpha * self.sd**2 * residual)).sum(-1)
-            return x_0, (share * sigma * residual).sum(-1)
+            x_0 = (share * (means + alpha * self.sd**2 * residual)).sum(0)
+            return x_0, (share * sigma * residual).sum(0)
 
         return denoise
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep tiny tensors on one thread: on a busy machine, threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

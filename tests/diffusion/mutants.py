@@ -14,7 +14,7 @@ import torch  # noqa: F401  (imported before the forks, which share it)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNCHANGED = "unchanged"
-SLOW_TESTS = "diffusers or mixture or presets or correlated or samples_have"
+SLOW_TESTS = "diffusers"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ MUTANTS = [
         "solvers",
         "h / (2 * h_before)",
         "h_before / (2 * h)",
-        test="order_of_convergence",
+        test="uneven_steps",
     ),
     Mutant(
         "multistep_forgets",
