@@ -1,6 +1,7 @@
 # make demo    a virtual environment, the demonstration cohort, both trainings, synthetic volumes, overview.png
 # make test    the same environment and the tests;  make test TESTS="tests/data -m 'not slow'" for some of them
 # make lint    ruff and mypy
+# make mutants breaks the mathematics on purpose and shows that the tests notice
 # make bench   the comparisons in benchmarks/
 # make clean   removes what the others made
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint mutants bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -39,6 +40,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+mutants: $(STAMP)
+	$(BIN)/python -m pytest tests/diffusion/test_mutants.py
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do \

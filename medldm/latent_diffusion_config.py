@@ -6,9 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from medldm.configs import Config
-from medldm.diffusion import NoisePath, make_path
+from medldm.diffusion import PREDICTION_TYPES, NoisePath, make_path
 
-DIFFUSION_FIELDS = ("noise_schedule", "n_timesteps", "beta_start", "beta_end", "prediction_type")
+DIFFUSION_FIELDS = (
+    "noise_schedule",
+    "n_timesteps",
+    "beta_start",
+    "beta_end",
+    "zero_terminal_snr",
+    "time_shift",
+    "prediction_type",
+)
+FLOW = "flow"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +28,14 @@ class LatentDiffusionConfig(Config):
         autoencoder_type: "vae" or "vqvae"; a checkpoint of the other type is refused.
         autoencoder_path: checkpoint of the first stage; None if the model already holds a trained
             autoencoder.
-        noise_schedule: "linear" (Ho et al. 2020), "scaled_linear" (Rombach et al. 2022) or "cosine".
+        noise_schedule: "linear" (Ho et al. 2020), "scaled_linear" (Rombach et al. 2022), "cosine", "sigmoid",
+            or "flow" for a rectified flow (Liu et al. 2023).
         n_timesteps: T of the schedule.
         beta_start: first noise variance; ignored by "cosine".
         beta_end: last noise variance; ignored by "cosine".
-        prediction_type: "epsilon", "sample" or "v_prediction" (Salimans and Ho 2022).
+        zero_terminal_snr: rescale the schedule so that nothing of the data is left at T (Lin et al. 2023).
+        time_shift: of "flow": above 1 trains and samples more at high noise, as large volumes need.
+        prediction_type: "epsilon", "sample", "v_prediction" (Salimans and Ho 2022) or "velocity".
         learning_rate: of AdamW, constant after `warmup_steps` of linear increase.
         n_epochs: passes over the training cohort.
         weight_decay: of AdamW.
@@ -44,6 +56,8 @@ class LatentDiffusionConfig(Config):
     n_timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
+    zero_terminal_snr: bool = False
+    time_shift: float = 1.0
     prediction_type: str = "epsilon"
     learning_rate: float = 1e-4
     n_epochs: int = 100
@@ -58,7 +72,7 @@ class LatentDiffusionConfig(Config):
     def __post_init__(self) -> None:
         for name, allowed in (
             ("autoencoder_type", ("vae", "vqvae")),
-            ("prediction_type", ("epsilon", "sample", "v_prediction")),
+            ("prediction_type", PREDICTION_TYPES),
             ("precision", ("float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in allowed:
@@ -71,10 +85,12 @@ class LatentDiffusionConfig(Config):
                 raise ValueError(f"{name} is {getattr(self, name)}: a positive number is needed")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}: a number in [0, 1) is needed")
-        self.noise_path()
+        self.noise_path().check_prediction_type(self.prediction_type)
 
     def noise_path(self) -> NoisePath:
         """Build the noise path; its tables are float64."""
+        if self.noise_schedule == FLOW:
+            return make_path({"kind": "flow", "shift": self.time_shift})
         return make_path(
             {
                 "kind": "ddpm",
@@ -82,6 +98,7 @@ class LatentDiffusionConfig(Config):
                 "n_timesteps": self.n_timesteps,
                 "beta_start": self.beta_start,
                 "beta_end": self.beta_end,
+                "zero_terminal_snr": self.zero_terminal_snr,
             }
         )
 
