@@ -42,10 +42,10 @@ STAGE_2: dict[str, Any] = {
     "attention_levels": [False, False, True],
     "n_heads": 4,
     "n_groups": 16,
-    "epochs": 100,
+    "epochs": 60,
     "batch_size": 4,
     "learning_rate": 0.001,
-    "val_interval": 25,
+    "val_interval": 20,
 }
 INFERENCE: dict[str, Any] = {
     "validation_fraction": COMMON["validation_fraction"],
