@@ -40,10 +40,6 @@ class Conditions:
                 absent[name] = mask | absent[name].to(mask.device) if name in absent else mask
         return Conditions(self.values, absent)
 
-    def repeat(self, times: int) -> Conditions:
-        """Return the batch repeated `times` times along its first axis: all samples, then all again."""
-        return self._map(lambda tensor: torch.cat([tensor] * times))
-
     def to(self, device: torch.device | str) -> Conditions:
         """Return the conditions on `device`."""
         return self._map(lambda tensor: tensor.to(device))

@@ -1,4 +1,4 @@
-"""Conditions: presence, dropping, slicing and repeating."""
+"""Conditions: presence, dropping and slicing."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def test_dropping_adds_to_what_is_absent_and_leaves_the_original_alone() -> None
     assert "text" not in dropped.absent
 
 
-def test_slices_and_repeats_take_values_and_masks_along() -> None:
+def test_slices_take_values_and_masks_along() -> None:
     conditions = Conditions({"class": torch.arange(3)}, {"class": torch.tensor([True, False, False])})
     assert conditions[slice(1, 3)].values["class"].tolist() == [1, 2]
-    assert conditions.repeat(2).values["class"].tolist() == [0, 1, 2, 0, 1, 2]
-    assert conditions.repeat(2).absent["class"].tolist() == [True, False, False] * 2
+    assert conditions[slice(0, 2)].absent["class"].tolist() == [True, False]
