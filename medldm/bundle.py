@@ -9,15 +9,19 @@ the functions they wrap, which raise.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from packaging.version import Version
 
 from medldm import generation, model_files, training
+from medldm.conditioning import ConditioningConfig, open_text_encoder
 from medldm.training.precision import seed_everything
+
+if TYPE_CHECKING:
+    from medldm.conditioning.text_encoder import TextEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +46,26 @@ load_latent_diffusion = _ends_in_a_message(model_files.load_latent_diffusion)
 choose_label_maps = _ends_in_a_message(generation.choose_label_maps)
 conditioning_of = _ends_in_a_message(training.conditioning_of)
 make_evaluator = _ends_in_a_message(generation.GenerationEvaluator)
+
+make_preparer = _ends_in_a_message(generation.make_preparer)
+make_dataset = _ends_in_a_message(generation.GenerationDataset)
+
+
+@_ends_in_a_message
+def text_encoder_for(
+    conditions: Sequence[str] | ConditioningConfig, directory: str | None = None
+) -> TextEncoder | None:
+    """Open the text encoder where the conditions name "text".
+
+    Args:
+        conditions: names, before a training; or those of a trained model, whose encoder it must be.
+        directory: of the encoder; None for the default one.
+    """
+    trained = conditions if isinstance(conditions, ConditioningConfig) else None
+    names = trained.conditioning_type if trained is not None else conditions
+    if "text" not in names:
+        return None
+    return open_text_encoder(directory, identity=trained.text_encoder if trained is not None else None)
 
 
 def check_required_packages(required: Mapping[str, str]) -> None:

@@ -99,11 +99,18 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--num-samples", type=int, help="volumes to make; one for each label map if not given"
     )
-    parser.add_argument("--class-label", type=int, help="class of the volumes")
+    parser.add_argument(
+        "--label-table", help="values of the label maps to those of the model: a file or preset"
+    )
+    parser.add_argument(
+        "--conditions", help="JSON file with the values of other conditions, one entry or a list"
+    )
+    parser.add_argument("--text-encoder", help="folder of the text encoder of the training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--index", type=int, default=0, help="index of the first volume of the seed")
     parser.add_argument("--guidance-scale", type=float, default=1.5)
-    parser.add_argument("--num-steps", type=int, default=50)
+    parser.add_argument("--preset", default="balanced", help="fast, balanced or reference")
+    parser.add_argument("--num-steps", type=int, help="the preset's if not given")
     parser.add_argument("--overwrite", action="store_true", help="replace volumes that exist")
     parser.add_argument("--device", default="auto")
     parser.set_defaults(command=_generate)
@@ -118,9 +125,14 @@ def _generate(options: argparse.Namespace) -> int:
         label_dir=options.label_dir,
         num_samples=options.num_samples,
         first_index=options.index,
-        class_label=options.class_label,
+        label_table=options.label_table,
+        conditions=options.conditions,
+        text_encoder=options.text_encoder,
         sampling=SamplingConfig(
-            seed=options.seed, guidance_scale=options.guidance_scale, num_steps=options.num_steps
+            seed=options.seed,
+            guidance_scale=options.guidance_scale,
+            preset=options.preset,
+            num_steps=options.num_steps,
         ),
         overwrite=options.overwrite,
         device=options.device,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions, EncodedConditions
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
+from medldm.networks.attention import Context
 from medldm.volume_space import VolumeSpace
 
 AUTOENCODER_CONFIGS: dict[str, type[VAEConfig] | type[VQVAEConfig]] = {"vae": VAEConfig, "vqvae": VQVAEConfig}
@@ -76,10 +77,12 @@ class ConditionalDenoiser(nn.Module):
             conditions, batch_size=len(latents), latent_size=latents.shape[2:], drop=drop
         )
 
-    def predict(self, x_t: Tensor, timesteps: Tensor, encoded: EncodedConditions) -> Tensor:
-        """Predict from noisy latents (B, C, x, y, z) and conditions that are already encoded."""
-        hidden = x_t if encoded.spatial is None else torch.cat([x_t, encoded.spatial.to(x_t.dtype)], dim=1)
-        return self.unet(hidden, timesteps, context=encoded.tokens)
+    def predict(
+        self, x_t: Tensor, timesteps: Tensor, *, context: Context | None, spatial: Tensor | None
+    ) -> Tensor:
+        """Predict from noisy latents (B, C, x, y, z), told tokens (B, N, context_dim) and channels."""
+        hidden = x_t if spatial is None else torch.cat([x_t, spatial.to(x_t.dtype)], dim=1)
+        return self.unet(hidden, timesteps, context=context)
 
     def forward(
         self,
@@ -100,7 +103,8 @@ class ConditionalDenoiser(nn.Module):
         Returns:
             (B, C, x, y, z).
         """
-        return self.predict(x_t, timesteps, self.encode_conditions(conditions, x_t, drop=drop))
+        tokens, spatial = self.encode_conditions(conditions, x_t, drop=drop)
+        return self.predict(x_t, timesteps, context=tokens, spatial=spatial)
 
 
 class LatentDiffusionModel(nn.Module):

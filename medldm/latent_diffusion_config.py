@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medldm.configs import Config
-from medldm.diffusion import PREDICTION_TYPES, NoisePath, make_path
+from medldm.diffusion import LOSS_WEIGHTINGS, PREDICTION_TYPES, NoisePath, make_path
 
 DIFFUSION_FIELDS = (
     "noise_schedule",
@@ -36,6 +36,8 @@ class LatentDiffusionConfig(Config):
         zero_terminal_snr: rescale the schedule so that nothing of the data is left at T (Lin et al. 2023).
         time_shift: of "flow": above 1 trains and samples more at high noise, as large volumes need.
         prediction_type: "epsilon", "sample", "v_prediction" (Salimans and Ho 2022) or "velocity".
+        loss_weighting: of the error at each noise level: "plain", "min_snr" (Hang et al. 2023) or "p2" (Choi
+            et al. 2022).
         learning_rate: of AdamW, constant after `warmup_steps` of linear increase.
         n_epochs: passes over the training cohort.
         weight_decay: of AdamW.
@@ -59,6 +61,7 @@ class LatentDiffusionConfig(Config):
     zero_terminal_snr: bool = False
     time_shift: float = 1.0
     prediction_type: str = "epsilon"
+    loss_weighting: str = "plain"
     learning_rate: float = 1e-4
     n_epochs: int = 100
     weight_decay: float = 0.01
@@ -73,6 +76,7 @@ class LatentDiffusionConfig(Config):
         for name, allowed in (
             ("autoencoder_type", ("vae", "vqvae")),
             ("prediction_type", PREDICTION_TYPES),
+            ("loss_weighting", LOSS_WEIGHTINGS),
             ("precision", ("float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in allowed:

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medldm.checkpoints import CheckpointError, load_checkpoint, load_weights
-from medldm.conditioning import Conditions
-from medldm.diffusion import SOLVERS, Denoise, NoisePath, SolverStep, guided_denoiser
+from medldm.conditioning import ConditionEncoder, Conditions, EncodedConditions
+from medldm.diffusion import (
+    SOLVERS,
+    Denoise,
+    KeptRegion,
+    NoisePath,
+    PartialStart,
+    SolverStep,
+    guided_denoiser,
+    invert_noise,
+    last_pairs,
+    sample_from,
+)
 from medldm.latent_diffusion import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.model_files import load_latent_diffusion
+from medldm.networks import StaticContext
+from medldm.sampling_config import SamplingConfig
 
 Callback = Callable[[SolverStep], None]
 
@@ -102,27 +116,74 @@ class LatentDiffusionSampler:
         shape: Sequence[int],
         *,
         conditions: Conditions | None = None,
-        guidance_scale: float | Mapping[str, float] = 1.0,
-        num_steps: int = 50,
-        eta: float = 0.0,
-        solver: str = "ddim",
-        grid: str = "trailing",
-        seed: int = 0,
         indices: Sequence[int] | None = None,
         callback: Callback | None = None,
+        keep: KeptRegion | None = None,
+        start: PartialStart | None = None,
+        settings: SamplingConfig | None = None,
     ) -> Tensor:
-        """Draw standardised latents (B, C, x, y, z); the arguments are those of `sample`."""
+        """Draw standardised latents (B, C, x, y, z) in one batch.
+
+        Args:
+            shape: as of `sample`, as the other arguments.
+            conditions: of the B samples.
+            indices: of the samples in their seed.
+            callback: called after each step.
+            keep: region of the latents to leave as it is.
+            start: noised latents to begin from, in the place of noise alone.
+            settings: how to draw.
+        """
+        settings = settings or SamplingConfig()
         batch_size, *sample_shape = shape
         device = self.model.latent_shift.device
         indices = range(batch_size) if indices is None else indices
-        noise = SampleNoise([sample_seed(seed, index) for index in indices], sample_shape, device=device)
+        seeds = [sample_seed(settings.seed, index) for index in indices]
+        noise = SampleNoise(seeds, sample_shape, device=device)
         path = self.config.noise_path()
-        conditions = None if conditions is None else conditions.to(device)
         if conditions is not None:
+            conditions = conditions.to(device)
             self.denoiser.conditioning.check(conditions)
-        denoise = self._denoiser(path, conditions, guidance_scale)
-        pairs = path.time_pairs(num_steps, grid=grid)
-        return SOLVERS[solver](denoise, noise(), path, pairs, noise=noise, eta=eta, callback=callback)
+        denoise = self._denoiser(path, conditions, settings)
+        pairs = path.time_pairs(settings.n_steps, grid=settings.grid_name)
+        return sample_from(
+            SOLVERS[settings.solver_name],
+            denoise,
+            path,
+            pairs,
+            noise=noise,
+            eta=settings.eta,
+            callback=callback,
+            keep=keep,
+            start=start,
+        )
+
+    @torch.no_grad()
+    def invert(
+        self,
+        latents: Tensor,
+        *,
+        conditions: Conditions | None = None,
+        strength: float = 1.0,
+        settings: SamplingConfig | None = None,
+    ) -> Tensor:
+        """Return the noise (B, C, x, y, z) from which DDIM makes these standardised latents again.
+
+        Args:
+            latents: (B, C, x, y, z) standardised.
+            conditions: of what the latents show now.
+            strength: see `PartialStart`, for whose `noise` the result is meant.
+            settings: steps, grid and guidance; inversion is the more exact the nearer guidance is to 1.
+        """
+        settings = settings or SamplingConfig()
+        path = self.config.noise_path()
+        if conditions is not None:
+            conditions = conditions.to(latents.device)
+            self.denoiser.conditioning.check(conditions)
+        denoise = self._denoiser(path, conditions, settings)
+        pairs = last_pairs(
+            path, path.time_pairs(settings.n_steps, grid=settings.grid_name), strength=strength
+        )
+        return invert_noise(denoise, latents, path, pairs)
 
     @torch.no_grad()
     def sample(
@@ -131,16 +192,11 @@ class LatentDiffusionSampler:
         *,
         context: Tensor | None = None,
         conditions: Conditions | None = None,
-        guidance_scale: float | Mapping[str, float] = 1.0,
-        num_steps: int = 50,
-        eta: float = 0.0,
-        solver: str = "ddim",
-        grid: str = "trailing",
-        seed: int = 0,
         indices: Sequence[int] | None = None,
         size: tuple[int, ...] | None = None,
         batch_size: int = 1,
         callback: Callback | None = None,
+        **settings: Any,
     ) -> Tensor:
         """Draw volumes.
 
@@ -148,20 +204,13 @@ class LatentDiffusionSampler:
             shape: (B, C, x, y, z) of the latents.
             context: (B, N, D) text embeddings; short for `conditions` with "text".
             conditions: of the B samples; None for the null of every condition.
-            guidance_scale: w of classifier-free guidance, one for all conditions or one for each name; 1 is
-                the plain conditional model, 0 the unconditional one (Ho and Salimans 2022, Eq. 6, with their
-                w + 1).
-            num_steps: of the solver.
-            eta: noise that DDIM adds, 0 to 1 (Song et al. 2021, Eq. 16).
-            solver: one of medldm.diffusion.SOLVERS.
-            grid: how the steps are spread over the times.
-            seed: of all randomness.
-            indices: which volumes of that seed to draw; 0 to B - 1 if None. A volume is the same whatever the
+            indices: which volumes of the seed to draw; 0 to B - 1 if None. A volume is the same whatever the
                 others.
             size: voxels (X, Y, Z) to crop the volumes to.
             batch_size: samples that are denoised and decoded together. More than 1 is faster on a GPU; the
                 result then agrees to rounding, not to the bit.
             callback: called after each step.
+            settings: fields of `SamplingConfig`: guidance_scale, num_steps, eta, solver, seed, ...
 
         Returns:
             (B, 1, X, Y, Z) in [-1, 1] up to overshoot, on the model's device.
@@ -170,6 +219,7 @@ class LatentDiffusionSampler:
             ValueError: if a condition is unknown to the model or an argument outside its range.
         """
         self._check_shape(shape)
+        config = SamplingConfig.from_dict(settings)
         conditions = _with_context(conditions, context)
         indices = list(range(shape[0]) if indices is None else indices)
         volumes = []
@@ -178,14 +228,9 @@ class LatentDiffusionSampler:
             latents = self.sample_latents(
                 (rows.stop - start, *shape[1:]),
                 conditions=conditions[rows] if conditions is not None else None,
-                guidance_scale=guidance_scale,
-                num_steps=num_steps,
-                eta=eta,
-                solver=solver,
-                grid=grid,
-                seed=seed,
                 indices=indices[rows],
                 callback=callback,
+                settings=config,
             )
             volumes.append(self.model.decode(latents, size=size))
         return torch.cat(volumes)
@@ -199,37 +244,64 @@ class LatentDiffusionSampler:
                 f"x = X / {self.model.autoencoder.downsampling} latents"
             )
 
-    def _denoiser(
-        self,
-        path: NoisePath,
-        conditions: Conditions | None,
-        guidance_scale: float | Mapping[str, float],
-    ) -> Denoise:
-        """Return the solver's denoiser; the conditions are encoded here, once for all steps."""
-        encoder = self.denoiser.conditioning
-        encoded = encoder.encode_values(conditions)
-        absent = {} if conditions is None else conditions.absent
-        given = tuple(name for name in encoder.names if name in encoded)
+    def _denoiser(self, path: NoisePath, conditions: Conditions | None, settings: SamplingConfig) -> Denoise:
+        """Return the solver's denoiser; the conditions are encoded and projected once for all steps."""
+        static = _StaticConditions(self.denoiser.conditioning, conditions)
 
         def predict(x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
-            def rows(tensor: Tensor) -> Tensor:
-                return tensor.repeat(len(x) // len(tensor), *[1] * (tensor.ndim - 1))
+            context, spatial = static.for_passes(x, drop)
+            return self.denoiser.predict(x, times, context=context, spatial=spatial)
 
-            masks = {
-                name: mask | rows(absent[name]) if name in absent else mask for name, mask in drop.items()
-            }
-            joined = encoder.assemble(
-                {name: rows(part) for name, part in encoded.items()},
-                masks,
-                batch_size=len(x),
-                latent_size=x.shape[2:],
-            )
-            return self.denoiser.predict(x, times, joined)
+        return guided_denoiser(
+            predict,
+            # Without conditions there is nothing to guide: the plain model is asked.
+            settings.guidance_scale if static.names else 1.0,
+            path=path,
+            prediction_type=self.config.prediction_type,
+            conditions=static.names,
+            interval=settings.interval,
+            rescale_amount=settings.guidance_rescale,
+        )
 
-        # Without conditions there is nothing to guide: the plain model is asked.
-        weights = guidance_scale if given else 1.0
-        prediction_type = self.config.prediction_type
-        return guided_denoiser(predict, weights, path=path, prediction_type=prediction_type, conditions=given)
+
+class _StaticConditions:
+    """The encoded conditions of a sampling: for each set of passes they are joined once and kept."""
+
+    def __init__(self, encoder: ConditionEncoder, conditions: Conditions | None) -> None:
+        self._encoder = encoder
+        self._encoded = encoder.encode_values(conditions)
+        self._absent = {} if conditions is None else conditions.absent
+        # The masks are kept with what follows from them, so that no other object can take their place.
+        self._kept: list[tuple[Mapping[str, Tensor], StaticContext | None, Tensor | None]] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conditions that are given."""
+        return tuple(self._encoded)
+
+    def for_passes(self, x: Tensor, drop: Mapping[str, Tensor]) -> tuple[StaticContext | None, Tensor | None]:
+        """Return context and spatial channels for the rows x (n, C, x, y, z) of a step with these masks."""
+        for masks, context, spatial in self._kept:
+            if masks is drop:
+                return context, spatial
+        tokens, spatial = self._join(x, drop)
+        context = None if tokens is None else StaticContext(tokens)
+        self._kept.append((drop, context, spatial))
+        return context, spatial
+
+    def _join(self, x: Tensor, drop: Mapping[str, Tensor]) -> EncodedConditions:
+        def rows(tensor: Tensor) -> Tensor:
+            return tensor.repeat(len(x) // len(tensor), *[1] * (tensor.ndim - 1))
+
+        absent = {
+            name: mask | rows(self._absent[name]) if name in self._absent else mask
+            for name, mask in drop.items()
+        }
+        encoded = {
+            name: EncodedConditions(*(None if part is None else rows(part) for part in parts))
+            for name, parts in self._encoded.items()
+        }
+        return self._encoder.assemble(encoded, absent, batch_size=len(x), latent_size=x.shape[2:])
 
 
 def _with_context(conditions: Conditions | None, context: Tensor | None) -> Conditions | None:

@@ -1,7 +1,7 @@
-"""The files of synthetic volumes: the geometry of their label maps, and whole writing.
+"""The files of synthetic volumes: the geometry of the volumes they are made from, and whole writing.
 
-A label map is brought to the networks' grid, the image made there is brought back to the map's own grid and
-affine, to the bit.
+A label map or an image is brought to the networks' grid, the image made there is brought back to the file's
+own grid and affine, to the bit.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from torch import Tensor
 
 from medldm.checkpoints import write_atomically
 from medldm.data.labels import LabelSchema
+from medldm.data.prepare_labels import LabelTable
 from medldm.transforms import (
     CentreCropOrPad,
     LoadVolume,
@@ -26,38 +28,53 @@ from medldm.transforms import (
     restore_file_geometry,
     write_nifti,
 )
+from medldm.transforms.window import Fill
 from medldm.volume_space import VolumeSpace
 
 logger = logging.getLogger(__name__)
 
 
-class LabelGrid:
-    """Bring a label map to the space of the networks, and an image made there back to the file's grid.
+class FileGrid:
+    """Bring a volume to the space of the networks, and an image made there back to the file's grid.
 
-    The networks' grid has the training spacing and at least the training size; nothing of the map is cut off.
+    The networks' grid has the training spacing and at least the training size; nothing of the volume is cut
+    off.
 
     Args:
-        file: the label map.
+        file: the volume.
         space: of the networks.
         multiple: sizes are made multiples of this.
+        is_label: whether it is a label map.
+
+    Attributes:
+        volume: as loaded, RAS+ (1, X, Y, Z).
     """
 
-    def __init__(self, file: str, space: VolumeSpace, *, multiple: int) -> None:
-        self.label = LoadVolume(is_label=True)(file)
-        resampled = ResampleToSpacing(space.spacing_mm, is_label=True)(self.label)
-        size = [
-            max(-(-n // multiple) * multiple, own)
-            for n, own in zip(resampled.shape[1:], space.size, strict=True)
-        ]
-        if any(n > own for n, own in zip(size, space.size, strict=True)):
+    def __init__(
+        self, file: str | Path, space: VolumeSpace, *, multiple: int, is_label: bool = False
+    ) -> None:
+        self.volume = LoadVolume(is_label=is_label)(str(file))
+        self._spacing_mm = space.spacing_mm
+        resampled = ResampleToSpacing(space.spacing_mm, is_label=is_label)(self.volume)
+        shape = tuple(resampled.shape[1:])
+        self.size = tuple(
+            max(-(-n // multiple) * multiple, own) for n, own in zip(shape, space.size, strict=True)
+        )
+        if any(n > own for n, own in zip(self.size, space.size, strict=True)):
             logger.warning(
-                "a label map of %s voxels exceeds the training size %s: the model extrapolates there",
-                tuple(resampled.shape[1:]),
+                "a volume of %s voxels exceeds the training size %s: the model extrapolates there",
+                shape,
                 space.size,
             )
-        self.prepared = CentreCropOrPad(size, fill=0.0)(resampled).as_tensor()
-        self._way = Compose([ResampleToSpacing(space.spacing_mm), CentreCropOrPad(size)])
-        self._template = self._way(self.label.clone())
+        self._way = Compose([ResampleToSpacing(space.spacing_mm), CentreCropOrPad(self.size)])
+        self._template = self._way(self.volume.clone())
+
+    def to_network_grid(
+        self, volume: MetaTensor, *, is_label: bool = False, fill: Fill = "minimum"
+    ) -> Tensor:
+        """Bring a volume on the file's grid, loaded RAS+ (1, X, Y, Z), to the networks' grid."""
+        resampled = ResampleToSpacing(self._spacing_mm, is_label=is_label)(volume)
+        return CentreCropOrPad(self.size, fill=fill)(resampled).as_tensor()
 
     def to_file_grid(self, image: Tensor) -> np.ndarray:
         """Bring an image (1, X, Y, Z) on the networks' grid to the file's axes and grid."""
@@ -68,11 +85,39 @@ class LabelGrid:
     @property
     def affine(self) -> np.ndarray:
         """The affine of the file, to the bit."""
-        return np.asarray(self.label.meta["original_affine"])
+        return np.asarray(self.volume.meta["original_affine"])
+
+
+class LabelGrid(FileGrid):
+    """The grid of a label map, and the map itself.
+
+    Args:
+        file: the label map.
+        space: of the networks.
+        multiple: sizes are made multiples of this.
+        table: how the file's values become the model's; None leaves them.
+
+    Attributes:
+        prepared: the map on the networks' grid (1, X, Y, Z).
+    """
+
+    def __init__(
+        self, file: str | Path, space: VolumeSpace, *, multiple: int, table: LabelTable | None = None
+    ) -> None:
+        super().__init__(file, space, multiple=multiple, is_label=True)
+        if table is not None:
+            values = torch.from_numpy(table.apply(self.volume.numpy()).astype(np.int64))
+            self.volume = MetaTensor(values).copy_meta_from(self.volume)
+        self.prepared = self.to_network_grid(self.volume, is_label=True, fill=0.0)
+
+    @property
+    def label(self) -> MetaTensor:
+        """The map as loaded, RAS+ (1, X, Y, Z)."""
+        return self.volume
 
     def file_labels(self) -> np.ndarray:
-        """Return the map as it is in the file."""
-        return restore_file_geometry(self.label).as_tensor()[0].numpy()
+        """Return the map on the file's grid, with the model's values."""
+        return restore_file_geometry(self.volume).as_tensor()[0].numpy()
 
 
 class SyntheticWriter:

@@ -69,14 +69,8 @@ def make_model() -> Callable[..., Any]:
         conditioning_type: tuple[str, ...] = ("class", "label_map"), **options: Any
     ) -> LatentDiffusionModel:
         torch.manual_seed(0)
-        conditioning = ConditioningConfig(
-            conditioning_type=conditioning_type,
-            num_classes=3,
-            structures={1: "shell", 5: "core"},
-            context_dim=8,
-            text_embed_dim=6,
-            **options,
-        )
+        described = {"num_classes": 3, "structures": {1: "shell", 5: "core"}, "text_embed_dim": 6} | options
+        conditioning = ConditioningConfig(conditioning_type=conditioning_type, context_dim=8, **described)
         model = LatentDiffusionModel(
             autoencoder_config=VAEConfig(
                 down_channels=(4, 8, 8), n_groups=4, latent_channels=3, n_res_blocks=1, mid_attention=False

@@ -8,6 +8,7 @@ import torch
 from medldm import Conditions, LatentDiffusionConfig, LatentDiffusionSampler
 from medldm.checkpoints import CheckpointError, save_checkpoint
 from medldm.model_files import describe_latent_diffusion
+from medldm.sampling_config import SamplingConfig
 
 SHAPE = (2, 3, 4, 5, 4)
 FEW = {"num_steps": 3, "seed": 7}
@@ -34,7 +35,7 @@ def test_guidance_1_is_the_conditional_model_and_0_the_unconditional_one(sampler
     x, times = torch.randn(SHAPE), torch.full((2,), 500.0)
     path, denoiser = sampler.config.noise_path(), sampler.model.denoiser
     for weight, given in ((1.0, conditions), (0.0, None)):
-        x_0, noise = sampler._denoiser(path, conditions, weight)(x, 501)
+        x_0, noise = sampler._denoiser(path, conditions, SamplingConfig(guidance_scale=weight))(x, 501)
         alpha, sigma = path.alpha_sigma(501)
         output = denoiser(x, times, given)
         assert torch.allclose(alpha * noise - sigma * x_0, output, atol=1e-5)
@@ -45,7 +46,8 @@ def test_guidance_1_is_the_conditional_model_and_0_the_unconditional_one(sampler
 def test_guidance_is_linear_in_its_weight(sampler, conditions) -> None:
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
     path = sampler.config.noise_path()
-    at = {w: sampler._denoiser(path, conditions, w)(x, 300)[0] for w in (0.0, 1.0, 4.0)}
+    settings = {w: SamplingConfig(guidance_scale=w) for w in (0.0, 1.0, 4.0)}
+    at = {w: sampler._denoiser(path, conditions, setting)(x, 300)[0] for w, setting in settings.items()}
     assert torch.allclose(at[4.0], at[0.0] + 4 * (at[1.0] - at[0.0]), atol=1e-4)
 
 
@@ -68,10 +70,12 @@ def test_context_is_short_for_the_text_condition(make_model) -> None:
 
 
 def test_a_volume_is_the_same_alone_and_in_a_batch(sampler, conditions) -> None:
-    both = sampler.sample(SHAPE, conditions=conditions, eta=0.5, **FEW)
-    alone = sampler.sample((1, *SHAPE[1:]), conditions=conditions[slice(1, 2)], indices=[1], eta=0.5, **FEW)
+    both = sampler.sample(SHAPE, conditions=conditions, eta=0.5, solver="ddim", **FEW)
+    alone = sampler.sample(
+        (1, *SHAPE[1:]), conditions=conditions[slice(1, 2)], indices=[1], eta=0.5, solver="ddim", **FEW
+    )
     assert torch.equal(both[1:], alone)
-    together = sampler.sample(SHAPE, conditions=conditions, eta=0.5, batch_size=2, **FEW)
+    together = sampler.sample(SHAPE, conditions=conditions, eta=0.5, solver="ddim", batch_size=2, **FEW)
     assert torch.allclose(both, together, atol=1e-4)
 
 
@@ -123,3 +127,46 @@ def test_bad_arguments_are_named(sampler) -> None:
         sampler.sample((1, 4, 4, 4, 4))
     with pytest.raises(ValueError, match=r"trained without the conditions \['text'\]"):
         sampler.sample(SHAPE, context=torch.zeros(2, 7, 6))
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_name(sampler) -> None:
+    with pytest.raises(ValueError, match="Did you mean 'num_steps'"):
+        sampler.sample(SHAPE, num_step=3)
+
+
+def test_each_condition_has_its_own_guidance_weight(sampler, conditions) -> None:
+    """The guided estimate is y_0 + w_c (y_c - y_0) + w_m (y_m - y_0), each y from a pass of its own."""
+    x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    path = sampler.config.noise_path()
+
+    def estimate(weights) -> torch.Tensor:
+        settings = SamplingConfig(guidance_scale=weights)
+        return sampler._denoiser(path, conditions, settings)(x, 300)[0]
+
+    none, both = estimate(0.0), estimate({"class": 3.0, "label_map": 2.0})
+    only_class, only_map = (
+        estimate({"class": 1.0, "label_map": 0.0}),
+        estimate({"class": 0.0, "label_map": 1.0}),
+    )
+    assert torch.allclose(both, none + 3 * (only_class - none) + 2 * (only_map - none), atol=1e-4)
+    assert (only_class - only_map).abs().max() > 1e-4
+
+
+def test_conditions_are_projected_once_for_all_steps(sampler, conditions, monkeypatch) -> None:
+    from medldm.networks.attention import CrossAttention
+
+    layers = [module for module in sampler.denoiser.modules() if isinstance(module, CrossAttention)]
+    calls = []
+    for layer in layers:
+        layer.to_kv.register_forward_hook(lambda *_: calls.append(1))
+    sampler.sample((1, *SHAPE[1:]), conditions=conditions[slice(0, 1)], guidance_scale=2.0, num_steps=5)
+    assert len(calls) == len(layers) > 0
+
+
+def test_guidance_interval_and_rescaling_reach_the_output(sampler, conditions) -> None:
+    strong = {"conditions": conditions, "guidance_scale": 5.0, **FEW}
+    plain = sampler.sample(SHAPE, **strong)
+    assert (sampler.sample(SHAPE, guidance_rescale=0.7, **strong) - plain).abs().max() > 1e-4
+    nowhere = sampler.sample(SHAPE, guidance_interval=(1e8, 1e9), **strong)
+    unguided = sampler.sample(SHAPE, conditions=conditions, **FEW)
+    assert torch.allclose(nowhere, unguided, atol=1e-5)

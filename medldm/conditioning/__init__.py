@@ -1,14 +1,12 @@
-"""Conditions of the denoiser: class, label map, text; their nulls, dropout and combination."""
+"""Conditions of the denoiser: class, scalar, text, label map, image; nulls, dropout and combination."""
 
-from medldm.conditioning.conditioners import (
-    ClassConditioner,
-    Conditioner,
-    LabelMapConditioner,
-    TextConditioner,
-)
+from medldm.conditioning.conditioner import Conditioner, EncodedConditions
 from medldm.conditioning.conditions import Conditions
 from medldm.conditioning.config import CONDITION_TYPES, ConditioningConfig
-from medldm.conditioning.encoder import ConditionEncoder, EncodedConditions
+from medldm.conditioning.encoder import ConditionEncoder
+from medldm.conditioning.spatial_conditioners import ImageConditioner, LabelMapConditioner
+from medldm.conditioning.token_conditioners import ClassConditioner, ScalarConditioner, TextConditioner
+from medldm.conditioning.values import open_text_encoder
 
 __all__ = [
     "CONDITION_TYPES",
@@ -18,6 +16,9 @@ __all__ = [
     "ConditioningConfig",
     "Conditions",
     "EncodedConditions",
+    "ImageConditioner",
     "LabelMapConditioner",
+    "ScalarConditioner",
     "TextConditioner",
+    "open_text_encoder",
 ]

@@ -14,8 +14,9 @@ class Conditions:
     """Hold the conditions of a batch of B samples.
 
     Args:
-        values: name to tensor, first axis B: "class" (B,) int64; "label_map" (B, 1, X, Y, Z) integers of the
-            contiguous schema 0..K; "text" (B, N, D) float embeddings.
+        values: name to tensor, first axis B: "class" and named class columns (B,) int64; scalar columns (B,)
+            float; "text" (B, N, D) float embeddings; "label_map" (B, 1, X, Y, Z) integers of the contiguous
+            schema 0..K; "image" (B, 1, X, Y, Z) float in [-1, 1].
         absent: name to (B,) bool, True where a sample has no value; the learned null stands in for it. A name
             that is missing here is present in every sample, one missing in `values` is absent in every
             sample.

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from medldm.configs import Config
 
-CONDITION_TYPES = ("class", "label_map", "text")
+CONDITION_TYPES = ("class", "scalars", "text", "label_map", "image")
+SPATIAL_TYPES = ("label_map", "image")
+RESERVED_NAMES = ("label", "condition_image", "mean", "std")
+"""Keys of a training batch that no column may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditioningConfig(Config):
     """Describe the conditions of a model; an empty list makes an unconditional one.
 
+    A type stands for one condition, or, for "class" and "scalars", for one condition for each column. Each
+    condition has its own null, dropout and guidance weight.
+
     Args:
-        conditioning_type: names of the conditions, any of "class", "label_map" and "text", each once.
-        num_classes: number of classes of "class"; values run from 0 to num_classes - 1.
+        conditioning_type: any of "class", "scalars", "text", "label_map" and "image", each once.
+        num_classes: number of classes of the condition "class"; values run from 0 to num_classes - 1.
+        classes: named categorical columns of "class": column to its categories, e.g. {"sex": ["F", "M"]};
+            each is a condition of its name, its values the positions in the list.
+        scalars: columns of "scalars": column to lowest and highest value in training, e.g. {"age": [20, 90]};
+            each is a condition of its name.
         structures: the label schema of "label_map": value in the files (> 0) to name; 0 is background.
         text_embed_dim: width D of the token embeddings (B, N, D) given for "text".
+        text_tokens: most tokens N of a text; shorter ones are padded by a learned token.
+        text_encoder: identity of the encoder that made the embeddings; None where the user embeds.
+        image_intensity: the intensity mapping of "image", as `IntensityMapping.to_dict` gives it.
+        image_token_grid: with g > 0, "image" also gives g^3 tokens to cross-attention.
         context_dim: width of the tokens that the denoiser's cross-attention sees.
         label_channels: channels in which an encoded label map joins the denoiser's input.
         label_embed_dim: channels in which each voxel's structure is embedded at full resolution.
+        image_channels: channels in which an encoded image joins the denoiser's input.
         conditioning_dropout: probability, in [0, 1), with which training replaces a condition by its learned
             null; one number for all or one for each name. Classifier-free guidance needs it above 0
             (Ho and Salimans 2022, Algorithm 1).
@@ -31,56 +49,48 @@ class ConditioningConfig(Config):
 
     conditioning_type: tuple[str, ...] = ()
     num_classes: int | None = None
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    scalars: dict[str, tuple[float, float]] = field(default_factory=dict)
     structures: dict[int, str] = field(default_factory=dict)
     text_embed_dim: int = 512
+    text_tokens: int = 77
+    text_encoder: str | None = None
+    image_intensity: dict[str, Any] | None = None
+    image_token_grid: int = 0
     context_dim: int = 256
     label_channels: int = 8
     label_embed_dim: int = 8
+    image_channels: int = 8
     conditioning_dropout: float | dict[str, float] = 0.1
 
     def __post_init__(self) -> None:
-        names = self.conditioning_type
-        names = (names,) if isinstance(names, str) else tuple(names)
-        object.__setattr__(self, "conditioning_type", names)
+        types = self.conditioning_type
+        object.__setattr__(self, "conditioning_type", (types,) if isinstance(types, str) else tuple(types))
         object.__setattr__(self, "structures", {int(value): name for value, name in self.structures.items()})
-        self._check_names(names)
-        self._check_descriptions(names)
-        for name in names:
-            if not 0 <= self.dropout_of(name) < 1:
-                raise ValueError(
-                    f"conditioning_dropout of {name!r} is {self.dropout_of(name)}: a probability in "
-                    "[0, 1) is needed"
-                )
+        object.__setattr__(self, "classes", {name: tuple(items) for name, items in self.classes.items()})
+        bounds = {name: (float(low), float(high)) for name, (low, high) in self.scalars.items()}
+        object.__setattr__(self, "scalars", bounds)
+        self._check_types()
+        self._check_columns()
+        self._check_descriptions()
+        self._check_dropout()
 
-    def _check_names(self, names: tuple[str, ...]) -> None:
-        unknown = [name for name in names if name not in CONDITION_TYPES]
-        if unknown:
-            raise ValueError(f"unknown conditioning_type {unknown}: choose from {list(CONDITION_TYPES)}")
-        if len(set(names)) != len(names):
-            raise ValueError(f"conditioning_type {list(names)} names a condition twice: name each once")
-        if isinstance(self.conditioning_dropout, dict):
-            strangers = sorted(set(self.conditioning_dropout) - set(names))
-            if strangers:
-                raise ValueError(
-                    f"conditioning_dropout names {strangers}, not in conditioning_type {list(names)}"
-                )
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conditions, in the order of their types and columns."""
+        columns = {
+            "class": (*(("class",) if self.num_classes else ()), *self.classes),
+            "scalars": tuple(self.scalars),
+        }
+        return tuple(name for kind in self.conditioning_type for name in columns.get(kind, (kind,)))
 
-    def _check_descriptions(self, names: tuple[str, ...]) -> None:
-        if "class" in names and (self.num_classes is None or self.num_classes < 1):
-            raise ValueError(
-                f"num_classes is {self.num_classes}: a 'class' condition needs the number of classes"
-            )
-        if "label_map" in names and not self.structures:
-            raise ValueError(
-                "structures is empty: a 'label_map' condition needs {value: name}, e.g. {1: 'liver'}"
-            )
-        if min(self.structures, default=1) < 1:
-            raise ValueError(
-                f"structures has the value {min(self.structures)}: 0 is background, use values from 1"
-            )
-        for name in ("text_embed_dim", "context_dim", "label_channels", "label_embed_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+    def n_categories(self, name: str) -> int | None:
+        """Return how many integer values a condition has, background included; None for another kind."""
+        if name == "class":
+            return self.num_classes
+        if name == "label_map":
+            return len(self.structures) + 1
+        return len(self.classes[name]) if name in self.classes else None
 
     def dropout_of(self, name: str) -> float:
         """Return the dropout probability of one condition."""
@@ -91,9 +101,73 @@ class ConditioningConfig(Config):
     @property
     def has_tokens(self) -> bool:
         """Whether any condition reaches the denoiser through cross-attention."""
-        return any(name in ("class", "text") for name in self.conditioning_type)
+        has_image_tokens = "image" in self.conditioning_type and self.image_token_grid > 0
+        return has_image_tokens or any(name not in SPATIAL_TYPES for name in self.names)
 
     @property
     def spatial_channels(self) -> int:
         """Channels that the conditions add to the denoiser's input."""
-        return self.label_channels if "label_map" in self.conditioning_type else 0
+        channels = {"label_map": self.label_channels, "image": self.image_channels}
+        return sum(channels[name] for name in self.conditioning_type if name in channels)
+
+    def _check_types(self) -> None:
+        types = self.conditioning_type
+        unknown = [name for name in types if name not in CONDITION_TYPES]
+        if unknown:
+            raise ValueError(f"unknown conditioning_type {unknown}: choose from {list(CONDITION_TYPES)}")
+        if len(set(types)) != len(types):
+            raise ValueError(f"conditioning_type {list(types)} names a condition twice: name each once")
+
+    def _check_columns(self) -> None:
+        taken = [*CONDITION_TYPES, *RESERVED_NAMES]
+        for name, categories in self.classes.items():
+            if name in taken or not categories or len(set(categories)) != len(categories):
+                raise ValueError(
+                    f"classes has {name!r}: {list(categories)}; a name of its own and categories that are "
+                    "listed once are needed"
+                )
+        taken += self.classes
+        for name, (low, high) in self.scalars.items():
+            if name in taken or not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(
+                    f"scalars has {name!r}: {[low, high]}; a name of its own and the lowest and highest "
+                    "value are needed"
+                )
+
+    def _check_descriptions(self) -> None:
+        types = self.conditioning_type
+        if "class" in types and not self.classes and (self.num_classes is None or self.num_classes < 1):
+            raise ValueError(
+                f"num_classes is {self.num_classes}: a 'class' condition needs the number of classes, or "
+                "classes with named columns"
+            )
+        if "scalars" in types and not self.scalars:
+            raise ValueError("scalars is empty: a 'scalars' condition needs {column: [lowest, highest]}")
+        if "label_map" in types and not self.structures:
+            raise ValueError(
+                "structures is empty: a 'label_map' condition needs {value: name}, e.g. {1: 'liver'}"
+            )
+        if min(self.structures, default=1) < 1:
+            raise ValueError(
+                f"structures has the value {min(self.structures)}: 0 is background, use values from 1"
+            )
+        widths = ("text_embed_dim", "text_tokens", "context_dim")
+        for name in (*widths, "label_channels", "label_embed_dim", "image_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        if self.image_token_grid < 0:
+            raise ValueError(f"image_token_grid is {self.image_token_grid}: 0 or more is needed")
+
+    def _check_dropout(self) -> None:
+        if isinstance(self.conditioning_dropout, Mapping):
+            strangers = sorted(set(self.conditioning_dropout) - set(self.names))
+            if strangers:
+                raise ValueError(
+                    f"conditioning_dropout names {strangers}, not among the conditions {list(self.names)}"
+                )
+        for name in self.names:
+            if not 0 <= self.dropout_of(name) < 1:
+                raise ValueError(
+                    f"conditioning_dropout of {name!r} is {self.dropout_of(name)}: a probability in "
+                    "[0, 1) is needed"
+                )

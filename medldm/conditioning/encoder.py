@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from medldm.conditioning.conditioners import (
-    ClassConditioner,
-    Conditioner,
-    LabelMapConditioner,
-    TextConditioner,
-)
+from medldm.conditioning.conditioner import Conditioner, EncodedConditions
 from medldm.conditioning.conditions import Conditions
 from medldm.conditioning.config import ConditioningConfig
+from medldm.conditioning.spatial_conditioners import ImageConditioner, LabelMapConditioner
+from medldm.conditioning.token_conditioners import ClassConditioner, ScalarConditioner, TextConditioner
 
-
-@dataclass(frozen=True)
-class EncodedConditions:
-    """What the denoiser sees.
-
-    Tokens (B, N, context_dim) and channels (B, C, x, y, z), each None if unused.
-    """
-
-    tokens: Tensor | None
-    spatial: Tensor | None
+RANGE_TOLERANCE = 1e-6
+"""Share of a scalar's range by which a value may lie outside of it: room for float32."""
 
 
 class ConditionEncoder(nn.Module):
@@ -40,18 +28,15 @@ class ConditionEncoder(nn.Module):
     def __init__(self, config: ConditioningConfig, *, downsampling: int) -> None:
         super().__init__()
         self.config = config
-        makers = {
-            "class": lambda: ClassConditioner(config),
-            "text": lambda: TextConditioner(config),
-            "label_map": lambda: LabelMapConditioner(config, downsampling),
-        }
-        # ModuleDict cannot hold a key named "class": it would hide an attribute of nn.Module's namespace.
-        self.conditioners = nn.ModuleDict({f"{name}_": makers[name]() for name in config.conditioning_type})
+        # Named by number: a column may have any name, a module of ModuleDict not.
+        self.conditioners = nn.ModuleList(
+            make_conditioner(config, name, downsampling=downsampling) for name in config.names
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The conditions of this model, in the order of their tokens."""
-        return self.config.conditioning_type
+        return self.config.names
 
     def check(self, conditions: Conditions) -> None:
         """Refuse conditions the model was not trained with, and values outside their range.
@@ -63,19 +48,21 @@ class ConditionEncoder(nn.Module):
         if strangers:
             known = list(self.names) or "none (the model is unconditional)"
             raise ValueError(f"this model was trained without the conditions {strangers}: it knows {known}")
-        for name, n_values in (
-            ("class", self.config.num_classes),
-            ("label_map", len(self.config.structures) + 1),
-        ):
-            if name not in conditions.values or n_values is None:
-                continue
-            value = conditions.values[name]
+        for name, value in conditions.values.items():
             present = value[~conditions.is_absent(name, len(value), value.device)]
-            if present.numel() and (present.min() < 0 or present.max() >= n_values):
-                raise ValueError(
-                    f"{name} has values from {int(present.min())} to {int(present.max())}: "
-                    f"this model knows 0 to {n_values - 1}"
-                )
+            if present.numel():
+                self._check_range(name, present)
+
+    def _check_range(self, name: str, present: Tensor) -> None:
+        n_values = self.config.n_categories(name)
+        low, high = self.config.scalars.get(name, (0, (n_values or 1) - 1))
+        if n_values is None and name not in self.config.scalars:
+            return
+        margin = RANGE_TOLERANCE * (high - low) if n_values is None else 0
+        # `not >=` also refuses NaN.
+        if not (present.min() >= low - margin and present.max() <= high + margin):
+            found = f"{present.min().item():g} to {present.max().item():g}"
+            raise ValueError(f"{name} has values from {found}: this model knows {low:g} to {high:g}")
 
     def draw_dropout(self, batch_size: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw which samples lose which condition in this training step: name to (B,) bool.
@@ -85,14 +72,14 @@ class ConditionEncoder(nn.Module):
         draws = {name: torch.rand(batch_size, generator=generator) for name in self.names}
         return {name: draw < self.config.dropout_of(name) for name, draw in draws.items()}
 
-    def encode_values(self, conditions: Conditions | None) -> dict[str, Tensor]:
+    def encode_values(self, conditions: Conditions | None) -> dict[str, EncodedConditions]:
         """Encode the values that are there, without their nulls; the costly part, once for a sampling."""
         values = {} if conditions is None else conditions.values
         return {name: self[name].encode(values[name]) for name in self.names if name in values}
 
     def assemble(
         self,
-        encoded: Mapping[str, Tensor],
+        encoded: Mapping[str, EncodedConditions],
         absent: Mapping[str, Tensor],
         *,
         batch_size: int,
@@ -106,24 +93,23 @@ class ConditionEncoder(nn.Module):
             batch_size: B.
             latent_size: the latent grid (x, y, z).
         """
-        parts: dict[str, list[Tensor]] = {"tokens": [], "spatial": []}
+        tokens: list[Tensor] = []
+        spatial: list[Tensor] = []
         for name in self.names:
             conditioner = self[name]
             if name not in encoded:
                 part = conditioner.expand_null(batch_size, latent_size)
             elif name in absent:
-                part = conditioner.with_null(encoded[name], absent[name].to(encoded[name].device))
+                part = conditioner.with_null(encoded[name], absent[name])
             else:
                 part = encoded[name]
-            if conditioner.kind == "spatial" and tuple(part.shape[2:]) != tuple(latent_size):
-                raise ValueError(
-                    f"the condition {name!r} comes to the grid {tuple(part.shape[2:])}, but the latents have "
-                    f"{tuple(latent_size)}: give it on the grid of the volume"
-                )
-            parts[conditioner.kind].append(part)
+            if part.tokens is not None:
+                tokens.append(part.tokens)
+            if part.spatial is not None:
+                _check_grid(name, part.spatial, latent_size)
+                spatial.append(part.spatial)
         return EncodedConditions(
-            tokens=torch.cat(parts["tokens"], dim=1) if parts["tokens"] else None,
-            spatial=torch.cat(parts["spatial"], dim=1) if parts["spatial"] else None,
+            torch.cat(tokens, dim=1) if tokens else None, torch.cat(spatial, dim=1) if spatial else None
         )
 
     def forward(
@@ -147,9 +133,36 @@ class ConditionEncoder(nn.Module):
         return self.assemble(encoded, conditions.absent, batch_size=batch_size, latent_size=latent_size)
 
     def __getitem__(self, name: str) -> Conditioner:
-        conditioner = self.conditioners[f"{name}_"]
-        if not isinstance(conditioner, Conditioner):
-            raise TypeError(
-                f"the conditioner of {name!r} is a {type(conditioner).__name__}, not a Conditioner"
-            )
-        return conditioner
+        return self.conditioners[self.names.index(name)]  # type: ignore[return-value]
+
+
+def make_conditioner(config: ConditioningConfig, name: str, *, downsampling: int) -> Conditioner:
+    """Build the module of one condition."""
+    width = config.context_dim
+    if name == "label_map":
+        return LabelMapConditioner(
+            len(config.structures),
+            embed_dim=config.label_embed_dim,
+            channels=config.label_channels,
+            downsampling=downsampling,
+        )
+    if name == "image":
+        return ImageConditioner(
+            channels=config.image_channels,
+            downsampling=downsampling,
+            token_grid=config.image_token_grid,
+            context_dim=width,
+        )
+    if name == "text":
+        return TextConditioner(config.text_embed_dim, n_tokens=config.text_tokens, context_dim=width)
+    if name in config.scalars:
+        return ScalarConditioner(*config.scalars[name], context_dim=width)
+    return ClassConditioner(config.n_categories(name) or 0, context_dim=width)
+
+
+def _check_grid(name: str, part: Tensor, latent_size: Sequence[int]) -> None:
+    if tuple(part.shape[2:]) != tuple(latent_size):
+        raise ValueError(
+            f"the condition {name!r} comes to the grid {tuple(part.shape[2:])}, but the latents have "
+            f"{tuple(latent_size)}: give it on the grid of the volume"
+        )

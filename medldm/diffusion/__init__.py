@@ -1,7 +1,9 @@
 """Noise paths, solvers and guidance, in one formalism over (alpha_t, sigma_t)."""
 
 from medldm.diffusion.guidance import combine, guided_denoiser
+from medldm.diffusion.keep import KeptRegion, PartialStart, invert_noise, last_pairs, sample_from
 from medldm.diffusion.kernel import (
+    LOSS_WEIGHTINGS,
     PREDICTION_TYPES,
     PredictionType,
     add_noise,
@@ -25,13 +27,16 @@ from medldm.diffusion.time_grids import GRIDS
 
 __all__ = [
     "GRIDS",
+    "LOSS_WEIGHTINGS",
     "PREDICTION_TYPES",
     "PRESETS",
     "SOLVERS",
     "DDPMPath",
     "Denoise",
     "FlowPath",
+    "KeptRegion",
     "NoisePath",
+    "PartialStart",
     "PredictionType",
     "SamplingPreset",
     "Solver",
@@ -41,9 +46,12 @@ __all__ = [
     "estimates",
     "guided_denoiser",
     "invert_ddim",
+    "invert_noise",
+    "last_pairs",
     "loss_weight",
     "make_path",
     "posterior",
     "resolution_shift",
+    "sample_from",
     "training_target",
 ]

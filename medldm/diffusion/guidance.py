@@ -97,8 +97,20 @@ def rescale(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
     return guided * (amount * torch.stack(ratios).view(-1, *[1] * (guided.ndim - 1)) + (1 - amount))
 
 
+def drop_masks(
+    passes: Sequence[Group], conditions: Sequence[str], *, batch_size: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Return for each condition in which rows of the passes' batch its null stands for it, (n,) bool."""
+    return {
+        name: torch.tensor([name not in group for group in passes], device=device).repeat_interleave(
+            batch_size
+        )
+        for name in conditions
+    }
+
+
 def run_passes(
-    predict: Predict, x: Tensor, time: float, *, passes: Sequence[Group], conditions: Sequence[str]
+    predict: Predict, x: Tensor, time: float, *, passes: Sequence[Group], drop: Mapping[str, Tensor]
 ) -> dict[Group, Tensor]:
     """Evaluate all passes in one batch.
 
@@ -107,15 +119,11 @@ def run_passes(
         x: (B, ...) noisy latents.
         time: network time of all samples.
         passes: the conditions in place in each pass.
-        conditions: names of all conditions.
+        drop: of `drop_masks` for these passes.
 
     Returns:
         Pass to its output (B, ...).
     """
-    drop = {
-        name: torch.tensor([name not in group for group in passes], device=x.device).repeat_interleave(len(x))
-        for name in conditions
-    }
     times = torch.full((len(x) * len(passes),), time, dtype=torch.float32, device=x.device)
     outputs = predict(x.repeat(len(passes), *[1] * (x.ndim - 1)), times, drop)
     return dict(zip(passes, outputs.chunk(len(passes)), strict=True))
@@ -136,7 +144,8 @@ def guided_denoiser(
     Args:
         predict: maps (x, times, drop) to the network's output like x (n, ...); times (n,) are network times,
             drop says for each condition in which of the n rows its null stands for it, (n,) bool. Row p B + b
-            is sample b in pass p.
+            is sample b in pass p. As long as the passes are the same, drop is the same object, so that what
+            follows from it can be kept from step to step.
         weights: see `read_weights`.
         path: noise path of the training.
         prediction_type: what the network predicts.
@@ -160,6 +169,7 @@ def guided_denoiser(
     guidance = read_weights(weights, conditions)
     named: Group = NULL.union(*guidance)
     unnamed = frozenset(conditions) - named
+    masks: dict[tuple[tuple[Group, ...], int], dict[str, Tensor]] = {}
 
     def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         alpha, sigma = path.alpha_sigma(t)
@@ -169,8 +179,11 @@ def guided_denoiser(
         is_rescaled = is_guided and rescale_amount > 0 and passes != [named]
         if is_rescaled and named not in passes:
             passes.append(named)
-        in_place = [group | unnamed for group in passes]
-        outputs = run_passes(predict, x, path.network_time(t), passes=in_place, conditions=conditions)
+        in_place = tuple(group | unnamed for group in passes)
+        key = (in_place, len(x))
+        if key not in masks:
+            masks[key] = drop_masks(in_place, conditions, batch_size=len(x), device=x.device)
+        outputs = run_passes(predict, x, path.network_time(t), passes=in_place, drop=masks[key])
         outputs = {group - unnamed: output for group, output in outputs.items()}
         output = combine(outputs, active)
         if is_rescaled:

@@ -1,5 +1,6 @@
 """The networks: autoencoders, denoisers and the discriminator."""
 
+from medldm.networks.attention import StaticContext
 from medldm.networks.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from medldm.networks.posterior import AutoencoderOutput, DiagonalGaussian
 from medldm.networks.unet import LatentUNet, UNet
@@ -19,6 +20,7 @@ __all__ = [
     "PatchDiscriminator",
     "PatchDiscriminatorConfig",
     "Quantised",
+    "StaticContext",
     "UNet",
     "UNetConfig",
     "VAEConfig",

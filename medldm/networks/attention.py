@@ -6,6 +6,9 @@ transformer.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -66,10 +69,64 @@ class CrossAttention(nn.Module):
         self.to_kv = nn.Linear(context_dim, 2 * channels, bias=False)
         self.projection = nn.Linear(channels, channels)
 
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
         """Map (B, N, C), told (B, M, context_dim), to (B, N, C)."""
-        keys, values = self.to_kv(context).chunk(2, dim=-1)
+        projected = context.project(self) if isinstance(context, StaticContext) else self.to_kv(context)
+        keys, values = projected.chunk(2, dim=-1)
         return self.projection(attend(self.to_q(tokens), keys, values, n_heads=self.n_heads))
+
+
+class StaticContext:
+    """Hold a context for one run with fixed weights: each cross-attention projects it once, not every step.
+
+    It stands wherever a context (B, M, context_dim) may stand and gives the same outputs. Make a new one for
+    each run: the keys and values it keeps are those of the weights, the device and the autocast setting that
+    the first step saw. Where a gradient may flow to the weights or to the context nothing is kept.
+
+    Args:
+        context: (B, M, context_dim).
+
+    Raises:
+        TypeError: if `context` is no tensor.
+        ValueError: if it has not three axes.
+
+    Example:
+        >>> layer = CrossAttention(8, n_heads=2, context_dim=6).requires_grad_(False)
+        >>> context = StaticContext(torch.randn(1, 3, 6))
+        >>> layer(torch.randn(1, 5, 8), context).shape
+        torch.Size([1, 5, 8])
+        >>> context.project(layer) is context.project(layer)
+        True
+    """
+
+    def __init__(self, context: Tensor) -> None:
+        if not isinstance(context, Tensor):
+            raise TypeError(f"StaticContext: context is a {type(context).__name__}: a tensor is needed")
+        if context.ndim != 3:
+            raise ValueError(
+                f"StaticContext: context has shape {tuple(context.shape)}: (B, tokens, context_dim) is needed"
+            )
+        self.context = context
+        self._projections: dict[CrossAttention, Tensor] = {}
+
+    @property
+    def shape(self) -> torch.Size:
+        """(B, M, context_dim)."""
+        return self.context.shape
+
+    def __len__(self) -> int:
+        return len(self.context)
+
+    def project(self, layer: CrossAttention) -> Tensor:
+        """Return the keys and values (B, M, 2 C) of a layer, computed at its first call."""
+        if torch.is_grad_enabled() and (layer.to_kv.weight.requires_grad or self.context.requires_grad):
+            return layer.to_kv(self.context)
+        if layer not in self._projections:
+            self._projections[layer] = layer.to_kv(self.context)
+        return self._projections[layer]
+
+
+Context: TypeAlias = Tensor | StaticContext
 
 
 class GatedFeedForward(nn.Module):
@@ -100,7 +157,7 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.feed_forward = GatedFeedForward(channels)
 
-    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
         """Map (B, N, C), told (B, M, context_dim), to (B, N, C)."""
         tokens = tokens + self.self_attention(self.norm1(tokens))
         tokens = tokens + self.cross_attention(self.norm2(tokens), context)
@@ -127,7 +184,7 @@ class SpatialSelfAttention(nn.Module):
             channels, n_heads=n_heads, qkv_bias=True, has_projection=has_projection
         )
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Map (B, C, X, Y, Z) to the same shape; a context is not looked at."""
         return x + to_volume(self.attention(to_tokens(self.norm(x))), like=x)
 
@@ -170,7 +227,7 @@ class SpatialTransformer(nn.Module):
         )
         self.project_out = zero_init(conv(width, channels, spatial_dims=spatial_dims, kernel_size=1))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
         """Map (B, C, X, Y, Z), told (B, M, context_dim), to the same shape."""
         if context is None:
             raise ValueError("this network has cross-attention: pass context (B, tokens, context_dim)")
@@ -189,7 +246,7 @@ class ResidualLayer(nn.Module):
         self.residual = residual
         self.attention = attention
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, embedding: Tensor | None = None, context: Context | None = None) -> Tensor:
         """Map (B, in, X, Y, Z) to (B, out, X, Y, Z)."""
         h = self.residual(x, embedding)
         return h if self.attention is None else self.attention(h, context)

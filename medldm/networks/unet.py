@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medldm.networks.attention import ResidualLayer, SpatialSelfAttention, SpatialTransformer
+from medldm.networks.attention import Context, ResidualLayer, SpatialSelfAttention, SpatialTransformer
 from medldm.networks.blocks import (
     Direction,
     Downsample,
@@ -39,7 +39,7 @@ class DownLevel(nn.Module):
         self.resample = resample
         self.checkpointing = checkpointing
 
-    def forward(self, x: Tensor, embedding: Tensor, context: Tensor | None) -> list[Tensor]:
+    def forward(self, x: Tensor, embedding: Tensor, context: Context | None) -> list[Tensor]:
         """Return the feature maps after each layer; the last one goes to the next level."""
         skips = []
         for layer in self.layers:
@@ -61,7 +61,7 @@ class UpLevel(nn.Module):
         self.resample = resample
         self.checkpointing = checkpointing
 
-    def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor, context: Context | None) -> Tensor:
         """Take one feature map from the end of `skips` for each layer, then resample."""
         for layer in self.layers:
             x = torch.cat([x, skips.pop()], dim=1)
@@ -103,7 +103,7 @@ class LatentUNet(nn.Module):
         self,
         x: Tensor,
         timesteps: Tensor,
-        context: Tensor | None = None,
+        context: Context | None = None,
         class_labels: Tensor | None = None,
     ) -> Tensor:
         """Predict.
@@ -111,7 +111,8 @@ class LatentUNet(nn.Module):
         Args:
             x: (B, in_channels, X, Y, Z); sizes that are no multiple of the downsampling are padded inside.
             timesteps: (B,) network times, whole or not, 0 to about 1000.
-            context: (B, tokens, context_dim), needed if and only if the network has cross-attention.
+            context: (B, tokens, context_dim), needed if and only if the network has cross-attention; a
+                StaticContext where many calls share it and the weights are fixed.
             class_labels: (B,) int64, needed if and only if the network has class embeddings.
 
         Returns:
@@ -136,7 +137,7 @@ class LatentUNet(nn.Module):
         return crop_to(self.conv_out(self.norm_out(h)), x.shape[2:])
 
     def _check_inputs(
-        self, x: Tensor, timesteps: Tensor, context: Tensor | None, class_labels: Tensor | None
+        self, x: Tensor, timesteps: Tensor, context: Context | None, class_labels: Tensor | None
     ) -> None:
         config = self.config
         check_shape("LatentUNet: x has", x, channels=config.in_channels, spatial_dims=config.spatial_dims)

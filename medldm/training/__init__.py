@@ -1,6 +1,7 @@
 """Both training stages on MONAI's engines."""
 
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer, reconstruct
+from medldm.training.condition_columns import conditioning_of
 from medldm.training.diffusion import DenoisingTask, DiffusionEvaluator, DiffusionTrainer, SampleWriter
 from medldm.training.handlers import CheckpointWriter, LossBar, SliceWriter, TrainingLog
 from medldm.training.latent_cache import LatentDataset, cache_latents, encode_cases
@@ -9,7 +10,7 @@ from medldm.training.optimisation import OptimiserStep, make_schedule
 from medldm.training.precision import autocast, average_weights, seed_everything
 from medldm.training.trainer import LatentDiffusionTrainer
 from medldm.training.volumes import (
-    conditioning_of,
+    case_transforms,
     gather_conditions,
     measure_space,
     open_cohort,
@@ -35,6 +36,7 @@ __all__ = [
     "autocast",
     "average_weights",
     "cache_latents",
+    "case_transforms",
     "conditioning_of",
     "encode_cases",
     "gather_conditions",

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import default_collate
 
 from medldm.conditioning import Conditions
-from medldm.diffusion import training_target
+from medldm.diffusion import loss_weight, training_target
 from medldm.latent_diffusion import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.sampling import LatentDiffusionSampler
@@ -42,6 +42,7 @@ class DenoisingTask:
         self.model = model
         self.path = config.noise_path()
         self.prediction_type = config.prediction_type
+        self.weighting = config.loss_weighting
 
     def draw_latents(self, batch: dict[str, Any], *, generator: torch.Generator) -> Tensor:
         """Draw standardised latents (B, C, x, y, z) from the cached posteriors."""
@@ -63,7 +64,11 @@ class DenoisingTask:
         x_t = self.path.add_noise(x_0, noise, t)
         target = training_target(self.prediction_type, x_0, noise, *self.path.alpha_sigma(t))
         output = denoiser(x_t, self.path.network_time(t), conditions, drop=drop)
-        return ((output.float() - target) ** 2).flatten(1).mean(dim=1)
+        error = ((output.float() - target) ** 2).flatten(1).mean(dim=1)
+        if self.weighting == "plain":
+            return error
+        alpha, sigma = self.path.alpha_sigma(t)
+        return error * loss_weight(self.weighting, self.prediction_type, alpha, sigma).to(error)
 
 
 def averaged_denoiser(average: AveragedModel) -> ConditionalDenoiser:

@@ -22,11 +22,9 @@ from tqdm import tqdm
 
 from medldm.checkpoints import hash_weights, write_atomically
 from medldm.latent_diffusion import LatentDiffusionModel
-from medldm.training.volumes import CONDITION_KEYS
+from medldm.training.volumes import ABSENT, SPATIAL_KEYS
 
 logger = logging.getLogger(__name__)
-
-CONDITION_NAMES = tuple(CONDITION_KEYS.values())
 
 
 class LatentDataset(Dataset[dict[str, Tensor]]):
@@ -87,7 +85,7 @@ def cache_latents(
             entry = {
                 "mean": mean[row].float().cpu(),
                 "std": std[row].float().cpu(),
-                **_conditions(batch, row),
+                **_conditions(model.denoiser.conditioning.names, batch, row),
             }
             if folder is None:
                 entries.append(entry)
@@ -120,9 +118,10 @@ def _open_folder(model: LatentDiffusionModel, directory: str | Path | None) -> P
     return Path(directory) / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _conditions(batch: dict[str, Any], row: int) -> dict[str, Tensor]:
-    found = {name: torch.as_tensor(batch[name])[row] for name in CONDITION_NAMES if name in batch}
-    return {
-        name: value.to(torch.uint8) if name == "label" and int(value.max()) < 256 else value
-        for name, value in found.items()
-    }
+def _conditions(names: Sequence[str], batch: dict[str, Any], row: int) -> dict[str, Tensor]:
+    keys = [key for name in names for key in (SPATIAL_KEYS.get(name, name), ABSENT + name) if key in batch]
+    found = {key: torch.as_tensor(batch[key])[row] for key in keys}
+    label = found.get("label")
+    if label is not None and int(label.max()) < 256:
+        found["label"] = label.to(torch.uint8)
+    return found

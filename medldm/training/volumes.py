@@ -9,11 +9,15 @@ import torch
 from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform
 
 from medldm.conditioning import ConditioningConfig, Conditions
+from medldm.conditioning.config import SPATIAL_TYPES
+from medldm.conditioning.values import EncodesText, blank_value, condition_value
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.labels import LabelSchema
+from medldm.data.measured_scalars import with_measured_scalars
 from medldm.transforms import (
     CentreCropOrPadd,
+    IntensityMapping,
     LoadVolumed,
     NormaliseIntensityd,
     ResampleToSpacingd,
@@ -21,7 +25,9 @@ from medldm.transforms import (
 )
 from medldm.volume_space import VolumeSpace
 
-CONDITION_KEYS = {"label_map": "label", "class": "class", "text": "text"}
+SPATIAL_KEYS = {"label_map": "label", "image": "condition_image"}
+ABSENT = "absent:"
+"""Prefix of a batch's key that says which samples lack a condition."""
 
 
 class IndexLabelsd(MapTransform):
@@ -72,10 +78,52 @@ class RandomPatchd(RandomizableTransform, MapTransform):
         return case
 
 
+class ConditionValuesd(MapTransform):
+    """Turn a case's classes, scalars and text into tensors, and say which conditions it lacks.
+
+    Args:
+        config: the conditions of the model.
+        text_encoder: for "text".
+    """
+
+    def __init__(self, config: ConditioningConfig, *, text_encoder: EncodesText | None = None) -> None:
+        super().__init__(config.names, allow_missing_keys=True)
+        self.config = config
+        self.text_encoder = text_encoder
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the loaded volumes, and for each condition its value and "absent:<name>"."""
+        volumes = ("image", *SPATIAL_KEYS.values())
+        case: dict[Hashable, Any] = {key: data[key] for key in volumes if key in data}
+        for name in self.config.names:
+            if name in SPATIAL_TYPES:
+                key = SPATIAL_KEYS[name]
+                case[ABSENT + name] = torch.tensor(key not in data)
+                case.setdefault(key, torch.zeros_like(case["image"]))
+                continue
+            raw = raw_condition(data, name)
+            case[ABSENT + name] = torch.tensor(raw is None)
+            case[name] = (
+                blank_value(self.config, name)
+                if raw is None
+                else condition_value(self.config, name, raw, text_encoder=self.text_encoder)
+            )
+        return case
+
+
+def raw_condition(case: Mapping[Hashable, Any], name: str) -> Any:
+    """Return what a cohort's list says of a condition that is not spatial; None where it says nothing."""
+    if name in ("class", "text"):
+        return case.get(name)
+    classes, scalars = case.get("classes", {}), case.get("scalars", {})
+    return classes[name] if name in classes else scalars.get(name)
+
+
 def volume_transforms(
     space: VolumeSpace,
     *,
     schema: LabelSchema | None = None,
+    image_intensity: IntensityMapping | None = None,
     patch_size: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Compose:
@@ -84,6 +132,7 @@ def volume_transforms(
     Args:
         space: spacing, size and intensity to bring the volumes to.
         schema: if given, the case's label map is loaded too, and its values become the contiguous 0..K.
+        image_intensity: if given, the case's condition image is loaded too, if it has one.
         patch_size: voxels of a random crop, taken last; None keeps the whole volume.
         seed: of the crops.
 
@@ -91,41 +140,68 @@ def volume_transforms(
         A transform of {"image": file, "label": file, ...} to {"image": (1, X, Y, Z) float32 in [-1, 1],
         "label": (1, X, Y, Z) integers}.
     """
-    keys = ("image",) if schema is None else ("image", "label")
+    keys = ["image"] + (["label"] if schema is not None else [])
+    keys += ["condition_image"] if image_intensity is not None else []
+    labels = ("label",)
+    may_miss: dict[str, Any] = {"allow_missing_keys": image_intensity is not None}
     steps: list[Any] = [
-        LoadVolumed(keys, label_keys=("label",)),
-        ResampleToSpacingd(keys, space.spacing_mm, label_keys=("label",)),
+        LoadVolumed(keys, label_keys=labels, **may_miss),
+        ResampleToSpacingd(keys, space.spacing_mm, label_keys=labels, **may_miss),
         NormaliseIntensityd(("image",), space.intensity),
-        CentreCropOrPadd(keys, space.size, label_keys=("label",), fill=-1.0),
     ]
+    if image_intensity is not None:
+        steps.append(NormaliseIntensityd(("condition_image",), image_intensity, **may_miss))
+    steps.append(CentreCropOrPadd(keys, space.size, label_keys=labels, fill=-1.0, **may_miss))
     if schema is not None:
         steps.append(IndexLabelsd(("label",), schema=schema))
-    steps.append(EnsureTyped(keys=keys, track_meta=False))
+    steps.append(EnsureTyped(keys=keys, track_meta=False, **may_miss))
     if patch_size is not None:
         steps.append(RandomPatchd(keys, patch_size))
     return Compose(steps).set_random_state(seed)
 
 
-def gather_conditions(batch: dict[str, Any], names: Sequence[str]) -> Conditions:
+def case_transforms(
+    space: VolumeSpace, config: ConditioningConfig, *, text_encoder: EncodesText | None = None
+) -> Compose:
+    """Return the transforms from a case to its volumes and conditions, for the second stage.
+
+    Args:
+        space: of the networks.
+        config: the conditions of the model.
+        text_encoder: for "text".
+    """
+    schema = LabelSchema(structures=config.structures) if "label_map" in config.conditioning_type else None
+    intensity = None
+    if "image" in config.conditioning_type and config.image_intensity is not None:
+        intensity = IntensityMapping.from_dict(config.image_intensity)
+    volumes = volume_transforms(space, schema=schema, image_intensity=intensity)
+    return Compose([volumes, ConditionValuesd(config, text_encoder=text_encoder)])
+
+
+def gather_conditions(batch: Mapping[str, Any], names: Sequence[str]) -> Conditions:
     """Collect the conditions of a batch of a data loader.
 
     Args:
-        batch: of the loader; "label" holds (B, 1, X, Y, Z), "class" (B,), "text" (B, N, D).
+        batch: of the loader: each condition under its name, but "label" for "label_map" and
+            "condition_image" for "image"; "absent:<name>" (B,) bool where some samples lack it.
         names: the conditions of the model; those that the batch lacks are absent.
     """
-    found = {name: batch[CONDITION_KEYS[name]] for name in names if CONDITION_KEYS[name] in batch}
-    return Conditions({name: torch.as_tensor(value) for name, value in found.items()})
+    keys = {name: SPATIAL_KEYS.get(name, name) for name in names}
+    return Conditions(
+        {name: torch.as_tensor(batch[key]) for name, key in keys.items() if key in batch},
+        {name: torch.as_tensor(batch[ABSENT + name]) for name in names if ABSENT + name in batch},
+    )
 
 
 def open_cohort(dataset_dir: str, *, validation_fraction: float, seed: int) -> Cohort:
-    """Read a cohort and refuse it, listing every offending file, if it is not sound.
+    """Read a cohort, refuse it, listing every offending file, if it is not sound, and measure its scalars.
 
     Raises:
         CohortError: naming each file, what is wrong and what to do.
     """
     cohort = read_cohort(dataset_dir, validation_fraction=validation_fraction, seed=seed, strict=False)
     require_sound(cohort)
-    return cohort
+    return with_measured_scalars(cohort)
 
 
 def measure_space(
@@ -141,35 +217,3 @@ def measure_space(
     """
     mapping = measure_intensity_mapping(cohort.training, kind=intensity)  # type: ignore[arg-type]
     return VolumeSpace(spacing_mm=tuple(spacing_mm), size=tuple(size), intensity=mapping)  # type: ignore[arg-type]
-
-
-def conditioning_of(
-    cohort: Cohort, *, conditioning_type: Sequence[str], conditioning_dropout: float = 0.1, **options: Any
-) -> ConditioningConfig:
-    """Describe conditions, with the structures and the number of classes of a cohort.
-
-    Args:
-        cohort: what is conditioned on must be in it.
-        conditioning_type: any of "label_map" and "class".
-        conditioning_dropout: see `ConditioningConfig`.
-        options: further fields of `ConditioningConfig`.
-
-    Raises:
-        ValueError: if the cohort lacks what a condition needs.
-    """
-    if "label_map" in conditioning_type and cohort.schema is None:
-        raise ValueError(
-            "conditions name 'label_map', but the cohort has no label maps: add labels/ or leave it out"
-        )
-    if "label_map" in conditioning_type:
-        options["structures"] = dict(cohort.schema.structures)  # type: ignore[union-attr]
-    if "class" in conditioning_type:
-        without = [case["id"] for case in cohort.cases if "class" not in case]
-        if without:
-            raise ValueError(
-                f"conditions name 'class', but these cases have none in the datalist: {without[:10]}"
-            )
-        options["num_classes"] = 1 + max(int(case["class"]) for case in cohort.cases)
-    return ConditioningConfig(
-        conditioning_type=tuple(conditioning_type), conditioning_dropout=conditioning_dropout, **options
-    )

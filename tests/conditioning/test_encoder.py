@@ -18,6 +18,7 @@ def encoder() -> ConditionEncoder:
         conditioning_type=["class", "text", "label_map"],
         num_classes=3,
         text_embed_dim=6,
+        text_tokens=9,
         context_dim=8,
         structures={1: "a", 5: "b"},
     )
@@ -42,7 +43,7 @@ def encode(encoder: ConditionEncoder, conditions: Conditions | None, **options):
 
 def test_tokens_of_all_conditions_are_joined_and_odd_maps_round_up(encoder, conditions) -> None:
     encoded = encode(encoder, conditions)
-    assert encoded.tokens.shape == (2, 1 + 7, 8)
+    assert encoded.tokens.shape == (2, 1 + 9, 8)
     assert encoded.spatial.shape == (2, 8, *GRID)
 
 
@@ -52,14 +53,15 @@ def test_a_dropped_condition_equals_its_learned_null_and_leaves_the_others(encod
         encode(encoder, conditions),
         encode(encoder, conditions, drop={name: torch.tensor([True, False])}),
     )
-    rows = {"class": slice(0, 1), "text": slice(1, 8)}
+    rows = {"class": slice(0, 1), "text": slice(1, 10)}
     if name == "label_map":
-        assert torch.equal(dropped.spatial[0], encoder[name].null[0].expand(8, *GRID))
+        assert torch.equal(dropped.spatial[0], encoder[name].null_channels[0].expand(8, *GRID))
         assert torch.equal(dropped.spatial[1], kept.spatial[1])
         assert torch.equal(dropped.tokens, kept.tokens)
     else:
         assert torch.equal(
-            dropped.tokens[0, rows[name]], encoder[name].null[0].expand_as(dropped.tokens[0, rows[name]])
+            dropped.tokens[0, rows[name]],
+            encoder[name].null_token[0].expand_as(dropped.tokens[0, rows[name]]),
         )
         assert torch.equal(dropped.tokens[1], kept.tokens[1])
         assert torch.equal(dropped.spatial, kept.spatial)
@@ -67,10 +69,24 @@ def test_a_dropped_condition_equals_its_learned_null_and_leaves_the_others(encod
 
 def test_the_null_is_learned_and_not_zero(encoder, conditions) -> None:
     for name in encoder.names:
-        assert encoder[name].null.requires_grad
-        assert encoder[name].null.abs().max() > 0
+        conditioner = encoder[name]
+        null = conditioner.null_channels if name == "label_map" else conditioner.null_token
+        assert null.requires_grad
+        assert null.abs().max() > 0
     encode(encoder, None).tokens.sum().backward()
-    assert encoder["class"].null.grad is not None
+    assert encoder["class"].null_token.grad is not None
+
+
+@pytest.mark.parametrize("name", ["class", "text", "label_map"])
+def test_absence_is_the_same_whether_others_of_the_batch_have_the_condition(
+    encoder, conditions, name
+) -> None:
+    """Dropped in a row, absent in all rows, or not given at all: one null."""
+    others = {other: value for other, value in conditions.values.items() if other != name}
+    dropped = encode(encoder, conditions, drop={name: torch.tensor([True, False])})
+    left_out = encode(encoder, Conditions(others))
+    assert torch.equal(dropped.tokens[0], left_out.tokens[0])
+    assert torch.equal(dropped.spatial[0], left_out.spatial[0])
 
 
 def test_dropout_draws_each_condition_at_its_own_rate() -> None:
@@ -89,11 +105,11 @@ def test_dropout_draws_each_condition_at_its_own_rate() -> None:
 def test_every_voxel_of_a_label_map_reaches_the_latent_grid(encoder) -> None:
     """A structure one voxel thin changes the encoding wherever it lies."""
     empty = torch.zeros(1, 1, 16, 16, 16, dtype=torch.int64)
-    base = encoder["label_map"].encode(empty)
+    base = encoder["label_map"].encode(empty).spatial
     for place in [(0, 0, 0), (5, 9, 2), (15, 15, 15), (7, 8, 3)]:
         thin = empty.clone()
         thin[(0, 0, *place)] = 2
-        assert (encoder["label_map"].encode(thin) - base).abs().max() > 1e-6
+        assert (encoder["label_map"].encode(thin).spatial - base).abs().max() > 1e-6
 
 
 def test_a_condition_that_was_not_trained_is_refused_by_name(encoder) -> None:
@@ -119,5 +135,5 @@ def test_a_map_on_another_grid_is_refused(encoder) -> None:
 
 
 def test_text_of_another_width_is_refused(encoder) -> None:
-    with pytest.raises(ValueError, match=r"\(B, N, 6\) is needed"):
+    with pytest.raises(ValueError, match=r"\(B, N, 6\) with N from 1 to 9 is needed"):
         encode(encoder, Conditions({"text": torch.zeros(2, 7, 5)}))

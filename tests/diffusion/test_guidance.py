@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from medldm.diffusion import DDPMPath, FlowPath, combine, guided_denoiser
-from medldm.diffusion.guidance import NULL, needed_passes, read_weights, rescale, run_passes
+from medldm.diffusion.guidance import (
+    NULL,
+    Group,
+    Predict,
+    drop_masks,
+    needed_passes,
+    read_weights,
+    rescale,
+    run_passes,
+)
 
 PATH = DDPMPath()
 SHAPE = (3, 2, 4, 3, 5)
@@ -129,6 +138,28 @@ def test_groups_are_guided_together(x: Tensor) -> None:
     )
 
 
+def run(predict: Predict, x: Tensor, passes: list[Group]) -> dict[Group, Tensor]:
+    drop = drop_masks(passes, CONDITIONS, batch_size=len(x), device=x.device)
+    return run_passes(predict, x, 499.0, passes=passes, drop=drop)
+
+
+def test_the_masks_are_the_same_object_from_step_to_step(x: Tensor) -> None:
+    """So that what follows from them can be kept."""
+    network = Network()
+    seen = []
+
+    def predict(x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
+        seen.append(drop)
+        return network(x, times, drop)
+
+    denoise = guided_denoiser(predict, 3.0, path=PATH, prediction_type="epsilon", conditions=CONDITIONS)
+    denoise(x, 700)
+    denoise(x, 300)
+    denoise(x[:1], 300)
+    assert seen[0] is seen[1]
+    assert seen[2] is not seen[1]
+
+
 def test_one_batch_equals_separate_passes_in_single_precision(x: Tensor) -> None:
     torch.manual_seed(0)
     layer = torch.nn.Conv3d(5, 2, 3, padding=1)
@@ -139,9 +170,9 @@ def test_one_batch_equals_separate_passes_in_single_precision(x: Tensor) -> None
 
     passes = [NULL, ALL, frozenset({"age"})]
     with torch.no_grad():
-        together = run_passes(predict, x.float(), 499.0, passes=passes, conditions=CONDITIONS)
+        together = run(predict, x.float(), passes)
         for group in passes:
-            alone = run_passes(predict, x.float(), 499.0, passes=[group], conditions=CONDITIONS)
+            alone = run(predict, x.float(), [group])
             torch.testing.assert_close(together[group], alone[group], rtol=0, atol=1e-5)
 
 

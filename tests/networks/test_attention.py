@@ -13,6 +13,7 @@ from medldm.networks.attention import (
     SelfAttention,
     SpatialSelfAttention,
     SpatialTransformer,
+    StaticContext,
     attend,
     to_tokens,
     to_volume,
@@ -65,6 +66,49 @@ def test_cross_attention_to_one_token_ignores_the_queries(
     tokens = torch.randn(1, 4, 8, generator=generator)
     value = layer.projection(layer.to_kv(context).chunk(2, dim=-1)[1])
     torch.testing.assert_close(layer(tokens, context), value.expand(1, 4, 8), rtol=1e-5, atol=1e-5)
+
+
+def test_static_context_gives_the_outputs_of_its_tensor_and_projects_once(
+    randomise: Randomise, generator: torch.Generator
+) -> None:
+    layer = randomise(CrossAttention(8, n_heads=2, context_dim=3)).requires_grad_(False)
+    other = randomise(CrossAttention(8, n_heads=2, context_dim=3)).requires_grad_(False)
+    context = torch.randn(2, 5, 3, generator=generator)
+    static, n_calls = StaticContext(context), []
+    layer.to_kv.register_forward_hook(lambda *_: n_calls.append(1))
+    for _ in range(3):
+        tokens = torch.randn(2, 4, 8, generator=generator)
+        found = layer(tokens, static), other(tokens, static)
+        assert torch.equal(torch.stack(found), torch.stack([layer(tokens, context), other(tokens, context)]))
+    assert len(n_calls) == 1 + 3
+
+
+def test_static_context_keeps_nothing_where_gradients_flow(
+    randomise: Randomise, generator: torch.Generator
+) -> None:
+    layer = randomise(CrossAttention(8, n_heads=2, context_dim=3))
+    context, tokens = torch.randn(1, 5, 3, generator=generator), torch.randn(1, 4, 8, generator=generator)
+    static = StaticContext(context)
+    gradients = [
+        torch.autograd.grad(layer(tokens, given).square().sum(), layer.to_kv.weight)[0]
+        for given in (context, static, static)
+    ]
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+
+
+@pytest.mark.parametrize(
+    ("context", "error", "message"),
+    [
+        (torch.zeros(5, 3), ValueError, r"shape \(5, 3\): \(B, tokens, context_dim\) is needed"),
+        ([[[1.0]]], TypeError, "a list: a tensor is needed"),
+    ],
+)
+def test_static_context_refuses_what_is_no_context(
+    context: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        StaticContext(context)  # type: ignore[arg-type]
 
 
 def test_feed_forward_gates_by_gelu(generator: torch.Generator) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medldm.networks import LatentUNet, LatentUNetConfig, UNet, UNetConfig
+from medldm.networks.attention import StaticContext
 
 Randomise = Callable[[nn.Module], nn.Module]
 SMALL = LatentUNetConfig(
@@ -67,6 +68,18 @@ def test_output_follows_each_input_of_its_own_sample(
 def test_times_may_be_float(randomise: Randomise, generator: torch.Generator) -> None:
     unet, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
     assert torch.equal(unet(**inputs), unet(**inputs | {"timesteps": inputs["timesteps"].double()}))
+
+
+def test_static_context_stands_for_its_tensor(randomise: Randomise, generator: torch.Generator) -> None:
+    unet, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
+    static = inputs | {"context": StaticContext(inputs["context"])}
+    with torch.no_grad():
+        for shift in (0, 1):
+            x = inputs["x"] + shift
+            assert torch.equal(unet(**static | {"x": x}), unet(**inputs | {"x": x}))
+    wrong = StaticContext(torch.zeros(3, 2, 4))
+    with pytest.raises(ValueError, match=r"context has shape \(3, 2, 4\): \(3, tokens, 5\) is needed"):
+        unet(**inputs | {"context": wrong})
 
 
 @pytest.mark.parametrize("residual_resampling", [False, True])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 from medldm.data.findings import CohortError
-from medldm.training import conditioning_of, gather_conditions, measure_space, open_cohort, volume_transforms
+from medldm import ConditioningConfig
+from medldm.training import case_transforms, gather_conditions, measure_space, open_cohort, volume_transforms
 
 
 @pytest.fixture
@@ -63,23 +62,42 @@ def test_every_offending_file_is_listed_at_once(make_cohort) -> None:
     assert "case_2.nii.gz" in str(error.value)
 
 
-def test_conditions_follow_the_cohort(make_cohort) -> None:
-    folder = make_cohort(3)
-    entries = [
-        {"image": f"images/case_{i}.nii.gz", "label": f"labels/case_{i}.nii.gz", "class": i} for i in range(3)
-    ]
-    (folder / "cohort.json").write_text(json.dumps({"training": entries[:2], "validation": entries[2:]}))
-    cohort = open_cohort(str(folder), validation_fraction=0.2, seed=0)
-    config = conditioning_of(cohort, conditioning_type=["label_map", "class"])
-    assert config.structures == {1: "shell", 5: "core"}
-    assert config.num_classes == 3
-
-
-def test_a_class_that_is_not_in_the_cohort_is_refused(cohort) -> None:
-    with pytest.raises(ValueError, match="name 'class', but these cases have none"):
-        conditioning_of(cohort, conditioning_type=["class"])
-
-
 def test_a_batch_gives_the_conditions_it_has() -> None:
     batch = {"label": torch.zeros(2, 1, 4, 4, 4), "mean": torch.zeros(2)}
     assert set(gather_conditions(batch, ("class", "label_map")).values) == {"label_map"}
+
+
+def test_a_case_gives_all_its_conditions_and_says_which_it_lacks(cohort) -> None:
+    space = measure_space(cohort, spacing_mm=(1, 1, 1), size=(16, 20, 24), intensity="mr_percentile")
+    config = ConditioningConfig(
+        conditioning_type=["label_map", "class", "scalars", "text", "image"],
+        classes={"sex": ["F", "M"]},
+        scalars={"age": [20, 80]},
+        text_embed_dim=3,
+        text_tokens=4,
+        structures=cohort.schema.structures,
+        image_intensity=space.intensity.to_dict(),
+    )
+    case = dict(cohort.training[0])
+    transform = case_transforms(space, config)
+    full = case | {
+        "classes": {"sex": "M"},
+        "scalars": {"age": 61.0},
+        "text": torch.ones(2, 3),
+        "condition_image": case["image"],
+    }
+    found = transform(full)
+    assert (int(found["sex"]), float(found["age"])) == (1, 61.0)
+    assert torch.equal(found["condition_image"], found["image"])
+    names = ["label_map", "sex", "age", "text", "image"]
+    assert [bool(found[f"absent:{name}"]) for name in names] == [False] * 5
+    bare = transform(case)
+    assert [bool(bare[f"absent:{name}"]) for name in names] == [False, True, True, True, True]
+    assert bare["text"].shape == (4, 3)
+    assert bare["condition_image"].shape == bare["image"].shape
+
+
+def test_a_batch_says_which_samples_lack_a_condition() -> None:
+    batch = {"age": torch.tensor([3.0, 0.0]), "absent:age": torch.tensor([False, True])}
+    conditions = gather_conditions(batch, ("age",))
+    assert conditions.is_absent("age", 2, torch.device("cpu")).tolist() == [False, True]

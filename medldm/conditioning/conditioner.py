@@ -1,0 +1,66 @@
+"""The interface of all conditions: values in, tokens and spatial channels out, a learned null for absence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class EncodedConditions(NamedTuple):
+    """What the denoiser sees of conditions.
+
+    Args:
+        tokens: (B, N, context_dim) for cross-attention; None if unused.
+        spatial: (B, C, x, y, z) on the latent grid, joined to the denoiser's input; None if unused.
+    """
+
+    tokens: Tensor | None = None
+    spatial: Tensor | None = None
+
+
+class Conditioner(nn.Module):
+    """Turn the values of one condition into tokens, spatial channels, or both.
+
+    Encoding is done once for a sampling; nulls are put in afterwards. A null has the shape of the encoding it
+    stands for, so that a condition is absent in the same way whether others of the batch have it or not.
+
+    Args:
+        n_tokens: N of the tokens; 0 for none.
+        context_dim: width of the tokens.
+        n_channels: C of the spatial channels; 0 for none.
+    """
+
+    def __init__(self, *, n_tokens: int = 0, context_dim: int = 0, n_channels: int = 0) -> None:
+        super().__init__()
+        self.n_tokens = n_tokens
+        self.null_token = nn.Parameter(torch.randn(1, 1, context_dim)) if n_tokens else None
+        self.null_channels = nn.Parameter(torch.randn(1, n_channels, 1, 1, 1)) if n_channels else None
+
+    def encode(self, value: Tensor) -> EncodedConditions:
+        """Encode values that are present; shapes as the class says."""
+        raise TypeError(f"{type(self).__name__} does not say how it encodes its values")
+
+    def with_null(self, encoded: EncodedConditions, absent: Tensor) -> EncodedConditions:
+        """Put the null in the place of the encodings (B, ...) of absent samples; `absent` is (B,) bool."""
+        nulls = (self.null_token, self.null_channels)
+        return EncodedConditions(
+            *(
+                part if part is None or null is None else _replace_rows(part, null, absent)
+                for part, null in zip(encoded, nulls, strict=True)
+            )
+        )
+
+    def expand_null(self, batch_size: int, latent_size: Sequence[int]) -> EncodedConditions:
+        """Return the null for a whole batch, as `encode` shapes its values."""
+        tokens, channels = self.null_token, self.null_channels
+        return EncodedConditions(
+            None if tokens is None else tokens.expand(batch_size, self.n_tokens, -1),
+            None if channels is None else channels.expand(batch_size, -1, *latent_size),
+        )
+
+
+def _replace_rows(encoded: Tensor, null: Tensor, absent: Tensor) -> Tensor:
+    return torch.where(absent.view(-1, *[1] * (encoded.ndim - 1)), null.to(encoded.dtype), encoded)

@@ -1,0 +1,91 @@
+"""Conditions that lie in space: label map and image, brought to the latent grid."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from medldm.conditioning.conditioner import Conditioner, EncodedConditions
+
+
+class StridedEncoder(nn.Module):
+    """Halve a feature map (B, width, X, Y, Z) down to the latent grid by learned strided convolutions.
+
+    Their kernel (3) overlaps their stride (2), so that no voxel is skipped and thin structures survive. A
+    size that is not a multiple is rounded up, as the autoencoder pads it.
+
+    Args:
+        width: channels of the input; doubled with each halving.
+        out_channels: channels on the latent grid.
+        downsampling: how much smaller the latent grid is per axis, a power of 2.
+    """
+
+    def __init__(self, width: int, *, out_channels: int, downsampling: int) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(downsampling.bit_length())]
+        self.halvings = nn.ModuleList(
+            nn.Conv3d(narrow, wide, kernel_size=3, stride=2, padding=1) for narrow, wide in pairwise(widths)
+        )
+        self.projection = nn.Conv3d(widths[-1], out_channels, kernel_size=3, padding=1)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the channels on the latent grid, and the features they were projected from."""
+        for halving in self.halvings:
+            hidden = nn.functional.silu(halving(hidden))
+        return self.projection(hidden), hidden
+
+    @property
+    def width(self) -> int:
+        """Channels of the features on the latent grid."""
+        return self.projection.in_channels
+
+
+class LabelMapConditioner(Conditioner):
+    """Bring a label map to the latent grid: (B, 1, X, Y, Z) integers 0..K -> (B, channels, x, y, z).
+
+    Each voxel's structure is embedded at full resolution.
+
+    Args:
+        n_structures: K.
+        embed_dim: channels of the embedding.
+        channels: on the latent grid.
+        downsampling: how much smaller the latent grid is per axis.
+    """
+
+    def __init__(self, n_structures: int, *, embed_dim: int, channels: int, downsampling: int) -> None:
+        super().__init__(n_channels=channels)
+        self.embedding = nn.Embedding(n_structures + 1, embed_dim)
+        self.encoder = StridedEncoder(embed_dim, out_channels=channels, downsampling=downsampling)
+
+    def encode(self, value: Tensor) -> EncodedConditions:
+        """Embed each voxel and convolve down to the latent grid."""
+        spatial, _ = self.encoder(self.embedding(value[:, 0].long()).movedim(-1, 1))
+        return EncodedConditions(spatial=spatial)
+
+
+class ImageConditioner(Conditioner):
+    """Bring an aligned image to the latent grid: (B, 1, X, Y, Z) in [-1, 1] -> (B, channels, x, y, z).
+
+    The image is another contrast or modality of the same subject: MR for CT, T1 for FLAIR.
+
+    Args:
+        channels: on the latent grid.
+        downsampling: how much smaller the latent grid is per axis.
+        token_grid: with g > 0, the features are also averaged to g^3 tokens for cross-attention.
+        context_dim: width of these tokens.
+    """
+
+    def __init__(self, *, channels: int, downsampling: int, token_grid: int, context_dim: int) -> None:
+        super().__init__(n_tokens=token_grid**3, context_dim=context_dim, n_channels=channels)
+        self.conv_in = nn.Conv3d(1, channels, kernel_size=3, padding=1)
+        self.encoder = StridedEncoder(channels, out_channels=channels, downsampling=downsampling)
+        self.pool = nn.AdaptiveAvgPool3d(token_grid) if token_grid else None
+        self.to_tokens = nn.Linear(self.encoder.width, context_dim) if token_grid else None
+
+    def encode(self, value: Tensor) -> EncodedConditions:
+        """Convolve down to the latent grid."""
+        spatial, features = self.encoder(nn.functional.silu(self.conv_in(value)))
+        if self.pool is None or self.to_tokens is None:
+            return EncodedConditions(spatial=spatial)
+        return EncodedConditions(self.to_tokens(self.pool(features).flatten(2).mT), spatial)

@@ -1,0 +1,98 @@
+"""From what a user or a table says of a case to the tensors of its conditions, without batch axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from medldm.conditioning.config import SPATIAL_TYPES, ConditioningConfig
+
+if TYPE_CHECKING:
+    from medldm.conditioning.text_encoder import TextEncoder
+
+
+class EncodesText(Protocol):
+    """What turns texts into token embeddings; `TextEncoder` is one."""
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Return (B, N, D) float32."""
+        ...
+
+
+def condition_value(
+    config: ConditioningConfig, name: str, raw: Any, *, text_encoder: EncodesText | None = None
+) -> Tensor:
+    """Turn the value of a class, a scalar or a text into a tensor.
+
+    Args:
+        config: the conditions of the model.
+        name: of a condition that is not spatial.
+        raw: a class number, a category's name, a number, a text, or the text's embeddings (N, D).
+        text_encoder: for texts.
+
+    Returns:
+        () int64 for classes, () float32 for scalars, (N, D) float32 for texts.
+
+    Raises:
+        ValueError: if the value is none the model knows, or a text comes without an encoder.
+    """
+    if name == "text":
+        return _text_value(raw, text_encoder)
+    if name in config.classes:
+        categories = config.classes[name]
+        if str(raw) not in categories:
+            raise ValueError(f"{name} has an unknown category: choose from {list(categories)}")
+        return torch.tensor(categories.index(str(raw)))
+    try:
+        number = float(raw)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is no number: give one") from None
+    if name in config.scalars:
+        return torch.tensor(number)
+    if not number.is_integer():
+        raise ValueError(f"{name} is {number:g}: a class number is whole")
+    return torch.tensor(int(number))
+
+
+def blank_value(config: ConditioningConfig, name: str) -> Tensor:
+    """Return a value of the right shape for a case without the condition; its null will stand in for it."""
+    if name in SPATIAL_TYPES:
+        raise ValueError(f"{name!r} has no blank value without a grid")
+    if name == "text":
+        return torch.zeros(config.text_tokens, config.text_embed_dim)
+    if name in config.scalars:
+        return torch.tensor(config.scalars[name][0])
+    return torch.tensor(0)
+
+
+def _text_value(raw: Any, text_encoder: EncodesText | None) -> Tensor:
+    if isinstance(raw, Tensor):
+        return raw.float()
+    if not isinstance(raw, str) or not raw.strip():
+        raise ValueError("text is empty or no text: leave it out where there is none")
+    if text_encoder is None:
+        raise ValueError("a text needs the encoder of the training: give its folder as text_encoder")
+    return text_encoder.encode([raw])[0]
+
+
+def open_text_encoder(directory: str | None = None, *, identity: str | None = None) -> TextEncoder:
+    """Open a text encoder.
+
+    Args:
+        directory: of the encoder; None for the default one of the extra `text`.
+        identity: that of the training, if there was one.
+
+    Raises:
+        ValueError: if it is another encoder than that of the training.
+    """
+    from medldm.conditioning.text_encoder import TextEncoder
+
+    encoder = TextEncoder.default() if directory is None else TextEncoder.from_directory(directory)
+    if identity is not None and encoder.identity != identity:
+        raise ValueError(
+            f"the text encoder is {encoder.identity}, but the model was trained with {identity}: give the "
+            "folder of that one as text_encoder"
+        )
+    return encoder

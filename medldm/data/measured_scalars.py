@@ -1,0 +1,68 @@
+"""Scalars that follow from a case's own files: volumes of its structures and its spacing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from medldm.data.cohort import Cohort
+from medldm.data.facts_cache import gather_facts
+from medldm.data.inspection import VolumeFacts, inspect_header
+from medldm.data.labels import LabelSchema
+
+VOLUME_PREFIX = "volume_ml:"
+SPACING = "spacing_mm"
+
+
+def with_measured_scalars(cohort: Cohort, *, cache_dir: Path | None = None) -> Cohort:
+    """Add to each case's "scalars" the volume of each structure and the largest voxel edge.
+
+    The names are "volume_ml:<structure>" and "spacing_mm"; a scalar that the cohort's list gives under such a
+    name is kept.
+
+    Args:
+        cohort: that was found sound.
+        cache_dir: where voxel counts are remembered, see `facts_cache`.
+    """
+    files = [(case["label"], True) for case in cohort.cases if "label" in case]
+    facts = gather_facts(files, root=cohort.root, cache_dir=cache_dir)
+
+    def extend(case: dict) -> dict:
+        measured = {SPACING: float(inspect_header(case["image"]).spacing.max())}
+        if "label" in case and cohort.schema is not None:
+            measured |= structure_volumes_ml(facts[case["label"]], cohort.schema)
+        return case | {"scalars": measured | dict(case.get("scalars", {}))}
+
+    return replace(
+        cohort,
+        training=[extend(case) for case in cohort.training],
+        validation=[extend(case) for case in cohort.validation],
+    )
+
+
+def structure_volumes_ml(facts: VolumeFacts, schema: LabelSchema) -> dict[str, float]:
+    """Return "volume_ml:<structure>" to its volume in ml, 0 where the map has none of it."""
+    voxel_ml = float(facts.spacing.prod()) / 1000.0
+    counts = facts.label_counts or {}
+    return {
+        f"{VOLUME_PREFIX}{name}": counts.get(value, 0) * voxel_ml for value, name in schema.structures.items()
+    }
+
+
+def outer_range(values: Iterable[float]) -> tuple[float, float]:
+    """Return a range that holds all values, rounded outward to about 5 % of its width.
+
+    The range goes into checkpoints: rounded, it does not repeat the values of the outermost subjects.
+
+    Raises:
+        ValueError: if the values are all the same or there are none.
+    """
+    found = sorted(values)
+    if not found or found[0] == found[-1]:
+        raise ValueError(f"{len(found)} values of a scalar that does not vary: leave the column out")
+    step = 10.0 ** math.floor(math.log10(found[-1] - found[0])) / 10
+    step *= next(factor for factor in (5, 2, 1) if factor * step <= (found[-1] - found[0]) / 10)
+    low, high = math.floor(found[0] / step) * step, math.ceil(found[-1] / step) * step
+    return float(f"{low:.12g}"), float(f"{high:.12g}")

@@ -1,0 +1,81 @@
+"""How volumes are drawn: solver, steps, guidance, seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from medldm.configs import Config
+from medldm.diffusion import PRESETS, SOLVERS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Config):
+    """Set how volumes are drawn.
+
+    Args:
+        preset: "fast", "balanced" or "reference": solver, number of steps and time grid, as measured in
+            docs/diffusion.md; what is set below overrides it.
+        num_steps: of the solver; None for the preset's.
+        solver: one of medldm.diffusion.SOLVERS; None for the preset's.
+        grid: how the steps are spread over the times; None for the preset's, or "trailing" for a solver that
+            is not the preset's.
+        eta: noise that the solver "ddim" adds, 0 to 1 (Song et al. 2021, Eq. 16).
+        guidance_scale: w of classifier-free guidance, one for all conditions together or one for each name; 1
+            is the plain conditional model, 0 the unconditional one (Ho and Salimans 2022, Eq. 6, with their
+            w + 1).
+        guidance_interval: noise levels sigma / alpha, low < level <= high, at which guidance acts
+            (Kynkäänniemi et al. 2024); None for all.
+        guidance_rescale: 0 to 1, how far the spread of the guided output is brought back to the conditional
+            one (Lin et al. 2023, Eq. 15 and 16).
+        seed: of all randomness; volume i of a seed is the same alone or among others.
+
+    Raises:
+        ValueError: if a name is unknown or a number outside its range.
+    """
+
+    preset: str = "balanced"
+    num_steps: int | None = None
+    solver: str | None = None
+    grid: str | None = None
+    eta: float = 0.0
+    guidance_scale: float | dict[str, float] = 1.0
+    guidance_interval: tuple[float, float] | None = None
+    guidance_rescale: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, allowed in (("preset", PRESETS), ("solver", SOLVERS)):
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise ValueError(f"{name} is {value!r}: choose from {list(allowed)}")
+        if self.num_steps is not None and self.num_steps < 1:
+            raise ValueError(f"num_steps is {self.num_steps}: at least 1 is needed")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: 0 or more is needed")
+        if isinstance(self.guidance_scale, Mapping):
+            object.__setattr__(self, "guidance_scale", dict(self.guidance_scale))
+
+    @property
+    def solver_name(self) -> str:
+        """The solver, the preset's if none is set."""
+        return self.solver or PRESETS[self.preset].solver
+
+    @property
+    def n_steps(self) -> int:
+        """The number of steps, the preset's if none is set."""
+        return self.num_steps or PRESETS[self.preset].num_steps
+
+    @property
+    def grid_name(self) -> str:
+        """The time grid, the preset's if neither it nor another solver is set."""
+        preset = PRESETS[self.preset]
+        return self.grid or (preset.grid if self.solver_name == preset.solver else "trailing")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The noise levels at which guidance acts."""
+        low, high = self.guidance_interval or (0.0, math.inf)
+        return float(low), float(high)

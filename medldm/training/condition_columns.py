@@ -1,0 +1,124 @@
+"""Describe the conditions of a cohort: which columns, categories, ranges and structures there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from medldm.conditioning import CONDITION_TYPES, ConditioningConfig
+from medldm.data.cohort import Cohort
+from medldm.data.measured_scalars import outer_range
+from medldm.transforms import measure_intensity_mapping
+
+
+def conditioning_of(
+    cohort: Cohort,
+    *,
+    conditioning_type: Sequence[str],
+    class_columns: Sequence[str] | None = None,
+    scalar_columns: Sequence[str] | None = None,
+    image_intensity: str = "mr_percentile",
+    text_encoder: Any = None,
+    conditioning_dropout: float | dict[str, float] = 0.1,
+    **options: Any,
+) -> ConditioningConfig:
+    """Describe conditions, with what a cohort holds of them. A case may lack any of them but the label map.
+
+    Args:
+        cohort: what is conditioned on must be in it.
+        conditioning_type: any of CONDITION_TYPES.
+        class_columns: columns of "classes" for the type "class"; None takes all, or "class" without any.
+        scalar_columns: for the type "scalars"; None takes all that the list gives. Measured ones must be
+            named: "volume_ml:<structure>" and "spacing_mm".
+        image_intensity: kind of the intensity mapping of the condition image.
+        text_encoder: `TextEncoder` for the type "text".
+        conditioning_dropout: see `ConditioningConfig`.
+        options: further fields of `ConditioningConfig`.
+
+    Raises:
+        ValueError: if the cohort lacks what a condition needs.
+    """
+    types = (conditioning_type,) if isinstance(conditioning_type, str) else tuple(conditioning_type)
+    if "label_map" in types:
+        options["structures"] = _structures(cohort)
+    if "class" in types:
+        options |= _classes(cohort, class_columns)
+    if "scalars" in types:
+        options["scalars"] = _scalars(cohort, scalar_columns)
+    if "text" in types:
+        options |= _text(cohort, text_encoder)
+    if "image" in types:
+        options["image_intensity"] = _image_intensity(cohort, image_intensity)
+    return ConditioningConfig(conditioning_type=types, conditioning_dropout=conditioning_dropout, **options)
+
+
+def _structures(cohort: Cohort) -> dict[int, str]:
+    if cohort.schema is None:
+        raise ValueError(
+            "conditions name 'label_map', but the cohort has no label maps: add labels/ or leave it out"
+        )
+    return dict(cohort.schema.structures)
+
+
+def _classes(cohort: Cohort, columns: Sequence[str] | None) -> dict[str, Any]:
+    named = sorted({column for case in cohort.cases for column in case.get("classes", {})})
+    if columns is None and any("class" in case for case in cohort.cases):
+        columns = ["class", *named]
+    options: dict[str, Any] = {"classes": {}}
+    for column in named if columns is None else columns:
+        if column == "class":
+            values = [int(case["class"]) for case in cohort.cases if case.get("class") is not None]
+            _require(values, "class", known=named)
+            options["num_classes"] = 1 + max(values)
+        else:
+            found = {
+                str(case["classes"][column]) for case in cohort.cases if column in case.get("classes", {})
+            }
+            _require(found, column, known=named)
+            options["classes"][column] = sorted(found)
+    if not options["classes"] and "num_classes" not in options:
+        _require([], "class", known=named)
+    return options
+
+
+def _scalars(cohort: Cohort, columns: Sequence[str] | None) -> dict[str, tuple[float, float]]:
+    given = sorted({name for case in cohort.cases for name in case.get("scalars", {})})
+    if columns is None:
+        columns = [name for name in given if ":" not in name and name != "spacing_mm"]
+        _require(columns, "scalars", known=given)
+    ranges = {}
+    for name in columns:
+        values = [float(case["scalars"][name]) for case in cohort.training if name in case.get("scalars", {})]
+        _require(values, name, known=given)
+        try:
+            ranges[name] = outer_range(values)
+        except ValueError as error:
+            raise ValueError(f"scalar {name!r}: {error}") from None
+    return ranges
+
+
+def _text(cohort: Cohort, text_encoder: Any) -> dict[str, Any]:
+    _require([case for case in cohort.cases if case.get("text")], "text", known=[])
+    if text_encoder is None:
+        raise ValueError("conditions name 'text': a text encoder is needed")
+    return {
+        "text_embed_dim": text_encoder.embed_dim,
+        "text_tokens": text_encoder.max_tokens,
+        "text_encoder": text_encoder.identity,
+    }
+
+
+def _image_intensity(cohort: Cohort, kind: str) -> dict[str, Any]:
+    with_image = [case for case in cohort.training if "condition_image" in case]
+    _require(with_image, "condition_image", known=[])
+    images = [{"image": case["condition_image"]} for case in with_image]
+    return measure_intensity_mapping(images, kind=kind).to_dict()  # type: ignore[arg-type]
+
+
+def _require(found: Any, name: str, *, known: Sequence[str]) -> None:
+    if not found:
+        hint = f"; it has {list(known)}" if known else ""
+        raise ValueError(
+            f"conditions name {name!r}, but no case of the cohort has it{hint}: add it to the cohort's list, "
+            f"or leave it out of conditions (any of {list(CONDITION_TYPES)})"
+        )
