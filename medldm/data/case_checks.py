@@ -1,4 +1,4 @@
-"""Checks of single cases: can both files be read, do they match, are their values allowed."""
+"""Checks of single cases: can its files be read, do they match, are their values allowed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from medldm.data.inspection import VolumeFacts, inspect_header
 from medldm.data.labels import LabelSchema, unknown_values_reason
 
 AFFINE_TOLERANCE_MM = 1e-3
+VOLUME_KEYS = ("image", "label", "condition_image")
+"""Keys of a case that name files, which must lie on one grid."""
 
 FactsByFile = Mapping[str, VolumeFacts]
 
@@ -26,7 +28,7 @@ def check_cases(
     """Check every case by itself.
 
     Args:
-        cases: with "image" and, if any, "label" paths.
+        cases: with the paths of VOLUME_KEYS, "image" always.
         schema: the declared structures; None skips the check of values.
         name_of: from a path to the name shown.
         facts: path -> what is known of it; files not in it get their header read.
@@ -36,12 +38,14 @@ def check_cases(
     """
     findings: list[Finding] = []
     for case in cases:
-        files = {key: case[key] for key in ("image", "label") if key in case}
+        files = {key: case[key] for key in VOLUME_KEYS if key in case}
         known = {key: (facts or {}).get(file) or inspect_header(file) for key, file in files.items()}
         for key, file in files.items():
             findings += _file_findings(known[key], name=name_of(file), is_label=key == "label", schema=schema)
-        if len(files) == 2 and not any(fact.problem for fact in known.values()):
-            findings += _pair_findings(known["image"], known["label"], name=name_of(files["label"]))
+        if any(fact.problem for fact in known.values()):
+            continue
+        for key in files.keys() - {"image"}:
+            findings += _pair_findings(known["image"], known[key], name=name_of(files[key]))
     return findings
 
 

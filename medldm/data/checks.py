@@ -6,7 +6,7 @@ import json
 import logging
 from pathlib import Path
 
-from medldm.data.case_checks import check_cases
+from medldm.data.case_checks import VOLUME_KEYS, check_cases
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.cohort_checks import check_across
 from medldm.data.facts_cache import gather_facts
@@ -35,9 +35,7 @@ def check_cohort(
     Returns:
         Findings, errors first; empty for a sound cohort.
     """
-    files = [
-        (case[key], key == "label") for case in cohort.cases for key in ("image", "label") if key in case
-    ]
+    files = [(case[key], key == "label") for case in cohort.cases for key in VOLUME_KEYS if key in case]
     facts: dict[str, VolumeFacts]
     if full:
         facts = gather_facts(files, root=cohort.root, cache_dir=cache_dir, n_workers=n_workers)

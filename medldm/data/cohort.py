@@ -25,8 +25,9 @@ class Cohort:
 
     Args:
         root: folder to which file names in messages are relative.
-        training: MONAI dictionaries with "id", "subject", "image", "label" (absolute paths), and "class",
-            "scalars", "text" where the datalist has them.
+        training: MONAI dictionaries with "id", "subject", "image", "label" (absolute paths); where they are
+            given, "condition_image" (a path), "class" (a number), "classes" (column to category), "scalars"
+            (column to number) and "text".
         validation: the same form.
         schema: the structures of the label maps; None where the cohort has no label maps.
         problems: what is wrong with the layout; only warnings unless read with strict=False.
@@ -61,9 +62,10 @@ def read_cohort(
     """Read a cohort's list of cases.
 
     Args:
-        dataset_dir: a folder with images/ and labels/ (same file names) and, if wanted, labels.json; or a
-            folder holding cohort.json; or a MONAI datalist JSON with "training" and, if wanted,
-            "validation", whose paths are relative to the file's folder.
+        dataset_dir: a folder with images/ and labels/ (same file names) and, if wanted, labels.json and
+            condition_images/ (other contrasts on the same grid, of all cases or some); or a folder holding
+            cohort.json; or a MONAI datalist JSON with "training" and, if wanted, "validation", whose paths are
+            relative to the file's folder.
         validation_fraction: share of the subjects set aside where no validation list is given, at least one.
         seed: of the split; the same seed and subjects always give the same split, on every machine.
         require_labels: refuse cases without label map.

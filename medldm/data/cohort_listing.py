@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medldm.data.case_checks import VOLUME_KEYS
 from medldm.data.findings import Finding
 from medldm.transforms.readers import VOLUME_SUFFIXES, volume_stem, volume_suffix
 
 Case = dict[str, Any]
 COHORT_FILE = "cohort.json"
+CONDITION_IMAGES = "condition_images"
 SPLITS = ("training", "validation")
 _BIDS_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
 
@@ -41,11 +43,14 @@ def layout_error(check: str, file: str, message: str) -> Finding:
 
 def _read_folders(root: Path, *, problems: list[Finding], require_labels: bool) -> list[Case]:
     images = _volumes_in(root / "images", problems=problems)
-    has_labels = (root / "labels").is_dir()
+    has_labels = _has(root, "labels")
     labels = _volumes_in(root / "labels", problems=problems) if has_labels or require_labels else {}
+    others = _volumes_in(root / CONDITION_IMAGES, problems=problems) if _has(root, CONDITION_IMAGES) else {}
     cases = []
     for stem, image in images.items():
         case: Case = {"id": stem, "subject": subject_of(stem), "image": str(image)}
+        if stem in others:
+            case["condition_image"] = str(others[stem])
         if stem in labels:
             cases.append(case | {"label": str(labels[stem])})
         elif not require_labels and not labels:
@@ -53,11 +58,15 @@ def _read_folders(root: Path, *, problems: list[Finding], require_labels: bool) 
         elif has_labels:
             message = "it has no label map of that name in labels/; add it or remove the image"
             problems.append(layout_error("pair", f"images/{image.name}", message))
-    for stem in sorted(labels.keys() - images.keys()):
-        problems.append(
-            layout_error("pair", f"labels/{labels[stem].name}", "it has no image of that name in images/")
-        )
+    for folder, volumes in (("labels", labels), (CONDITION_IMAGES, others)):
+        for stem in sorted(volumes.keys() - images.keys()):
+            message = "it has no image of that name in images/"
+            problems.append(layout_error("pair", f"{folder}/{volumes[stem].name}", message))
     return cases
+
+
+def _has(root: Path, folder: str) -> bool:
+    return (root / folder).is_dir()
 
 
 def _volumes_in(folder: Path, *, problems: list[Finding]) -> dict[str, Path]:
@@ -119,11 +128,12 @@ def _case_of(entry: Any, *, listing: Path, place: str, problems: list[Finding]) 
     if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
         problems.append(layout_error("datalist", listing.name, f'{place} has no "image" with a path'))
         return None
-    if not isinstance(entry.get("label", ""), str):
-        problems.append(layout_error("datalist", listing.name, f'the "label" of {place} is not a path'))
-        return None
+    for key in VOLUME_KEYS:
+        if not isinstance(entry.get(key, ""), str):
+            problems.append(layout_error("datalist", listing.name, f'the "{key}" of {place} is not a path'))
+            return None
     case = dict(entry)
-    for key in ("image", "label"):
+    for key in VOLUME_KEYS:
         if isinstance(case.get(key), str):
             case[key] = str((listing.parent / case[key]).resolve())
     case["id"] = str(case.get("id", volume_stem(case["image"])))
@@ -132,7 +142,7 @@ def _case_of(entry: Any, *, listing: Path, place: str, problems: list[Finding]) 
 
 
 def _has_files(case: Case, problems: list[Finding], *, require_labels: bool) -> bool:
-    missing = [key for key in ("image", "label") if key in case and not Path(case[key]).is_file()]
+    missing = [key for key in VOLUME_KEYS if key in case and not Path(case[key]).is_file()]
     for key in missing:
         problems.append(
             layout_error("missing", Path(case[key]).name, f"the {key} of case {case['id']} does not exist")

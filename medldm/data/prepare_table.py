@@ -15,6 +15,7 @@ from medldm.data.identity import check_identifier
 logger = logging.getLogger(__name__)
 
 SPLITS = ("training", "validation")
+CLASS_PREFIX = "class:"
 RESERVED = ("source", "subject", "class", "text", "split")
 _ABSENT = {"", "na", "n/a", "nan", "none", "null"}
 _SEX = {"f": 0.0, "female": 0.0, "m": 1.0, "male": 1.0}
@@ -27,7 +28,7 @@ class SubjectRow:
     Args:
         subject: identifier in the outputs; None asks for a keyed hash.
         split: "training", "validation" or None.
-        entry: "class" (int), "text" and "scalars" for the case's dictionary, where given.
+        entry: "class" (int), "classes", "text" and "scalars" for the case's dictionary, where given.
     """
 
     subject: str | None = None
@@ -57,9 +58,10 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
 
     Columns: "source" matches the DICOM PatientID, the folder, the file name or its stem; "subject" is the
     identifier to use in the outputs and, without "source", what is matched; "class" (numbers, or texts that
-    are then numbered in alphabetical order); "text"; "split" ("training" or "validation"). Every other
-    column whose values are numbers is a scalar; "sex" may hold F (0) and M (1). Empty cells, "NA" and "nan"
-    are absent values. Other columns are left out, with a line in the log.
+    are then numbered in alphabetical order); "class:<name>", further categories, whose texts are kept;
+    "text"; "split" ("training" or "validation"). Every other column whose values are numbers is a scalar;
+    "sex" may hold F (0) and M (1). Empty cells, "NA" and "nan" are absent values. Other columns are left out,
+    with a line in the log.
 
     Raises:
         ValueError: naming the line; never the value, which may be a name.
@@ -79,6 +81,7 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
         )
     if len(set(columns)) < len(columns):
         raise ValueError("the subject table has two columns of one name; rename one")
+    named = [name for name in columns if name.startswith(CLASS_PREFIX)]
     classes = _class_numbers([row.get("class", "") for _, row in lines])
     scalars = _scalar_columns(columns, [row for _, row in lines])
     rows: dict[str, SubjectRow] = {}
@@ -88,7 +91,7 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
             raise ValueError(
                 f"line {line} of the subject table has {'a repeated' if source else 'no'} source"
             )
-        rows[source] = _row_of(row, line=line, classes=classes, scalars=scalars)
+        rows[source] = _row_of(row, line=line, classes=classes, scalars=scalars, named=named)
     return SubjectTable(rows=rows, classes=classes)
 
 
@@ -98,11 +101,18 @@ def _cell(text: Any) -> str:
 
 
 def _row_of(
-    row: Mapping[str, str], *, line: int, classes: Mapping[str, int], scalars: Sequence[str]
+    row: Mapping[str, str],
+    *,
+    line: int,
+    classes: Mapping[str, int],
+    scalars: Sequence[str],
+    named: Sequence[str],
 ) -> SubjectRow:
     entry: dict[str, Any] = {}
     if text := row.get("class"):
         entry["class"] = classes[text] if classes else int(text)
+    if categories := {name.removeprefix(CLASS_PREFIX): row[name] for name in named if row[name]}:
+        entry["classes"] = categories
     if text := row.get("text"):
         entry["text"] = text
     if values := {name: _number(row[name], name) for name in scalars if row[name]}:
@@ -129,15 +139,14 @@ def _class_numbers(texts: Sequence[str]) -> dict[str, int]:
 def _scalar_columns(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
     scalars = []
     for name in columns:
-        if name in RESERVED:
+        if name in RESERVED or name.startswith(CLASS_PREFIX):
             continue
         if all(_number(row[name], name) is not None for row in rows if row[name]):
             scalars.append(name)
         else:
             logger.warning(
                 "column %d of the subject table holds texts that are no numbers and was left out; name it "
-                "class or text, or "
-                "encode it as numbers",
+                "class, class:<name> or text, or encode it as numbers",
                 columns.index(name) + 1,
             )
     return scalars

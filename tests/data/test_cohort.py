@@ -190,3 +190,26 @@ def test_real_cohort_is_read_and_split(real_data: Path) -> None:
     cohort = read_cohort(real_data / "hippocampus_mri")
     assert (len(cohort.training), len(cohort.validation)) == (180, 20)
     assert cohort.schema is not None and cohort.schema.values == (1, 2)
+
+
+def test_condition_images_join_the_cases_of_their_names(make_cohort: MakeCohort) -> None:
+    root = make_cohort(3)
+    for name in ("case_0", "case_2"):
+        write_nifti(root / "condition_images" / f"{name}.nii.gz", np.ones((8, 7, 6)), np.eye(4))
+    cohort = read_cohort(root)
+    found = {
+        case["id"]: Path(case["condition_image"]).parent.name
+        for case in cohort.cases
+        if "condition_image" in case
+    }
+    assert found == {"case_0": "condition_images", "case_2": "condition_images"}
+
+
+def test_a_condition_image_on_another_grid_or_without_image_is_an_error(make_cohort: MakeCohort) -> None:
+    root = make_cohort(2)
+    write_nifti(root / "condition_images" / "case_0.nii.gz", np.ones((8, 7, 5)), np.eye(4))
+    write_nifti(root / "condition_images" / "case_9.nii.gz", np.ones((8, 7, 6)), np.eye(4))
+    with pytest.raises(CohortError) as error:
+        read_cohort(root)
+    assert "condition_images/case_9.nii.gz" in str(error.value)
+    assert "condition_images/case_0.nii.gz" in str(error.value)

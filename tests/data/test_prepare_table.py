@@ -20,6 +20,12 @@ def test_absent_values_are_absent_keys(tmp_path: Path) -> None:
     assert table.row_of(["c"]) is None and table.classes == {}
 
 
+def test_further_categorical_columns_keep_their_texts(tmp_path: Path) -> None:
+    table = read_subject_table(write(tmp_path, "source,class:sex,class:site\na,F,north\nb,,south\n"))
+    assert table.row_of(["a"]).entry == {"classes": {"sex": "F", "site": "north"}}
+    assert table.row_of(["b"]).entry == {"classes": {"site": "south"}}
+
+
 def test_byte_order_mark_quotes_and_tabs_are_read(tmp_path: Path) -> None:
     path = write(tmp_path, '\ufeffsubject\ttext\nS1\t"one\ttwo"\n', "t.tsv")
     row = read_subject_table(path).row_of(["S1"])
