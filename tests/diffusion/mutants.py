@@ -1,4 +1,4 @@
-"""Mistakes that the tests of medldm.diffusion must notice, and a way to make each of them in a copy."""
+"""Mistakes that the tests of medldm.diffusion and of the quantiser must notice, and a way to make each of them in a copy."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ class Mutant:
 
     Args:
         name: what is wrong.
-        module: file in medldm/diffusion without its suffix; its own test file must notice.
+        module: file of the room without its suffix; its own test file must notice.
         old: text that occurs once.
         new: what takes its place.
         test: part of the names of the tests that must notice, where running the whole file would take long.
+        room: folder in medldm that holds the file.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Mutant:
     old: str
     new: str
     test: str = ""
+    room: str = "diffusion"
 
 
 MUTANTS = [
@@ -144,23 +146,41 @@ MUTANTS = [
         "== 1 else [NULL, *guided]",
         "== 2 else [NULL, *guided]",
     ),
+    Mutant(
+        "codebook_average_skipped",
+        "vector_quantiser",
+        "self._average(counts, sums, is_used)",
+        "pass",
+        room="networks",
+    ),
+    Mutant(
+        "codebook_sums_without_memory",
+        "vector_quantiser",
+        "self.sums.lerp_(sums, 1 - self.decay)",
+        "self.sums.copy_(sums)",
+        room="networks",
+    ),
 ]
+COPIED = ("diffusion", "networks", "configs.py")
+"""What the mutated modules import of the package."""
 
 
 def copy_package(folder: Path, mutant: Mutant | None) -> None:
-    """Write medldm.diffusion alone, with the mutant's change if one is given, into an empty folder.
+    """Write the rooms of the mutants alone, with the mutant's change if one is given, into an empty folder.
 
     Raises:
         ValueError: if the mutant's old text does not occur exactly once.
     """
-    package = folder / "medldm" / "diffusion"
-    shutil.copytree(
-        REPOSITORY / "medldm" / "diffusion", package, ignore=shutil.ignore_patterns("__pycache__")
-    )
+    package = folder / "medldm"
+    package.mkdir()
+    for name in COPIED:
+        source = REPOSITORY / "medldm" / name
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        copy(source, package / name)
     (folder / "medldm" / "__init__.py").touch()
     if mutant is None:
         return
-    source = package / f"{mutant.module}.py"
+    source = package / mutant.room / f"{mutant.module}.py"
     text = source.read_text(encoding="utf-8")
     if text.count(mutant.old) != 1:
         raise ValueError(
@@ -188,8 +208,8 @@ def run_tests(folder: Path, mutant: Mutant | None) -> int:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             sys.path.insert(0, str(folder))
-            modules = [mutant.module] if mutant else sorted({one.module for one in MUTANTS})
-            tests = [str(REPOSITORY / "tests" / "diffusion" / f"test_{module}.py") for module in modules]
+            files = {(one.room, one.module) for one in ([mutant] if mutant else MUTANTS)}
+            tests = [str(REPOSITORY / "tests" / room / f"test_{module}.py") for room, module in sorted(files)]
             setup = str(REPOSITORY / "setup.cfg")
             options = ["-x", "-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-c", setup]
             options += ["-k", f"{mutant.test if mutant else ''} and not ({SLOW_TESTS})".removeprefix(" and ")]

@@ -1,4 +1,4 @@
-"""Each known kind of mistake in medldm.diffusion is noticed by the tests of its file."""
+"""Each known kind of mistake in medldm.diffusion and in the codebook is noticed by the tests of its file."""
 
 from __future__ import annotations
 
