@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +64,7 @@ class ConditioningConfig(Config):
     conditioning_dropout: float | dict[str, float] = 0.1
 
     def __post_init__(self) -> None:
-        types = self.conditioning_type
-        object.__setattr__(self, "conditioning_type", (types,) if isinstance(types, str) else tuple(types))
+        object.__setattr__(self, "conditioning_type", read_names(self.conditioning_type))
         object.__setattr__(self, "structures", {int(value): name for value, name in self.structures.items()})
         object.__setattr__(self, "classes", {name: tuple(items) for name, items in self.classes.items()})
         bounds = {name: (float(low), float(high)) for name, (low, high) in self.scalars.items()}
@@ -171,3 +170,13 @@ class ConditioningConfig(Config):
                     f"conditioning_dropout of {name!r} is {self.dropout_of(name)}: a probability in "
                     "[0, 1) is needed"
                 )
+
+
+def read_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names given as a list, or as one text: "class", "label_map,class" or "[label_map, class]".
+
+    Command lines give the last form: "class" is a word of Python, so that theirs is not read as a list.
+    """
+    if isinstance(names, str):
+        names = [name.strip().strip("'\"") for name in names.strip().strip("[]()").split(",")]
+    return tuple(name for name in names if name)

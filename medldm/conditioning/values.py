@@ -77,19 +77,25 @@ def _text_value(raw: Any, text_encoder: EncodesText | None) -> Tensor:
     return text_encoder.encode([raw])[0]
 
 
-def open_text_encoder(directory: str | None = None, *, identity: str | None = None) -> TextEncoder:
+def open_text_encoder(
+    directory: str | None = None, *, identity: str | None = None, cache_dir: str | None = None
+) -> TextEncoder:
     """Open a text encoder.
 
     Args:
         directory: of the encoder; None for the default one of the extra `text`.
         identity: that of the training, if there was one.
+        cache_dir: where embeddings are kept between runs; None for nowhere.
 
     Raises:
         ValueError: if it is another encoder than that of the training.
     """
     from medldm.conditioning.text_encoder import TextEncoder
 
-    encoder = TextEncoder.default() if directory is None else TextEncoder.from_directory(directory)
+    if directory is None:
+        encoder = TextEncoder.default(cache_dir=cache_dir)
+    else:
+        encoder = TextEncoder.from_directory(directory, cache_dir=cache_dir)
     if identity is not None and encoder.identity != identity:
         raise ValueError(
             f"the text encoder is {encoder.identity}, but the model was trained with {identity}: give the "

@@ -88,3 +88,10 @@ def test_an_image_needs_cross_attention_only_for_its_tokens() -> None:
     assert not ConditioningConfig(conditioning_type=["image"]).has_tokens
     assert ConditioningConfig(conditioning_type=["image"], image_token_grid=2).has_tokens
     assert ConditioningConfig(conditioning_type=["image"], image_channels=5).spatial_channels == 5
+
+
+@pytest.mark.parametrize(
+    "names", ["class,text", "[class, text]", "['class','text']", ["class", "text"], ("class", "text")]
+)
+def test_names_are_read_as_a_command_line_gives_them(names) -> None:
+    assert ConditioningConfig(conditioning_type=names, num_classes=2).conditioning_type == ("class", "text")

