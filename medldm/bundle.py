@@ -16,8 +16,17 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from packaging.version import Version
 
-from medldm import generation, model_files, training
+from medldm import (
+    edit_files,
+    generation,
+    label_map_choice,
+    label_map_model,
+    label_map_synthesis,
+    model_files,
+    training,
+)
 from medldm.conditioning import ConditioningConfig, open_text_encoder
+from medldm.conditioning.config import read_names
 from medldm.training.precision import seed_everything
 
 if TYPE_CHECKING:
@@ -43,29 +52,38 @@ def _ends_in_a_message(function: Callable[Arguments, Result]) -> Callable[Argume
 open_cohort = _ends_in_a_message(training.open_cohort)
 make_latent_diffusion = _ends_in_a_message(model_files.make_latent_diffusion)
 load_latent_diffusion = _ends_in_a_message(model_files.load_latent_diffusion)
-choose_label_maps = _ends_in_a_message(generation.choose_label_maps)
+choose_label_maps = _ends_in_a_message(label_map_choice.choose_label_maps)
 conditioning_of = _ends_in_a_message(training.conditioning_of)
 make_evaluator = _ends_in_a_message(generation.GenerationEvaluator)
 
+make_editor = _ends_in_a_message(edit_files.make_editor)
+require_schema = _ends_in_a_message(label_map_model.require_schema)
+load_label_map_model = _ends_in_a_message(label_map_model.load_label_map_model)
+make_label_map_diffusion = _ends_in_a_message(label_map_model.make_label_map_diffusion)
+make_label_map_generator = _ends_in_a_message(label_map_synthesis.LabelMapGenerator)
 make_preparer = _ends_in_a_message(generation.make_preparer)
 make_dataset = _ends_in_a_message(generation.GenerationDataset)
 
 
 @_ends_in_a_message
 def text_encoder_for(
-    conditions: Sequence[str] | ConditioningConfig, directory: str | None = None
+    conditions: Sequence[str] | ConditioningConfig,
+    directory: str | None = None,
+    cache_dir: str | None = None,
 ) -> TextEncoder | None:
     """Open the text encoder where the conditions name "text".
 
     Args:
         conditions: names, before a training; or those of a trained model, whose encoder it must be.
         directory: of the encoder; None for the default one.
+        cache_dir: where embeddings are kept between runs.
     """
     trained = conditions if isinstance(conditions, ConditioningConfig) else None
-    names = trained.conditioning_type if trained is not None else conditions
+    names = trained.conditioning_type if trained is not None else read_names(conditions)
     if "text" not in names:
         return None
-    return open_text_encoder(directory, identity=trained.text_encoder if trained is not None else None)
+    identity = trained.text_encoder if trained is not None else None
+    return open_text_encoder(directory, identity=identity, cache_dir=cache_dir)
 
 
 def check_required_packages(required: Mapping[str, str]) -> None:

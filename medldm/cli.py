@@ -99,6 +99,7 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--num-samples", type=int, help="volumes to make; one for each label map if not given"
     )
+    parser.add_argument("--labelmap-checkpoint", help="draw new label maps with this model of labelmap_ldm")
     parser.add_argument(
         "--label-table", help="values of the label maps to those of the model: a file or preset"
     )
@@ -119,10 +120,12 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
 def _generate(options: argparse.Namespace) -> int:
     from medldm.generation import SamplingConfig, generate
 
+    labels = _draw_labels(options) if options.labelmap_checkpoint else None
     paths = generate(
         options.checkpoint,
         options.output_dir,
         label_dir=options.label_dir,
+        labels=labels,
         num_samples=options.num_samples,
         first_index=options.index,
         label_table=options.label_table,
@@ -139,6 +142,25 @@ def _generate(options: argparse.Namespace) -> int:
     )
     sys.stdout.write(f"{len(paths)} volumes in {options.output_dir}\n")
     return 0
+
+
+def _draw_labels(options: argparse.Namespace) -> list[str]:
+    from medldm.label_map_choice import draw_for_images
+    from medldm.model_files import load_latent_diffusion
+
+    if options.label_dir:
+        raise ValueError("--label-dir and --labelmap-checkpoint both name label maps: give one of them")
+    model, _, _ = load_latent_diffusion(options.checkpoint)
+    return draw_for_images(
+        model,
+        checkpoint=options.labelmap_checkpoint,
+        output_dir=options.output_dir,
+        num_samples=options.num_samples,
+        first_index=options.index,
+        seed=options.seed,
+        overwrite=options.overwrite,
+        device=options.device,
+    )
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

@@ -16,12 +16,15 @@ class Config:
 
     A subclass is decorated with ``@dataclass(frozen=True, kw_only=True)`` and checks itself in
     ``__post_init__`` after calling ``super().__post_init__()``, which turns lists (as YAML and JSON give
-    them) into tuples.
+    them) into tuples and the words "true" and "false" (as command lines give them) into switches.
     """
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _to_tuples(getattr(self, field.name)))
+            value = _to_tuples(getattr(self, field.name))
+            if field.type in ("bool", bool):
+                value = read_switch(value, name=field.name)
+            object.__setattr__(self, field.name, value)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as values that JSON can hold: tuples as lists, nested configs as dictionaries."""
@@ -51,6 +54,20 @@ class Config:
             if key not in known:
                 raise ValueError(unknown_name_message(str(key), known, kind=f"{cls.__name__} key"))
         return cls(**dict(mapping))
+
+
+def read_switch(value: Any, *, name: str) -> bool:
+    """Return a switch given as true or false, or as the text of one.
+
+    Raises:
+        ValueError: for anything else; the text "false" must never pass for true.
+    """
+    words = {"true": True, "false": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    raise ValueError(f"{name} is {value!r}: true or false is needed")
 
 
 def unknown_name_message(name: str, known: list[str], *, kind: str) -> str:

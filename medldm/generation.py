@@ -28,7 +28,6 @@ from medldm.generation_requests import (
     GenerationDataset,
     PreparedRequest,
     RequestPreparer,
-    choose_label_maps,
     list_label_maps,
 )
 from medldm.latent_diffusion import LatentDiffusionModel
@@ -158,6 +157,7 @@ def generate(
     output_dir: str | Path,
     *,
     label_dir: str | None = None,
+    labels: Sequence[str] | None = None,
     num_samples: int | None = None,
     first_index: int = 0,
     conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | Path | None = None,
@@ -172,7 +172,8 @@ def generate(
     Args:
         checkpoint: of the second stage.
         output_dir: receives images/, labels/ and sidecars/.
-        label_dir: label maps to condition on, for a model with that condition.
+        label_dir: folder of label maps to condition on, for a model with that condition.
+        labels: the files themselves, in the place of a folder.
         num_samples: volumes to make; None for one of each label map.
         first_index: index of the first volume of the seed.
         conditions: values of the model's other conditions, see `GenerationDataset`.
@@ -194,7 +195,7 @@ def generate(
     dataset = GenerationDataset(
         num_samples=num_samples,
         first_index=first_index,
-        labels=list_label_maps(label_dir) if label_dir is not None else None,
+        labels=list_label_maps(label_dir) if label_dir is not None else labels,
         conditions=conditions,
     )
     evaluator = GenerationEvaluator(
@@ -225,7 +226,6 @@ __all__ = [
     "GenerationEvaluator",
     "LatentDiffusionInferer",
     "SamplingConfig",
-    "choose_label_maps",
     "generate",
     "list_label_maps",
     "make_preparer",

@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 from medldm.conditioning import Conditions
 from medldm.conditioning.config import SPATIAL_TYPES
 from medldm.conditioning.values import EncodesText, condition_value
-from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.data.prepare_labels import LabelTable
 from medldm.latent_diffusion import LatentDiffusionModel
@@ -103,27 +102,6 @@ def list_label_maps(label_dir: str | Path) -> list[str]:
     if not files:
         raise FileNotFoundError(f"no label maps in {label_dir}: give a folder of NIfTI files as label_dir")
     return [str(file) for file in files]
-
-
-def choose_label_maps(
-    model: LatentDiffusionModel,
-    *,
-    label_dir: str | None,
-    dataset_dir: str,
-    validation_fraction: float,
-    split_seed: int,
-) -> list[str] | None:
-    """Return the label maps to condition on: those of a folder, or those of a cohort's validation cases.
-
-    Returns:
-        Files, or None for a model without that condition.
-    """
-    if "label_map" not in model.conditioning_config.conditioning_type:
-        return None
-    if label_dir is not None:
-        return list_label_maps(label_dir)
-    cohort = read_cohort(dataset_dir, validation_fraction=validation_fraction, seed=split_seed)
-    return [case["label"] for case in cohort.validation]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,7 @@ class LatentDiffusionConfig(Config):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, allowed in (
             ("autoencoder_type", ("vae", "vqvae")),
             ("prediction_type", PREDICTION_TYPES),

@@ -15,6 +15,7 @@ from medldm.conditioning import ConditionEncoder, Conditions, EncodedConditions
 from medldm.diffusion import (
     SOLVERS,
     Denoise,
+    Inversion,
     KeptRegion,
     NoisePath,
     PartialStart,
@@ -165,8 +166,8 @@ class LatentDiffusionSampler:
         conditions: Conditions | None = None,
         strength: float = 1.0,
         settings: SamplingConfig | None = None,
-    ) -> Tensor:
-        """Return the noise (B, C, x, y, z) from which DDIM makes these standardised latents again.
+    ) -> Inversion:
+        """Return the noise from which DDIM makes these standardised latents again, and the way there.
 
         Args:
             latents: (B, C, x, y, z) standardised.

@@ -19,6 +19,7 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from medldm.checkpoints import write_atomically
+from medldm.configs import read_switch
 from medldm.data.labels import LabelSchema
 from medldm.data.prepare_labels import LabelTable
 from medldm.transforms import (
@@ -79,7 +80,8 @@ class FileGrid:
     def to_file_grid(self, image: Tensor) -> np.ndarray:
         """Bring an image (1, X, Y, Z) on the networks' grid to the file's axes and grid."""
         tensor = MetaTensor(image.detach().cpu().float()).copy_meta_from(self._template)
-        tensor.applied_operations = self._template.applied_operations
+        # A copy: inverting takes the operations off the list.
+        tensor.applied_operations = list(self._template.applied_operations)
         return restore_file_geometry(self._way.inverse(tensor)).as_tensor()[0].numpy()
 
     @property
@@ -133,7 +135,7 @@ class SyntheticWriter:
 
     def __init__(self, output_dir: str | Path, *, overwrite: bool = False) -> None:
         self.output_dir = Path(output_dir)
-        self.overwrite = overwrite
+        self.overwrite = read_switch(overwrite, name="overwrite")
 
     def refuse_existing(self, indices: Sequence[int]) -> None:
         """Refuse to replace volumes unless `overwrite` is set."""

@@ -23,6 +23,11 @@ class Outer(Config):
     weights: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Switched(Config):
+    is_on: bool = False
+
+
 def test_lists_become_tuples_at_every_depth() -> None:
     assert Outer(name="a", grid=[[1], [2, 3]]).grid == ((1,), (2, 3))  # type: ignore[arg-type]
     assert hash(Inner(sizes=[4, 5])) == hash(Inner(sizes=(4, 5)))  # type: ignore[arg-type]
@@ -69,3 +74,14 @@ def test_configurations_are_frozen_and_keyword_only() -> None:
         Inner().sizes = (3,)  # type: ignore[misc]
     with pytest.raises(TypeError):
         Inner((3,))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("given", "read"), [(True, True), ("true", True), ("False", False), (False, False)])
+def test_switches_are_read_as_command_lines_give_them(given, read) -> None:
+    assert Switched(is_on=given).is_on is read
+
+
+@pytest.mark.parametrize("given", ["yes", 1, None, ""])
+def test_other_values_of_a_switch_are_refused(given) -> None:
+    with pytest.raises(ValueError, match=r"is_on is .*: true or false is needed"):
+        Switched(is_on=given)

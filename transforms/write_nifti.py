@@ -20,6 +20,7 @@ def write_nifti(
     affine: np.ndarray | torch.Tensor,
     *,
     dtype: str | np.dtype | type = np.float32,
+    scaling: tuple[float, float] = (1.0, 0.0),
 ) -> Path:
     """Write a volume to .nii or .nii.gz under a temporary name and rename it.
 
@@ -31,6 +32,7 @@ def write_nifti(
         array: (X, Y, Z) or (1, X, Y, Z).
         affine: (4, 4) voxel index to RAS+ millimetres.
         dtype: stored type; integer types take rounded values and refuse those that do not fit.
+        scaling: slope and intercept to store; readers apply them to the values given here.
 
     Returns:
         The path written.
@@ -47,6 +49,8 @@ def write_nifti(
     check_affine(matrix)
     image = nib.Nifti1Image(_as_stored(array, np.dtype(dtype), path), None)
     image.header.set_xyzt_units("mm")
+    if scaling != (1.0, 0.0):
+        image.header.set_slope_inter(*scaling)
     _set_geometry(image, matrix)
     path.parent.mkdir(parents=True, exist_ok=True)
     suffix = ".nii.gz" if path.name.endswith(".nii.gz") else ".nii"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from medldm.checkpoints import load_checkpoint
 from medldm.data.cohort import read_cohort
 from medldm.evaluation.label_contrast import compare_label_contrast, format_table
 from medldm.evaluation.overview import draw_overview
+from medldm.model_files import space_of
 from medldm.transforms import LoadVolume
 
 N_PICTURED = 4
+LoadedCase = tuple[np.ndarray, np.ndarray, tuple[float, ...]]
 
 
 def main() -> None:
@@ -41,8 +44,9 @@ def main() -> None:
             continue
         made = [load(case) for case in read_cohort(folder / "synthetic", validation_fraction=0.0).training]
         sys.stdout.write(f"\n{name}: {len(made)} synthetic beside {len(real)} real validation cases\n")
-        pairs = ([case[:2] for case in real], [case[:2] for case in made])
-        sys.stdout.write(format_table(compare_label_contrast(*pairs, surroundings="unlabelled")) + "\n")
+        pairs = to_network_intensities(folder, real, made)
+        rows = compare_label_contrast(*pairs, surroundings="unlabelled", scale="intensity")
+        sys.stdout.write(format_table(rows) + "\n")
         path = options.images / f"hippocampus_{name}.png"
         draw_overview(real[:N_PICTURED], made[:N_PICTURED], path, max_cases=N_PICTURED)
 
@@ -52,6 +56,26 @@ def read_history(folder: Path, stage: str, split: str) -> list[dict[str, Any]]:
     file = folder / "logs" / stage / "history.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     return [line for line in lines if line["stage"] == split]
+
+
+def to_network_intensities(
+    folder: Path, real: Sequence[LoadedCase], made: Sequence[LoadedCase]
+) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
+    """Bring real and synthetic images to the scale on which the networks compare them, [-1, 1].
+
+    A real image is scaled by its own percentiles, as in training; a synthetic one by the cohort's, the inverse
+    of what gave it its units.
+    """
+    checkpoint = load_checkpoint(folder / "latent_diffusion.safetensors", kind="latent_diffusion")
+    space = space_of(checkpoint)
+    if space is None:
+        raise ValueError(f"{folder} holds a model without space: train it through the bundle")
+    mapping = space.intensity
+    cohort_limits = (mapping.lower, mapping.upper)
+    return (
+        [(np.asarray(mapping.to_model(image)), labels) for image, labels, _ in real],
+        [(np.asarray(mapping.to_model(image, limits=cohort_limits)), labels) for image, labels, _ in made],
+    )
 
 
 def print_autoencoders(runs: Mapping[str, Path]) -> None:
@@ -87,7 +111,7 @@ def draw_losses(runs: Mapping[str, Path], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def load(case: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, tuple[float, ...]]:
+def load(case: Mapping[str, Any]) -> LoadedCase:
     """Return image, labels and spacing of a case."""
     image, label = LoadVolume()(case["image"]), LoadVolume(is_label=True)(case["label"])
     return image[0].numpy(), label[0].numpy().astype(int), tuple(float(edge) for edge in image.pixdim)

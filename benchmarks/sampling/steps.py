@@ -1,4 +1,4 @@
-"""Measure how far few-step sampling is from the limit of many steps, and draw the curves of docs/diffusion.md.
+"""Measure how far few-step sampling is from the limit of many steps; draw the curves of docs/diffusion.md.
 
 python benchmarks/sampling/steps.py COHORT --models ddpm=OUT_1/latent_diffusion.safetensors
     flow=OUT_2/latent_diffusion.safetensors --picture docs/images/sampling_steps.png

@@ -64,8 +64,8 @@ def read_cohort(
     Args:
         dataset_dir: a folder with images/ and labels/ (same file names) and, if wanted, labels.json and
             condition_images/ (other contrasts on the same grid, of all cases or some); or a folder holding
-            cohort.json; or a MONAI datalist JSON with "training" and, if wanted, "validation", whose paths are
-            relative to the file's folder.
+            cohort.json; or a MONAI datalist JSON with "training" and, if wanted, "validation", whose paths
+            are relative to the file's folder.
         validation_fraction: share of the subjects set aside where no validation list is given, at least one.
         seed: of the split; the same seed and subjects always give the same split, on every machine.
         require_labels: refuse cases without label map.

@@ -12,14 +12,18 @@ the diffeomorphism integrates a stationary velocity field, Arsigny et al. 2006, 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from medldm.data.cohort_listing import COHORT_FILE
+from medldm.data.demo_conditions import CONTRASTS, Contrast, describe_subject
 from medldm.data.labels import LabelSchema
 from medldm.transforms.write_nifti import write_nifti
 
@@ -29,18 +33,30 @@ DEMO_SCHEMA = LabelSchema(
     structures={1: "grey matter", 2: "white matter", 3: "cerebrospinal fluid"},
     colours={1: "#e69f00", 2: "#56b4e9", 3: "#cc79a7"},
 )
+FLUID_LABEL = 3
 FIELD_OF_VIEW_MM = (160.0, 192.0, 160.0)
 """Fits the brains closely, one or two of 32 touch its border; 40 x 48 x 40 voxels of 4 mm."""
 
 CENTRE_MM = (0.0, -17.0, 4.0)
 """The middle of the template's brain in MNI space, and of the field of view."""
 
+VENTRICLE_PULL_MM = (-2.0, 6.0)
+"""How far the ventricles' walls are moved at most, outward above 0; drawn between these for each subject."""
+
+WIDE_VENTRICLE_PULL_MM = (-6.0, 10.0)
+"""The same where the size of the ventricles is a condition to be learned."""
+
 _GREY, _WHITE, _FLUID = 0.65, 0.86, 0.27  # mean intensities of the template's tissues, white matter near 1
 _SQUARINGS = 5
 
 
 def make_demo_cohort(
-    output_dir: str | Path, *, n_subjects: int = 32, spacing_mm: float = 4.0, seed: int = 0
+    output_dir: str | Path,
+    *,
+    n_subjects: int = 32,
+    spacing_mm: float = 4.0,
+    seed: int = 0,
+    conditions: bool = False,
 ) -> Path:
     """Write images/, labels/ and labels.json of an embedded cohort of brains.
 
@@ -51,6 +67,8 @@ def make_demo_cohort(
         n_subjects: at least 1.
         spacing_mm: isotropic voxel edge, 2 to 8 mm; 4 mm gives 40 x 48 x 40 voxels.
         seed: of everything that varies, 0 or more.
+        conditions: makes every second subject T2-like, varies the ventricles more, and writes a cohort.json
+            with the "class", "text" and "scalars" of each subject; see `describe_subject`.
 
     Returns:
         The folder, which `medldm.data.read_cohort` reads.
@@ -67,13 +85,25 @@ def make_demo_cohort(
         raise ValueError(f"seed is {seed}; it must be 0 or more")
     output_dir = Path(output_dir)
     template = load_template(spacing_mm)
+    entries = []
     for index in range(n_subjects):
-        image, labels = make_subject(template, seed=seed, index=index)
+        contrast: Contrast = CONTRASTS[index % 2] if conditions else "t1"
+        pull_mm = WIDE_VENTRICLE_PULL_MM if conditions else VENTRICLE_PULL_MM
+        image, labels = make_subject(
+            template, seed=seed, index=index, contrast=contrast, ventricle_pull_mm=pull_mm
+        )
         name = f"brain_{index:03d}.nii.gz"
         write_nifti(output_dir / "images" / name, image, template.affine, dtype=np.int16)
         write_nifti(output_dir / "labels" / name, labels, template.affine, dtype=np.uint8)
-    text = json.dumps(DEMO_SCHEMA.to_dict(), indent=2)
-    (output_dir / "labels.json").write_text(text + "\n", encoding="utf-8")
+        described = describe_subject(
+            float(spacing_mm**3 / 1000 * (labels == FLUID_LABEL).sum()),
+            contrast=contrast,
+            generator=np.random.default_rng([seed, index, 1]),
+        )
+        entries.append({"image": f"images/{name}", "label": f"labels/{name}", **described})
+    _write_json(output_dir / "labels.json", DEMO_SCHEMA.to_dict())
+    if conditions:
+        _write_json(output_dir / COHORT_FILE, {"training": entries})
     return output_dir
 
 
@@ -125,25 +155,44 @@ def load_template(spacing_mm: float) -> Template:
     )
 
 
-def make_subject(template: Template, *, seed: int, index: int) -> tuple[Array, npt.NDArray[np.uint8]]:
+def make_subject(
+    template: Template,
+    *,
+    seed: int,
+    index: int,
+    contrast: Contrast = "t1",
+    ventricle_pull_mm: tuple[float, float] = VENTRICLE_PULL_MM,
+) -> tuple[Array, npt.NDArray[np.uint8]]:
     """Make one subject.
 
+    Args:
+        template: the brain it is made from.
+        seed: of the cohort.
+        index: of the subject in the cohort.
+        contrast: "t1" or "t2".
+        ventricle_pull_mm: see `VENTRICLE_PULL_MM`.
+
     Returns:
-        The T1-weighted image, 0 outside the brain, in arbitrary units of its own; and its labels.
+        The image, 0 outside the brain, in arbitrary units of its own; and its labels.
     """
     generator = np.random.default_rng([seed, index])
-    values = template.sample(make_deformation(template, generator=generator))
+    points = make_deformation(template, generator=generator, ventricle_pull_mm=ventricle_pull_mm)
+    values = template.sample(points)
     t1, grey, white, inside = values
     fluid = np.clip(inside - grey - white, 0.0, 1.0)
     labels = np.stack([1.0 - inside, grey, white, fluid]).argmax(axis=0).astype(np.uint8)
-    image = _make_image(
-        t1, np.stack([grey, white, fluid]), spacing_mm=template.spacing_mm, generator=generator
-    )
+    fractions = np.stack([grey, white, fluid])
+    image = _make_image(t1, fractions, contrast=contrast, spacing_mm=template.spacing_mm, generator=generator)
     image[inside < 0.1] = 0.0
     return image, labels
 
 
-def make_deformation(template: Template, *, generator: np.random.Generator) -> Array:
+def make_deformation(
+    template: Template,
+    *,
+    generator: np.random.Generator,
+    ventricle_pull_mm: tuple[float, float] = VENTRICLE_PULL_MM,
+) -> Array:
     """Draw where, in template millimetres, each voxel of a subject comes from, (3, X, Y, Z).
 
     The map is an affine after the exponential of a smooth velocity field, so it folds nowhere.
@@ -153,7 +202,7 @@ def make_deformation(template: Template, *, generator: np.random.Generator) -> A
     for smoothness_mm, amplitude_mm in ((30.0, 3.2), (12.0, 1.4)):
         noise = generator.standard_normal((3, *template.shape)).astype(np.float32)
         velocity += amplitude_mm * _smooth_noise(noise, smoothness_mm / spacing)
-    velocity += generator.uniform(-2.0, 6.0) * template.ventricle_pull
+    velocity += generator.uniform(*ventricle_pull_mm) * template.ventricle_pull
     displacement = _integrate(velocity, spacing_mm=spacing)
     displacement -= displacement.mean(axis=(1, 2, 3), keepdims=True)
     points = _grid_points(template.shape, template.affine) + displacement
@@ -222,11 +271,12 @@ def _draw_affine(generator: np.random.Generator) -> npt.NDArray[np.float64]:
     return matrix
 
 
-def _make_image(t1: Array, fractions: Array, *, spacing_mm: float, generator: np.random.Generator) -> Array:
+def _make_image(
+    t1: Array, fractions: Array, *, contrast: Contrast, spacing_mm: float, generator: np.random.Generator
+) -> Array:
     """Give the tissues new means, keep the template's detail, add bias field, blur and Rician noise."""
     old = np.array([_GREY, _WHITE, _FLUID], dtype=np.float32)
-    grey = generator.uniform(0.62, 0.80)
-    new = np.array([grey, 1.0, grey * generator.uniform(0.25, 0.50)], dtype=np.float32)
+    new = _draw_means(contrast, generator=generator)
     detail = (new[1] - new[2]) / (old[1] - old[2])
     signal = np.tensordot(new, fractions, axes=1) + detail * (t1 - np.tensordot(old, fractions, axes=1))
     noise = generator.standard_normal((3, *t1.shape)).astype(np.float32)
@@ -235,6 +285,19 @@ def _make_image(t1: Array, fractions: Array, *, spacing_mm: float, generator: np
     level = generator.uniform(0.005, 0.025)
     magnitude = np.hypot(signal + level * noise[1], level * noise[2])
     return (generator.uniform(300.0, 1200.0) * magnitude).astype(np.float32)
+
+
+def _draw_means(contrast: Contrast, *, generator: np.random.Generator) -> Array:
+    """Draw the mean intensities of grey matter, white matter and fluid; the brightest has 1."""
+    if contrast == "t1":
+        grey = generator.uniform(0.62, 0.80)
+        return np.array([grey, 1.0, grey * generator.uniform(0.25, 0.50)], dtype=np.float32)
+    grey = generator.uniform(0.52, 0.62)
+    return np.array([grey, grey * generator.uniform(0.60, 0.75), 1.0], dtype=np.float32)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _import_nilearn_datasets() -> ModuleType:

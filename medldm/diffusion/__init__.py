@@ -1,7 +1,7 @@
 """Noise paths, solvers and guidance, in one formalism over (alpha_t, sigma_t)."""
 
 from medldm.diffusion.guidance import combine, guided_denoiser
-from medldm.diffusion.keep import KeptRegion, PartialStart, invert_noise, last_pairs, sample_from
+from medldm.diffusion.keep import Inversion, KeptRegion, PartialStart, invert_noise, last_pairs, sample_from
 from medldm.diffusion.kernel import (
     LOSS_WEIGHTINGS,
     PREDICTION_TYPES,
@@ -34,6 +34,7 @@ __all__ = [
     "DDPMPath",
     "Denoise",
     "FlowPath",
+    "Inversion",
     "KeptRegion",
     "NoisePath",
     "PartialStart",

@@ -11,15 +11,16 @@ q(x_s | x_t, x_0) with the x_0 that is true.
     Source: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations",
     Appendix I.2; Lugmayr et al. 2022, "RePaint", Eq. 8.
 
-The free part sees the kept part only with its noise, so that its law is near the conditional one, not equal to
-it. Going back up to more noise and down again (`KeptRegion.resamplings`) brings it nearer.
+The free part sees the kept part only with its noise, so that its law is near the conditional one, not equal
+to it. Going back up to more noise and down again (`KeptRegion.resamplings`) brings it nearer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +39,9 @@ class KeptRegion:
         resamplings: how often each stretch of `jump` steps is made; between two, fresh noise leads back up.
             1 makes each once.
         jump: steps in a stretch. A multistep solver begins anew in each, if there are more than one.
+        x_0_at: time to the x_0 (B, C, ...) that the solver is told of the kept part, e.g. of an `Inversion`,
+            whose way back it then takes (Couairon et al. 2023, "DiffEdit", Section 3.2); at times that are
+            not in it, the original.
 
     Raises:
         ValueError: if the mask does not fit or a number is below 1.
@@ -49,13 +53,16 @@ class KeptRegion:
     is_kept: Tensor
     resamplings: int = 1
     jump: int = 1
+    x_0_at: Mapping[float, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.is_kept.dtype != torch.bool:
             raise ValueError(f"is_kept has the type {self.is_kept.dtype}: a mask of torch.bool is needed")
         shape, mask = tuple(self.original.shape), tuple(self.is_kept.shape)
         if len(mask) != len(shape) or any(m not in (1, n) for m, n in zip(mask, shape, strict=True)):
-            raise ValueError(f"is_kept has the shape {mask}, which does not broadcast to the latents' {shape}")
+            raise ValueError(
+                f"is_kept has the shape {mask}, which does not broadcast to the latents' {shape}"
+            )
         for name in ("resamplings", "jump"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")
@@ -72,15 +79,16 @@ class KeptRegion:
             self._check(x)
             x_0, eps = denoise(x, t)
             alpha, sigma = path.alpha_sigma(t)
-            known = (x - alpha * self.original) / sigma
-            return torch.where(self.is_kept, self.original, x_0), torch.where(self.is_kept, known, eps)
+            known = self.x_0_at.get(t, self.original)
+            known_eps = (x - alpha * known) / sigma
+            return torch.where(self.is_kept, known, x_0), torch.where(self.is_kept, known_eps, eps)
 
         return denoise_rest
 
     def _check(self, x: Tensor) -> None:
         if x.shape != self.original.shape:
             raise ValueError(
-                f"the region is kept in latents {tuple(self.original.shape)}, but {tuple(x.shape)} are sampled"
+                f"the region is kept in latents {tuple(self.original.shape)}, but {tuple(x.shape)} is drawn"
             )
 
 
@@ -92,7 +100,7 @@ class PartialStart:
         latents: (B, C, ...) standardised latents to begin from.
         strength: time to begin at as a share of the final time, in (0, 1]: 1 keeps next to nothing of the
             latents, near 0 nearly all.
-        noise: (B, C, ...) standard normal noise to put on them, e.g. of `invert_noise`; None draws it.
+        noise: (B, C, ...) standard normal noise to put on them, e.g. of an `Inversion`; None draws it.
 
     Raises:
         ValueError: if the strength is outside its range or the noise of another shape.
@@ -135,13 +143,31 @@ def last_pairs(path: NoisePath, pairs: Pairs, *, strength: float) -> Pairs:
     return [pair for pair in pairs if pair[0] <= latest] or list(pairs[-1:])
 
 
-def invert_noise(denoise: Denoise, x_0: Tensor, path: NoisePath, pairs: Pairs) -> Tensor:
-    """Return the noise that, put on x_0 at the first time of the pairs, DDIM turns into x_0 again.
+class Inversion(NamedTuple):
+    """What leads a deterministic solver to given latents.
 
-    See `solvers.invert_ddim`. Returns: (B, ...) like x_0, for `PartialStart.noise`.
+    Args:
+        noise: (B, C, ...) to put on the latents at the first time of the steps, for `PartialStart`.
+        x_0_at: time to the estimate of x_0 on the way, for `KeptRegion`; at the last time the latents.
     """
+
+    noise: Tensor
+    x_0_at: dict[float, Tensor]
+
+
+def invert_noise(denoise: Denoise, x_0: Tensor, path: NoisePath, pairs: Pairs) -> Inversion:
+    """Find the noise that, put on x_0 at the first time of the pairs, DDIM turns into x_0 again.
+
+    The error is of first order in the steps; see `solvers.invert_ddim`.
+    """
+    x_0_at: dict[float, Tensor] = {}
+
+    def note(step: SolverStep) -> None:
+        x_0_at[step.s] = step.x_0
+
     alpha, sigma = path.alpha_sigma(pairs[0][0])
-    return (invert_ddim(denoise, x_0, path, pairs) - alpha * x_0) / sigma
+    state = invert_ddim(denoise, x_0, path, pairs, callback=note)
+    return Inversion((state - alpha * x_0) / sigma, x_0_at)
 
 
 def sample_from(

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from medldm.networks import VAE, VQVAE
 from medldm.training.handlers import TERMS
-from medldm.training.losses import AutoencoderLoss
+from medldm.training.losses import FirstStageLoss
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, average_weights, make_scaler
 
@@ -54,7 +54,7 @@ class AutoencoderTrainer(AdversarialTrainer):
         *,
         network: VAE | VQVAE,
         optimizer: torch.optim.Optimizer,
-        loss: AutoencoderLoss,
+        loss: FirstStageLoss,
         discriminator: nn.Module | None = None,
         discriminator_optimizer: torch.optim.Optimizer | None = None,
         schedule: LambdaLR | None = None,
@@ -108,8 +108,7 @@ class AutoencoderTrainer(AdversarialTrainer):
         index = (engine.state.iteration - 1) % engine.state.epoch_length
         position = {"index": index, "epoch_length": engine.state.epoch_length}
         is_adversarial = (
-            self._discriminator_step is not None
-            and engine.state.iteration > self.loss.config.adversarial_start
+            self._discriminator_step is not None and engine.state.iteration > self.loss.adversarial_start
         )
         discriminator = engine.state.d_network if is_adversarial else None
         network = engine.state.g_network.train()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medldm.conditioning import CONDITION_TYPES, ConditioningConfig
+from medldm.conditioning.config import read_names
 from medldm.data.cohort import Cohort
 from medldm.data.measured_scalars import outer_range
 from medldm.transforms import measure_intensity_mapping
@@ -38,7 +39,7 @@ def conditioning_of(
     Raises:
         ValueError: if the cohort lacks what a condition needs.
     """
-    types = (conditioning_type,) if isinstance(conditioning_type, str) else tuple(conditioning_type)
+    types = read_names(conditioning_type)
     if "label_map" in types:
         options["structures"] = _structures(cohort)
     if "class" in types:

@@ -50,7 +50,24 @@ class AutoencoderLossConfig(Config):
             raise ValueError(f"perceptual_weights names {self.perceptual_weights!r}, which is not a file")
 
 
-class AutoencoderLoss(nn.Module):
+class FirstStageLoss(nn.Module):
+    """What `AutoencoderTrainer` asks of a loss."""
+
+    adversarial_start: int = 0
+    """Training step from which a discriminator takes part."""
+
+    def for_autoencoder(
+        self, output: AutoencoderOutput, volume: Tensor, *, discriminator: nn.Module | None
+    ) -> dict[str, Tensor]:
+        """Return the terms, and under "loss" their weighted sum, for a batch of the data loader's volumes."""
+        raise NotImplementedError(f"{type(self).__name__} lacks for_autoencoder")
+
+    def for_discriminator(self, real: Tensor, fake: Tensor, *, discriminator: nn.Module) -> Tensor:
+        """Return the discriminator's loss; a loss without an adversary has none."""
+        raise TypeError(f"{type(self).__name__} has no adversary: train without a discriminator")
+
+
+class AutoencoderLoss(FirstStageLoss):
     """Compute the losses of autoencoder and discriminator.
 
     Args:
@@ -60,6 +77,7 @@ class AutoencoderLoss(nn.Module):
     def __init__(self, config: AutoencoderLossConfig | None = None) -> None:
         super().__init__()
         self.config = config or AutoencoderLossConfig()
+        self.adversarial_start = self.config.adversarial_start
         self.adversarial = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
         self.perceptual = _load_perceptual(self.config)
 

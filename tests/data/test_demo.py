@@ -14,6 +14,8 @@ from medldm.data.cohort import read_cohort
 from medldm.data.demo import (
     DEMO_SCHEMA,
     FIELD_OF_VIEW_MM,
+    FLUID_LABEL,
+    WIDE_VENTRICLE_PULL_MM,
     Template,
     load_template,
     make_deformation,
@@ -125,6 +127,54 @@ def test_deformation_folds_nowhere(template: Template, index: int) -> None:
     jacobian = np.stack([np.stack(np.gradient(each)) for each in points]) / template.spacing_mm
     determinant = np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1)))
     assert determinant.min() > 0.1
+
+
+@pytest.fixture(scope="module")
+def conditioned_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "conditioned"
+    return make_demo_cohort(folder, n_subjects=10, spacing_mm=8.0, seed=3, conditions=True)
+
+
+def test_cohort_with_conditions_is_read_with_all_of_them(conditioned_dir: Path) -> None:
+    cases = read_cohort(conditioned_dir, validation_fraction=0.2).cases
+    assert sorted(case["class"] for case in cases) == [0] * 5 + [1] * 5
+    for case in cases:
+        assert set(case["scalars"]) == {"age", "fluid_ml"}
+        assert f"T{case['class'] + 1}" in case["text"] and "ventric" in case["text"]
+    assert not (conditioned_dir / "labels" / "cohort.json").exists()
+
+
+def test_fluid_scalar_is_the_volume_of_its_label(conditioned_dir: Path) -> None:
+    volumes_ml = []
+    for case in read_cohort(conditioned_dir).cases:
+        labels = np.asarray(nib.load(case["label"]).dataobj)
+        volumes_ml.append((labels == FLUID_LABEL).sum() * 0.512)
+        assert case["scalars"]["fluid_ml"] == pytest.approx(volumes_ml[-1], abs=0.01)
+    assert max(volumes_ml) > 1.8 * min(volumes_ml)
+
+
+def test_class_tells_which_tissue_is_bright(conditioned_dir: Path) -> None:
+    for case in read_cohort(conditioned_dir).cases:
+        image, labels = (np.asarray(nib.load(case[key]).dataobj) for key in ("image", "label"))
+        grey, white, fluid = (float(image[labels == value].mean()) for value in (1, 2, FLUID_LABEL))
+        assert (fluid < grey < white) if case["class"] == 0 else (white < grey < fluid)
+
+
+def test_option_conditions_changes_nothing_without_it(cohort_dir: Path, template: Template) -> None:
+    assert not (cohort_dir / "cohort.json").exists()
+    # Drawn by the first release of the cohort; all else follows from it.
+    image, labels = make_subject(template, seed=0, index=0)
+    assert np.bincount(labels.ravel()).tolist() == [54850, 13759, 7360, 831]
+    assert float(image.mean()) == pytest.approx(129.76714, rel=1e-5)
+
+
+@pytest.mark.parametrize("pull_mm", WIDE_VENTRICLE_PULL_MM)
+def test_widest_pull_on_the_ventricles_folds_nothing(template: Template, pull_mm: float) -> None:
+    generator = np.random.default_rng([0, 0])
+    points = make_deformation(template, generator=generator, ventricle_pull_mm=(pull_mm, pull_mm))
+    jacobian = np.stack([np.stack(np.gradient(each)) for each in points]) / template.spacing_mm
+    determinant = np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1)))
+    assert determinant.min() > 0.03
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Keeping a region and starting from an original: exact where it must be, measured where it is approximate."""
+"""Keeping a region, starting from an original: exact where it must be, measured where it is approximate."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_full_mask_returns_the_original(name) -> None:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_kept_latents_have_the_noise_of_each_time_on_the_way(name) -> None:
-    """x_t of the kept part is alpha_t x_0 + sigma_t eps with eps standard normal: the law the network knows."""
+    """x_t of the kept part is alpha_t x_0 + sigma_t eps, eps standard normal: the law the network knows."""
     path = make_path({"kind": "ddpm"})
     shape = (1, 1, 30, 30, 30)
     original = torch.full(shape, 2.0, dtype=torch.float64)
@@ -154,9 +154,7 @@ def test_resamplings_do_not_change_the_law_without_a_kept_region(gaussian) -> No
     shape = (20000,)
     keep = KeptRegion(original=torch.zeros(shape), is_kept=torch.tensor([False]), resamplings=3, jump=4)
     pairs = path.time_pairs(60)
-    x = sample_from(
-        SOLVERS["heun"], gaussian.denoiser(path), path, pairs, noise=noise_like(shape), keep=keep
-    )
+    x = sample_from(SOLVERS["heun"], gaussian.denoiser(path), path, pairs, noise=noise_like(shape), keep=keep)
     standard_error = gaussian.sd / 20000**0.5
     assert abs(x.mean() - gaussian.mean) < 4 * standard_error
     assert abs(x.std() - gaussian.sd) < 4 * standard_error / 2**0.5 + 0.005

@@ -1,0 +1,191 @@
+"""The bundle of label maps: MONAI's own checks, and the three workflows as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+
+import medldm
+from medldm import ConditioningConfig, LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
+from medldm.checkpoints import save_checkpoint
+from medldm.data.labels import LabelSchema
+from medldm.label_map_model import (
+    build_label_map_autoencoder,
+    describe_with_schema,
+    label_map_space,
+    load_label_map_model,
+)
+from medldm.model_files import describe_latent_diffusion
+
+BUNDLE = Path(medldm.__file__).parent / "bundles" / "labelmap_ldm"
+WORKFLOWS = ["train_autoencoder", "train_diffusion", "inference"]
+SPLIT = {"validation_fraction": 0.4}
+TINY_1 = {"size": [15, 20, 16], "channels": [4, 8], "n_groups": 4, "epochs": 2, "val_interval": 1}
+TINY_2 = {
+    "channels": [8, 16],
+    "attention_levels": [False, True],
+    "n_heads": 2,
+    "n_groups": 4,
+    "epochs": 2,
+    "conditions": ["scalars"],
+    "scalar_columns": ["volume_ml:core"],
+}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:parsing config_file"),
+    pytest.mark.filterwarnings("ignore:No hash value provided"),
+]
+
+
+def config(name: str) -> str:
+    return str(BUNDLE / "configs" / f"{name}.yaml")
+
+
+def knobs(**values: object) -> list[str]:
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def test_metadata_is_valid() -> None:
+    verify_metadata(
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        filepath=str(BUNDLE / "docs" / "metadata_schema.json"),
+    )
+
+
+def test_metadata_names_the_version_of_the_package() -> None:
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    assert metadata["required_packages_version"]["medldm"] == metadata["version"] == medldm.__version__
+
+
+def test_network_takes_and_gives_what_the_metadata_says(make_cohort) -> None:
+    """The metadata describe a cohort of two structures, as this one."""
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        config_file=config("train_autoencoder"),
+        device="cpu",
+        n=1,
+        channels=[4, 8],
+        n_groups=4,
+        dataset_dir=str(make_cohort(3)),
+    )
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_the_knobs_stand_at_the_top_and_hold_values_only(name) -> None:
+    top, _ = Path(config(name)).read_text().split("# ---- what follows")
+    assert "_target_" not in top
+
+
+def commands_of_the_page() -> list[str]:
+    text = (BUNDLE / "docs" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.slow
+def test_the_page_s_commands_lead_from_a_cohort_to_new_label_maps(make_cohort, tmp_path) -> None:
+    """Standing in the bundle, conditioned on a structure's volume."""
+    cohort = make_cohort(5, name="my_cohort")
+    for part in ("configs", "docs"):
+        (tmp_path / part).symlink_to(BUNDLE / part)
+    conditions = {"volume_ml:core": 0.093}
+    small = {
+        "run --config_file configs/train_autoencoder.yaml": {**SPLIT, **TINY_1},
+        "run --config_file configs/train_diffusion.yaml": {**SPLIT, **TINY_2},
+        "run --config_file configs/inference.yaml": {"num_steps": 2, "seed": 7, "conditions": conditions},
+        "verify_net_in_out": {"channels": [4, 8], "n_groups": 4},
+    }
+    for command in commands_of_the_page():
+        own = [knobs(**settings) for name, settings in small.items() if name in command]
+        words = [*shlex.split(command)[1:], *(own[0] if own else [])]
+        result = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, f"{command}\n{result.stderr[-3000:]}"
+    check_maps(tmp_path / "outputs", conditions)
+    check_workflows(cohort, tmp_path / "outputs")
+
+
+def check_maps(output_dir: Path, conditions: dict[str, float]) -> None:
+    synthetic = output_dir / "synthetic"
+    labels = sorted((synthetic / "labels").iterdir())
+    assert [file.name for file in labels] == [f"synthetic_{index:04d}.nii.gz" for index in range(8)]
+    assert json.loads((synthetic / "labels.json").read_text())["5"] == {"name": "core"}
+    sidecar = json.loads((synthetic / "sidecars" / "synthetic_0001_labels.json").read_text())
+    assert (sidecar["index"], sidecar["sampling"]["seed"], sidecar["conditions"]) == (1, 7, conditions)
+    model, _, schema = load_label_map_model(output_dir / "latent_diffusion.safetensors")
+    volume = nib.load(labels[1])
+    assert volume.shape == model.space.size == (15, 20, 16)
+    assert np.array_equal(volume.affine, model.space.affine())
+    found = np.asarray(volume.dataobj)
+    assert set(np.unique(found).tolist()) <= {0, *schema.values}
+    assert sidecar["volumes_ml"]["core"] == pytest.approx((found == 5).sum() / 1000)
+
+
+def check_workflows(cohort: Path, output_dir: Path) -> None:
+    own = {"train_autoencoder": TINY_1, "train_diffusion": TINY_2, "inference": {"overwrite": True}}
+    for name in WORKFLOWS:
+        settings = {
+            "dataset_dir": str(cohort),
+            "output_dir": str(output_dir),
+            "device": "cpu",
+            **({} if name == "inference" else SPLIT),
+            **own[name],
+        }
+        workflow = ConfigWorkflow(
+            config_file=config(name),
+            workflow_type="infer" if name == "inference" else "train",
+            logging_file=False,
+            bundle_root=str(BUNDLE),
+            **settings,
+        )
+        workflow.initialize()
+        assert workflow.check_properties() == []
+        verify_net_in_out(
+            net_id="network_def",
+            meta_file=str(BUNDLE / "configs" / "metadata.json"),
+            config_file=config(name),
+            **settings,
+        )
+
+
+@pytest.mark.slow
+def test_a_condition_outside_the_cohort_s_range_ends_the_run_in_one_message(tmp_path) -> None:
+    checkpoint = save_model(tmp_path / "model.safetensors")
+    command = ["-m", "monai.bundle", "run", "--config_file", config("inference")]
+    conditions = {"volume_ml:core": 9.0}
+    own = knobs(bundle_root=BUNDLE, output_dir=tmp_path / "out", checkpoint=checkpoint, conditions=conditions)
+    result = subprocess.run(
+        [sys.executable, *command, *own], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert "error: volume_ml:core" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def save_model(path: Path) -> Path:
+    """Write an untrained model of label maps whose structures' volumes are conditions."""
+    schema = LabelSchema(structures={1: "shell", 5: "core"})
+    autoencoder = build_label_map_autoencoder(schema, down_channels=(4, 8), n_groups=4, mid_attention=False)
+    model = LatentDiffusionModel(
+        autoencoder_config=autoencoder.config,
+        conditioning_config=ConditioningConfig(
+            conditioning_type=("scalars",), scalars={"volume_ml:core": (0.0, 1.0)}, context_dim=8
+        ),
+        unet_config=LatentUNetConfig(down_channels=(8, 16), n_groups=4, n_heads=2),
+        space=label_map_space((1.0, 1.0, 1.0), (16, 16, 16)),
+    )
+    describe = describe_latent_diffusion(model, LatentDiffusionConfig())
+    save_checkpoint(path, *describe_with_schema(describe, schema)())
+    return path
