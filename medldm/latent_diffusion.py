@@ -16,6 +16,7 @@ from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
 from medldm.networks.attention import Context
+from medldm.networks.memory import decode_within, encode_moments_within
 from medldm.volume_space import VolumeSpace
 
 AUTOENCODER_CONFIGS: dict[str, type[VAEConfig] | type[VQVAEConfig]] = {"vae": VAEConfig, "vqvae": VQVAEConfig}
@@ -187,23 +188,33 @@ class LatentDiffusionModel(nn.Module):
         return latents / _per_channel(self.latent_scale, latents) + _per_channel(self.latent_shift, latents)
 
     @torch.no_grad()
-    def encode(self, volume: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+    def encode(
+        self,
+        volume: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        max_memory_gb: float | None = None,
+    ) -> Tensor:
         """Encode volumes (B, 1, X, Y, Z) in [-1, 1] to standardised latents (B, C, x, y, z).
 
         Args:
             volume: sizes that are no multiple of the downsampling are padded.
             generator: if given, the posterior is sampled with it; else its mean is taken.
+            max_memory_gb: 10^9 bytes above weights and volume; where the estimate exceeds them, the volume is
+                streamed through the layers, with the same result. None for no limit.
         """
-        mean, std = self.autoencoder.encode_moments(volume)
+        mean, std = encode_moments_within(self.autoencoder, volume, max_memory_gb)
         if generator is not None:
             noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
             mean = mean + std * noise
         return self.standardise(mean)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, *, size: tuple[int, ...] | None = None) -> Tensor:
-        """Decode standardised latents to volumes, cropped to `size` if given."""
-        volume = self.autoencoder.decode(self.unstandardise(latents))
+    def decode(
+        self, latents: Tensor, *, size: tuple[int, ...] | None = None, max_memory_gb: float | None = None
+    ) -> Tensor:
+        """Decode standardised latents to volumes, cropped to `size` if given; memory as in `encode`."""
+        volume = decode_within(self.autoencoder, self.unstandardise(latents), max_memory_gb)
         if size is None:
             return volume
         x, y, z = size

@@ -233,7 +233,7 @@ class LatentDiffusionSampler:
                 callback=callback,
                 settings=config,
             )
-            volumes.append(self.model.decode(latents, size=size))
+            volumes.append(self.model.decode(latents, size=size, max_memory_gb=config.max_memory_gb))
         return torch.cat(volumes)
 
     def _check_shape(self, shape: Sequence[int]) -> None:

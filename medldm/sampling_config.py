@@ -29,6 +29,8 @@ class SamplingConfig(Config):
             (Kynkäänniemi et al. 2024); None for all.
         guidance_rescale: 0 to 1, how far the spread of the guided output is brought back to the conditional
             one (Lin et al. 2023, Eq. 15 and 16).
+        max_memory_gb: memory of the decoder, in 10^9 bytes above its weights; larger volumes are streamed
+            through its layers, with the same result. None for no limit.
         seed: of all randomness; volume i of a seed is the same alone or among others.
 
     Raises:
@@ -43,6 +45,7 @@ class SamplingConfig(Config):
     guidance_scale: float | dict[str, float] = 1.0
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
+    max_memory_gb: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +56,8 @@ class SamplingConfig(Config):
                 raise ValueError(f"{name} is {value!r}: choose from {list(allowed)}")
         if self.num_steps is not None and self.num_steps < 1:
             raise ValueError(f"num_steps is {self.num_steps}: at least 1 is needed")
+        if self.max_memory_gb is not None and self.max_memory_gb <= 0:
+            raise ValueError(f"max_memory_gb is {self.max_memory_gb}: a positive number is needed")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: 0 or more is needed")
         if isinstance(self.guidance_scale, Mapping):

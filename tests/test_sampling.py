@@ -170,3 +170,9 @@ def test_guidance_interval_and_rescaling_reach_the_output(sampler, conditions) -
     nowhere = sampler.sample(SHAPE, guidance_interval=(1e8, 1e9), **strong)
     unguided = sampler.sample(SHAPE, conditions=conditions, **FEW)
     assert torch.allclose(nowhere, unguided, atol=1e-5)
+
+
+def test_a_memory_limit_streams_the_decoder_with_the_same_result(sampler, conditions) -> None:
+    whole = sampler.sample(SHAPE, conditions=conditions, **FEW)
+    streamed = sampler.sample(SHAPE, conditions=conditions, max_memory_gb=1e-6, **FEW)
+    assert torch.allclose(streamed, whole, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Attention among voxels and from voxels to a context, always through scaled_dot_product_attention.
+"""Attention among voxels and from voxels to a context.
 
 Source: Vaswani et al. 2017, Eq. 1; Rombach et al. 2022, Section 3.3 and Appendix E.2.1 for the spatial
 transformer.
@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medldm.networks.blocks import ResidualBlock, conv, zero_init
+from medldm.networks.blocks import Linear, Norm, ResidualBlock, conv, zero_init
+from medldm.networks.levers import attend_to
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, *, n_heads: int) -> Tensor:
@@ -28,7 +29,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, n_heads: int) -> Te
         (B, N, C).
     """
     q, k, v = (x.unflatten(-1, (n_heads, -1)).transpose(1, 2) for x in (queries, keys, values))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return attend_to(q, k, v).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):
@@ -44,8 +45,8 @@ class SelfAttention(nn.Module):
     def __init__(self, channels: int, *, n_heads: int, qkv_bias: bool, has_projection: bool = True) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.to_qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.projection = nn.Linear(channels, channels) if has_projection else nn.Identity()
+        self.to_qkv = Linear(channels, 3 * channels, bias=qkv_bias)
+        self.projection = Linear(channels, channels) if has_projection else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (B, N, C) to (B, N, C)."""
@@ -65,9 +66,9 @@ class CrossAttention(nn.Module):
     def __init__(self, channels: int, *, n_heads: int, context_dim: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_kv = nn.Linear(context_dim, 2 * channels, bias=False)
-        self.projection = nn.Linear(channels, channels)
+        self.to_q = Linear(channels, channels, bias=False)
+        self.to_kv = Linear(context_dim, 2 * channels, bias=False)
+        self.projection = Linear(channels, channels)
 
     def forward(self, tokens: Tensor, context: Context) -> Tensor:
         """Map (B, N, C), told (B, M, context_dim), to (B, N, C)."""
@@ -134,8 +135,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(channels, 8 * channels)
-        self.contract = nn.Linear(4 * channels, channels)
+        self.expand = Linear(channels, 8 * channels)
+        self.contract = Linear(4 * channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (B, N, C) to (B, N, C)."""
@@ -179,7 +180,7 @@ class SpatialSelfAttention(nn.Module):
         self, channels: int, *, n_heads: int, n_groups: int, norm_eps: float, has_projection: bool = True
     ) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(n_groups, channels, eps=norm_eps)
+        self.norm = Norm(n_groups, channels, eps=norm_eps)
         self.attention = SelfAttention(
             channels, n_heads=n_heads, qkv_bias=True, has_projection=has_projection
         )
@@ -219,7 +220,7 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         width = n_heads * head_channels
-        self.norm = nn.GroupNorm(n_groups, channels, eps=norm_eps)
+        self.norm = Norm(n_groups, channels, eps=norm_eps)
         self.project_in = conv(channels, width, spatial_dims=spatial_dims, kernel_size=1)
         self.blocks = nn.ModuleList(
             TransformerBlock(width, n_heads=n_heads, context_dim=context_dim, has_projection=has_projection)

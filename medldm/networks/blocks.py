@@ -13,13 +13,38 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+from medldm.networks.levers import convolve, double_and_convolve, forget, project
+from medldm.networks.recomputation import normalise, normalise_and_convolve
+
+Direction: TypeAlias = Literal["up", "down"]
+
+
+class Convolution(nn.Conv3d):
+    """A 3D convolution that is computed the fastest way that is equal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, X, Y, Z) to (B, out, X', Y', Z')."""
+        return convolve(x, self)
+
+    def train(self, mode: bool = True) -> Convolution:
+        """Set the mode, and forget what was derived from the weight."""
+        forget(self)
+        return super().train(mode)
+
+
+class Linear(nn.Linear):
+    """A linear layer that is computed the fastest way that is equal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out)."""
+        return project(x, self)
+
+
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution}
 TRANSPOSED_CONVOLUTIONS: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
-
-Direction: TypeAlias = Literal["up", "down"]
 
 
 def conv(
@@ -54,12 +79,20 @@ def run_block(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
     return block(*inputs)
 
 
+class Norm(nn.GroupNorm):
+    """Group normalisation, (B, C, ...) -> (B, C, ...)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise."""
+        return normalise(x, self, silu=False)
+
+
 class NormActivation(nn.GroupNorm):
     """Group normalisation followed by SiLU, (B, C, ...) -> (B, C, ...)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise and activate."""
-        return F.silu(super().forward(x))
+        return normalise(x, self, silu=True)
 
 
 class ResidualBlock(nn.Module):
@@ -73,11 +106,13 @@ class ResidualBlock(nn.Module):
         n_groups: groups of the normalisations; divides both channel numbers.
         norm_eps: added to the variance.
         spatial_dims: 2 or 3.
-        embedding_dim: width of the time embedding; None for a block without one. Blocks with an embedding
-            start as their shortcut (zero-initialised second convolution).
+        embedding_dim: width of the time embedding; None for a block without one.
         resample: "up" or "down" doubles or halves the size, between norm1 and conv1 and on the shortcut.
 
-    Source: Ho et al. 2020, Appendix B; Dhariwal and Nichol 2021, Section 3 for the resampling form.
+    The second convolution starts at zero, so that every block starts as its shortcut.
+
+    Source: Ho et al. 2020, Appendix B; Dhariwal and Nichol 2021, Section 3 for the resampling form; Zhang et
+    al. 2019, "Fixup Initialization", Section 3 for the start.
     """
 
     def __init__(
@@ -96,28 +131,29 @@ class ResidualBlock(nn.Module):
         self.norm1 = NormActivation(n_groups, in_channels, eps=norm_eps)
         self.conv1 = conv(in_channels, out_channels, spatial_dims=spatial_dims)
         self.norm2 = NormActivation(n_groups, out_channels, eps=norm_eps)
-        self.conv2 = conv(out_channels, out_channels, spatial_dims=spatial_dims)
+        self.conv2 = zero_init(conv(out_channels, out_channels, spatial_dims=spatial_dims))
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.shortcut = conv(in_channels, out_channels, spatial_dims=spatial_dims, kernel_size=1)
         self.time_projection: nn.Linear | None = None
         if embedding_dim is not None:
             self.time_projection = nn.Linear(embedding_dim, out_channels)
-            zero_init(self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Transform (B, in, X, Y, Z), told the embedding (B, embedding_dim), to (B, out, X', Y', Z')."""
-        h = self.norm1(x)
-        if self.resample is not None:
-            x, h = resample_by_two(x, self.resample), resample_by_two(h, self.resample)
-        h = self.conv1(h)
+        if self.resample is None:
+            h = normalise_and_convolve(x, self.norm1, self.conv1, silu=True)
+        elif self.resample == "up":
+            x, h = resample_by_two(x, "up"), double_and_convolve(self.norm1(x), self.conv1)
+        else:
+            x, h = resample_by_two(x, "down"), self.conv1(resample_by_two(self.norm1(x), "down"))
         if self.time_projection is not None:
             if embedding is None:
                 raise ValueError(
                     "this residual block was made with an embedding_dim: pass the time embedding"
                 )
-            h = h + add_spatial_axes(self.time_projection(F.silu(embedding)), h)
-        return self.shortcut(x) + self.conv2(self.norm2(h))
+            h = add_to(h, add_spatial_axes(self.time_projection(F.silu(embedding)), h))
+        return add_to(normalise_and_convolve(h, self.norm2, self.conv2, silu=True), self.shortcut(x))
 
 
 def resample_by_two(x: Tensor, direction: Direction) -> Tensor:
@@ -125,6 +161,11 @@ def resample_by_two(x: Tensor, direction: Direction) -> Tensor:
     if direction == "up":
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
     return F.avg_pool3d(x, 2) if x.ndim == 5 else F.avg_pool2d(x, 2)
+
+
+def add_to(h: Tensor, x: Tensor) -> Tensor:
+    """Add `x` to the fresh result `h` of a layer, in its memory if they share the dtype."""
+    return h.add_(x) if h.dtype == x.dtype else h + x
 
 
 def add_spatial_axes(values: Tensor, like: Tensor) -> Tensor:
@@ -167,7 +208,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Repeat each voxel, then convolve."""
-        return self.conv(resample_by_two(x, "up"))
+        return double_and_convolve(x, self.conv)
 
 
 class TransposedUpsample(nn.Module):

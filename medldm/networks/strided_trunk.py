@@ -72,7 +72,7 @@ class StridedEncoder(nn.Module):
         h = volume
         for level in self.levels:
             h = run_block(level, h, checkpointing=self.checkpointing)
-        return self.conv_out(h)
+        return self.conv_out(h).contiguous()
 
 
 class StridedDecoder(nn.Module):
@@ -109,7 +109,7 @@ class StridedDecoder(nn.Module):
         h = self.conv_in(latents)
         for level in self.levels:
             h = run_block(level, h, checkpointing=self.checkpointing)
-        return h
+        return h.contiguous()
 
 
 def make_units(config: VQVAEConfig, level: int) -> list[ResidualUnit]:

@@ -14,6 +14,7 @@ from medldm.configs import Config
 from medldm.networks.attention import ResidualLayer, SpatialSelfAttention
 from medldm.networks.blocks import (
     Downsample,
+    Norm,
     ResidualBlock,
     TransposedUpsample,
     Upsample,
@@ -27,6 +28,7 @@ from medldm.networks.network_checks import (
     check_positive,
     per_level,
 )
+from medldm.networks.recomputation import normalise_and_convolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +156,7 @@ class Encoder(nn.Module):
                 Level(layers, down if i < coarsest else None, checkpointing=config.checkpointing)
             )
         self.middle = _make_middle(config, channels[-1], with_attention=config.mid_attention)
-        self.norm_out = nn.GroupNorm(config.n_groups, channels[-1], eps=config.norm_eps)
+        self.norm_out = Norm(config.n_groups, channels[-1], eps=config.norm_eps)
         self.conv_out = conv(channels[-1], config.latent_channels, spatial_dims=config.spatial_dims)
 
     def forward(self, volume: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ class Encoder(nn.Module):
         for level in self.levels:
             h = level(h)
         h = self.middle(h)
-        return self.conv_out(self.norm_out(h))
+        return normalise_and_convolve(h, self.norm_out, self.conv_out, silu=False).contiguous()
 
 
 class Decoder(nn.Module):
@@ -185,7 +187,7 @@ class Decoder(nn.Module):
             layers = _make_layers(config, finest - i, n_in=n_in, n_out=n_out)
             resample = up(n_out, spatial_dims=config.spatial_dims) if i < finest else None
             self.levels.append(Level(layers, resample, checkpointing=config.checkpointing))
-        self.norm_out = nn.GroupNorm(config.n_groups, channels[-1], eps=config.norm_eps)
+        self.norm_out = Norm(config.n_groups, channels[-1], eps=config.norm_eps)
         self.conv_out = conv(channels[-1], config.out_channels, spatial_dims=config.spatial_dims)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -193,7 +195,7 @@ class Decoder(nn.Module):
         h = self.middle(self.conv_in(latents))
         for level in self.levels:
             h = level(h)
-        return self.conv_out(self.norm_out(h))
+        return normalise_and_convolve(h, self.norm_out, self.conv_out, silu=False).contiguous()
 
 
 def _make_layers(config: TrunkConfig, level: int, *, n_in: int, n_out: int) -> list[ResidualLayer]:

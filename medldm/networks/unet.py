@@ -22,6 +22,7 @@ from medldm.networks.blocks import (
     zero_init,
 )
 from medldm.networks.network_checks import check_shape
+from medldm.networks.recomputation import normalise_and_convolve
 from medldm.networks.time_embedding import TimeEmbedding
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
 
@@ -134,7 +135,8 @@ class LatentUNet(nn.Module):
             h = run_block(layer, h, embedding, context, checkpointing=self.config.checkpointing)
         for up in self.up:
             h = up(h, skips, embedding, context)
-        return crop_to(self.conv_out(self.norm_out(h)), x.shape[2:])
+        h = normalise_and_convolve(h, self.norm_out, self.conv_out, silu=True)
+        return crop_to(h, x.shape[2:]).contiguous()
 
     def _check_inputs(
         self, x: Tensor, timesteps: Tensor, context: Context | None, class_labels: Tensor | None

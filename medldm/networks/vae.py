@@ -78,7 +78,7 @@ class VAE(nn.Module):
         config = self.config
         check_shape("VAE: volume has", volume, channels=config.in_channels, spatial_dims=config.spatial_dims)
         h = self.encoder(pad_to_multiple(volume, self.downsampling))
-        mean, logvar = self.to_moments(h).chunk(2, dim=1)
+        mean, logvar = self.to_moments(h).contiguous().chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar)
 
     def encode_moments(self, volume: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,317 @@
+"""The work that benchmarks/networks.py measures: each row once in MONAI and once in medldm, equal weights.
+
+`make_work(row, side, ...)` builds one side alone, so that its memory can be measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from monai.networks.layers.vector_quantizer import EMAQuantizer
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from torch import Tensor, nn
+
+from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser
+from medldm.networks import VAE, LatentUNet, StaticContext
+from medldm.networks.monai_weights import unet_from_monai, vae_from_monai
+from medldm.networks.vector_quantiser import VectorQuantiser
+
+SIDES = ("MONAI", "medldm")
+GUIDANCE = 7.5
+AUTOENCODER: dict[str, Any] = {
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 1,
+    "channels": (32, 64, 128),
+    "latent_channels": 4,
+    "num_res_blocks": 2,
+    "norm_num_groups": 32,
+    "attention_levels": (False, False, False),
+    "with_encoder_nonlocal_attn": False,
+    "with_decoder_nonlocal_attn": False,
+}
+UNET: dict[str, Any] = {
+    "spatial_dims": 3,
+    "channels": (64, 128, 256),
+    "attention_levels": (False, True, True),
+    "num_res_blocks": 2,
+    "norm_num_groups": 32,
+    "num_head_channels": (32, 32, 32),
+    "with_conditioning": True,
+    "cross_attention_dim": 64,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Args:
+        title: as the table shows it.
+        size: of the volume or latent grid.
+        quick: the same, for --quick.
+        kind: which function below makes the work.
+        is_step: whether it is a training step, also measured with checkpoints.
+        channels: of the latents.
+        batch: samples.
+        steps: of a sampling.
+        precisions: measured.
+        targets: wanted speed in float32, in bfloat16 and memory, as ratios to MONAI.
+    """
+
+    title: str
+    size: tuple[int, int, int]
+    quick: tuple[int, int, int]
+    kind: str
+    is_step: bool = False
+    channels: int = 4
+    batch: int = 1
+    steps: int = 50
+    precisions: tuple[str, ...] = ("float32", "bfloat16")
+    targets: tuple[float | None, float | None, float] = (None, None, 1.0)
+
+
+ROWS = {
+    "autoencoder_forward": Row(
+        "autoencoder forward, 64^3", (64,) * 3, (16,) * 3, "autoencoder", targets=(1.5, 1.45, 0.5)
+    ),
+    "autoencoder_step_64": Row(
+        "autoencoder training step, 64^3",
+        (64,) * 3,
+        (16,) * 3,
+        "autoencoder",
+        is_step=True,
+        targets=(1.25, 1.4, 0.5),
+    ),
+    "autoencoder_step_96": Row(
+        "autoencoder training step, 96^3",
+        (96,) * 3,
+        (24,) * 3,
+        "autoencoder",
+        is_step=True,
+        targets=(1.25, 1.4, 0.5),
+    ),
+    "unet_forward_16": Row("U-Net forward, 4 x 16^3", (16,) * 3, (8,) * 3, "unet", targets=(2.0, 1.5, 0.6)),
+    "unet_forward_24": Row(
+        "U-Net forward, 8 x 24 x 32 x 24",
+        (24, 32, 24),
+        (8, 12, 8),
+        "unet",
+        channels=8,
+        targets=(2.0, 1.5, 0.6),
+    ),
+    "unet_step": Row(
+        "U-Net training step, 2 x 4 x 16^3",
+        (16,) * 3,
+        (8,) * 3,
+        "unet",
+        is_step=True,
+        batch=2,
+        targets=(1.5, 1.4, 0.5),
+    ),
+    "sampling": Row(
+        "50-step DDIM, guidance 7.5, 4 x 16^3, decoded",
+        (16,) * 3,
+        (8,) * 3,
+        "sampling",
+        targets=(1.6, 1.6, 0.5),
+    ),
+    "quantisation": Row(
+        "VQ quantisation, 32^3 positions x 8192 codes",
+        (32,) * 3,
+        (8,) * 3,
+        "quantisation",
+        channels=32,
+        precisions=("float32",),
+        targets=(5.0, None, 0.1),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a row is run.
+
+    Args:
+        device: "cpu" or "cuda".
+        precision: "float32" or "bfloat16" (autocast).
+        quick: whether the small size is taken.
+        checkpointing: whether a training step recomputes its blocks.
+    """
+
+    device: str
+    precision: str
+    quick: bool
+    checkpointing: bool = False
+
+
+Work = Callable[[], Tensor]
+
+
+def make_work(name: str, side: str, setting: Setting) -> Work:
+    """Build what is to be measured: a function that computes and returns the tensor to compare."""
+    torch.manual_seed(0)
+    row = ROWS[name]
+    size = row.quick if setting.quick else row.size
+    make = {
+        "autoencoder": _autoencoder_work,
+        "unet": _unet_work,
+        "sampling": _sampling_work,
+        "quantisation": _quantisation_work,
+    }[row.kind]
+    work = make(row, size, side, setting)
+    low = torch.autocast(setting.device, torch.bfloat16, enabled=setting.precision == "bfloat16")
+
+    def run() -> Tensor:
+        with low, torch.set_grad_enabled(row.is_step):
+            output = work()
+        if row.is_step:
+            return output
+        return output.detach()
+
+    return run
+
+
+def make_autoencoder(side: str, setting: Setting) -> Any:
+    """Build MONAI's AutoencoderKL, or the VAE with its weights."""
+    arguments = AUTOENCODER | {"use_flash_attention": setting.device == "cuda"}
+    monai = AutoencoderKL(**arguments, use_checkpoint=setting.checkpointing and side == "MONAI")
+    _fill_zeros(monai)
+    if side == "MONAI":
+        return monai.to(setting.device)
+    return _with_checkpointing(vae_from_monai(monai), VAE, setting)
+
+
+def make_unet(row: Row, side: str, setting: Setting) -> Any:
+    """Build MONAI's DiffusionModelUNet, or the LatentUNet with its weights."""
+    arguments = UNET | {"in_channels": row.channels, "out_channels": row.channels}
+    monai = DiffusionModelUNet(**arguments, use_flash_attention=setting.device == "cuda")
+    _fill_zeros(monai)
+    if side == "MONAI":
+        return monai.to(setting.device)
+    return _with_checkpointing(unet_from_monai(monai), LatentUNet, setting)
+
+
+def _with_checkpointing(network: Any, network_class: type, setting: Setting) -> nn.Module:
+    if setting.checkpointing:
+        state = network.state_dict()
+        network = network_class(replace(network.config, checkpointing=True))
+        network.load_state_dict(state)
+    return network.to(setting.device)
+
+
+def _fill_zeros(network: nn.Module) -> None:
+    """Draw the weights that start at zero, so that every layer counts in the comparison."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not bool(parameter.any()):
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+
+
+def _draw(shape: tuple[int, ...], setting: Setting) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(setting.device)
+
+
+def _autoencoder_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> Work:
+    """Encode to the mean and decode; a training step adds loss, gradients and Adam."""
+    network = make_autoencoder(side, setting).train(row.is_step)
+    volume = _draw((row.batch, 1, *size), setting)
+
+    def forward() -> tuple[Tensor, Tensor]:
+        if side == "MONAI":
+            mean, std = network.encode(volume)
+            return network.decode(mean), mean.square() + std.square() - 2 * std.log()
+        posterior = network.encode(volume)
+        return network.decode(posterior.mean), 2 * posterior.kl() / posterior.mean[0].numel()
+
+    if not row.is_step:
+        return lambda: forward()[0]
+
+    def loss() -> Tensor:
+        reconstruction, kl = forward()
+        return (reconstruction.float() - volume).abs().mean() + 1e-6 * kl.float().mean()
+
+    return _step(network, loss)
+
+
+def _unet_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> Work:
+    """Predict for noisy latents, a time and a context of 8 tokens; a training step adds the rest."""
+    network = make_unet(row, side, setting).train(row.is_step)
+    latents = _draw((row.batch, row.channels, *size), setting)
+    context = _draw((row.batch, 8, UNET["cross_attention_dim"]), setting)
+    times = torch.full((row.batch,), 500, device=setting.device)
+    if not row.is_step:
+        return lambda: network(latents, times, context=context)
+    return _step(
+        network, lambda: (network(latents, times, context=context).float() - latents).square().mean()
+    )
+
+
+def _step(network: nn.Module, compute_loss: Callable[[], Tensor]) -> Work:
+    """Make a training step that returns the norm of each parameter's gradient, sorted."""
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-6)
+
+    def step() -> Tensor:
+        optimiser.zero_grad(set_to_none=True)
+        loss = compute_loss()
+        with torch.autocast(loss.device.type, enabled=False):
+            loss.backward()
+        optimiser.step()
+        total = sum(p.grad.double().square().sum() for p in network.parameters() if p.grad is not None)
+        return torch.stack([loss.detach().double(), torch.as_tensor(total).sqrt()])
+
+    return step
+
+
+def _sampling_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> Work:
+    """Sample by the same solver and guidance with either side's networks, then decode."""
+    unet = make_unet(row, side, setting).eval()
+    autoencoder = make_autoencoder(side, setting).eval()
+    noise = _draw((1, row.channels, *size), setting)
+    tokens = torch.cat([torch.zeros_like(_context(setting)), _context(setting)])
+    path = DDPMPath()
+    pairs = path.time_pairs(4 if setting.quick else row.steps)
+
+    def work() -> Tensor:
+        context: Any = tokens if side == "MONAI" else StaticContext(tokens)
+        denoise = guided_denoiser(
+            lambda x, times, drop: unet(x, times, context=context).float(),
+            GUIDANCE,
+            path=path,
+            prediction_type="epsilon",
+            conditions=("class",),
+        )
+        latents = SOLVERS["ddim"](denoise, noise, path, pairs, noise=lambda: torch.zeros_like(noise))
+        return autoencoder.decode(latents / latents.std())
+
+    return work
+
+
+def _context(setting: Setting) -> Tensor:
+    return _draw((1, 8, UNET["cross_attention_dim"]), setting)
+
+
+def _quantisation_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> Work:
+    """Replace each vector by its nearest code."""
+    n_codes = 512 if setting.quick else 8192
+    codes = torch.randn(n_codes, row.channels, generator=torch.Generator().manual_seed(2))
+    latents = _draw((1, row.channels, *size), setting)
+    if side == "MONAI":
+        monai = EMAQuantizer(spatial_dims=3, num_embeddings=n_codes, embedding_dim=row.channels).eval()
+        monai.embedding.weight.data.copy_(codes)
+        monai = monai.to(setting.device)
+        return lambda: monai(latents)[0]
+    quantiser = VectorQuantiser(
+        n_codes,
+        row.channels,
+        commitment_weight=0.25,
+        learning="ema",
+        decay=0.99,
+        restart_after=None,
+        is_initialised=True,
+    ).eval()
+    quantiser.codebook.copy_(codes)
+    quantiser = quantiser.to(setting.device)
+    return lambda: quantiser(latents).latents

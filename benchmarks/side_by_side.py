@@ -1,0 +1,128 @@
+"""Measure two computations in turns: time, memory, operations, and what the machine can do at most."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+
+class Seconds(NamedTuple):
+    """Times of one computation.
+
+    Args:
+        median: in seconds.
+        spread: half the distance of the quartiles over the median.
+        n: repetitions.
+    """
+
+    median: float
+    spread: float
+    n: int
+
+
+def measure_in_turns(
+    works: Mapping[str, Callable[[], Any]], *, repeats: int, device: str
+) -> dict[str, Seconds]:
+    """Run each work twice to warm up, then all of them in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for repeat in range(repeats + 2):
+        for name, work in works.items():
+            _wait(device)
+            start = time.perf_counter()
+            work()
+            _wait(device)
+            if repeat > 1:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: _summarise(values) for name, values in seconds.items()}
+
+
+def _summarise(values: list[float]) -> Seconds:
+    median = statistics.median(values)
+    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (median,) * 3
+    return Seconds(median, (high - low) / 2 / median, len(values))
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_memory(work: Callable[[], Any], *, device: str) -> int:
+    """Return the bytes that the first run of `work` needs over what the process holds before it.
+
+    On a CPU it is the peak of the resident set, which Linux lets a process reset.
+    """
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_bytes("VmRSS")
+    work()
+    return resident_bytes("VmHWM") - before
+
+
+def resident_bytes(field: str) -> int:
+    """Return VmRSS (now) or VmHWM (peak) of this process."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}; memory is measured on Linux only")
+
+
+def count_operations(work: Callable[[], Any]) -> int:
+    """Count floating-point operations of convolutions and matrix products, two for a multiply-add."""
+
+    def convolution(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return conv_flop_count(x, weight, out_shape, transposed=False)
+
+    mapping = {
+        torch.ops.aten.mkldnn_convolution: convolution,
+        torch.ops.mkldnn._convolution_pointwise: convolution,
+    }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def peak_rate(dtype: torch.dtype, *, device: str) -> float:
+    """Measure the operations per second of a large matrix product, the faster of two ways to compute it."""
+    size = 8192 if device == "cuda" else 1536
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    volume = a.view(1, size, size, 1, 1).contiguous(memory_format=torch.channels_last_3d)
+    kernel = b.view(size, size, 1, 1, 1)
+    works: dict[str, Callable[[], Tensor]] = {
+        "product": lambda: a @ b,
+        "convolution": lambda: torch.nn.functional.conv3d(volume, kernel),
+    }
+    seconds = measure_in_turns(works, repeats=5, device=device)
+    return 2 * size**3 / min(value.median for value in seconds.values())
+
+
+def describe_machine(device: str) -> str:
+    """Describe processor or GPU and versions in one line, without names of hosts."""
+    flags = ""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        known = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+        words = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "").split()
+        flags = " with " + ", ".join(name for name in known if name in words)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
+    processor = f"{cores} CPU cores{flags} ({torch.backends.cpu.get_cpu_capability()})"
+    if device == "cuda":
+        return f"{torch.cuda.get_device_name()}, {processor}, {versions}"
+    return f"{processor}, {versions}"
