@@ -1,0 +1,232 @@
+"""Bring the three cohorts of an evaluation to one grid and one intensity scale.
+
+The grid: the real training set's median spacing, coarser where its median volume would be larger than a
+limit. Every volume keeps its own field of view; measures that need one shape for all take the centre,
+cropped or padded to the real training set's median size. The scale: CT stays in Hounsfield units; anything
+else is mapped volume by volume from its 0.5th to 99.5th percentile onto 0 to 1, because the units of MR
+differ from scan to scan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medldm.configs import Config
+from medldm.data.checks import require_sound
+from medldm.data.cohort import Cohort, read_cohort
+from medldm.data.inspection import inspect_header
+from medldm.evaluation.case_sets import CaseSet, CaseSets, Image, Labels, make_noise
+from medldm.transforms import LoadVolume, ResampleToSpacing
+from medldm.transforms.orientation import to_ras_affine
+from medldm.transforms.raw_volume import spacing_of
+
+IntensityKind = Literal["auto", "ct", "mr"]
+CT_BELOW = -200.0
+"""A real training set whose images typically reach below this many units is taken for CT."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridConfig(Config):
+    """The common grid and scale.
+
+    Args:
+        spacing_mm: of the grid; None takes the real training set's median.
+        max_voxels: of the real training set's median volume; above it the grid becomes coarser.
+        intensity: "ct" keeps the units, "mr" scales each volume by its percentiles, "auto" looks at the real
+            training set.
+        n_workers: volumes read at a time.
+    """
+
+    spacing_mm: tuple[float, float, float] | None = None
+    max_voxels: int = 2_000_000
+    intensity: IntensityKind = "auto"
+    n_workers: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.intensity not in ("auto", "ct", "mr") or self.max_voxels < 1000 or self.n_workers < 1:
+            raise ValueError(
+                f"intensity {self.intensity!r}, max_voxels {self.max_voxels}, n_workers {self.n_workers}: "
+                f"'auto', 'ct' "
+                "or 'mr', at least 1000 and at least 1 are needed"
+            )
+
+
+def load_case_sets(
+    real_train: str | Path | Cohort,
+    real_test: str | Path | Cohort,
+    synthetic: str | Path | Cohort,
+    *,
+    config: GridConfig | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> CaseSets:
+    """Read three cohorts and bring them to one grid and scale.
+
+    Args:
+        real_train: folder or datalist of the cohort that the model was trained on, or the cohort itself.
+        real_test: of real cases it never saw.
+        synthetic: of its volumes.
+        config: of grid and scale.
+        seed: of the noise.
+        progress: told what is being read.
+
+    Raises:
+        CohortError: naming each file that cannot be used.
+        ValueError: where train and test share a volume, or label values are at odds.
+    """
+    config = config or GridConfig()
+    cohorts = [_open(each) for each in (real_train, real_test, synthetic)]
+    n_shared = len({c["subject"] for c in cohorts[0].cases} & {c["subject"] for c in cohorts[1].cases})
+    spacing = config.spacing_mm or _choose_spacing(cohorts[0], max_voxels=config.max_voxels)
+    read = []
+    for name, cohort in zip(("real training", "real test", "synthetic"), cohorts, strict=True):
+        if progress is not None:
+            progress(f"reading the {name} set")
+        read.append(_read_set(cohort, spacing, n_workers=config.n_workers))
+    if n_equal := count_equal(read[1].images, read[0].images):
+        raise ValueError(
+            f"{n_equal} volumes of the real test set are in the real training set too, voxel by voxel; the "
+            "test set must hold subjects that the model never saw. Take them out of one of the two"
+        )
+    is_ct = config.intensity == "ct" or (config.intensity == "auto" and read[0].file_range[0] < CT_BELOW)
+    train, test, made = read if is_ct else [_scale_set(each) for each in read]
+    schema = cohorts[0].schema or cohorts[1].schema
+    shape = np.median([image.shape for image in train.images], axis=0).astype(int)
+    sets = CaseSets(
+        train=train,
+        test=test,
+        synthetic=made,
+        noise=make_noise(test, schema=schema, seed=seed),
+        schema=schema,
+        spacing_mm=spacing,
+        shape=(int(shape[0]), int(shape[1]), int(shape[2])),
+        is_ct=is_ct,
+        findings=(),
+    )
+    return replace(sets, findings=tuple(_look_at(sets, n_shared=n_shared)))
+
+
+def split_cohort(dataset: str | Path, *, validation_fraction: float, seed: int) -> tuple[Cohort, Cohort]:
+    """Split a cohort as training does: into its training and its validation cases.
+
+    Args:
+        dataset: folder or datalist.
+        validation_fraction: as in training.
+        seed: of the split, as in training.
+    """
+    cohort = read_cohort(dataset, validation_fraction=validation_fraction, seed=seed, require_labels=False)
+    return replace(cohort, validation=[]), replace(cohort, training=cohort.validation, validation=[])
+
+
+def _open(dataset: str | Path | Cohort) -> Cohort:
+    if isinstance(dataset, Cohort):
+        require_sound(dataset)
+        return dataset
+    cohort = read_cohort(dataset, validation_fraction=0.0, require_labels=False, strict=False)
+    require_sound(cohort)
+    return cohort
+
+
+def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, float]:
+    spacings, extents = [], []
+    for case in cohort.cases:
+        facts = inspect_header(case["image"])
+        affine, _, _ = to_ras_affine(np.asarray(facts.affine), facts.shape)
+        spacings.append(spacing_of(affine))
+        extents.append(math.prod(facts.shape) * spacings[-1].prod())
+    spacing, extent = np.median(spacings, axis=0), float(np.median(extents))
+    spacing = spacing * max((extent / spacing.prod() / max_voxels) ** (1 / 3), 1.0)
+    return float(spacing[0]), float(spacing[1]), float(spacing[2])
+
+
+def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, n_workers: int) -> CaseSet:
+    with ThreadPoolExecutor(n_workers) as pool:
+        read = list(pool.map(lambda case: _read_case(case, spacing_mm), cohort.cases))
+    numbers: dict[Hashable, int] = {}
+    subjects = tuple(numbers.setdefault(case["subject"], len(numbers)) for case in cohort.cases)
+    labels = [each[1] for each in read if each[1] is not None]
+    ranges = np.median([np.percentile(image, (0.5, 99.5)) for image, _, _ in read], axis=0)
+    return CaseSet(
+        images=tuple(image for image, _, _ in read),
+        labels=tuple(labels) if len(labels) == len(read) else None,
+        subjects=subjects,
+        file_spacing_mm=tuple(np.median([each[2] for each in read], axis=0).tolist()),
+        file_range=(float(ranges[0]), float(ranges[1])),
+    )
+
+
+def _read_case(
+    case: dict[str, Any], spacing_mm: Sequence[float]
+) -> tuple[Image, Labels | None, npt.NDArray[np.float64]]:
+    volume = LoadVolume()(case["image"])
+    own = np.asarray(torch.as_tensor(volume.pixdim), dtype=np.float64)
+    image = ResampleToSpacing(spacing_mm)(volume)[0].numpy()
+    if "label" not in case:
+        return image, None, own
+    labels = ResampleToSpacing(spacing_mm, is_label=True)(LoadVolume(is_label=True)(case["label"]))
+    return image, labels[0].numpy().astype(np.int64), own
+
+
+def _scale_set(cases: CaseSet) -> CaseSet:
+    scaled = []
+    for image in cases.images:
+        low, high = np.percentile(image, (0.5, 99.5))
+        scaled.append(((image - low) / max(high - low, 1e-12)).astype(np.float32))
+    return replace(cases, images=tuple(scaled))
+
+
+def _look_at(sets: CaseSets, *, n_shared: int) -> list[str]:
+    """Say what differs between the sets."""
+    findings = []
+    if n_shared:
+        findings.append(
+            f"{n_shared} subject names occur in both the real training and the real test set. If they are "
+            "the same people, the test set is not independent and every comparison with it is too kind."
+        )
+    grid = " x ".join(f"{edge:.3g}" for edge in sets.spacing_mm)
+    names = (("real test", sets.test), ("synthetic", sets.synthetic), ("real training", sets.train))
+    for name, each in names:
+        if not np.allclose(each.file_spacing_mm, sets.spacing_mm, rtol=0.05):
+            own = " x ".join(f"{edge:.3g}" for edge in each.file_spacing_mm)
+            findings.append(f"The {name} volumes have a spacing of {own} mm and were resampled to {grid} mm.")
+    if not sets.same_units:
+        findings.append(
+            f"The synthetic images run from {sets.synthetic.file_range[0]:.4g} to "
+            f"{sets.synthetic.file_range[1]:.4g}, the real training images from "
+            f"{sets.train.file_range[0]:.4g} to {sets.train.file_range[1]:.4g}: they are not in the same "
+            "intensity units."
+        )
+    findings += [
+        f"The {name} set has no label maps, or not of every case."
+        for name, each in names
+        if each.labels is None
+    ]
+    real_maps = [*(sets.train.labels or ()), *(sets.test.labels or ())]
+    if n_equal := count_equal(sets.synthetic.labels or (), real_maps):
+        findings.append(
+            f"{n_equal} of {len(sets.synthetic)} synthetic label maps equal a real one voxel by voxel: for "
+            "these, the anatomy of the maps says nothing about the model. What the segmenter sees in the "
+            "images does."
+        )
+    return findings
+
+
+def count_equal(first: Sequence[npt.NDArray[Any]], second: Sequence[npt.NDArray[Any]]) -> int:
+    """Return how many arrays of the first set are in the second, element by element."""
+    known = {_digest(each) for each in second}
+    return sum(_digest(each) in known for each in first)
+
+
+def _digest(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], bytes]:
+    return array.shape, hashlib.sha256(array.tobytes()).digest()

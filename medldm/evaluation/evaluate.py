@@ -1,0 +1,195 @@
+"""Evaluate a synthetic cohort: fidelity, diversity, anatomy, usefulness and privacy, in one report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medldm.checkpoints import write_atomically
+from medldm.data.cohort import Cohort
+from medldm.evaluation.case_sets import CaseSet
+from medldm.evaluation.evaluation_config import EvaluationConfig
+from medldm.evaluation.evaluation_page import make_page
+from medldm.evaluation.evidence import Evidence, gather_evidence
+from medldm.evaluation.figures import SECTIONS, Figure
+from medldm.version import __version__
+
+EXIT_NOT_COMPUTED = 3
+"""Exit code where a figure could not be computed."""
+
+EXIT_COPIES = 4
+"""Exit code where copies were found and were to fail the run."""
+
+HEADLINES = {
+    "fidelity": ("fidelity.mmd", "fidelity.kid_contrastive", "fidelity.coverage", "fidelity.spectrum"),
+    "diversity": ("diversity.ms_ssim", "diversity.feature_distance"),
+    "anatomy": ("anatomy.volume_ml_", "anatomy.seen_volume_ml_", "anatomy.n_components_"),
+    "agreement": ("agreement.mean",),
+    "usefulness": ("usefulness.ratio_synthetic",),
+    "privacy": ("privacy.copies_", "privacy.data_copying"),
+}
+"""Keys, or their beginnings, of the figures that make a section's light."""
+
+
+def evaluate(
+    real_train: str | Path | Cohort,
+    real_test: str | Path | Cohort,
+    synthetic: str | Path | Cohort,
+    output_dir: str | Path,
+    config: EvaluationConfig | None = None,
+) -> dict[str, Any]:
+    """Evaluate a synthetic cohort and write report.json and report.html.
+
+    Args:
+        real_train: cohort that the model was trained on: a folder with images/ and labels/, or a datalist.
+        real_test: cohort of subjects that the model never saw.
+        synthetic: cohort that the model made.
+        output_dir: receives report.json and report.html; each appears whole or not at all.
+        config: settings.
+
+    Returns:
+        The report, as in report.json: "sets", "findings", "summary", "figures", "copies", "left_out",
+        "settings", "seconds". It holds counts and indices, no identifier and no path.
+
+    Raises:
+        CohortError: naming each file that cannot be used.
+        ValueError: where the sets cannot be compared at all.
+    """
+    config = config or EvaluationConfig()
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    evidence = gather_evidence(real_train, real_test, synthetic, config=config)
+    report = make_report(evidence, config)
+    page = make_page(report, evidence, config)
+    text = json.dumps(report, indent=1, allow_nan=False) + "\n"
+    write_atomically(output_dir / "report.json", text.encode())
+    write_atomically(output_dir / "report.html", page.encode())
+    return report
+
+
+def evaluate_or_exit(
+    real_train: str | Path | Cohort,
+    real_test: str | Path | Cohort,
+    synthetic: str | Path | Cohort,
+    output_dir: str | Path,
+    *,
+    config: EvaluationConfig | None = None,
+    fail_on_copies: bool = False,
+) -> None:
+    """Evaluate as the last step of a workflow: an error or a finding ends the process with an exit code.
+
+    Args:
+        real_train: as in `evaluate`, like the following.
+        real_test: of subjects that the model never saw.
+        synthetic: cohort that the model made.
+        output_dir: receives report.json and report.html.
+        config: settings.
+        fail_on_copies: end with `EXIT_COPIES` where any volume lies above the threshold of a search.
+
+    Raises:
+        SystemExit: with the code of `exit_code` where that is not 0; with a message for an error.
+    """
+    try:
+        report = evaluate(real_train, real_test, synthetic, output_dir, config)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise SystemExit(f"error: {error}") from error
+    if code := exit_code(report, fail_on_copies=fail_on_copies):
+        raise SystemExit(code)
+
+
+def exit_code(report: Mapping[str, Any], *, fail_on_copies: bool = False) -> int:
+    """Return 0, `EXIT_NOT_COMPUTED` or, before that, `EXIT_COPIES`.
+
+    Args:
+        report: of `evaluate`.
+        fail_on_copies: whether copies are a failure. A search takes about 1 - `copy_quantile` of innocent
+            volumes for copies, so that a pair above the threshold is to be looked at, not proof.
+    """
+    if fail_on_copies and has_copies(report):
+        return EXIT_COPIES
+    return EXIT_NOT_COMPUTED if any(each["not_computed"] for each in report["figures"]) else 0
+
+
+def summary_text(report: Mapping[str, Any]) -> str:
+    """Return the report's summary as lines of text, for a terminal."""
+    lines = [*report["findings"], *report["left_out"]]
+    for section, title in SECTIONS.items():
+        summary = report["summary"][section]
+        lines += [f"{title}: {summary['light']}", *(f"  {sentence}" for sentence in summary["sentences"])]
+    return "\n".join(lines)
+
+
+def make_report(evidence: Evidence, config: EvaluationConfig) -> dict[str, Any]:
+    """Return the report as JSON can hold it."""
+    sets = evidence.sets
+    copies = {
+        each.name: None
+        if each.search is None
+        else {
+            "n_copies": len(each.search.copies),
+            "n_synthetic": each.search.n_synthetic,
+            "n_memorised_subjects": each.search.n_memorised_subjects,
+            "threshold": each.search.threshold,
+            "synthetic_indices": list(each.search.copies),
+            "sentence": each.search.sentence(),
+        }
+        for each in evidence.detectors
+    }
+    return {
+        "medldm_version": __version__,
+        "sets": {
+            name: _describe_set(part)
+            for name, part in (
+                ("real_training", sets.train),
+                ("real_test", sets.test),
+                ("synthetic", sets.synthetic),
+            )
+        },
+        "grid": {"spacing_mm": list(sets.spacing_mm), "shape": list(sets.shape), "is_ct": sets.is_ct},
+        "findings": list(sets.findings),
+        "summary": {section: _summarise(section, evidence.figures) for section in SECTIONS},
+        "figures": [figure.to_dict() for figure in evidence.figures],
+        "copies": copies,
+        "left_out": list(evidence.left_out),
+        "settings": config.to_dict(),
+        "seconds": {name: round(seconds, 1) for name, seconds in evidence.seconds.items()},
+    }
+
+
+def has_copies(report: Mapping[str, Any]) -> bool:
+    """Whether any search found a synthetic volume above its threshold."""
+    return any(each is not None and each["n_copies"] > 0 for each in report["copies"].values())
+
+
+def _describe_set(part: CaseSet) -> dict[str, Any]:
+    return {
+        "n_cases": len(part),
+        "n_subjects": part.n_subjects,
+        "file_spacing_mm": list(part.file_spacing_mm),
+        "has_labels": part.labels is not None,
+    }
+
+
+def _summarise(section: str, figures: tuple[Figure, ...]) -> dict[str, Any]:
+    own = [figure for figure in figures if figure.description.section == section]
+    headlines = [figure for figure in own if figure.description.key.startswith(HEADLINES[section])]
+    lights = [figure.light for figure in headlines]
+    light = next((each for each in ("red", "amber", "green") if each in lights), "grey")
+    sentences = [_sentence(figure) for figure in headlines[:6]] or [
+        f"Not computed: {figure.not_computed}" for figure in own if figure.not_computed
+    ]
+    return {"light": light, "sentences": sentences or ["Not asked for."]}
+
+
+def _sentence(figure: Figure) -> str:
+    title = figure.description.title
+    if figure.synthetic is None:
+        return f"{title}: not computed: {figure.not_computed}"
+    if figure.description.key.startswith("privacy.copies"):
+        return figure.note
+    unit = f" {figure.description.unit}" if figure.description.unit else ""
+    real = f"; real {figure.real.value:.3g}" if figure.real else ""
+    noise = f", noise {figure.noise.value:.3g}" if figure.noise else ""
+    return f"{title}: {figure.synthetic.value:.3g}{unit}{real}{noise}."

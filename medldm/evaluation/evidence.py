@@ -1,0 +1,272 @@
+"""Compute every figure of an evaluation; what cannot be computed says why."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from medldm.data.cohort import Cohort
+from medldm.evaluation.agreement import LabelAgreement, measure_label_agreement
+from medldm.evaluation.anatomy import AnatomyTable
+from medldm.evaluation.anatomy_figures import (
+    agreement_figures,
+    anatomy_figures,
+    anatomy_tables,
+    usefulness_figures,
+)
+from medldm.evaluation.case_reading import load_case_sets
+from medldm.evaluation.case_sets import CaseSet, CaseSets
+from medldm.evaluation.diversity_figures import diversity_figures
+from medldm.evaluation.evaluation_config import EvaluationConfig
+from medldm.evaluation.fidelity_figures import SetFeatures, extract_features, fidelity_figures
+from medldm.evaluation.figures import SECTIONS, Description, Figure
+from medldm.evaluation.privacy_figures import (
+    DetectorResult,
+    contrastive_detector,
+    correlation_detector,
+    privacy_figures,
+    search_with,
+)
+from medldm.evaluation.segmenter import Pair, Segmenter, train_segmenter
+from medldm.evaluation.usefulness import Usefulness, fit_steps, measure_usefulness
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that the figures and plots of an evaluation stand on.
+
+    Args:
+        sets: the cases.
+        figures: in the order of the report.
+        features: of the sets; None where they could not be extracted.
+        tables: anatomy by set; empty without label maps.
+        agreement: None where it could not be measured.
+        usefulness: None where it could not be measured.
+        detectors: searches for copies.
+        left_out: what was not asked for, in sentences.
+        seconds: by stage.
+    """
+
+    sets: CaseSets
+    figures: tuple[Figure, ...]
+    features: SetFeatures | None
+    tables: dict[str, AnatomyTable]
+    agreement: LabelAgreement | None
+    usefulness: Usefulness | None
+    detectors: tuple[DetectorResult, ...]
+    left_out: tuple[str, ...]
+    seconds: dict[str, float]
+
+
+def gather_evidence(
+    real_train: str | Path | Cohort,
+    real_test: str | Path | Cohort,
+    synthetic: str | Path | Cohort,
+    *,
+    config: EvaluationConfig,
+) -> Evidence:
+    """Read the cohorts and compute every figure; what cannot be computed says why."""
+    with _Stages() as stages:
+        sets = load_case_sets(
+            real_train, real_test, synthetic, config=config.grid, seed=config.seed, progress=stages.tell
+        )
+        stages.done("reading")
+        collected = _Collector(sets, config, stages)
+        collected.fidelity()
+        collected.segmenters()
+        collected.anatomy()
+        collected.privacy()
+    order = list(SECTIONS)
+    figures = sorted(collected.figures, key=lambda each: order.index(each.description.section))
+    return Evidence(
+        sets=sets,
+        figures=tuple(figures),
+        features=collected.features,
+        tables=collected.tables,
+        agreement=collected.agreement,
+        usefulness=collected.usefulness,
+        detectors=tuple(collected.detectors),
+        left_out=tuple(collected.left_out),
+        seconds=stages.seconds,
+    )
+
+
+class _Collector:
+    """Compute the figures section by section; a refusal leaves a figure that says why."""
+
+    def __init__(self, sets: CaseSets, config: EvaluationConfig, stages: _Stages) -> None:
+        self.sets = sets
+        self.config = config
+        self.stages = stages
+        self.figures: list[Figure] = []
+        self.left_out: list[str] = []
+        self.features: SetFeatures | None = None
+        self.tables: dict[str, AnatomyTable] = {}
+        self.agreement: LabelAgreement | None = None
+        self.usefulness: Usefulness | None = None
+        self.detectors: list[DetectorResult] = []
+
+    def fidelity(self) -> None:
+        config = self.config
+        contrastive = replace(config.contrastive, seed=config.seed)
+        with self._section("fidelity"):
+            self.features = extract_features(
+                self.sets, contrastive=contrastive, n_workers=config.grid.n_workers, progress=self.stages.tell
+            )
+            self.stages.done("features")
+            self.stages.tell("fidelity")
+            self.figures += fidelity_figures(
+                self.sets, self.features, n_resamples=config.n_resamples, seed=config.seed
+            )
+        if self.features is None:
+            return
+        with self._section("diversity"):
+            self.stages.tell("diversity")
+            self.figures += diversity_figures(
+                self.sets,
+                self.features,
+                n_pairs=config.n_pairs,
+                n_resamples=config.n_resamples,
+                seed=config.seed,
+            )
+        self.stages.done("fidelity and diversity")
+
+    def segmenters(self) -> None:
+        config = self.config.usefulness
+        if config.time_budget_s == 0 and config.segmenter.n_steps is None:
+            self.left_out.append("Label agreement and usefulness were left out: their time budget is 0.")
+            return
+        segmenters: list[Segmenter] = []
+        n_steps = 0
+        with self._section("agreement"):
+            schema = self.sets.known_schema()
+            n_steps = fit_steps(self._pairs("train"), config, n_structures=schema.n_structures)
+            self.stages.tell("segmenter for label agreement")
+            segmenters.append(
+                train_segmenter(
+                    self._pairs("train"),
+                    config.segmenter,
+                    n_structures=schema.n_structures,
+                    n_steps=n_steps,
+                    seed=self.config.seed,
+                )
+            )
+            self.agreement = measure_label_agreement(
+                segmenters[0].segment,
+                self._pairs("synthetic"),
+                self._pairs("test"),
+                n_structures=schema.n_structures,
+                subjects=(self.sets.synthetic.subjects, self.sets.test.subjects),
+                seed=self.config.seed,
+            )
+            self.figures += agreement_figures(self.agreement, schema, seed=self.config.seed)
+            self.stages.done("label agreement")
+        with self._section("usefulness"):
+            schema = self.sets.known_schema()
+            n_steps = n_steps or fit_steps(self._pairs("train"), config, n_structures=schema.n_structures)
+            self.usefulness = measure_usefulness(
+                self._pairs("train"),
+                self._pairs("synthetic"),
+                self._pairs("test"),
+                spacing_mm=self.sets.spacing_mm,
+                n_structures=schema.n_structures,
+                n_steps=n_steps,
+                config=config,
+                subjects=self.sets.test.subjects,
+                seed=self.config.seed,
+                real_segmenters=segmenters,
+                progress=self.stages.tell,
+            )
+            self.figures += usefulness_figures(self.usefulness, schema, seed=self.config.seed)
+            self.stages.done("usefulness")
+
+    def anatomy(self) -> None:
+        with self._section("anatomy"):
+            self.stages.tell("anatomy")
+            self.tables = anatomy_tables(self.sets, self.agreement)
+            self.figures += anatomy_figures(
+                self.sets, self.tables, n_resamples=self.config.n_resamples, seed=self.config.seed
+            )
+        self.stages.done("anatomy")
+
+    def privacy(self) -> None:
+        config = self.config
+        with self._section("privacy"):
+            found = {"correlation": correlation_detector(self.sets, config.neighbours)}
+            embedded = None
+            if self.features is not None and self.features.encoder is not None:
+                found["contrastive"] = contrastive_detector(self.sets, self.features.encoder)
+                embedded = self.features.contrastive
+            for name, detector in found.items():
+                self.stages.tell(f"search for copies by {name}")
+                self.detectors.append(
+                    search_with(
+                        name,
+                        detector,
+                        self.sets,
+                        quantile=config.copy_quantile,
+                        n_planted=config.n_planted,
+                        seed=config.seed,
+                    )
+                )
+            self.figures += privacy_figures(self.detectors, self.sets, embedded, seed=config.seed)
+        self.stages.done("privacy")
+
+    def _section(self, section: str) -> _Refusals:
+        return _Refusals(section, self.figures)
+
+    def _pairs(self, name: str) -> list[Pair]:
+        part: CaseSet = getattr(self.sets, name)
+        schema = self.sets.known_schema()
+        return [
+            (image, schema.index_map(labels).numpy())
+            for image, labels in zip(part.images, part.known_labels(), strict=True)
+        ]
+
+
+class _Refusals:
+    """Turn a ValueError inside a section into a figure that says why nothing was computed."""
+
+    def __init__(self, section: str, figures: list[Figure]) -> None:
+        self.section = section
+        self.figures = figures
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, ValueError):
+            return False
+        title = SECTIONS[self.section]
+        description = Description(key=f"{self.section}.all", title=title, meaning="", better="near")
+        self.figures.append(Figure(description=description, not_computed=str(error)))
+        logger.warning("%s was not computed: %s", title, error)
+        return True
+
+
+class _Stages:
+    """A progress bar, and the time each stage took."""
+
+    def __enter__(self) -> _Stages:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+        self._bar = tqdm(total=7, unit="stage", desc="evaluation", leave=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def tell(self, text: str) -> None:
+        self._bar.set_postfix_str(text)
+
+    def done(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = now - self._last
+        self._last = now
+        self._bar.update()

@@ -1,0 +1,337 @@
+"""Fidelity figures: every set is compared with the real test set.
+
+The columns of a figure are the synthetic set, the real training set and noise, each against the real test
+set, which neither the model nor any encoder saw. So compared, copying the training set earns nothing.
+Measures that depend on the number of cases are given the same number of each set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medldm.evaluation.bootstrap import Estimate, bootstrap_interval, bootstrap_mean
+from medldm.evaluation.case_sets import CaseSet, CaseSets
+from medldm.evaluation.contrastive import ContrastiveConfig, ContrastiveEncoder, train_contrastive_encoder
+from medldm.evaluation.feature_checks import Floats, TooFewCasesError
+from medldm.evaluation.feature_space import fit_feature_space
+from medldm.evaluation.figures import Column, Description, Figure, at_least_zero, compute_figure
+from medldm.evaluation.frechet import CASES_FOR_EACH_FEATURE, extrapolated_frechet_distance, frechet_distance
+from medldm.evaluation.histograms import HistogramPair, stack_quantiles
+from medldm.evaluation.kernel_distance import (
+    median_distance,
+    mmd_permutation_test,
+    polynomial_kernel,
+    rbf_kernel,
+    squared_mmd,
+)
+from medldm.evaluation.manifold import measure_manifolds
+from medldm.evaluation.radiomics import radiomics_features
+from medldm.evaluation.spectrum import power_of_cases, spectral_distance
+
+COLUMN_SETS: dict[Column, str] = {"synthetic": "synthetic", "real": "train", "noise": "noise"}
+MAX_COMPONENTS = 16
+
+MANIFOLD_MEANINGS = {
+    "precision": "Share of the set's cases that lie among real test cases.",
+    "recall": "Share of real test cases that lie among the set's cases: which kinds of patient it can show.",
+    "density": "How densely real test cases surround the set's cases; about 1 for equal distributions.",
+    "coverage": "Share of real test cases with a case of the set near by; low where kinds of patient are "
+    "missing.",
+}
+KID_MEANINGS = {
+    "radiomics": "Whether texture and intensity features are distributed as in real volumes; 0 on average "
+    "for equal distributions, whatever the number of cases.",
+    "contrastive": "The same in features that a small network learned from the real training set, which see "
+    "anatomy more than texture.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFeatures:
+    """Features of the sets "train", "test", "synthetic" and "noise".
+
+    Args:
+        radiomics: (N, D) standardised on the real training set.
+        reduced: (N, K) principal components of them, as many as the sets' sizes allow.
+        contrastive: (N, E) of the encoder; None where it could not be trained.
+        encoder: trained on the real training set.
+        power: (N, shells) of the spectra.
+        frequency: (shells,) in cycles per mm.
+    """
+
+    radiomics: dict[str, Floats]
+    reduced: dict[str, Floats]
+    contrastive: dict[str, Floats] | None
+    encoder: ContrastiveEncoder | None
+    power: dict[str, Floats]
+    frequency: Floats
+
+
+def extract_features(
+    sets: CaseSets,
+    *,
+    contrastive: ContrastiveConfig,
+    n_workers: int = 2,
+    progress: Callable[[str], None] | None = None,
+) -> SetFeatures:
+    """Extract the features of all sets; scales and the encoder are fitted to the real training set alone."""
+    tell = progress or (lambda _: None)
+    parts = {name: getattr(sets, name) for name in ("train", "test", "synthetic", "noise")}
+    tell("radiomics features")
+    limits = sets.train.file_range if sets.is_ct else (0.0, 1.0)
+    raw = {name: _radiomics(part, limits=limits, n_workers=n_workers) for name, part in parts.items()}
+    space = fit_feature_space(raw["train"])
+    n_components = min(min(len(part) for part in parts.values()) // CASES_FOR_EACH_FEATURE, MAX_COMPONENTS)
+    tell("training the contrastive encoder")
+    embedded, encoder = None, None
+    if len(sets.train) >= 4:
+        encoder = train_contrastive_encoder(sets.train.images, contrastive)
+        embedded = {name: encoder.embed(part.images) for name, part in parts.items()}
+    tell("power spectra")
+    power = {name: power_of_cases(part.images, [sets.spacing_mm] * len(part)) for name, part in parts.items()}
+    n_shells = power["train"].shape[1]
+    highest = 0.5 / max(sets.spacing_mm)
+    return SetFeatures(
+        radiomics={name: space.standardise(each) for name, each in raw.items()},
+        reduced={name: space.reduce(each, max(n_components, 1)) for name, each in raw.items()},
+        contrastive=embedded,
+        encoder=encoder,
+        power=power,
+        frequency=(np.arange(n_shells) + 0.5) * highest / n_shells,
+    )
+
+
+def fidelity_figures(sets: CaseSets, features: SetFeatures, *, n_resamples: int, seed: int) -> list[Figure]:
+    """Compute the fidelity figures."""
+    make = _Comparison(sets, n_resamples=n_resamples, seed=seed)
+    figures = [
+        make.frechet(features.reduced),
+        make.mmd(features.radiomics),
+        make.kid("radiomics", features.radiomics),
+    ]
+    if features.contrastive is not None:
+        # Features of length sqrt(D) give kernel values of cosines, not of cosines / D.
+        scaled = {name: each * np.sqrt(each.shape[1]) for name, each in features.contrastive.items()}
+        figures.append(make.kid("contrastive", scaled))
+    figures += make.manifolds(features.reduced)
+    figures.append(make.spectrum(features.power))
+    figures += make.histograms()
+    return figures
+
+
+class _Comparison:
+    """Compare each column's set with the real test set."""
+
+    def __init__(self, sets: CaseSets, *, n_resamples: int, seed: int) -> None:
+        self.sets = sets
+        self.n_resamples = n_resamples
+        self.seed = seed
+        self.n_matched = min(len(sets.train), len(sets.test), len(sets.synthetic), len(sets.noise))
+
+    def part(self, column: Column) -> CaseSet:
+        part: CaseSet = getattr(self.sets, COLUMN_SETS[column])
+        return part
+
+    def interval(
+        self, column: Column, statistic: Callable[[Floats, Floats], float], *, is_distance: bool = False
+    ) -> Estimate:
+        """Resample test set and column; a distance, biased upwards, gets the basic interval."""
+        estimate = bootstrap_interval(
+            statistic,
+            [self.sets.test.subjects, self.part(column).subjects],
+            n_resamples=self.n_resamples,
+            method="basic" if is_distance else "percentile",
+            seed=self.seed,
+        )
+        return at_least_zero(estimate) if is_distance else estimate
+
+    def matched(self, features: dict[str, Floats], name: str) -> npt.NDArray[np.int64]:
+        """Return places of as many cases as the smallest set has."""
+        order = np.random.default_rng(self.seed).permutation(len(features[name]))
+        return np.sort(order[: self.n_matched])
+
+    def frechet(self, features: dict[str, Floats]) -> Figure:
+        n_features = features["test"].shape[1]
+
+        def measure(column: Column) -> Estimate:
+            name = COLUMN_SETS[column]
+            places, test_places = self.matched(features, name), self.matched(features, "test")
+            a, b = features["test"][test_places], features[name][places]
+            frechet_distance(a, b)
+            subjects = [
+                [self.sets.test.subjects[place] for place in test_places],
+                [self.part(column).subjects[place] for place in places],
+            ]
+            estimate = bootstrap_interval(
+                lambda u, v: frechet_distance(a, b, weights=(u, v), force=True),
+                subjects,
+                n_resamples=self.n_resamples,
+                method="basic",
+                seed=self.seed,
+            )
+            return at_least_zero(estimate)
+
+        note = f"{n_features} principal components, {self.n_matched} cases of each set."
+        try:
+            infinite = extrapolated_frechet_distance(features["test"], features["synthetic"], seed=self.seed)
+            note += f" Extrapolated to infinitely many cases: {infinite:.3g}."
+        except TooFewCasesError:
+            pass
+        description = Description(
+            key="fidelity.frechet",
+            title="Frechet distance (radiomics)",
+            meaning="How far the normal distributions of texture and intensity features lie apart.",
+            better="lower",
+        )
+        return compute_figure(description, measure, note=note)
+
+    def kid(self, kind: str, features: dict[str, Floats]) -> Figure:
+        within = {name: polynomial_kernel(each, each) for name, each in features.items()}
+        between = {name: polynomial_kernel(features["test"], each) for name, each in features.items()}
+        description = Description(
+            key=f"fidelity.kid_{kind}",
+            title=f"Kernel distance, KID ({kind})",
+            meaning=KID_MEANINGS[kind],
+            better="lower",
+        )
+
+        def measure(column: Column) -> Estimate:
+            name = COLUMN_SETS[column]
+            return self.interval(
+                column,
+                lambda u, v: squared_mmd(within["test"], within[name], between[name], weights=(u, v)),
+            )
+
+        return compute_figure(description, measure)
+
+    def mmd(self, features: dict[str, Floats]) -> Figure:
+        width = median_distance(features["train"])
+        kernels = {
+            name: (
+                rbf_kernel(each, each, bandwidth=width),
+                rbf_kernel(features["test"], each, bandwidth=width),
+            )
+            for name, each in features.items()
+        }
+
+        def measure(column: Column) -> Estimate:
+            within, between = kernels[COLUMN_SETS[column]]
+            return self.interval(
+                column, lambda u, v: squared_mmd(kernels["test"][0], within, between, weights=(u, v))
+            )
+
+        tests = {
+            column: mmd_permutation_test(
+                features["test"], features[name], bandwidth=width, seed=self.seed
+            ).p_value
+            for column, name in COLUMN_SETS.items()
+        }
+        note = (
+            f"Permutation test against the real test set: p = {tests['synthetic']:.3f} for synthetic, "
+            f"{tests['real']:.3f} for real training cases. A small p says that the two can be told apart."
+        )
+        description = Description(
+            key="fidelity.mmd",
+            title="Kernel distance, MMD (radiomics)",
+            meaning="The same comparison with a kernel that sees every kind of difference at the scale of "
+            "typical patients.",
+            better="lower",
+        )
+        return compute_figure(description, measure, note=note)
+
+    def manifolds(self, features: dict[str, Floats]) -> list[Figure]:
+        cache = {}
+
+        def scores(column: Column) -> tuple[dict[str, Floats], list[int]]:
+            name = COLUMN_SETS[column]
+            if column not in cache:
+                places = self.matched(features, name)
+                result = measure_manifolds(features["test"], features[name][places])
+                cache[column] = (vars(result), [self.part(column).subjects[place] for place in places])
+            return cache[column]
+
+        def measure(column: Column, key: str) -> Estimate:
+            values, subjects = scores(column)
+            of_test = key in ("recall", "coverage")
+            return bootstrap_mean(
+                values[key], self.sets.test.subjects if of_test else subjects, seed=self.seed
+            )
+
+        return [
+            compute_figure(
+                Description(key=f"fidelity.{key}", title=key.capitalize(), meaning=meaning, better="higher"),
+                lambda column, key=key: measure(column, key),  # type: ignore[misc]
+            )
+            for key, meaning in MANIFOLD_MEANINGS.items()
+        ]
+
+    def spectrum(self, power: dict[str, Floats]) -> Figure:
+        def measure(column: Column) -> Estimate:
+            if not self.sets.same_spacing:
+                raise ValueError(
+                    "the sets' files have different spacings; resampling to one grid changes the spectrum by "
+                    "itself"
+                )
+            return self.interval(
+                column,
+                lambda u, v: spectral_distance(power["test"], power[COLUMN_SETS[column]], weights=(u, v)),
+                is_distance=True,
+            )
+
+        description = Description(
+            key="fidelity.spectrum",
+            title="Power spectrum",
+            meaning="How far the sharpness differs: blur, added noise and checkerboards show here.",
+            better="lower",
+            unit="dB",
+        )
+        return compute_figure(description, measure)
+
+    def histograms(self) -> list[Figure]:
+        structures: list[tuple[int | None, str]] = [(None, "whole volume")]
+        if self.sets.schema is not None and self.sets.synthetic.labels is not None:
+            structures += [(0, "background"), *self.sets.schema.structures.items()]
+        return [self._histogram(structure, name) for structure, name in structures]
+
+    def _histogram(self, structure: int | None, name: str) -> Figure:
+        def quantiles(part: CaseSet) -> Floats:
+            labels: Sequence[npt.ArrayLike | None] = part.labels or [None] * len(part)
+            return stack_quantiles(list(zip(part.images, labels, strict=True)), structure=structure)
+
+        def measure(column: Column) -> Estimate:
+            if self.sets.is_ct and not self.sets.same_units:
+                raise ValueError("the synthetic images are not in the real images' intensity units")
+            pair = HistogramPair(quantiles(self.sets.test), quantiles(self.part(column)))
+            return self.interval(column, lambda u, v: _or_nan(pair.distance, u, v), is_distance=True)
+
+        unit = "HU" if self.sets.is_ct else "of range"
+        description = Description(
+            key=f"fidelity.histogram_{'volume' if structure is None else structure}",
+            title=f"Intensities, {name}",
+            meaning="How far the intensities of this tissue are shifted or spread otherwise (Wasserstein "
+            "distance).",
+            better="lower",
+            unit=unit,
+        )
+        return compute_figure(description, measure)
+
+
+def _or_nan(statistic: Callable[..., float], *weights: Floats) -> float:
+    """Return NaN where a resample leaves no case, so that the bootstrap leaves the resample out."""
+    try:
+        return statistic(*weights)
+    except TooFewCasesError:
+        return float("nan")
+
+
+def _radiomics(part: CaseSet, *, limits: tuple[float, float], n_workers: int) -> Floats:
+    with ThreadPoolExecutor(n_workers) as pool:
+        rows = list(
+            pool.map(lambda image: list(radiomics_features(image, limits=limits).values()), part.images)
+        )
+    return np.array(rows)

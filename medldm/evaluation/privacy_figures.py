@@ -1,0 +1,172 @@
+"""Privacy figures: copies of training patients by two detectors, and whether the set as a whole keeps too
+near to the training set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binom
+
+from medldm.evaluation.bootstrap import Estimate
+from medldm.evaluation.case_sets import CaseSets
+from medldm.evaluation.contrastive import ContrastiveEncoder
+from medldm.evaluation.data_copying import data_copying_test
+from medldm.evaluation.feature_checks import Floats
+from medldm.evaluation.figures import Column, Description, Figure, Light, compute_figure, exact
+from medldm.evaluation.neighbours import NeighbourConfig, cosine_neighbours, find_neighbours
+from medldm.evaluation.privacy import CopySearch, Detector, measure_power, search_copies, share_with_interval
+
+GOOD_POWER = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorResult:
+    """One detector's search.
+
+    Args:
+        name: of the detector.
+        search: what it found; None where it could not search.
+        best: similarity of each case to its nearest training case, by set.
+        not_computed: why `search` is None.
+    """
+
+    name: str
+    search: CopySearch | None
+    best: dict[str, Floats]
+    not_computed: str = ""
+
+
+def search_with(
+    name: str, detector: Detector, sets: CaseSets, *, quantile: float, n_planted: int, seed: int
+) -> DetectorResult:
+    """Search copies with one detector, and measure its power by planting."""
+    boxed = {
+        each: getattr(sets, each).boxed_images(sets.shape) for each in ("train", "test", "synthetic", "noise")
+    }
+    similarity = {each: np.asarray(detector(boxed[each])) for each in ("test", "synthetic", "noise")}
+    best = {each: table.max(axis=1).astype(np.float64) for each, table in similarity.items()}
+    try:
+        first = search_copies(similarity["synthetic"], similarity["test"], quantile=quantile)
+        power = measure_power(detector, boxed["train"], threshold=first.threshold, n=n_planted, seed=seed)
+        search = search_copies(
+            similarity["synthetic"],
+            similarity["test"],
+            quantile=quantile,
+            train_subjects=sets.train.subjects,
+            power=power,
+        )
+    except ValueError as error:
+        return DetectorResult(name=name, search=None, best=best, not_computed=str(error))
+    return DetectorResult(name=name, search=search, best=best)
+
+
+def correlation_detector(sets: CaseSets, config: NeighbourConfig) -> Detector:
+    """Return the detector by shift-tolerant cross-correlation."""
+    train = sets.train.boxed_images(sets.shape)
+    return lambda volumes: find_neighbours(volumes, train, config).similarity
+
+
+def contrastive_detector(sets: CaseSets, encoder: ContrastiveEncoder) -> Detector:
+    """Return the detector by the contrastive encoder's cosine similarity."""
+    train = encoder.embed(sets.train.boxed_images(sets.shape))
+    return lambda volumes: cosine_neighbours(encoder.embed(volumes), train)
+
+
+def privacy_figures(
+    results: Sequence[DetectorResult], sets: CaseSets, features: dict[str, Floats] | None, *, seed: int
+) -> list[Figure]:
+    """Compute the privacy figures.
+
+    Args:
+        results: of the detectors.
+        sets: for the numbers of cases.
+        features: of "train", "test", "synthetic" and "noise", for the data-copying test; None leaves it out.
+        seed: of the test.
+    """
+    figures = [_copies_figure(each) for each in results]
+    if features is not None:
+        figures.append(_copying_figure(features, seed=seed))
+    return figures
+
+
+def is_more_than_chance(search: CopySearch) -> bool:
+    """Whether there are more copies than real cases taken for copies explain, at the 1 % level."""
+    rate = max(search.false_positive_rate, 1 / (search.n_test + 1))
+    return bool(binom.sf(len(search.copies) - 1, search.n_synthetic, rate) < 0.01) and bool(search.copies)
+
+
+def _copies_figure(result: DetectorResult) -> Figure:
+    description = Description(
+        key=f"privacy.copies_{result.name}",
+        title=f"Copies ({result.name})",
+        meaning="Share of synthetic volumes that are more like a training patient than real test patients "
+        "are; the real column "
+        "is the share of real test volumes above the same threshold.",
+        better="lower",
+    )
+    search = result.search
+    if search is None:
+        return Figure(description=description, not_computed=result.not_computed)
+
+    def measure(column: Column) -> Estimate:
+        if column == "real":
+            return share_with_interval(round(search.false_positive_rate * search.n_test), search.n_test)
+        values = result.best["synthetic" if column == "synthetic" else "noise"]
+        return share_with_interval(int((values > search.threshold).sum()), len(values))
+
+    note = search.sentence()
+    if search.power is not None and search.power.value < GOOD_POWER:
+        note += " With so little power the search says little: copies may well have gone unseen."
+    return replace(compute_figure(description, measure, note=note), verdict=_verdict(search))
+
+
+def _verdict(search: CopySearch) -> Light:
+    """Red: more copies than chance explains. Amber: some, or too little power to say so. Green: none."""
+    if is_more_than_chance(search):
+        return "red"
+    has_power = search.power is not None and search.power.value >= GOOD_POWER
+    return "green" if has_power and not search.copies else "amber"
+
+
+def _copying_figure(features: dict[str, Floats], *, seed: int) -> Figure:
+    tests = {}
+
+    def measure(column: Column) -> Estimate | None:
+        if column == "real":
+            # The test set against itself: no copying, by definition.
+            return Estimate(
+                value=0.0, lower=-1.96, upper=1.96, level=0.95, n_subjects=(len(features["test"]),)
+            )
+        tests[column] = data_copying_test(features["train"], features["test"], features[column], seed=seed)
+        return exact(tests[column].statistic, n=len(features[column]))
+
+    description = Description(
+        key="privacy.data_copying",
+        title="Data-copying test (C_T)",
+        meaning="Whether the set as a whole lies nearer to the training set than real test cases do: far "
+        "below 0 means copying, "
+        "far above 0 keeping further away than patients do.",
+        better="higher",
+        unit="standard normal",
+    )
+    figure = compute_figure(description, measure)
+    if "synthetic" not in tests:
+        return figure
+    note = f"p = {tests['synthetic'].p_value:.3f} of copying. The real column is what chance gives."
+    return compute_figure(description, measure, note=note)
+
+
+def worst_pairs(
+    result: DetectorResult, sets: CaseSets, *, n: int = 4
+) -> list[tuple[npt.NDArray, npt.NDArray, float]]:
+    """Return the most similar synthetic and training volumes, on one shape, with their similarity."""
+    if result.search is None:
+        return []
+    synthetic, train = (each.boxed_images(sets.shape) for each in (sets.synthetic, sets.train))
+    return [
+        (synthetic[pair.synthetic], train[pair.train], pair.similarity) for pair in result.search.worst[:n]
+    ]

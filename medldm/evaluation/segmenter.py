@@ -1,0 +1,251 @@
+"""A small 3D U-Net that segments the structures of a cohort: the measuring instrument of label agreement and
+usefulness.
+
+The same network, loss, number of steps and batches of the same seed whatever it is trained on, so that only
+the training data differ.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.inferers import sliding_window_inference
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from scipy.ndimage import binary_erosion, distance_transform_edt
+from torch import Tensor, nn
+
+from medldm.configs import Config
+from medldm.evaluation.case_sets import fit_shape
+from medldm.evaluation.feature_checks import Floats, TooFewCasesError
+
+Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+"""An image (X, Y, Z) and its labels 0..K."""
+
+DIVISOR = 4
+"""The network halves its input twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterConfig(Config):
+    """Network and training.
+
+    Args:
+        channels: of the three levels.
+        patch_size: largest patch along X, Y, Z; made smaller to the volumes, in multiples of 4.
+        batch_size: patches in a step.
+        n_steps: of a training; None lets the caller fit them into a time budget.
+        max_steps: of a fitted training.
+        learning_rate: highest of AdamW, falling to 0 on a cosine.
+    """
+
+    channels: tuple[int, int, int] = (16, 32, 64)
+    patch_size: tuple[int, int, int] = (48, 48, 48)
+    batch_size: int = 2
+    n_steps: int | None = None
+    max_steps: int = 600
+    learning_rate: float = 4e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.channels) != 3 or len(self.patch_size) != 3 or any(n < DIVISOR for n in self.patch_size):
+            raise ValueError(
+                f"channels {self.channels} and patch_size {self.patch_size} are given; three levels and "
+                f"three sizes of at least {DIVISOR} are needed"
+            )
+        if self.batch_size < 1 or self.max_steps < 1 or (self.n_steps is not None and self.n_steps < 1):
+            raise ValueError(
+                f"batch_size {self.batch_size}, n_steps {self.n_steps}, max_steps {self.max_steps}: at least "
+                f"1 each is "
+                "needed"
+            )
+
+
+class Segmenter:
+    """A trained network with what it needs to segment.
+
+    Args:
+        network: (B, 1, X, Y, Z) to (B, K + 1, X, Y, Z).
+        patch: sliding window.
+    """
+
+    def __init__(self, network: nn.Module, patch: tuple[int, int, int]) -> None:
+        self.network = network.eval()
+        self.patch = patch
+
+    @torch.no_grad()
+    def segment(self, image: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return the labels 0..K (X, Y, Z) of an image (X, Y, Z)."""
+        array = standardise(np.asarray(image, dtype=np.float32))
+        shape = [max(size, part) for size, part in zip(array.shape, self.patch, strict=True)]
+        padded = torch.from_numpy(np.ascontiguousarray(fit_shape(array, shape)))[None, None]
+        scores = sliding_window_inference(padded, self.patch, 4, self.network, overlap=0.25)
+        return fit_shape(torch.as_tensor(scores).argmax(dim=1)[0].numpy(), array.shape)
+
+
+def train_segmenter(
+    cases: Sequence[Pair],
+    config: SegmenterConfig | None = None,
+    *,
+    n_structures: int,
+    n_steps: int,
+    seed: int = 0,
+) -> Segmenter:
+    """Train a segmenter.
+
+    Args:
+        cases: images and labels 0..K, of any shapes.
+        config: of network and training.
+        n_structures: K.
+        n_steps: of the optimiser.
+        seed: of weights, patches and changes of intensity; the same seed and cases give the same segmenter.
+
+    Raises:
+        TooFewCasesError: for no cases.
+        ValueError: for an image whose labels have another shape.
+    """
+    config = config or SegmenterConfig()
+    prepared = [_prepare(image, labels) for image, labels in cases]
+    if not prepared:
+        raise TooFewCasesError("there is no case to train a segmenter on")
+    patch = patch_for([image.shape for image, _ in prepared], config)
+    prepared = [_enlarge(pair, patch) for pair in prepared]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = _make_network(config, n_structures)
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.learning_rate, total_steps=max(n_steps, 2)
+    )
+    criterion = DiceCELoss(softmax=True, to_onehot_y=True)
+    network.train()
+    for _ in range(n_steps):
+        images, labels = _draw_batch(prepared, patch, config.batch_size, generator=generator)
+        loss = criterion(network(images), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return Segmenter(network, patch)
+
+
+def seconds_per_step(
+    cases: Sequence[Pair], config: SegmenterConfig, *, n_structures: int, n_steps: int = 3
+) -> float:
+    """Time a few steps of a training on this machine."""
+    train_segmenter(cases[:1], config, n_structures=n_structures, n_steps=1)
+    start = time.monotonic()
+    train_segmenter(cases[: config.batch_size], config, n_structures=n_structures, n_steps=n_steps)
+    return (time.monotonic() - start) / n_steps
+
+
+def patch_for(shapes: Sequence[Sequence[int]], config: SegmenterConfig) -> tuple[int, int, int]:
+    """Return the patch: the median volume, rounded up to multiples of 4, at most the configured one."""
+    median = np.median(np.asarray(shapes), axis=0)
+    x, y, z = (
+        min(int(np.ceil(size / DIVISOR)), limit // DIVISOR) * DIVISOR
+        for size, limit in zip(median, config.patch_size, strict=True)
+    )
+    return x, y, z
+
+
+def dice_scores(predicted: npt.ArrayLike, truth: npt.ArrayLike, *, n_structures: int) -> Floats:
+    """Return the Dice coefficient (K,) of structures 1..K; NaN where neither map has the structure.
+
+    Source: Dice 1945: 2 |A and B| / (|A| + |B|).
+    """
+    a, b = np.asarray(predicted), np.asarray(truth)
+    scores = []
+    for structure in range(1, n_structures + 1):
+        in_a, in_b = a == structure, b == structure
+        total = int(in_a.sum()) + int(in_b.sum())
+        scores.append(2 * int((in_a & in_b).sum()) / total if total else np.nan)
+    return np.array(scores, dtype=np.float64)
+
+
+def hausdorff95_mm(
+    predicted: npt.ArrayLike, truth: npt.ArrayLike, spacing_mm: Sequence[float], *, n_structures: int
+) -> Floats:
+    """Return the 95th percentile Hausdorff distance (K,) of structures 1..K in mm.
+
+    The larger of the two directions' 95th percentiles of distances from surface voxels to the other surface.
+    A structure that only one map has gets the volume's diagonal, so that missing it never improves a mean;
+    NaN where neither has it.
+    """
+    a, b = np.asarray(predicted), np.asarray(truth)
+    edges = np.asarray(spacing_mm, dtype=np.float64)
+    diagonal = float(np.linalg.norm(np.array(a.shape) * edges))
+    distances = []
+    for structure in range(1, n_structures + 1):
+        in_a, in_b = a == structure, b == structure
+        if in_a.any() and in_b.any():
+            distances.append(
+                max(_percentile_distance(in_a, in_b, edges), _percentile_distance(in_b, in_a, edges))
+            )
+        else:
+            distances.append(diagonal if in_a.any() or in_b.any() else np.nan)
+    return np.array(distances, dtype=np.float64)
+
+
+def standardise(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the image with mean 0 and standard deviation 1."""
+    return np.asarray((image - image.mean()) / max(float(image.std()), 1e-6), dtype=np.float32)
+
+
+def _percentile_distance(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], edges: Floats) -> float:
+    to_second = distance_transform_edt(~_surface(second), sampling=tuple(edges))
+    return float(np.percentile(to_second[_surface(first)], 95))
+
+
+def _surface(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    return mask & ~binary_erosion(mask)
+
+
+def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Pair:
+    if image.shape != labels.shape:
+        raise ValueError(
+            f"an image of {image.shape} has labels of {labels.shape}; the shapes must be the same"
+        )
+    return standardise(np.asarray(image, dtype=np.float32)), np.asarray(labels, dtype=np.int64)
+
+
+def _enlarge(pair: Pair, patch: Sequence[int]) -> Pair:
+    image, labels = pair
+    shape = [max(size, part) for size, part in zip(image.shape, patch, strict=True)]
+    return fit_shape(image, shape), fit_shape(labels, shape)
+
+
+def _make_network(config: SegmenterConfig, n_structures: int) -> nn.Module:
+    return UNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=n_structures + 1,
+        channels=config.channels,
+        strides=(2, 2),
+        num_res_units=1,
+        norm="INSTANCE",
+    )
+
+
+def _draw_batch(
+    cases: Sequence[Pair], patch: Sequence[int], size: int, *, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return random patches with a random gain and offset: (B, 1, X, Y, Z) images and labels."""
+    images, maps = [], []
+    for index in torch.randint(len(cases), (size,), generator=generator).tolist():
+        image, labels = cases[index]
+        starts = [
+            int(torch.randint(n - part + 1, (1,), generator=generator))
+            for n, part in zip(image.shape, patch, strict=True)
+        ]
+        place = tuple(slice(start, start + part) for start, part in zip(starts, patch, strict=True))
+        gain, offset = (0.2 * torch.randn(2, generator=generator)).tolist()
+        images.append(torch.from_numpy(np.ascontiguousarray(image[place])) * (1 + gain) + offset)
+        maps.append(torch.from_numpy(np.ascontiguousarray(labels[place])))
+    return torch.stack(images)[:, None], torch.stack(maps)[:, None]
