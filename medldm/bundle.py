@@ -28,6 +28,7 @@ from medldm import (
 from medldm.conditioning import ConditioningConfig, open_text_encoder
 from medldm.conditioning.config import read_names
 from medldm.training.precision import seed_everything
+from medldm.training.resumable_trainer import ResumableTrainer
 
 if TYPE_CHECKING:
     from medldm.conditioning.text_encoder import TextEncoder
@@ -84,6 +85,12 @@ def text_encoder_for(
         return None
     identity = trained.text_encoder if trained is not None else None
     return open_text_encoder(directory, identity=identity, cache_dir=cache_dir)
+
+
+@_ends_in_a_message
+def run_training(trainer: ResumableTrainer) -> None:
+    """Train; exit code 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C, 1 with a message after an error."""
+    trainer.run()
 
 
 def check_required_packages(required: Mapping[str, str]) -> None:

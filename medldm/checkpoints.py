@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from medldm.version import __version__
 
 CARD_KEY = "medldm"
 CARD_FORMAT = 1
+
+_SPARE_BYTES = 2**20
 
 
 class CheckpointError(ValueError):
@@ -62,10 +65,38 @@ def describe_versions() -> dict[str, str]:
     return {"medldm": __version__, "torch": str(torch.__version__), "monai": monai.__version__}
 
 
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's list of names to disk, so that a file renamed in it survives a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def require_space(folder: Path, n_bytes: int) -> None:
+    """Refuse to begin writing what the disk has no room for.
+
+    Raises:
+        CheckpointError: naming the folder, what is free and what is needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < n_bytes + _SPARE_BYTES:
+        raise CheckpointError(
+            f"the disk of {folder} has {free / 1e6:.1f} MB free; {(n_bytes + _SPARE_BYTES) / 1e6:.1f} MB are "
+            "needed: free some space, or choose another output folder"
+        )
+
+
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, flush it to disk, and rename it into place."""
+    """Write a file under a temporary name in its folder, flush it to disk, and rename it into place.
+
+    Raises:
+        CheckpointError: if the disk has no room for it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    require_space(path.parent, len(content))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -74,6 +105,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
+        flush_folder(path.parent)
     finally:
         Path(temporary).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The command line: `medldm prepare | check | generate | demo`."""
+"""The command line: `medldm prepare | check | generate | evaluate | demo`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_check(commands)
     _add_generate(commands)
+    _add_evaluate(commands)
     _add_demo(commands)
     return parser
 
@@ -161,6 +162,45 @@ def _draw_labels(options: argparse.Namespace) -> list[str]:
         overwrite=options.overwrite,
         device=options.device,
     )
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="how faithful, useful and private synthetic volumes are: one HTML report"
+    )
+    parser.add_argument("--real-train", required=True, help="cohort that the model was trained on")
+    parser.add_argument("--real-test", required=True, help="cohort of subjects that the model never saw")
+    parser.add_argument("--synthetic", required=True, help="cohort that the model made")
+    parser.add_argument("--out", required=True, help="receives report.html and report.json")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--time-budget",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="for the segmenter trainings of label agreement and usefulness; 0 leaves them out",
+    )
+    parser.add_argument(
+        "--fail-on-copies", action="store_true", help="exit code 4 where a volume is taken for a copy"
+    )
+    parser.add_argument(
+        "--without-real-pictures", action="store_true", help="keep real volumes out of the report"
+    )
+    parser.set_defaults(command=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from medldm.evaluation.evaluate import EvaluationConfig, evaluate, exit_code, summary_text
+    from medldm.evaluation.usefulness import UsefulnessConfig
+
+    config = EvaluationConfig(
+        seed=options.seed,
+        show_real=not options.without_real_pictures,
+        usefulness=UsefulnessConfig(time_budget_s=options.time_budget),
+    )
+    report = evaluate(options.real_train, options.real_test, options.synthetic, options.out, config)
+    sys.stdout.write(summary_text(report) + "\n")
+    return exit_code(report, fail_on_copies=options.fail_on_copies)
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

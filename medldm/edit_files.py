@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 
 from medldm.checkpoints import describe_versions, hash_weights, write_atomically
 from medldm.conditioning import Conditions
+from medldm.configs import read_switch
 from medldm.edit_regions import compose, feather_weights, widen
 from medldm.edit_request import EditRequest
 from medldm.editing import EditConfig, Redrawn, redraw
@@ -70,7 +71,7 @@ class Editor:
             raise ValueError("the model was trained without label maps: editing needs one that knows them")
         self.space, self.schema = preparer.space, preparer.schema
         self.change = request.change(self.schema)
-        self._refuse_existing(overwrite)
+        self._refuse_existing(read_switch(overwrite, name="overwrite"))
         self._read(preparer, {"index": 0, "label": request.label, "conditions": dict(conditions or {})})
 
     def _read(self, preparer: RequestPreparer, asked: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 Distances are between voxel centres, Euclidean, with the spacing of each axis. So a structure grown by d holds
 the voxels whose centre is at most d from one of its own. As its surface lies up to half a voxel beyond its
-outermost centres, balls grow and shrink by 0.2 to 0.3 voxels less than d.
+outermost centres, balls grow and shrink by 0.2 to 0.3 voxels less than d where voxels are isotropic.
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer, reconstruct
 from medldm.training.condition_columns import conditioning_of
+from medldm.training.data_order import training_loader
 from medldm.training.diffusion import DenoisingTask, DiffusionEvaluator, DiffusionTrainer, SampleWriter
 from medldm.training.handlers import CheckpointWriter, LossBar, SliceWriter, TrainingLog
+from medldm.training.health import HealthConfig
 from medldm.training.latent_cache import LatentDataset, cache_latents, encode_cases
 from medldm.training.losses import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.optimisation import OptimiserStep, make_schedule
 from medldm.training.precision import autocast, average_weights, seed_everything
+from medldm.training.resume import TrainingKeeper
 from medldm.training.trainer import LatentDiffusionTrainer
 from medldm.training.volumes import (
     case_transforms,
@@ -26,12 +29,14 @@ __all__ = [
     "DenoisingTask",
     "DiffusionEvaluator",
     "DiffusionTrainer",
+    "HealthConfig",
     "LatentDataset",
     "LatentDiffusionTrainer",
     "LossBar",
     "OptimiserStep",
     "SampleWriter",
     "SliceWriter",
+    "TrainingKeeper",
     "TrainingLog",
     "autocast",
     "average_weights",
@@ -45,5 +50,6 @@ __all__ = [
     "open_cohort",
     "reconstruct",
     "seed_everything",
+    "training_loader",
     "volume_transforms",
 ]

@@ -20,9 +20,10 @@ from medldm.training.handlers import TERMS
 from medldm.training.losses import FirstStageLoss
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, average_weights, make_scaler
+from medldm.training.resumable_trainer import HasState, ResumableTrainer
 
 
-class AutoencoderTrainer(AdversarialTrainer):
+class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):
     """Train an autoencoder, and after a warm-up a discriminator against it.
 
     MONAI's engine gives the loop, its events and handlers; the step is our own, since MONAI's knows no CPU
@@ -103,6 +104,23 @@ class AutoencoderTrainer(AdversarialTrainer):
         # handler.
         self._state_dict_user_keys.clear()
 
+    @property
+    def optimiser_steps(self) -> list[OptimiserStep]:
+        """The steps of the network and of the discriminator."""
+        return [self._step] + ([self._discriminator_step] if self._discriminator_step is not None else [])
+
+    def state_parts(self) -> dict[str, HasState]:
+        """Return all that the next batch depends on."""
+        parts: dict[str, HasState] = {
+            "network": self.state.g_network,
+            "average": self.average,
+            "optimiser": self._step,
+        }
+        if self._discriminator_step is not None:
+            parts["discriminator"] = self.state.d_network
+            parts["discriminator_optimiser"] = self._discriminator_step
+        return parts
+
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         volume = torch.as_tensor(batchdata["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
         index = (engine.state.iteration - 1) % engine.state.epoch_length
@@ -112,6 +130,7 @@ class AutoencoderTrainer(AdversarialTrainer):
         )
         discriminator = engine.state.d_network if is_adversarial else None
         network = engine.state.g_network.train()
+        self._step.prepare(network, index=index)
         with autocast(engine.state.device, self.precision):
             output = engine.g_inferer(volume, network)
             if discriminator is not None:

@@ -25,6 +25,7 @@ from medldm.training.handlers import TERMS, TrainingLog, middle_slices
 from medldm.training.latent_cache import LatentDataset
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, average_weights, make_scaler
+from medldm.training.resumable_trainer import BufferState, GeneratorState, HasState, ResumableTrainer
 from medldm.training.volumes import gather_conditions
 
 
@@ -82,7 +83,7 @@ def averaged_denoiser(average: AveragedModel) -> ConditionalDenoiser:
     return average.module
 
 
-class DiffusionTrainer(SupervisedTrainer):
+class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):
     """Train the denoiser of a latent diffusion model.
 
     The statistics of the latents are measured over the whole training cohort and stored in the model.
@@ -144,6 +145,21 @@ class DiffusionTrainer(SupervisedTrainer):
             train_handlers=train_handlers,
             decollate=False,
         )
+
+    @property
+    def optimiser_steps(self) -> list[OptimiserStep]:
+        """The step of the denoiser."""
+        return [self._step]
+
+    def state_parts(self) -> dict[str, HasState]:
+        """Return all that the next batch depends on."""
+        return {
+            "denoiser": self.model.denoiser,
+            "latent_statistics": BufferState(self.model, ("latent_shift", "latent_scale")),
+            "average": self.average,
+            "optimiser": self._step,
+            "generator": GeneratorState(self.generator),
+        }
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         device, denoiser = engine.state.device, self.model.denoiser.train()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -65,14 +67,37 @@ class TrainingLog:
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._write_validation, trainer)
 
+    @property
+    def history(self) -> Path:
+        """The file of all values, one JSON object a line."""
+        return self.directory / "history.jsonl"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the values of the epoch under way, and how long the history and the training are."""
+        return {
+            "values": {name: list(values) for name, values in self._values.items()},
+            "history_bytes": self.history.stat().st_size if self.history.is_file() else 0,
+            "seconds": time.monotonic() - self._started,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; the lines that were written after it are cut off, for they come again."""
+        self._values = {name: list(values) for name, values in state["values"].items()}
+        self._started = time.monotonic() - state["seconds"]
+        if self.history.is_file() and self.history.stat().st_size > state["history_bytes"]:
+            os.truncate(self.history, state["history_bytes"])
+
     def _add(self, trainer: Engine) -> None:
         output: Any = trainer.state.output
         for name, term in output[TERMS].items():
             self._values.setdefault(name, []).append(float(term))
 
     def _write_epoch(self, trainer: Engine) -> None:
-        means = {name: fmean(values) for name, values in self._values.items()}
-        self._write("train", trainer.state.epoch, means)
+        """Write the means of the finite values; a term without any, and JSON has no NaN, is left out."""
+        finite = {name: [v for v in values if math.isfinite(v)] for name, values in self._values.items()}
+        means = {name: fmean(values) for name, values in finite.items() if values}
+        n_bad = max((len(self._values[name]) - len(values) for name, values in finite.items()), default=0)
+        self._write("train", trainer.state.epoch, means | ({"bad_batches": n_bad} if n_bad else {}))
         self._values = {}
 
     def _write_validation(self, evaluator: Engine, trainer: Engine) -> None:
@@ -88,7 +113,7 @@ class TrainingLog:
             "seconds": round(time.monotonic() - self._started, 1),
             **values,
         }
-        with (self.directory / "history.jsonl").open("a") as file:
+        with self.history.open("a") as file:
             file.write(json.dumps(line) + "\n")
         logger.info(
             "%s epoch %d: %s",
@@ -179,6 +204,14 @@ class CheckpointWriter:
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.COMPLETED, self._save_best, trainer)
             trainer.add_event_handler(Events.COMPLETED, self._validate_last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best metric, and which epoch was validated last."""
+        return {"best": self.best, "validated_epoch": self._validated_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        self.best, self._validated_epoch = state["best"], state["validated_epoch"]
 
     @property
     def best_path(self) -> Path:

@@ -1,7 +1,8 @@
 """Encode a cohort once: stage 2 trains on the posteriors of its latents, not on volumes.
 
 Mean and standard deviation are kept, so that the noise of the latents is fresh in every epoch. A case's entry
-is one safetensors file, named by its number: neither identifiers nor paths reach the cache.
+is one safetensors file, named by a hash: neither identifiers nor paths reach the cache. A later run takes the
+files of an earlier one that are still right, verified by the hash in their header.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import Dataset as MonaiDataset
+from monai.transforms import Compose
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -23,8 +26,12 @@ from tqdm import tqdm
 from medldm.checkpoints import hash_weights, write_atomically
 from medldm.latent_diffusion import LatentDiffusionModel
 from medldm.training.volumes import ABSENT, SPATIAL_KEYS
+from medldm.version import __version__
 
 logger = logging.getLogger(__name__)
+
+_HASH = "medldm_sha256"
+_LONGEST_PATH = 4096
 
 
 class LatentDataset(Dataset[dict[str, Tensor]]):
@@ -63,7 +70,6 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         return mean, (squares / n - mean**2).clamp(min=0).sqrt()
 
 
-@torch.no_grad()
 def cache_latents(
     model: LatentDiffusionModel, data_loader: Iterable[dict[str, Any]], *, directory: str | Path | None = None
 ) -> LatentDataset:
@@ -72,28 +78,26 @@ def cache_latents(
     Args:
         model: its frozen autoencoder encodes, on the device it is on.
         data_loader: batches with "image" (B, 1, X, Y, Z) in [-1, 1] and conditions; it must not shuffle.
+        directory: keeps the latents in files; a volume that was encoded before is not encoded again. None
+            keeps them in memory.
 
     Returns:
         The latents of the cases, in the loader's order.
     """
     folder = _open_folder(model, directory)
     entries: list[dict[str, Tensor] | Path] = []
-    device = model.latent_shift.device
+    n_found = 0
     for batch in tqdm(data_loader, desc="encoding latents", leave=False):
-        mean, std = model.autoencoder.encode_moments(torch.as_tensor(batch["image"]).to(device))
-        for row in range(len(mean)):
-            entry = {
-                "mean": mean[row].float().cpu(),
-                "std": std[row].float().cpu(),
-                **_conditions(model.denoiser.conditioning.names, batch, row),
-            }
-            if folder is None:
-                entries.append(entry)
+        for row in range(len(batch["image"])):
+            own = {"image": torch.as_tensor(batch["image"])[row], **_conditions(model, batch, row)}
+            path = None if folder is None else folder / f"{hash_weights(own)[:32]}.safetensors"
+            if path is not None and _is_valid(path):
+                n_found += 1
+                entries.append(path)
                 continue
-            path = folder / f"{len(entries):06d}.safetensors"
-            write_atomically(path, save({name: tensor.contiguous() for name, tensor in entry.items()}))
-            entries.append(path)
-    logger.info("encoded %d cases%s", len(entries), "" if folder is None else " to the latent cache")
+            entry = _encode(model, own)
+            entries.append(entry if path is None else _write(path, entry))
+    _report(len(entries), n_found, folder)
     return LatentDataset(entries)
 
 
@@ -105,9 +109,72 @@ def encode_cases(
     directory: str | Path | None = None,
     num_workers: int = 0,
 ) -> LatentDataset:
-    """Load, transform and encode a cohort's cases once; the arguments are those of `cache_latents`."""
-    loader = DataLoader(MonaiDataset(list(cases), transform), batch_size=1, num_workers=num_workers)
-    return cache_latents(model, loader, directory=directory)
+    """Load, transform and encode a cohort's cases once.
+
+    Args:
+        model: its frozen autoencoder encodes, on the device it is on.
+        cases: of the cohort, with the files of their volumes.
+        transform: from a case to its volumes and conditions.
+        directory: keeps the latents in files; a case whose files, conditions, transforms, autoencoder and
+            space are those of an earlier run is neither read nor encoded again. None keeps them in memory.
+        num_workers: processes that load.
+
+    Returns:
+        The latents of the cases, in their order.
+    """
+    folder = _open_folder(model, directory)
+    if folder is None:
+        return cache_latents(model, _load(cases, transform, num_workers))
+    paths = [folder / f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
+    # Equal cases share a file; each file is written once.
+    missing = {path: case for path, case in zip(paths, cases, strict=True) if not _is_valid(path)}
+    n_found = len(paths) - sum(path in missing for path in paths)
+    if missing:
+        loader = _load(list(missing.values()), transform, num_workers)
+        for path, batch in zip(missing, tqdm(loader, desc="encoding latents", leave=False), strict=True):
+            own = {"image": torch.as_tensor(batch["image"])[0], **_conditions(model, batch, 0)}
+            _write(path, _encode(model, own))
+    _report(len(paths), n_found, folder)
+    return LatentDataset(list(paths))
+
+
+def _load(
+    cases: Sequence[dict[str, Any]], transform: Callable[[Any], Any], num_workers: int
+) -> DataLoader[dict[str, Any]]:
+    # A generator of its own: how many cases are left to encode must not change the training's draws.
+    dataset = MonaiDataset(list(cases), transform)
+    return DataLoader(dataset, batch_size=1, num_workers=num_workers, generator=torch.Generator())
+
+
+@torch.no_grad()
+def _encode(model: LatentDiffusionModel, case: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the posterior of a case's volume (1, X, Y, Z), and its conditions."""
+    conditions = {name: tensor for name, tensor in case.items() if name != "image"}
+    mean, std = model.autoencoder.encode_moments(case["image"][None].to(model.latent_shift.device))
+    return {"mean": mean[0].float().cpu(), "std": std[0].float().cpu(), **conditions}
+
+
+def _write(path: Path, entry: dict[str, Tensor]) -> Path:
+    own = {name: tensor.contiguous() for name, tensor in entry.items()}
+    write_atomically(path, save(own, metadata={_HASH: hash_weights(own)}))
+    return path
+
+
+def _is_valid(path: Path) -> bool:
+    """Say whether a file is there, whole, and holds what was written."""
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            entry = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            stated = (file.metadata() or {}).get(_HASH)
+    except SafetensorError as error:
+        logger.warning("the cached latents %s are damaged and made again: %s", path.name, error)
+        return False
+    if stated != hash_weights(entry):
+        logger.warning("the cached latents %s are damaged and made again", path.name)
+        return False
+    return True
 
 
 def _open_folder(model: LatentDiffusionModel, directory: str | Path | None) -> Path | None:
@@ -118,7 +185,43 @@ def _open_folder(model: LatentDiffusionModel, directory: str | Path | None) -> P
     return Path(directory) / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _conditions(names: Sequence[str], batch: dict[str, Any], row: int) -> dict[str, Tensor]:
+def _describe_case(
+    case: Mapping[str, Any], model: LatentDiffusionModel, transform: Callable[[Any], Any]
+) -> str:
+    """Return a hash of all that an entry depends on beside autoencoder and space.
+
+    Files count by path, size and time of change; neither paths nor identifiers can be read from the hash.
+    """
+    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    key = [
+        {name: _stamp(value) for name, value in case.items()},
+        model.denoiser.conditioning.config.to_dict(),
+        [type(step).__qualname__ for step in steps],
+        __version__,
+    ]
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _stamp(value: Any) -> Any:
+    """Return a file's path, size and time of change; any other value as it is."""
+    if isinstance(value, (str, Path)) and len(str(value)) < _LONGEST_PATH and Path(value).is_file():
+        file = Path(value)
+        return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
+    return value
+
+
+def _report(n_cases: int, n_found: int, folder: Path | None) -> None:
+    logger.info(
+        "latents of %d cases%s: %d encoded, %d as before",
+        n_cases,
+        "" if folder is None else " in the cache",
+        n_cases - n_found,
+        n_found,
+    )
+
+
+def _conditions(model: LatentDiffusionModel, batch: Mapping[str, Any], row: int) -> dict[str, Tensor]:
+    names = model.denoiser.conditioning.names
     keys = [key for name in names for key in (SPATIAL_KEYS.get(name, name), ABSENT + name) if key in batch]
     found = {key: torch.as_tensor(batch[key])[row] for key in keys}
     label = found.get("label")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
+
+from medldm.training.health import true_on_any_rank
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +40,10 @@ def make_schedule(
 
 
 class OptimiserStep:
-    """Apply gradients: scale, accumulate, clip, step, schedule.
+    """Apply gradients: scale, accumulate, check, clip, step, schedule.
+
+    A step whose loss or gradient is not finite changes nothing: not the weights, not the optimiser, not the
+    schedule, and not the buffers of a module given to `prepare`.
 
     Args:
         optimizer: of the weights to train.
@@ -63,6 +69,22 @@ class OptimiserStep:
         self.schedule = schedule
         self.accumulation_steps = accumulation_steps
         self.gradient_clip = gradient_clip
+        self.is_complete = True
+        """Whether the last batch ended a step; between steps gradients are pending, and no state is saved."""
+        self.is_bad = False
+        """Whether the last step was left out because loss or gradient was not finite."""
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._losses: list[Tensor] = []
+
+    def prepare(self, module: nn.Module, *, index: int) -> None:
+        """Remember a module's buffers before a batch's forward pass, which may change them (a codebook).
+
+        Args:
+            module: of the forward pass.
+            index: of the batch in its epoch, from 0.
+        """
+        if index % self.accumulation_steps == 0:
+            self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
 
     def __call__(self, loss: Tensor, *, index: int, epoch_length: int) -> bool:
         """Add the gradient of a batch's loss; step when enough batches, or the epoch, are complete.
@@ -73,31 +95,71 @@ class OptimiserStep:
             epoch_length: number of batches in the epoch.
 
         Returns:
-            Whether the weights changed; a step whose gradient is not finite is left out, with a line in the
-            log.
+            Whether the weights changed.
         """
         group = index // self.accumulation_steps * self.accumulation_steps
         group_size = min(self.accumulation_steps, epoch_length - group)
         if index == group:
             self.optimizer.zero_grad(set_to_none=True)
+            self._losses = []
+        # A loss that is not finite takes part, so that in a distributed training all processes go backward.
         self.scaler.scale(loss / group_size).backward()
-        if index + 1 < group + group_size:
-            return False
+        self._losses.append(loss.detach())
+        self.is_complete = index + 1 == group + group_size
+        return self.is_complete and self._step()
+
+    def _step(self) -> bool:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._parameters(), self.gradient_clip)
-        is_finite = bool(torch.isfinite(norm))
-        if is_finite:
+        has_bad_loss = true_on_any_rank(~torch.isfinite(torch.stack(self._losses)).all())
+        is_bad_loss, is_bad_norm = torch.stack([has_bad_loss, ~torch.isfinite(norm)]).tolist()
+        is_good = not (is_bad_loss or is_bad_norm)
+        # A scale that is still too large gives infinite gradients; the scaler lowers it, nothing is wrong.
+        is_scaling = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        self.is_bad = is_bad_loss or (is_bad_norm and not is_scaling)
+        if is_good:
             self.scaler.step(self.optimizer)
+            if self.schedule is not None:
+                self.schedule.step()
         else:
-            logger.warning(
-                "a step was left out: the norm of its gradient is %s (loss %.4g)",
-                float(norm),
-                float(loss.detach()),
-            )
+            logger.warning("a step was left out: the norm of its gradient is %s", float(norm))
+            for buffer, former in self._buffers:
+                buffer.copy_(former)
         self.scaler.update()
+        return is_good
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of optimiser, scaler and schedule."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over states.
+
+        Raises:
+            ValueError: if they are of another optimiser, or of other settings of it.
+        """
+        _check_settings(self.optimizer.state_dict(), state["optimizer"])
+        if (self.schedule is None) != (state["schedule"] is None):
+            raise ValueError("the state has a learning-rate schedule and this training none, or the reverse")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         if self.schedule is not None:
-            self.schedule.step()
-        return is_finite
+            self.schedule.load_state_dict(state["schedule"])
 
     def _parameters(self) -> Iterable[nn.Parameter]:
         return (weight for group in self.optimizer.param_groups for weight in group["params"])
+
+
+def _check_settings(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Compare what the user sets of an optimiser: loading would put the saved values in their place."""
+    for here, there in zip(own["param_groups"], saved["param_groups"], strict=True):
+        for name in sorted(here.keys() - {"params", "lr" if "initial_lr" in here else "params"}):
+            if name not in there or there[name] != here[name]:
+                raise ValueError(
+                    f"the optimiser's {name.replace('initial_lr', 'learning rate')} is {here[name]} here and "
+                    f"{there.get(name)} in the saved state: use the same, or start anew with resume: never"
+                )
