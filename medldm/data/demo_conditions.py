@@ -14,7 +14,7 @@ Contrast = Literal["t1", "t2"]
 CONTRASTS: tuple[Contrast, Contrast] = ("t1", "t2")
 """The classes 0 and 1: fluid dark and white matter bright, and the reverse."""
 
-NARROW_BELOW_ML, ENLARGED_ABOVE_ML = 49.0, 62.0
+NARROW_BELOW_ML, ENLARGED_ABOVE_ML = 54.0, 68.0
 """Volumes of fluid at which the words change; about a third of the subjects lie in each range."""
 
 VENTRICLE_WORDS = {

@@ -18,6 +18,10 @@ from medldm.evaluation.figures import Column, Description, Figure, at_least_zero
 from medldm.evaluation.usefulness import Usefulness
 
 ALL = "all structures"
+TOO_WEAK = (
+    "the segmenter trained on real cases for {n_steps} steps reaches a Dice of {real} on real test subjects, an "
+    "answer that looks at no image {blind}: it learned too little to judge anything. Give a larger time budget"
+)
 COLUMN_SETS: dict[Column, str] = {"synthetic": "synthetic", "real": "train", "noise": "noise"}
 
 
@@ -90,6 +94,16 @@ def agreement_figures(agreement: LabelAgreement, schema: LabelSchema, *, seed: i
         )
 
     return [make(None, ALL), *(make(place, name) for place, name in enumerate(schema.structures.values()))]
+
+
+def mark_too_weak(figures: Sequence[Figure], usefulness: Usefulness) -> list[Figure]:
+    """Turn figures that stand on a segmenter that sees nothing into "not computed: why"."""
+    if not usefulness.sees_nothing():
+        return list(figures)
+    reason = TOO_WEAK.format(
+        n_steps=usefulness.n_steps, real=usefulness.mean("real"), blind=usefulness.mean("blind")
+    )
+    return [Figure(description=each.description, not_computed=reason) for each in figures]
 
 
 def usefulness_figures(usefulness: Usefulness, schema: LabelSchema, *, seed: int) -> list[Figure]:

@@ -16,6 +16,7 @@ from medldm.evaluation.anatomy_figures import (
     agreement_figures,
     anatomy_figures,
     anatomy_tables,
+    mark_too_weak,
     usefulness_figures,
 )
 from medldm.evaluation.case_reading import load_case_sets
@@ -35,6 +36,9 @@ from medldm.evaluation.segmenter import Pair, Segmenter, train_segmenter
 from medldm.evaluation.usefulness import Usefulness, fit_steps, measure_usefulness
 
 logger = logging.getLogger(__name__)
+
+ON_SEGMENTERS = ("agreement", "usefulness")
+"""Sections whose figures stand on trained segmenters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +188,11 @@ class _Collector:
                 progress=self.stages.tell,
             )
             self.figures += usefulness_figures(self.usefulness, schema, seed=self.config.seed)
+            stands_on_it = [each for each in self.figures if each.description.section in ON_SEGMENTERS]
+            others = [each for each in self.figures if each.description.section not in ON_SEGMENTERS]
+            self.figures[:] = others + mark_too_weak(stands_on_it, self.usefulness)
+            if self.usefulness.sees_nothing():
+                self.agreement = None
             self.stages.done("usefulness")
 
     def anatomy(self) -> None:

@@ -19,7 +19,7 @@ Mask = npt.NDArray[np.bool_]
 FOREGROUND = 0.12
 """Share of the range of intensities, above the background's, from which a voxel is brain."""
 
-CONTRAST_DEPTH_MM, FLUID_DEPTH_MM = 16.0, 24.0
+CONTRAST_DEPTH_MM, FLUID_DEPTH_MM = 24.0, 28.0
 """How deep in the brain contrast and fluid are measured: away from the fluid on its surface."""
 
 FLUID_PERCENTILE, FLUID_SHARE = 1.0, 0.4

@@ -120,6 +120,13 @@ class Usefulness:
             lambda w: _divide(weighted_mean(top, w), weighted_mean(bottom, w)), [self.subjects], seed=seed
         )
 
+    def sees_nothing(self) -> bool:
+        """Whether the segmenter trained on real cases is no better than an answer that looks at no image.
+
+        It then learned too little for its scores to say anything about the cases it learned from.
+        """
+        return self.mean("real").lower <= self.mean("blind").value
+
     def spread_over_seeds(self, regime: str) -> tuple[float, float]:
         """Return the lowest and highest seed's mean Dice."""
         scores = self.regimes[regime].dice

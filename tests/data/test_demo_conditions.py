@@ -19,7 +19,7 @@ from medldm.data.demo_conditions import (
 def test_words_about_the_ventricles_follow_the_volume() -> None:
     sizes = [ventricle_size(ml) for ml in (NARROW_BELOW_ML - 0.1, NARROW_BELOW_ML, ENLARGED_ABOVE_ML + 0.1)]
     assert sizes == ["narrow", "normal", "enlarged"]
-    for ml, size in zip((40.0, 55.0, 100.0), sizes, strict=True):
+    for ml, size in zip((40.0, 60.0, 100.0), sizes, strict=True):
         entry = describe_subject(ml, contrast="t2", generator=np.random.default_rng(0))
         assert any(entry["text"].endswith(words) for words in VENTRICLE_WORDS[size])
         assert entry["class"] == 1 and "T2" in entry["text"]

@@ -1,4 +1,4 @@
-"""Nearest training volumes against correlation written out, under every disguise the search is to see through."""
+"""Nearest training volumes against correlation written out, under every disguise the search sees through."""
 
 from __future__ import annotations
 

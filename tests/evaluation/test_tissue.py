@@ -146,7 +146,7 @@ def test_real_images_follow_their_own_contrast_fluid_and_map() -> None:
     assert all((skew > 0) == bool(index % 2) for index, skew in enumerate(skews))
     true_ml = [0.064 * int((labels == 3).sum()) for _, labels in cases]
     correlation, slope = fit_line(true_ml, [deep_fluid_ml(image, spacing_mm=spacing) for image, _ in cases])
-    assert correlation > 0.9 and 0.4 < slope < 0.65
+    assert correlation > 0.9 and 0.3 < slope < 0.5
     for (image, own), (_, other) in zip(cases, cases[1:] + cases[:1], strict=True):
         right, wrong = (map_overlap(image, labels, tissues=(1, 2, 3)) for labels in (own, other))
         assert right[0] > 0.93 and min(right[1], right[2]) > 0.65

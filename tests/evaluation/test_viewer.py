@@ -1,0 +1,130 @@
+"""The viewer: what it embeds, and that it draws in a browser without asking anyone for anything."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import re
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from medldm.data.labels import LabelSchema
+from medldm.evaluation.report import CONTENT_POLICY
+from medldm.evaluation.viewer import ViewerCase, grey_values, viewer_html
+
+SCHEMA = LabelSchema(structures={3: "core", 9: "shell"}, colours={9: "#00ff00"})
+
+
+def make_case(shape: tuple[int, int, int] = (24, 20, 22), name: str = "synthetic 1") -> ViewerCase:
+    distance = np.linalg.norm(np.indices(shape).T - np.asarray(shape) / 2, axis=-1).T
+    labels = np.where(distance < 4, 3, np.where(distance < 7, 9, 0))
+    image = (100 * np.exp(-(distance**2) / 60)).astype(np.float32)
+    return ViewerCase(name=name, image=image, labels=labels, spacing_mm=(1.0, 1.5, 2.0))
+
+
+def read_content(page: str) -> dict:
+    match = re.search(r'id="viewer-data">(.*?)</script>', page, re.DOTALL)
+    assert match is not None
+    return json.loads(match.group(1))
+
+
+def read_volume(text: str) -> nib.Nifti1Image:
+    return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
+
+
+def find_browser() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell"):
+        if found := shutil.which(name):
+            return found
+    pytest.skip("no Chromium here; on Debian it is the package chromium")
+
+
+def test_volumes_come_back_as_they_were_with_spacing_and_nothing_else() -> None:
+    case = make_case()
+    entry = read_content(viewer_html([case], schema=SCHEMA))["cases"][0]
+    image, labels = read_volume(entry["image"]), read_volume(entry["labels"])
+    np.testing.assert_array_equal(np.asarray(image.dataobj), grey_values(case.image))
+    np.testing.assert_array_equal(np.asarray(labels.dataobj), SCHEMA.index_map(case.labels).numpy())
+    assert image.header.get_zooms() == (1.0, 1.5, 2.0)
+    assert bytes(image.header["descrip"]) == b""
+    np.testing.assert_array_equal(image.affine, labels.affine)
+
+
+def test_colours_are_those_of_the_schema() -> None:
+    colours = read_content(viewer_html([make_case()], schema=SCHEMA))["colours"]
+    assert colours["labels"] == ["", "core", "shell"]
+    assert [colours[channel][2] for channel in "RGBA"] == [0, 255, 0, 255]
+    assert colours["A"][0] == 0
+
+
+def test_large_volumes_are_downsampled_to_the_limit_and_keep_their_extent() -> None:
+    entry = read_content(viewer_html([make_case((48, 40, 44))], schema=SCHEMA, max_voxels=10_560))["cases"][0]
+    image = read_volume(entry["image"])
+    assert image.shape == (24, 20, 22)
+    np.testing.assert_allclose(image.header.get_zooms(), (2.0, 3.0, 4.0))
+    assert set(np.unique(read_volume(entry["labels"]).dataobj)) == {0, 1, 2}
+
+
+def test_names_cannot_end_the_script() -> None:
+    case = make_case(name="</script><script>alert(1)</script>")
+    page = viewer_html([case], schema=SCHEMA)
+    assert "<script>alert(1)" not in page
+    assert read_content(page)["cases"][0]["name"] == case.name
+
+
+def test_labels_without_schema_and_no_cases_are_refused() -> None:
+    with pytest.raises(ValueError, match="no schema"):
+        viewer_html([make_case()])
+    with pytest.raises(ValueError, match="no case"):
+        viewer_html([])
+
+
+def test_the_vendored_program_comes_with_its_licences() -> None:
+    text = files("medldm.evaluation").joinpath("static", "niivue.LICENSE.txt").read_text(encoding="utf-8")
+    assert "Copyright (c) 2021, Niivue" in text
+    for library in ("fflate", "gl-matrix", "nifti-reader-js", "zarrita", "numcodecs"):
+        assert library in text
+
+
+@pytest.mark.slow
+def test_a_browser_draws_the_volume_and_requests_nothing(tmp_path: Path) -> None:
+    browser = find_browser()
+    page = tmp_path / "page.html"
+    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'
+    style = "<style>body{margin:0}#viewer-frame{width:400px;height:400px}#viewer-canvas{width:100%;height:100%}</style>"
+    body = viewer_html([make_case()], schema=SCHEMA)
+    page.write_text(f"<!doctype html><html><head>{head}{style}</head><body>{body}</body></html>")
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader",
+        "--enable-logging=stderr",
+        "--v=0",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        f"--log-net-log={tmp_path / 'net.json'}",
+        "--window-size=420,520",
+        "--virtual-time-budget=10000",
+        f"--screenshot={tmp_path / 'page.png'}",
+        page.as_uri(),
+    ]
+    run = subprocess.run([browser, *options], capture_output=True, text=True, timeout=300, check=False)
+    assert "CONSOLE" not in run.stderr, run.stderr
+    requested = set(re.findall(r'"url":\s*"(https?://[^"]*)"', (tmp_path / "net.json").read_text()))
+    assert not {url for url in requested if "page" in url or "niivue" in url}
+    shown = np.asarray(Image.open(io.BytesIO((tmp_path / "page.png").read_bytes())).convert("RGB")).astype(
+        int
+    )
+    frame = shown[80:440, 20:380]
+    is_green = (frame[..., 1] > frame[..., 0] + 30) & (frame[..., 1] > frame[..., 2] + 30)
+    assert frame.std() > 5, "the canvas is blank"
+    assert is_green.sum() > 50, "the labels are not drawn"
