@@ -153,7 +153,6 @@ Work = Callable[[], Tensor]
 
 def make_work(name: str, side: str, setting: Setting) -> Work:
     """Build what is to be measured: a function that computes and returns the tensor to compare."""
-    torch.manual_seed(0)
     row = ROWS[name]
     size = row.quick if setting.quick else row.size
     make = {
@@ -177,6 +176,7 @@ def make_work(name: str, side: str, setting: Setting) -> Work:
 
 def make_autoencoder(side: str, setting: Setting) -> Any:
     """Build MONAI's AutoencoderKL, or the VAE with its weights."""
+    torch.manual_seed(0)  # Building medldm's side draws numbers of its own.
     arguments = AUTOENCODER | {"use_flash_attention": setting.device == "cuda"}
     monai = AutoencoderKL(**arguments, use_checkpoint=setting.checkpointing and side == "MONAI")
     _fill_zeros(monai)
@@ -187,6 +187,7 @@ def make_autoencoder(side: str, setting: Setting) -> Any:
 
 def make_unet(row: Row, side: str, setting: Setting) -> Any:
     """Build MONAI's DiffusionModelUNet, or the LatentUNet with its weights."""
+    torch.manual_seed(0)
     arguments = UNET | {"in_channels": row.channels, "out_channels": row.channels}
     monai = DiffusionModelUNet(**arguments, use_flash_attention=setting.device == "cuda")
     _fill_zeros(monai)

@@ -7,8 +7,8 @@ For each set of conditions one volume is drawn for each case of the cohort, with
 conditions and the learned null of the others. All volumes are then measured against the case: does the
 contrast agree, does the volume of fluid follow, is the anatomy that of the case's label map? A condition that
 was given must be followed; where none is given that tells, chance is right. The first row measures the cases'
-own images: the most that the measures can show. By chance a correlation of n cases scatters by 1 / sqrt(n - 1)
-about 0, so that fewer than 16 say little. The measures were tried at 4 mm.
+own images: the most that the measures can show. By chance a correlation of n cases scatters about 0 by
+1 / sqrt(n - 1), so that fewer than 16 say little. The measures were tried at 4 mm.
 """
 
 from __future__ import annotations

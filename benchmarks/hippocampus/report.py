@@ -38,17 +38,19 @@ def main() -> None:
     print_autoencoders(runs)
     draw_losses(runs, options.images / "hippocampus_loss.png")
     cohort = read_cohort(options.dataset_dir, validation_fraction=0.1, seed=0)
-    real = [load(case) for case in cohort.validation]
+    real = {"validation": [load(case) for case in cohort.validation]}
+    real["all real"] = [*(load(case) for case in cohort.training), *real["validation"]]
     for name, folder in runs.items():
         if not (folder / "synthetic").is_dir():
             continue
         made = [load(case) for case in read_cohort(folder / "synthetic", validation_fraction=0.0).training]
-        sys.stdout.write(f"\n{name}: {len(made)} synthetic beside {len(real)} real validation cases\n")
-        pairs = to_network_intensities(folder, real, made)
-        rows = compare_label_contrast(*pairs, surroundings="unlabelled", scale="intensity")
-        sys.stdout.write(format_table(rows) + "\n")
+        for which, cases in real.items():
+            pairs = to_network_intensities(folder, cases, made)
+            rows = compare_label_contrast(*pairs, surroundings="unlabelled", scale="intensity")
+            sys.stdout.write(f"\n{name}: {len(made)} synthetic beside {len(cases)} {which} cases\n")
+            sys.stdout.write(format_table(rows) + "\n")
         path = options.images / f"hippocampus_{name}.png"
-        draw_overview(real[:N_PICTURED], made[:N_PICTURED], path, max_cases=N_PICTURED)
+        draw_overview(real["validation"][:N_PICTURED], made[:N_PICTURED], path, max_cases=N_PICTURED)
 
 
 def read_history(folder: Path, stage: str, split: str) -> list[dict[str, Any]]:
@@ -63,8 +65,8 @@ def to_network_intensities(
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[tuple[np.ndarray, np.ndarray]]]:
     """Bring real and synthetic images to the scale on which the networks compare them, [-1, 1].
 
-    A real image is scaled by its own percentiles, as in training; a synthetic one by the cohort's, the inverse
-    of what gave it its units.
+    A real image is scaled by its own percentiles, as in training; a synthetic one by the cohort's, the
+    inverse of what gave it its units.
     """
     checkpoint = load_checkpoint(folder / "latent_diffusion.safetensors", kind="latent_diffusion")
     space = space_of(checkpoint)

@@ -45,13 +45,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset_dir")
-    parser.add_argument("--models", nargs="+", metavar="NAME=CHECKPOINT", required=True)
+    parser.add_argument("--models", nargs="*", metavar="NAME=CHECKPOINT", default=[])
+    parser.add_argument(
+        "--measured", nargs="*", type=Path, default=[], help="JSON files of earlier runs to add"
+    )
     parser.add_argument("--num-samples", type=int, default=4)
     parser.add_argument("--validation-fraction", type=float, default=0.25)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [row for file in options.measured for row in json.loads(file.read_text())]
     for model in options.models:
         name, _, checkpoint = model.partition("=")
         sampler = LatentDiffusionSampler.from_checkpoint(checkpoint)
