@@ -19,8 +19,9 @@ from medldm.evaluation.usefulness import Usefulness
 
 ALL = "all structures"
 TOO_WEAK = (
-    "the segmenter trained on real cases for {n_steps} steps reaches a Dice of {real} on real test subjects, an "
-    "answer that looks at no image {blind}: it learned too little to judge anything. Give a larger time budget"
+    "the segmenter trained on real cases for {n_steps} steps reaches a Dice of {real} on real test subjects, "
+    "an answer that looks at no image {blind}: it learned too little to judge anything. Give a larger time "
+    "budget"
 )
 COLUMN_SETS: dict[Column, str] = {"synthetic": "synthetic", "real": "train", "noise": "noise"}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medldm.data.findings import CohortError
 from medldm import ConditioningConfig
+from medldm.data.findings import CohortError
 from medldm.training import case_transforms, gather_conditions, measure_space, open_cohort, volume_transforms
 
 

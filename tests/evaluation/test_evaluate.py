@@ -1,0 +1,135 @@
+"""The whole evaluation on tiny cohorts: files, honesty, exit codes, and no identifier anywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medldm.evaluation.contrastive import ContrastiveConfig
+from medldm.evaluation.evaluate import (
+    EXIT_COPIES,
+    EXIT_NOT_COMPUTED,
+    EvaluationConfig,
+    evaluate,
+    exit_code,
+    summary_text,
+)
+from medldm.evaluation.neighbours import NeighbourConfig
+from medldm.evaluation.usefulness import UsefulnessConfig
+
+TINY = EvaluationConfig(
+    n_resamples=20,
+    n_pairs=4,
+    n_planted=4,
+    n_shown=1,
+    contrastive=ContrastiveConfig(size=(8, 8, 8), channels=(4, 4, 4, 4), n_steps=2),
+    neighbours=NeighbourConfig(max_shift=1, wavelengths=(3.0, 12.0)),
+    usefulness=UsefulnessConfig(time_budget_s=0),
+)
+
+
+def make_cohort(folder: Path, n: int, *, seed: int, with_labels: bool = True) -> Path:
+    """Boxes in noise, in files named after patients who do not exist."""
+    rng = np.random.default_rng(seed)
+    for part in ("images", "labels") if with_labels else ("images",):
+        (folder / part).mkdir(parents=True)
+    for number in range(n):
+        labels = np.zeros((16, 18, 17), dtype=np.uint8)
+        x, y, z = rng.integers(2, 8, size=3)
+        labels[x : x + 6, y : y + 7, z : z + 5] = 1
+        image = (100 * labels + rng.normal(50, 10, labels.shape)).astype(np.float32)
+        name = f"DoeJane{seed}{number:03d}.nii.gz"
+        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / "images" / name)
+        if with_labels:
+            nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / "labels" / name)
+    return folder
+
+
+@pytest.fixture
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], Path]:
+    monkeypatch.setenv("MEDLDM_CACHE_DIR", str(tmp_path / "cache"))
+    train, test, made = (
+        make_cohort(tmp_path / str(seed), n, seed=seed) for seed, n in ((1, 6), (2, 21), (3, 5))
+    )
+    return evaluate(train, test, made, tmp_path / "out", TINY), tmp_path / "out"
+
+
+@pytest.mark.slow
+def test_report_is_whole_and_holds_no_identifier(report: tuple[dict[str, Any], Path]) -> None:
+    result, folder = report
+    text, page = ((folder / name).read_text() for name in ("report.json", "report.html"))
+    assert json.loads(text) == json.loads(json.dumps(result))
+    for content in (text, page):
+        assert "DoeJane" not in content
+        assert str(folder.parent) not in content
+        # The viewer's program uses the word for requests without credentials.
+        own = re.sub(r"<script.*?</script>", "", content, flags=re.DOTALL)
+        assert "anonymous" not in own.lower()
+    assert "detector power" in page
+    assert "treat it as patient data" in page
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json"]
+    sections = {figure["key"].split(".")[0] for figure in result["figures"]}
+    assert sections == {"fidelity", "diversity", "anatomy", "privacy"}
+    assert result["left_out"] == ["Label agreement and usefulness were left out: their time budget is 0."]
+    assert "Privacy" in summary_text(result)
+
+
+@pytest.mark.slow
+def test_the_test_set_must_not_hold_training_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLDM_CACHE_DIR", str(tmp_path / "cache"))
+    train = make_cohort(tmp_path / "train", 3, seed=1)
+    with pytest.raises(ValueError, match="3 volumes of the real test set are in the real training set"):
+        evaluate(train, train, train, tmp_path / "out", TINY)
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_missing_labels_are_named_and_leave_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLDM_CACHE_DIR", str(tmp_path / "cache"))
+    folders = [make_cohort(tmp_path / str(seed), 6, seed=seed, with_labels=False) for seed in (1, 2, 3)]
+    result = evaluate(*folders, tmp_path / "out", TINY)
+    reasons = {
+        figure["key"]: figure["not_computed"] for figure in result["figures"] if figure["not_computed"]
+    }
+    assert "no label maps" in reasons["anatomy.all"]
+    assert "at least 20" in reasons["privacy.copies_correlation"]
+    assert exit_code(result) == EXIT_NOT_COMPUTED
+    assert any(figure["synthetic"] for figure in result["figures"] if figure["key"] == "fidelity.mmd")
+
+
+@pytest.mark.parametrize(
+    ("n_copies", "not_computed", "fail", "code"),
+    [
+        (0, None, True, 0),
+        (1, None, False, 0),
+        (1, None, True, EXIT_COPIES),
+        (0, "why", True, EXIT_NOT_COMPUTED),
+    ],
+)
+def test_exit_code_says_copies_before_gaps(
+    n_copies: int, not_computed: str | None, fail: bool, code: int
+) -> None:
+    content = {
+        "copies": {"a": {"n_copies": n_copies}, "b": None},
+        "figures": [{"not_computed": not_computed}],
+    }
+    assert exit_code(content, fail_on_copies=fail) == code
+
+
+def test_nested_settings_may_be_plain_mappings() -> None:
+    config = EvaluationConfig.from_dict({"seed": 4, "usefulness": {"segmenter": {"n_steps": 7}}})
+    assert config.usefulness.segmenter.n_steps == 7
+    assert EvaluationConfig.from_dict(config.to_dict()) == config
+
+
+def test_wrong_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="copy_quantile is 2"):
+        EvaluationConfig(copy_quantile=2)
+    with pytest.raises(ValueError, match="n_resamples 1"):
+        EvaluationConfig(n_resamples=1)
