@@ -79,11 +79,12 @@ def text_encoder_for(
         directory: of the encoder; None for the default one.
         cache_dir: where embeddings are kept between runs.
     """
-    trained = conditions if isinstance(conditions, ConditioningConfig) else None
-    names = trained.conditioning_type if trained is not None else read_names(conditions)
+    if isinstance(conditions, ConditioningConfig):
+        names, identity = conditions.conditioning_type, conditions.text_encoder
+    else:
+        names, identity = read_names(conditions), None
     if "text" not in names:
         return None
-    identity = trained.text_encoder if trained is not None else None
     return open_text_encoder(directory, identity=identity, cache_dir=cache_dir)
 
 

@@ -23,7 +23,7 @@ from medldm.training.precision import autocast, average_weights, make_scaler
 from medldm.training.resumable_trainer import HasState, ResumableTrainer
 
 
-class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):
+class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[misc]
     """Train an autoencoder, and after a warm-up a discriminator against it.
 
     MONAI's engine gives the loop, its events and handlers; the step is our own, since MONAI's knows no CPU

@@ -83,7 +83,7 @@ def averaged_denoiser(average: AveragedModel) -> ConditionalDenoiser:
     return average.module
 
 
-class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):
+class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[misc]
     """Train the denoiser of a latent diffusion model.
 
     The statistics of the latents are measured over the whole training cohort and stored in the model.

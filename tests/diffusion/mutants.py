@@ -1,4 +1,4 @@
-"""Mistakes that the tests of medldm.diffusion and of the quantiser must notice, and a way to make each of them in a copy."""
+"""Mistakes that the tests of medldm.diffusion and of the quantiser must notice, each made in a copy."""
 
 from __future__ import annotations
 
