@@ -121,8 +121,9 @@ def test_constraints_pin_one_version_of_each_package_for_every_python() -> None:
         assert {"torch", "monai", "numpy"} <= set(names)
 
 
-def test_makefile_installs_every_extra(setup_cfg: configparser.ConfigParser) -> None:
+def test_makefile_installs_every_extra_but_the_large_one(setup_cfg: configparser.ConfigParser) -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     match = re.search(r"^EXTRAS := (\S+)$", makefile, re.MULTILINE)
     assert match is not None
-    assert sorted(match[1].split(",")) == sorted(setup_cfg["options.extras_require"])
+    # "text" is over 100 MB, and its tests build a small encoder of their own.
+    assert sorted(match[1].split(",")) == sorted(set(setup_cfg["options.extras_require"]) - {"text"})
