@@ -216,7 +216,16 @@ def make_preparer(
     text_encoder: EncodesText | None = None,
     label_table: str | Path | None = None,
 ) -> RequestPreparer:
-    """Build what turns requests into tensors; the arguments are those of `generate`."""
+    """Build what turns requests into tensors; the arguments are those of `generate`.
+
+    Raises:
+        ValueError: if the model makes label maps, not images.
+    """
+    n_channels = model.autoencoder.config.in_channels
+    if n_channels != 1:
+        raise ValueError(
+            f"the model has {n_channels} channels, it makes label maps: use the bundle labelmap_ldm"
+        )
     table: LabelTable | None = None if label_table is None else read_label_table(label_table)
     return RequestPreparer(model, text_encoder=text_encoder, label_table=table)
 

@@ -252,7 +252,7 @@ class SamplingPreset:
 
 
 PRESETS: dict[str, SamplingPreset] = {
-    "fast": SamplingPreset(solver="dpm_solver_2m", num_steps=10, grid="trailing"),
+    "fast": SamplingPreset(solver="dpm_solver_2m", num_steps=10, grid="log_snr"),
     "balanced": SamplingPreset(solver="dpm_solver_2m", num_steps=30, grid="log_snr"),
     "reference": SamplingPreset(solver="ddpm", num_steps=250, grid="trailing"),
 }
