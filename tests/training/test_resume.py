@@ -253,7 +253,7 @@ def leave_out(part: str, trainer, monkeypatch) -> None:
     ("kind", "part"),
     [
         ("vae", "random"),
-        ("vae", "start"),
+        ("vae", "place"),
         ("vae", "epoch"),
         ("vae", "history"),
         ("vae", "scheduler"),
