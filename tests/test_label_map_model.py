@@ -131,7 +131,7 @@ def test_each_map_follows_its_own_condition(model) -> None:
         conditions = Conditions({"volume_ml:core": torch.tensor(volumes)})
         latents = []
         decode = model.decode
-        model.decode = lambda z, *, size=None: latents.append(z) or decode(z, size=size)
+        model.decode = lambda z, **options: latents.append(z) or decode(z, **options)
         draw_label_maps(model, len(volumes), config=CONFIG, num_steps=2, conditions=conditions)
         del model.decode
         return torch.cat(latents)

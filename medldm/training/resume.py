@@ -124,11 +124,9 @@ class TrainingKeeper:
             trainer.fire_event(Events.EPOCH_COMPLETED)
 
     def _restore(self, trainer: Any, saved: SavedState) -> None:
-        rest, parts = dict(saved.parts), {}
-        light = {name: rest.pop(name) for name in list(rest) if name in _LIGHT}
-        parts = rest
+        light = {name: saved.parts[name] for name in _LIGHT}
         _check_setting(light["training"]["setting"], _describe_setting(trainer))
-        trainer.load_training_state(parts)
+        trainer.load_training_state({name: part for name, part in saved.parts.items() if name not in _LIGHT})
         self._load_light(trainer, light, step=saved.step)
         self._saved_step, self._saved_at = saved.step, time.monotonic()
         total = trainer.state.max_epochs * trainer.state.epoch_length

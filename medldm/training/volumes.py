@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform
+from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform, Transform
 
 from medldm.conditioning import ConditioningConfig, Conditions
 from medldm.conditioning.config import SPATIAL_TYPES
@@ -78,7 +78,7 @@ class RandomPatchd(RandomizableTransform, MapTransform):
         return case
 
 
-class ConditionValuesd(MapTransform):
+class ConditionValuesd(Transform):
     """Turn a case's classes, scalars and text into tensors, and say which conditions it lacks.
 
     Args:
@@ -87,13 +87,12 @@ class ConditionValuesd(MapTransform):
     """
 
     def __init__(self, config: ConditioningConfig, *, text_encoder: EncodesText | None = None) -> None:
-        super().__init__(config.names, allow_missing_keys=True)
         self.config = config
         self.text_encoder = text_encoder
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the loaded volumes, and for each condition its value and "absent:<name>"."""
-        volumes = ("image", *SPATIAL_KEYS.values())
+        volumes = ("image", *(SPATIAL_KEYS[name] for name in self.config.names if name in SPATIAL_TYPES))
         case: dict[Hashable, Any] = {key: data[key] for key in volumes if key in data}
         for name in self.config.names:
             if name in SPATIAL_TYPES:

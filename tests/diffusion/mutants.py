@@ -135,9 +135,9 @@ MUTANTS = [
     ),
     Mutant("gaps_accepted", "solvers", "if end != start:", "if end < 0:", test="gaps"),
     Mutant("weight_off_by_one", "guidance", "weights[c] * (outputs[c] -", "(weights[c] + 1) * (outputs[c] -"),
-    Mutant("rows_in_the_wrong_order", "guidance", ".repeat_interleave(len(x))", ".repeat(len(x))"),
+    Mutant("rows_in_the_wrong_order", "guidance", ".repeat_interleave(", ".repeat("),
     Mutant("drop_means_keep", "guidance", "name not in group", "name in group"),
-    Mutant("unweighted_conditions_dropped", "guidance", "[group | unnamed for", "[group for"),
+    Mutant("unweighted_conditions_dropped", "guidance", "tuple(group | unnamed for", "tuple(group for"),
     Mutant("spread_inverted", "guidance", "y_c.std() / y.std()", "y.std() / y_c.std()"),
     Mutant("interval_closed_below", "guidance", "interval[0] < (sigma", "interval[0] <= (sigma"),
     Mutant(

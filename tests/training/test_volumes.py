@@ -101,3 +101,8 @@ def test_a_batch_says_which_samples_lack_a_condition() -> None:
     batch = {"age": torch.tensor([3.0, 0.0]), "absent:age": torch.tensor([False, True])}
     conditions = gather_conditions(batch, ("age",))
     assert conditions.is_absent("age", 2, torch.device("cpu")).tolist() == [False, True]
+
+
+def test_a_model_without_conditions_takes_the_image_alone(cohort) -> None:
+    space = measure_space(cohort, spacing_mm=(1, 1, 1), size=(16, 20, 24), intensity="mr_percentile")
+    assert set(case_transforms(space, ConditioningConfig())(cohort.training[0])) == {"image"}
