@@ -45,10 +45,8 @@ mutants: $(STAMP)
 	$(BIN)/python -m pytest tests/diffusion/test_mutants.py
 
 bench: $(STAMP)
-	@set -e; for script in benchmarks/*.py; do \
-		test -e "$$script" || { echo "no benchmark in benchmarks/"; break; }; \
-		echo "$$script"; $(BIN)/python "$$script"; \
-	done
+	$(BIN)/python benchmarks/networks.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/reading.py
 
 clean:
 	rm -rf $(VENV) $(OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
