@@ -56,7 +56,6 @@ load_latent_diffusion = _ends_in_a_message(model_files.load_latent_diffusion)
 choose_label_maps = _ends_in_a_message(label_map_choice.choose_label_maps)
 conditioning_of = _ends_in_a_message(training.conditioning_of)
 make_evaluator = _ends_in_a_message(generation.GenerationEvaluator)
-
 make_editor = _ends_in_a_message(edit_files.make_editor)
 require_schema = _ends_in_a_message(label_map_model.require_schema)
 load_label_map_model = _ends_in_a_message(label_map_model.load_label_map_model)

@@ -463,8 +463,8 @@ def test_presets_run_on_every_path(
     pairs = path.time_pairs(preset.num_steps, grid=preset.grid)
     samples = run(preset.solver, mixture.denoiser(path), x, path, pairs, noise=seeded_noise(x, seed=1))
     assert abs(float((samples < 0).double().mean()) - 0.3) < 0.06
-    # 0.24 with infinitely many steps; the modes are narrow for the 10 steps of "fast".
-    assert float((samples.abs() - 2).abs().mean()) < 0.4
+    # 0.3 sqrt(2 / pi) = 0.24 for exact samples; 10 steps are few where lambda runs to both infinities.
+    assert float((samples.abs() - 2).abs().mean()) < (0.35 if name == "fast" else 0.26)
 
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
