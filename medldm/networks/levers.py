@@ -47,7 +47,7 @@ class Rules:
             and x.ndim == 5
             and x.device.type == "cpu"
             and x.dtype in (torch.float32, torch.bfloat16)
-            and compute_dtype(x) in (torch.float32, torch.bfloat16)
+            and onednn_computes(compute_dtype(x))
             and (x.dtype == weight.dtype or torch.is_autocast_enabled("cpu"))
             and torch.backends.mkldnn.is_available()
             and bool(torch.backends.mkldnn.enabled)
@@ -105,6 +105,13 @@ class Rules:
 def is_traced() -> bool:
     """Whether the computation is being compiled, exported or traced."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def onednn_computes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves in this dtype on this CPU; bfloat16 takes AVX-512 or newer."""
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 def needs_graph(*tensors: Tensor | None) -> bool:
