@@ -2,7 +2,7 @@
 
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer, reconstruct
 from medldm.training.condition_columns import conditioning_of
-from medldm.training.data_order import training_loader
+from medldm.training.data_order import ValidationBatches, training_loader
 from medldm.training.diffusion import DenoisingTask, DiffusionEvaluator, DiffusionTrainer, SampleWriter
 from medldm.training.handlers import CheckpointWriter, LossBar, SliceWriter, TrainingLog
 from medldm.training.health import HealthConfig
@@ -38,6 +38,7 @@ __all__ = [
     "SliceWriter",
     "TrainingKeeper",
     "TrainingLog",
+    "ValidationBatches",
     "autocast",
     "average_weights",
     "cache_latents",
