@@ -9,7 +9,8 @@ the functions they wrap, which raise.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -101,22 +102,37 @@ def text_encoder_for(
     return open_text_encoder(directory, identity=identity, cache_dir=cache_dir)
 
 
-@_ends_in_a_message
-def run_training(trainer: ResumableTrainer) -> None:
-    """Train; exit code 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C, 1 with a message after an error."""
+@contextmanager
+def _among_ranks() -> Iterator[None]:
+    """Leave the other processes at the end, and say so where one of them is the cause of an error."""
     try:
-        trainer.run()
+        yield
     except SystemExit:
         ranks.leave_ranks()
         raise
+    except RuntimeError as error:
+        if not ranks.lost_touch(error):
+            raise
+        raise RuntimeError(
+            f"process {ranks.rank()} of {ranks.n_ranks()} lost touch with another one ({error}). Its error "
+            "above, or torchrun's summary below, names the cause; a training goes on from its last saved "
+            "state when the same command is run again"
+        ) from error
     ranks.leave_ranks()
+
+
+@_ends_in_a_message
+def run_training(trainer: ResumableTrainer) -> None:
+    """Train; exit code 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C, 1 with a message after an error."""
+    with _among_ranks():
+        trainer.run()
 
 
 @_ends_in_a_message
 def run_generation(evaluator: generation.GenerationEvaluator) -> None:
     """Generate all volumes; exit code 1 with a message after an error."""
-    evaluator.run()
-    ranks.leave_ranks()
+    with _among_ranks():
+        evaluator.run()
 
 
 def check_required_packages(required: Mapping[str, str]) -> None:

@@ -77,9 +77,15 @@ def require_joined() -> None:
     """
     if is_launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_joined():
         raise RuntimeError(
-            f"torchrun started {os.environ['WORLD_SIZE']} processes, each of which would do the whole work: add "
-            "multi_gpu.yaml, as in --config_file \"['train_diffusion.yaml','multi_gpu.yaml']\""
+            f"torchrun started {os.environ['WORLD_SIZE']} processes, each of which would do the whole work: "
+            "add multi_gpu.yaml, as in --config_file \"['train_diffusion.yaml','multi_gpu.yaml']\""
         )
+
+
+def lost_touch(error: RuntimeError) -> bool:
+    """Say whether an error says that another process is gone, or does not answer in time."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+    return is_joined() and (isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs))
 
 
 def rank() -> int:

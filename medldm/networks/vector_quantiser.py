@@ -170,7 +170,7 @@ class VectorQuantiser(nn.Module):
         return counts.index_add_(0, indices, torch.ones_like(indices, dtype=counts.dtype))
 
     def _pick(self, vectors: Tensor, share: BatchShare, generator: torch.Generator | None) -> Tensor:
-        """Draw a vector for each code, (n_codes, C), from the batch of all processes; different while there are any."""
+        """Draw (n_codes, C) vectors of the whole batch, different while there are any, equal everywhere."""
         device = vectors.device if generator is None else generator.device
         number, per_row = len(self.codebook), len(vectors) // (share.stop - share.start)
         total = share.total * per_row

@@ -2,7 +2,7 @@
 
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer, reconstruct
 from medldm.training.condition_columns import conditioning_of
-from medldm.training.data_order import ValidationBatches, training_loader
+from medldm.training.data_order import training_loader
 from medldm.training.diffusion import DenoisingTask, DiffusionEvaluator, DiffusionTrainer, SampleWriter
 from medldm.training.handlers import CheckpointWriter, LossBar, SliceWriter, TrainingLog
 from medldm.training.health import HealthConfig
@@ -10,6 +10,7 @@ from medldm.training.latent_cache import LatentDataset, cache_latents, encode_ca
 from medldm.training.losses import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.optimisation import OptimiserStep, make_schedule
 from medldm.training.precision import autocast, average_weights, seed_everything
+from medldm.training.rank_batches import ValidationBatches
 from medldm.training.resume import TrainingKeeper
 from medldm.training.trainer import LatentDiffusionTrainer
 from medldm.training.volumes import (

@@ -17,11 +17,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from medldm.networks import VAE, VQVAE, AutoencoderOutput
 from medldm.ranks import BatchShare, accumulating, parallel
-from medldm.training.data_order import share_of_batch
 from medldm.training.handlers import TERMS
 from medldm.training.losses import FirstStageLoss
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, average_weights, make_scaler
+from medldm.training.rank_batches import share_of_batch
 from medldm.training.resumable_trainer import HasState, ResumableTrainer
 
 

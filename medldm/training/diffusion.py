@@ -22,11 +22,11 @@ from medldm.latent_diffusion import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.ranks import BatchShare, accumulating, is_first, parallel, whole_batch
 from medldm.sampling import LatentDiffusionSampler
-from medldm.training.data_order import batch_number, share_of_batch
 from medldm.training.handlers import TERMS, TrainingLog, middle_slices
 from medldm.training.latent_cache import LatentDataset
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, average_weights, make_scaler
+from medldm.training.rank_batches import batch_number, share_of_batch
 from medldm.training.resumable_trainer import BufferState, GeneratorState, HasState, ResumableTrainer
 from medldm.training.volumes import gather_conditions
 

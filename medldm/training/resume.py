@@ -19,10 +19,11 @@ import torch
 from ignite.engine import Engine, Events
 
 from medldm.ranks import from_first_rank, is_first, wait_for_all
-from medldm.training.data_order import EpochSampler, has_common_batch
+from medldm.training.data_order import EpochSampler
 from medldm.training.health import HealthConfig, RollBackError, StepHealth
 from medldm.training.preemption import StopSignals
 from medldm.training.random_state import capture_random_state, restore_random_state
+from medldm.training.rank_batches import has_common_batch
 from medldm.training.resumable_trainer import START_ANEW, HasState, ResumableTrainer
 from medldm.training.state_folders import SavedState, StateError, StateFolders
 
