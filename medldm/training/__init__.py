@@ -10,6 +10,7 @@ from medldm.training.latent_cache import LatentDataset, cache_latents, encode_ca
 from medldm.training.losses import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.optimisation import OptimiserStep, make_schedule
 from medldm.training.precision import autocast, average_weights, seed_everything
+from medldm.training.rank_batches import ValidationBatches
 from medldm.training.resume import TrainingKeeper
 from medldm.training.trainer import LatentDiffusionTrainer
 from medldm.training.volumes import (
@@ -38,6 +39,7 @@ __all__ = [
     "SliceWriter",
     "TrainingKeeper",
     "TrainingLog",
+    "ValidationBatches",
     "autocast",
     "average_weights",
     "cache_latents",

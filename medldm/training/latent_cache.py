@@ -2,7 +2,8 @@
 
 Mean and standard deviation are kept, so that the noise of the latents is fresh in every epoch. A case's entry
 is one safetensors file, named by a hash: neither identifiers nor paths reach the cache. A later run takes the
-files of an earlier one that are still right, verified by the hash in their header.
+files of an earlier one that are still right, verified by the hash in their header. Several processes encode a
+part of the cohort each.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from medldm.checkpoints import hash_weights, write_atomically
 from medldm.latent_diffusion import LatentDiffusionModel
+from medldm.ranks import is_first, n_ranks, own_part, sum_over_ranks, wait_for_all
 from medldm.training.volumes import ABSENT, SPATIAL_KEYS
 from medldm.version import __version__
 
@@ -121,21 +123,37 @@ def encode_cases(
 
     Returns:
         The latents of the cases, in their order.
+
+    Raises:
+        FileNotFoundError: if processes do not see each other's files.
     """
     folder = _open_folder(model, directory)
     if folder is None:
         return cache_latents(model, _load(cases, transform, num_workers))
     paths = [folder / f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
-    # Equal cases share a file; each file is written once.
-    missing = {path: case for path, case in zip(paths, cases, strict=True) if not _is_valid(path)}
-    n_found = len(paths) - sum(path in missing for path in paths)
+    # Equal cases share a file; each file is written once, by the process whose part it is in.
+    distinct = dict(zip(paths, cases, strict=True))
+    missing = {path: distinct[path] for path in own_part(list(distinct)) if not _is_valid(path)}
     if missing:
         loader = _load(list(missing.values()), transform, num_workers)
-        for path, batch in zip(missing, tqdm(loader, desc="encoding latents", leave=False), strict=True):
+        bar = tqdm(loader, desc="encoding latents", leave=False, disable=not is_first())
+        for path, batch in zip(missing, bar, strict=True):
             own = {"image": torch.as_tensor(batch["image"])[0], **_conditions(model, batch, 0)}
             _write(path, _encode(model, own))
-    _report(len(paths), n_found, folder)
+    _await_others(paths, folder)
+    n_missing = sum_over_ranks(torch.tensor(len(missing)))
+    _report(len(paths), len(paths) - int(n_missing), folder)
     return LatentDataset(list(paths))
+
+
+def _await_others(paths: Sequence[Path], folder: Path) -> None:
+    """Return when all processes have encoded their parts."""
+    wait_for_all()
+    if unseen := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{len(unseen)} of {len(paths)} cached latents, such as {unseen[0].name}, are not in {folder} as "
+            f"this one of {n_ranks()} processes sees it: output_dir must lie on a file system that all share"
+        )
 
 
 def _load(

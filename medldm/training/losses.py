@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from medldm.configs import Config
 from medldm.networks import AutoencoderOutput
+from medldm.ranks import BatchShare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +58,17 @@ class FirstStageLoss(nn.Module):
     """Training step from which a discriminator takes part."""
 
     def for_autoencoder(
-        self, output: AutoencoderOutput, volume: Tensor, *, discriminator: nn.Module | None
+        self,
+        output: AutoencoderOutput,
+        volume: Tensor,
+        *,
+        discriminator: nn.Module | None,
+        share: BatchShare | None = None,
     ) -> dict[str, Tensor]:
-        """Return the terms, and under "loss" their weighted sum, for a batch of the data loader's volumes."""
+        """Return the terms, and under "loss" their weighted sum, for a batch of the data loader's volumes.
+
+        A term must be a mean over the rows, or add up with `share` what couples the rows of the whole batch.
+        """
         raise NotImplementedError(f"{type(self).__name__} lacks for_autoencoder")
 
     def for_discriminator(self, real: Tensor, fake: Tensor, *, discriminator: nn.Module) -> Tensor:
@@ -82,7 +91,12 @@ class AutoencoderLoss(FirstStageLoss):
         self.perceptual = _load_perceptual(self.config)
 
     def for_autoencoder(
-        self, output: AutoencoderOutput, volume: Tensor, *, discriminator: nn.Module | None
+        self,
+        output: AutoencoderOutput,
+        volume: Tensor,
+        *,
+        discriminator: nn.Module | None,
+        share: BatchShare | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms, and under "loss" their weighted sum.
 
@@ -90,6 +104,7 @@ class AutoencoderLoss(FirstStageLoss):
             output: of the autoencoder, for `volume`.
             volume: (B, 1, X, Y, Z) in [-1, 1].
             discriminator: gives a list of features, the last one its logits; None before it takes part.
+            share: not needed: every term is a mean over the rows.
         """
         fake = output.reconstruction.float()
         terms = {"l1": (fake - volume).abs().mean(), "regularisation": output.regularisation}
