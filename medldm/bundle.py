@@ -50,6 +50,7 @@ def _ends_in_a_message(function: Callable[Arguments, Result]) -> Callable[Argume
     return run
 
 
+encode_cases = _ends_in_a_message(training.encode_cases)
 open_cohort = _ends_in_a_message(training.open_cohort)
 make_latent_diffusion = _ends_in_a_message(model_files.make_latent_diffusion)
 load_latent_diffusion = _ends_in_a_message(model_files.load_latent_diffusion)

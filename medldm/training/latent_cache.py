@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from monai.transforms import Compose
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from medldm.checkpoints import hash_weights, write_atomically
 from medldm.latent_diffusion import LatentDiffusionModel
+from medldm.training.quarantine import BadCase, GuardedTransforms, Quarantine, find_fault
 from medldm.training.volumes import ABSENT, SPATIAL_KEYS
 from medldm.version import __version__
 
@@ -38,10 +39,11 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
     """Hold the posterior of each case's latents, with its conditions.
 
     Args:
-        entries: of each case: "mean" and "std" (C, x, y, z), and its conditions; or the file that holds them.
+        entries: of each case: "mean" and "std" (C, x, y, z), and its conditions; or the file that holds them;
+            or the `BadCase` that it is.
     """
 
-    def __init__(self, entries: list[dict[str, Tensor] | Path]) -> None:
+    def __init__(self, entries: Sequence[dict[str, Tensor] | Path | BadCase]) -> None:
         if not entries:
             raise ValueError("there are no cases to encode: the cohort's list is empty")
         self.entries = entries
@@ -49,9 +51,16 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Tensor] | BadCase:
         entry = self.entries[index]
         return load_file(entry) if isinstance(entry, Path) else entry
+
+    def sound_entries(self) -> Iterator[dict[str, Tensor]]:
+        """Give the entries of the cases that are no `BadCase`."""
+        for index in range(len(self)):
+            entry = self[index]
+            if not isinstance(entry, BadCase):
+                yield entry
 
     def measure_statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation (C,) of the sampled latents over all cases, in float64.
@@ -60,8 +69,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         """
         n, total, squares = 0, torch.zeros(1), torch.zeros(1)
         total, squares = total.double(), squares.double()
-        for index in range(len(self)):
-            entry = self[index]
+        for entry in self.sound_entries():
             mean, std = entry["mean"].double().flatten(1), entry["std"].double().flatten(1)
             n += mean.shape[1]
             total = total + mean.sum(dim=1)
@@ -85,7 +93,7 @@ def cache_latents(
         The latents of the cases, in the loader's order.
     """
     folder = _open_folder(model, directory)
-    entries: list[dict[str, Tensor] | Path] = []
+    entries: list[dict[str, Tensor] | Path | BadCase] = []
     n_found = 0
     for batch in tqdm(data_loader, desc="encoding latents", leave=False):
         for row in range(len(batch["image"])):
@@ -108,6 +116,7 @@ def encode_cases(
     transform: Callable[[Any], Any],
     directory: str | Path | None = None,
     num_workers: int = 0,
+    quarantine: Quarantine | None = None,
 ) -> LatentDataset:
     """Load, transform and encode a cohort's cases once.
 
@@ -118,32 +127,59 @@ def encode_cases(
         directory: keeps the latents in files; a case whose files, conditions, transforms, autoencoder and
             space are those of an earlier run is neither read nor encoded again. None keeps them in memory.
         num_workers: processes that load.
+        quarantine: if given, a case that cannot be loaded or whose latents are not finite is quarantined, and
+            its entry is a `BadCase`.
 
     Returns:
         The latents of the cases, in their order.
+
+    Raises:
+        QuarantineError: if more cases are bad than the quarantine bears.
     """
     folder = _open_folder(model, directory)
-    if folder is None:
+    if quarantine is not None:
+        transform = GuardedTransforms(transform)
+    if folder is None and quarantine is None:
         return cache_latents(model, _load(cases, transform, num_workers))
-    paths = [folder / f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
+    names = [f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
     # Equal cases share a file; each file is written once.
-    missing = {path: case for path, case in zip(paths, cases, strict=True) if not _is_valid(path)}
-    n_found = len(paths) - sum(path in missing for path in paths)
-    if missing:
-        loader = _load(list(missing.values()), transform, num_workers)
-        for path, batch in zip(missing, tqdm(loader, desc="encoding latents", leave=False), strict=True):
-            own = {"image": torch.as_tensor(batch["image"])[0], **_conditions(model, batch, 0)}
-            _write(path, _encode(model, own))
-    _report(len(paths), n_found, folder)
-    return LatentDataset(list(paths))
+    missing = {
+        name: number for number, name in enumerate(names) if folder is None or not _is_valid(folder / name)
+    }
+    made: dict[str, dict[str, Tensor] | Path | BadCase] = {}
+    loader = _load([cases[number] for number in missing.values()], transform, num_workers)
+    for (name, number), batch in zip(
+        missing.items(), tqdm(loader, desc="encoding latents", leave=False), strict=True
+    ):
+        entry = _make_entry(model, batch, is_guarded=quarantine is not None)
+        if isinstance(entry, BadCase) and quarantine is not None:
+            quarantine.add(number, entry.reason, n_cases=len(cases))
+        made[name] = entry if folder is None or isinstance(entry, BadCase) else _write(folder / name, entry)
+    _report(len(names), sum(name not in missing for name in names), folder)
+    return LatentDataset([made[name] if name in made else Path(folder or "") / name for name in names])
 
 
 def _load(
     cases: Sequence[dict[str, Any]], transform: Callable[[Any], Any], num_workers: int
-) -> DataLoader[dict[str, Any]]:
+) -> DataLoader[Any]:
     # A generator of its own: how many cases are left to encode must not change the training's draws.
     dataset = MonaiDataset(list(cases), transform)
-    return DataLoader(dataset, batch_size=1, num_workers=num_workers, generator=torch.Generator())
+    return DataLoader(
+        dataset, batch_size=1, num_workers=num_workers, collate_fn=_collate_one, generator=torch.Generator()
+    )
+
+
+def _collate_one(cases: Sequence[Any]) -> Any:
+    return cases[0] if isinstance(cases[0], BadCase) else default_collate(cases)
+
+
+def _make_entry(model: LatentDiffusionModel, batch: Any, *, is_guarded: bool) -> dict[str, Tensor] | BadCase:
+    if isinstance(batch, BadCase):
+        return batch
+    own = {"image": torch.as_tensor(batch["image"])[0], **_conditions(model, batch, 0)}
+    entry = _encode(model, own)
+    fault = (find_fault(entry["mean"]) or find_fault(entry["std"])) if is_guarded else None
+    return entry if fault is None else BadCase("gives latents that are not finite")
 
 
 @torch.no_grad()
