@@ -64,6 +64,7 @@ def _in_one_process(function: Callable[Arguments, Result]) -> Callable[Arguments
     return run
 
 
+encode_cases = _ends_in_a_message(training.encode_cases)
 open_cohort = _ends_in_a_message(training.open_cohort)
 make_latent_diffusion = _ends_in_a_message(model_files.make_latent_diffusion)
 load_latent_diffusion = _ends_in_a_message(model_files.load_latent_diffusion)

@@ -10,6 +10,7 @@ from medldm.training.latent_cache import LatentDataset, cache_latents, encode_ca
 from medldm.training.losses import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.optimisation import OptimiserStep, make_schedule
 from medldm.training.precision import autocast, average_weights, seed_everything
+from medldm.training.quarantine import GuardedTransforms, Quarantine
 from medldm.training.rank_batches import ValidationBatches
 from medldm.training.resume import TrainingKeeper
 from medldm.training.trainer import LatentDiffusionTrainer
@@ -30,11 +31,13 @@ __all__ = [
     "DenoisingTask",
     "DiffusionEvaluator",
     "DiffusionTrainer",
+    "GuardedTransforms",
     "HealthConfig",
     "LatentDataset",
     "LatentDiffusionTrainer",
     "LossBar",
     "OptimiserStep",
+    "Quarantine",
     "SampleWriter",
     "SliceWriter",
     "TrainingKeeper",

@@ -19,6 +19,7 @@ from monai.data import list_data_collate
 from monai.transforms import Randomizable
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from medldm.training.quarantine import FOUND, BadCase, CollateSound, Quarantine, QuarantineError
 from medldm.training.rank_batches import TrainingBatches
 
 
@@ -132,6 +133,35 @@ class SeededDataset(Dataset[Any]):
             return self.dataset[int(index)]
 
 
+class QuarantinedDataset(Dataset[Any]):
+    """Give the next sound case in the place of a bad one, and say under `FOUND` which were met.
+
+    Args:
+        dataset: gives dictionaries, or a `BadCase`.
+        quarantine: its cases are not loaded again.
+    """
+
+    def __init__(self, dataset: Dataset[Any], quarantine: Quarantine) -> None:
+        self.dataset = dataset
+        self.quarantine = quarantine
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        found: list[tuple[int, str]] = []
+        known, seed = set(self.quarantine.numbers), getattr(index, "seed", 0)
+        for step in range(len(self)):
+            number = (int(index) + step) % len(self)
+            if number in known:
+                continue
+            case = self.dataset[DrawnCase(number, seed)]
+            if not isinstance(case, BadCase):
+                return {**case, FOUND: found} if found else case
+            found.append((number, case.reason))
+        raise QuarantineError(f"none of the {len(self)} training cases can be used: {found}")
+
+
 def training_loader(
     dataset: Dataset[Any],
     *,
@@ -140,6 +170,7 @@ def training_loader(
     shuffle: bool = True,
     num_workers: int = 0,
     collate_fn: Callable[[Sequence[Any]], Any] = list_data_collate,
+    quarantine: Quarantine | None = None,
 ) -> DataLoader[Any]:
     """Return a data loader whose batches follow from the seed and the epoch alone, see `EpochSampler`.
 
@@ -150,10 +181,14 @@ def training_loader(
         shuffle: draw an order for each epoch.
         num_workers: processes that load; their number changes nothing but the speed.
         collate_fn: makes a batch.
+        quarantine: if given, bad cases are replaced and reported in the batch, see `QuarantinedDataset`.
     """
     sampler = EpochSampler(len(dataset), seed=seed, shuffle=shuffle)  # type: ignore[arg-type]
+    dataset = SeededDataset(dataset) if isinstance(dataset, MonaiDataset) else dataset
+    if quarantine is not None:
+        dataset, collate_fn = QuarantinedDataset(dataset, quarantine), CollateSound(collate_fn)
     return DataLoader(
-        SeededDataset(dataset) if isinstance(dataset, MonaiDataset) else dataset,
+        dataset,
         batch_sampler=TrainingBatches(sampler, batch_size),
         num_workers=num_workers,
         collate_fn=collate_fn,

@@ -22,6 +22,7 @@ from medldm.latent_diffusion import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.ranks import BatchShare, accumulating, is_first, parallel, whole_batch
 from medldm.sampling import LatentDiffusionSampler
+from medldm.training.data_order import QuarantinedDataset
 from medldm.training.handlers import TERMS, TrainingLog, middle_slices
 from medldm.training.latent_cache import LatentDataset
 from medldm.training.optimisation import OptimiserStep
@@ -139,6 +140,7 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
             gradient_clip=config.gradient_clip,
         )
         dataset = getattr(train_data_loader, "dataset", None)
+        dataset = dataset.dataset if isinstance(dataset, QuarantinedDataset) else dataset
         if not isinstance(dataset, LatentDataset):
             raise TypeError(
                 f"the second stage trains on a LatentDataset, not on {type(dataset).__name__}: "

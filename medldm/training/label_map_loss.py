@@ -21,6 +21,7 @@ from medldm.configs import Config
 from medldm.networks import AutoencoderOutput
 from medldm.ranks import BatchShare
 from medldm.training.losses import FirstStageLoss
+from medldm.training.quarantine import BadCase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ def soft_dice_loss(logits: Tensor, target: Tensor, *, share: BatchShare | None =
 
 
 def measure_class_weights(
-    dataset: Iterable[dict[str, Any]], *, n_classes: int, power: float
+    dataset: Iterable[dict[str, Any] | BadCase], *, n_classes: int, power: float
 ) -> Tensor | None:
     """Return weights that balance rare and frequent classes: share of the voxels to the power of -`power`.
 
@@ -122,7 +123,7 @@ def measure_class_weights(
     weight times probability.
 
     Args:
-        dataset: cases with "image" (1, X, Y, Z) indices 0..K.
+        dataset: cases with "image" (1, X, Y, Z) indices 0..K; a `BadCase` does not count.
         n_classes: K + 1.
         power: 0 for no balancing, then None is returned and nothing is read; 1 for classes of equal weight.
 
@@ -138,6 +139,8 @@ def measure_class_weights(
         return None
     counts = torch.zeros(n_classes, dtype=torch.float64)
     for case in dataset:
+        if isinstance(case, BadCase):
+            continue
         counts += torch.bincount(torch.as_tensor(case["image"]).flatten().long(), minlength=n_classes)
     share = counts / counts.sum()
     weights = share.clamp(min=float(share[share > 0].min())) ** -power

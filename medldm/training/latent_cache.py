@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from monai.transforms import Compose
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from medldm.checkpoints import hash_weights, write_atomically
 from medldm.latent_diffusion import LatentDiffusionModel
 from medldm.ranks import is_first, n_ranks, own_part, sum_over_ranks, wait_for_all
+from medldm.training.quarantine import BadCase, GuardedTransforms, Quarantine, find_fault
 from medldm.training.volumes import ABSENT, SPATIAL_KEYS
 from medldm.version import __version__
 
@@ -40,10 +41,11 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
     """Hold the posterior of each case's latents, with its conditions.
 
     Args:
-        entries: of each case: "mean" and "std" (C, x, y, z), and its conditions; or the file that holds them.
+        entries: of each case: "mean" and "std" (C, x, y, z), and its conditions; or the file that holds them;
+            or the `BadCase` that it is.
     """
 
-    def __init__(self, entries: list[dict[str, Tensor] | Path]) -> None:
+    def __init__(self, entries: Sequence[dict[str, Tensor] | Path | BadCase]) -> None:
         if not entries:
             raise ValueError("there are no cases to encode: the cohort's list is empty")
         self.entries = entries
@@ -51,9 +53,16 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Tensor] | BadCase:
         entry = self.entries[index]
         return load_file(entry) if isinstance(entry, Path) else entry
+
+    def sound_entries(self) -> Iterator[dict[str, Tensor]]:
+        """Give the entries of the cases that are no `BadCase`."""
+        for index in range(len(self)):
+            entry = self[index]
+            if not isinstance(entry, BadCase):
+                yield entry
 
     def measure_statistics(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation (C,) of the sampled latents over all cases, in float64.
@@ -62,8 +71,7 @@ class LatentDataset(Dataset[dict[str, Tensor]]):
         """
         n, total, squares = 0, torch.zeros(1), torch.zeros(1)
         total, squares = total.double(), squares.double()
-        for index in range(len(self)):
-            entry = self[index]
+        for entry in self.sound_entries():
             mean, std = entry["mean"].double().flatten(1), entry["std"].double().flatten(1)
             n += mean.shape[1]
             total = total + mean.sum(dim=1)
@@ -87,7 +95,7 @@ def cache_latents(
         The latents of the cases, in the loader's order.
     """
     folder = _open_folder(model, directory)
-    entries: list[dict[str, Tensor] | Path] = []
+    entries: list[dict[str, Tensor] | Path | BadCase] = []
     n_found = 0
     for batch in tqdm(data_loader, desc="encoding latents", leave=False):
         for row in range(len(batch["image"])):
@@ -110,6 +118,7 @@ def encode_cases(
     transform: Callable[[Any], Any],
     directory: str | Path | None = None,
     num_workers: int = 0,
+    quarantine: Quarantine | None = None,
 ) -> LatentDataset:
     """Load, transform and encode a cohort's cases once.
 
@@ -120,33 +129,41 @@ def encode_cases(
         directory: keeps the latents in files; a case whose files, conditions, transforms, autoencoder and
             space are those of an earlier run is neither read nor encoded again. None keeps them in memory.
         num_workers: processes that load.
+        quarantine: if given, a case that cannot be loaded or whose latents are not finite is quarantined, and
+            its entry is a `BadCase`.
 
     Returns:
         The latents of the cases, in their order.
 
     Raises:
         FileNotFoundError: if processes do not see each other's files.
+        QuarantineError: if more cases are bad than the quarantine bears.
     """
     folder = _open_folder(model, directory)
-    if folder is None:
+    if quarantine is not None:
+        transform = GuardedTransforms(transform)
+    if folder is None and quarantine is None:
         return cache_latents(model, _load(cases, transform, num_workers))
-    paths = [folder / f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
+    names = [f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
     # Equal cases share a file; each file is written once, by the process whose part it is in.
-    distinct = dict(zip(paths, cases, strict=True))
-    missing = {path: distinct[path] for path in own_part(list(distinct)) if not _is_valid(path)}
-    if missing:
-        loader = _load(list(missing.values()), transform, num_workers)
-        bar = tqdm(loader, desc="encoding latents", leave=False, disable=not is_first())
-        for path, batch in zip(missing, bar, strict=True):
-            own = {"image": torch.as_tensor(batch["image"])[0], **_conditions(model, batch, 0)}
-            _write(path, _encode(model, own))
-    _await_others(paths, folder)
+    numbers = {name: number for number, name in enumerate(names)}
+    missing = [name for name in own_part(list(numbers)) if folder is None or not _is_valid(folder / name)]
+    made: dict[str, dict[str, Tensor] | Path | BadCase] = {}
+    loader = _load([cases[numbers[name]] for name in missing], transform, num_workers)
+    bar = tqdm(loader, desc="encoding latents", leave=False, disable=not is_first())
+    for name, batch in zip(missing, bar, strict=True):
+        entry = _make_entry(model, batch, is_guarded=quarantine is not None)
+        if isinstance(entry, BadCase) and quarantine is not None:
+            quarantine.add(numbers[name], entry.reason, n_cases=len(cases))
+        made[name] = entry if folder is None or isinstance(entry, BadCase) else _write(folder / name, entry)
+    entries = [made[name] if name in made else Path(folder or "") / name for name in names]
+    _await_others([entry for entry in entries if isinstance(entry, Path)], folder)
     n_missing = sum_over_ranks(torch.tensor(len(missing)))
-    _report(len(paths), len(paths) - int(n_missing), folder)
-    return LatentDataset(list(paths))
+    _report(len(names), len(numbers) - int(n_missing), folder)
+    return LatentDataset(entries)
 
 
-def _await_others(paths: Sequence[Path], folder: Path) -> None:
+def _await_others(paths: Sequence[Path], folder: Path | None) -> None:
     """Return when all processes have encoded their parts."""
     wait_for_all()
     if unseen := [path for path in paths if not path.is_file()]:
@@ -158,10 +175,25 @@ def _await_others(paths: Sequence[Path], folder: Path) -> None:
 
 def _load(
     cases: Sequence[dict[str, Any]], transform: Callable[[Any], Any], num_workers: int
-) -> DataLoader[dict[str, Any]]:
+) -> DataLoader[Any]:
     # A generator of its own: how many cases are left to encode must not change the training's draws.
     dataset = MonaiDataset(list(cases), transform)
-    return DataLoader(dataset, batch_size=1, num_workers=num_workers, generator=torch.Generator())
+    return DataLoader(
+        dataset, batch_size=1, num_workers=num_workers, collate_fn=_collate_one, generator=torch.Generator()
+    )
+
+
+def _collate_one(cases: Sequence[Any]) -> Any:
+    return cases[0] if isinstance(cases[0], BadCase) else default_collate(cases)
+
+
+def _make_entry(model: LatentDiffusionModel, batch: Any, *, is_guarded: bool) -> dict[str, Tensor] | BadCase:
+    if isinstance(batch, BadCase):
+        return batch
+    own = {"image": torch.as_tensor(batch["image"])[0], **_conditions(model, batch, 0)}
+    entry = _encode(model, own)
+    fault = (find_fault(entry["mean"]) or find_fault(entry["std"])) if is_guarded else None
+    return entry if fault is None else BadCase("gives latents that are not finite")
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ from medldm.ranks import from_first_rank, is_first, wait_for_all
 from medldm.training.data_order import EpochSampler
 from medldm.training.health import HealthConfig, RollBackError, StepHealth
 from medldm.training.preemption import StopSignals
+from medldm.training.quarantine import FOUND, Quarantine
 from medldm.training.random_state import capture_random_state, restore_random_state
 from medldm.training.rank_batches import has_common_batch
 from medldm.training.resumable_trainer import START_ANEW, HasState, ResumableTrainer
@@ -50,6 +51,7 @@ class TrainingKeeper:
         every_steps: batches between two savings, beside the minutes; None for the minutes alone.
         keep: states to keep, at least 2.
         health: how many bad steps are borne.
+        quarantine: that of the training's data loader; its cases are saved, and named at the end.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class TrainingKeeper:
         every_steps: int | None = None,
         keep: int = 2,
         health: HealthConfig | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         if resume not in RESUME:
             raise ValueError(f"resume is {resume!r}: choose from {list(RESUME)}")
@@ -73,6 +76,7 @@ class TrainingKeeper:
         self.every_seconds = 60 * every_minutes
         self.every_steps = every_steps
         self.health = StepHealth(health)
+        self.quarantine = quarantine or Quarantine()
         self.signals = StopSignals()
         self._saved_step: int | None = None
         self._saved_at = time.monotonic()
@@ -91,7 +95,9 @@ class TrainingKeeper:
         trainer.keeper = self
         engine: Any = trainer
         engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._before_batch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_batch)
+        engine.add_event_handler(Events.COMPLETED, self._report_quarantine)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._during_validation, trainer)
 
@@ -152,6 +158,7 @@ class TrainingKeeper:
         for handler, state in zip(self.handlers, light["handlers"]["states"], strict=True):
             handler.load_state_dict(state)
         self.health.load_state_dict(light["training"]["health"])
+        self.quarantine.load_state_dict(light["training"].get("quarantine", {"reasons": {}}))
         epoch, index = divmod(step, trainer.state.epoch_length)
         sampler = _sampler_of(trainer)
         sampler.load_state_dict(light["training"]["order"])
@@ -159,6 +166,16 @@ class TrainingKeeper:
         trainer.state.iteration, trainer.state.epoch = step, epoch
         self._at_epoch_end = dict(light) if self._stands_at_epoch_end(trainer) else None
         restore_random_state(light["random"])
+
+    def _before_batch(self, trainer: Any) -> None:
+        batch = trainer.state.batch
+        found = batch.get(FOUND, ()) if isinstance(batch, Mapping) else ()
+        for number, reason in found:
+            self.quarantine.add(number, reason, n_cases=len(_sampler_of(trainer)))
+
+    def _report_quarantine(self, trainer: Any) -> None:
+        if self.quarantine.numbers:
+            logger.warning("at the end: %s", self.quarantine.describe(len(_sampler_of(trainer))))
 
     def _after_batch(self, trainer: Any) -> None:
         steps = trainer.optimiser_steps
@@ -215,6 +232,7 @@ class TrainingKeeper:
             "training": {
                 "setting": _describe_setting(trainer),
                 "health": self.health.state_dict(),
+                "quarantine": self.quarantine.state_dict(),
                 "order": _sampler_of(trainer).state_dict(),
             },
             "handlers": {"states": [dict(handler.state_dict()) for handler in self.handlers]},
