@@ -147,7 +147,8 @@ def encode_cases(
     names = [f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
     # Equal cases share a file; each file is written once, by the process whose part it is in.
     numbers = {name: number for number, name in enumerate(names)}
-    missing = [name for name in own_part(list(numbers)) if folder is None or not _is_valid(folder / name)]
+    mine = own_part(list(numbers)) if folder is not None else list(numbers)
+    missing = [name for name in mine if folder is None or not _is_valid(folder / name)]
     made: dict[str, dict[str, Tensor] | Path | BadCase] = {}
     loader = _load([cases[numbers[name]] for name in missing], transform, num_workers)
     bar = tqdm(loader, desc="encoding latents", leave=False, disable=not is_first())
@@ -159,7 +160,7 @@ def encode_cases(
     entries = [made[name] if name in made else Path(folder or "") / name for name in names]
     _await_others([entry for entry in entries if isinstance(entry, Path)], folder)
     n_missing = sum_over_ranks(torch.tensor(len(missing)))
-    _report(len(names), len(numbers) - int(n_missing), folder)
+    _report(len(names), len(names) - int(n_missing), folder)
     return LatentDataset(entries)
 
 

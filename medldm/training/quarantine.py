@@ -102,8 +102,8 @@ class Quarantine:
             raise ValueError(f"max_bad_share is {max_bad_share}: a share from 0 to below 1 is needed")
         if max_bad_share > 0 and n_ranks() > 1:
             raise ValueError(
-                f"max_bad_share is {max_bad_share} with {n_ranks()} processes, which would not replace the same "
-                "cases: set it to 0, or train in one process"
+                f"max_bad_share is {max_bad_share} with {n_ranks()} processes, which would not replace the "
+                "same cases: set it to 0, or train in one process"
             )
         self.max_bad_share = max_bad_share
         self._reasons: dict[int, str] = {}
