@@ -37,10 +37,10 @@ def measure_in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(repeats + 2):
         for name, work in works.items():
-            _wait(device)
+            synchronise(device)
             start = time.perf_counter()
             work()
-            _wait(device)
+            synchronise(device)
             if repeat > 1:
                 seconds[name].append(time.perf_counter() - start)
     return {name: _summarise(values) for name, values in seconds.items()}
@@ -52,7 +52,8 @@ def _summarise(values: list[float]) -> Seconds:
     return Seconds(median, (high - low) / 2 / median, len(values))
 
 
-def _wait(device: str) -> None:
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was told; nothing on a CPU."""
     if device == "cuda":
         torch.cuda.synchronize()
 

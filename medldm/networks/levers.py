@@ -85,9 +85,11 @@ class Rules:
     def would_unfold(x: Tensor) -> bool:
         """Whether the backward pass of a 3^3 convolution would unfold its input and not use oneDNN.
 
-        It does so for one float32 sample of up to this size, and is then slower than oneDNN on two samples.
+        It does so for one float32 sample of up to this size, and is then slower than oneDNN on two samples
+        with AVX-512. With AVX2 two samples take as long on fine grids and twice as long on coarse ones.
         """
-        return x.dtype == torch.float32 and len(x) == 1 and x.shape[:4].numel() <= 20480
+        is_small = x.dtype == torch.float32 and len(x) == 1 and x.shape[:4].numel() <= 20480
+        return is_small and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
     @staticmethod
     def use_transposed(x: Tensor, weight: Tensor) -> bool:
@@ -107,10 +109,10 @@ class Rules:
 
     @staticmethod
     def use_products(queries: Tensor, keys: Tensor) -> bool:
-        """Whether attention (B, heads, N, d) is computed by matrix products: in bfloat16 on CPUs that have it.
+        """Whether attention (B, heads, N, d) is computed by matrix products: in bfloat16 on CPUs.
 
         PyTorch's fused attention is 2 to 3 times slower there. A training keeps the products of small grids
-        only.
+        only. CPUs without bfloat16 take the fused attention in float32.
         """
         if is_traced() or queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
             return False
