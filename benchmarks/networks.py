@@ -39,6 +39,10 @@ SECONDS = {"float32": 50.0, "bfloat16": 25.0}
 
 MOST_REPEATS = 7
 
+PROFILED = ("autoencoder", "unet")
+LONGEST_PROFILE = 30.0
+"""Seconds; a run that takes longer is not done again for its profile."""
+
 
 def main() -> None:
     """Measure the chosen rows; print, save and write each as soon as it is known."""
@@ -117,6 +121,8 @@ def measure_row(name: str, precision: str, options: argparse.Namespace) -> dict[
             ],
             "operations": 0 if row.only_second else sides[1].count_operations(),
         }
+        if row.kind in PROFILED and max(side.first_seconds for side in sides) < LONGEST_PROFILE:
+            measured["shares"] = [side.share_of_time() for side in sides[:2]]
     if row.has_checkpoints:
         measured["checkpoints"] = memory_with_checkpoints(name, chosen[:2], options)
     return measured

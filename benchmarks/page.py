@@ -48,6 +48,7 @@ def describe(results: dict[str, Any], growth: dict[str, dict[str, list[float]]])
     if thirds:
         lines += ["", "MONAI with freed memory kept in its process as well, in turns with the others:", ""]
         lines += ["| work | precision | MONAI | medldm | times faster |", "|---|---|---|---|---|", *thirds]
+    lines += share_lines(results)
     if growth:
         lines += ["", *growth_lines(growth)]
     return "\n".join(lines) + "\n"
@@ -98,6 +99,22 @@ def third_lines(row: Row, precision: str, measured: dict[str, Any]) -> list[str]
     _, second, third = (side["median"] for side in measured["sides"])
     cells = [row.title, precision, format_seconds(third), format_seconds(second), f"{third / second:.2f}"]
     return ["| " + " | ".join(cells) + " |"]
+
+
+def share_lines(results: dict[str, Any]) -> list[str]:
+    """A table of where the time goes, in percent."""
+    lines: list[str] = []
+    for name, row in ROWS.items():
+        for precision in row.precisions:
+            shares = results.get(f"{name} {precision}", {}).get("shares", [])
+            for side, kinds in zip(row.sides, shares, strict=False):
+                if not lines:
+                    lines = ["", "Where the time goes, in percent of one run under the profiler:", ""]
+                    lines += ["| work | precision | side | " + " | ".join(kinds) + " |"]
+                    lines += ["|" + "---|" * (3 + len(kinds))]
+                values = " | ".join(f"{100 * share:.0f}" for share in kinds.values())
+                lines.append(f"| {row.title} | {precision} | {side} | {values} |")
+    return lines
 
 
 def growth_of(results: dict[str, Any]) -> dict[str, dict[str, list[float]]]:

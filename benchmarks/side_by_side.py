@@ -84,6 +84,30 @@ def resident_bytes(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}; memory is measured on Linux only")
 
 
+KINDS = {
+    "convolutions": ("conv",),
+    "normalisation": ("norm",),
+    "activations": ("silu", "gelu", "sigmoid"),
+    "products": ("mm", "scaled_dot", "softmax", "linear"),
+    "copies": ("copy_", "cat", "fill_", "zero_", "clone", "upsample", "pad"),
+    "optimiser": ("adam", "optimizer", "addcdiv", "lerp", "sqrt"),
+}
+"""Words in the names of operations by which their time is told apart; the first kind that fits takes it."""
+
+
+def share_of_time(work: Callable[[], Any]) -> dict[str, float]:
+    """Run once under the profiler; return the share of the time of each kind of operation, and the rest."""
+    with torch.profiler.profile() as profile:
+        work()
+    shares = dict.fromkeys([*KINDS, "rest"], 0.0)
+    for event in profile.key_averages():
+        name = event.key.lower()
+        kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "rest")
+        shares[kind] += event.self_cpu_time_total + getattr(event, "self_device_time_total", 0.0)
+    total = sum(shares.values())
+    return {kind: value / total for kind, value in shares.items()}
+
+
 def count_operations(work: Callable[[], Any]) -> int:
     """Count floating-point operations of convolutions and matrix products, two for a multiply-add."""
 

@@ -17,7 +17,7 @@ import torch
 from network_work import make_network_work
 from pipeline_work import make_pipeline_work
 from rows import ROWS, Row, Setting
-from side_by_side import count_operations, measure_memory, synchronise
+from side_by_side import count_operations, measure_memory, share_of_time, synchronise
 
 from medldm.memory_reuse import reuse_freed_memory
 
@@ -62,6 +62,10 @@ class Side:
         """Run once and count floating-point operations."""
         return int(self._ask("count"))
 
+    def share_of_time(self) -> dict[str, float]:
+        """Run once under the profiler."""
+        return dict(self._ask("share"))
+
     def _ask(self, request: str) -> Any:
         self._connection.send(request)
         try:
@@ -92,6 +96,7 @@ def _hold(connection: Connection, name: str, side: str, setting: Setting, thread
         "first": lambda: _run_first(work, setting.device),
         "run": lambda: _time(work, setting.device),
         "count": lambda: count_operations(work),
+        "share": lambda: share_of_time(work),
     }
     while True:
         try:

@@ -33,6 +33,7 @@ def results() -> dict[str, Any]:
         "unet_forward_16 float32": {
             "sides": [side("MONAI", 3.0, 100e6), side("medldm", 1.5, 40e6)],
             "operations": 75e9,
+            "shares": [{"convolutions": 0.8, "rest": 0.2}, {"convolutions": 0.7, "rest": 0.3}],
         },
     }
     for length, name in ((32, "decode_32"), (64, "decode_64"), (96, "decode_96")):
@@ -62,6 +63,7 @@ def test_the_table_states_ratios_shares_and_exponents(page: Any, tmp_path: Path)
         "medldm, decoding to 32^3 to 96^3: time grows with the length of an axis to the power of 3.00" in text
     )
     assert "memory to the power of 2.00" in text
+    assert "| U-Net forward, 4 x 16^3 | float32 | medldm | 70 | 30 |" in text
     assert (tmp_path / "images" / "benchmark_growth.png").stat().st_size > 1000
 
 
