@@ -46,8 +46,8 @@ mutants: $(STAMP)
 	$(BIN)/python -m pytest tests/diffusion/test_mutants.py
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/networks.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/networks.py --page docs/benchmarks.md
 	$(BIN)/python benchmarks/reading.py
 
 clean:
-	rm -rf $(VENV) $(OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(OUTPUT) bench_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

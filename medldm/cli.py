@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from medldm.memory_reuse import reuse_freed_memory
 from medldm.version import __version__
 
 
@@ -14,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    reuse_freed_memory()
     try:
         return int(options.command(options))
     except (ValueError, OSError, RuntimeError) as error:
