@@ -70,12 +70,13 @@ class Watcher:
         elif (
             event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING
         ) or event in _CHANGES:
-            self._note_write(arguments[0])
+            # Of a link, only where it stands is written to.
+            self._note_write(arguments[event in ("os.symlink", "os.link")])
 
     def _note_write(self, path: Any) -> None:
         if self.seen is not None and isinstance(path, (str, bytes, os.PathLike)):
             resolved = os.path.realpath(os.fsdecode(path))
-            if not resolved.startswith((self.folder + os.sep, "/dev/null")):
+            if resolved != self.folder and not resolved.startswith((self.folder + os.sep, "/dev/null")):
                 self.seen.append(f"write {resolved}")
 
 
