@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from medldm.ranks import is_first
 logger = logging.getLogger(__name__)
 
 TERMS = "terms"
+_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class LossBar:
@@ -182,6 +184,9 @@ class CheckpointWriter:
         metric: the evaluator's metric that decides which is best; `evaluator` gives it after each run.
         larger_is_better: how the metric is compared.
         last_interval: epochs between two writings of the last.
+
+    Raises:
+        ValueError: if `name` is more than the plain stem of a file.
     """
 
     def __init__(
@@ -195,6 +200,8 @@ class CheckpointWriter:
         larger_is_better: bool,
         last_interval: int = 1,
     ) -> None:
+        if not _STEM.fullmatch(name):
+            raise ValueError(f"name is {name!r}: letters, digits, '_', '-' and '.' make the stem of a file")
         self.directory = Path(directory)
         self.name = name
         self.describe = describe
