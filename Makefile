@@ -1,3 +1,4 @@
+# make locked  the environment from files whose hashes are in requirements.lock (Linux x86-64, Python 3.10 to 3.12)
 # make demo    a virtual environment, the demonstration cohort, both trainings, synthetic volumes, overview.png
 # make test    the same environment and the tests, in JOBS=2 processes;  TESTS="tests/data -m 'not slow'" for some
 # make lint    ruff and mypy
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint mutants bench clean
+.PHONY: help setup locked demo test lint mutants bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -30,6 +31,13 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
+
+# For machines whose index serves the very files of requirements.lock, torch's CPU build among them.
+locked:
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/medldm demo --output $(OUTPUT)

@@ -127,3 +127,18 @@ def test_makefile_installs_every_extra_but_the_large_one(setup_cfg: configparser
     assert match is not None
     # "text" is over 100 MB, and its tests build a small encoder of their own.
     assert sorted(match[1].split(",")) == sorted(set(setup_cfg["options.extras_require"]) - {"text"})
+
+
+def test_lock_holds_hashes_for_the_very_lines_of_the_constraints() -> None:
+    constraints = [
+        line
+        for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
+    text = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
+    locked = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert [line.removesuffix(" \\") for line in locked if not line.startswith(" ")] == constraints
+    hashes = [line.strip().removesuffix(" \\") for line in locked if line.startswith(" ")]
+    assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", line) for line in hashes)
+    assert all(line.endswith("\\") for line in locked if not line.startswith(" "))
+    assert "://" not in text
