@@ -50,4 +50,5 @@ def _work(function: Callable[[int], None], folder: Path, rank: int, n: int) -> N
     except BaseException:
         traceback.print_exc()
         os._exit(1)
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
