@@ -126,7 +126,7 @@ class GenerationEvaluator(SupervisedEvaluator):
             decollate=False,
         )
 
-    def run(self, global_epoch: int = 1) -> None:
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Generate; the volumes of all processes are there on return."""
         # What one process writes must not stand in the way of another that is still checking.
         wait_for_all()

@@ -222,6 +222,8 @@ def parallel(module: nn.Module) -> nn.Module:
         return module
     # Kernels of one channel come with other strides of the axis of length 1: the same layout.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # What it is called from torch 2.13 on, torch 2.8 does not know.
+    warnings.filterwarnings("ignore", message=".broadcast_buffers. is deprecated", category=FutureWarning)
     return DistributedDataParallel(module, broadcast_buffers=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,17 +15,24 @@ import torch.distributed as dist
 PATIENCE_S = 300
 
 
-def run_on_ranks(function: Callable[[int], None], folder: Path, *, n: int = 2) -> list[int]:
+def run_on_ranks(
+    function: Callable[[int], None], folder: Path, *, n: int = 2, joined: bool = True
+) -> list[int]:
     """Run `function(rank)` in n forked processes and return their exit codes; errors are printed.
 
     Args:
         function: of the rank.
         folder: for the file through which the processes meet; a fresh one each time.
         n: number of processes.
+        joined: False to leave the joining to the function, with the environment that torchrun gives.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_work, args=(function, folder, rank, n)) for rank in range(n)]
+    meeting = f"file://{folder}/meeting" if joined else f"tcp://127.0.0.1:{port}"
+    processes = [context.Process(target=_work, args=(function, meeting, rank, n)) for rank in range(n)]
     for process in processes:
         process.start()
     for process in processes:
@@ -34,15 +42,13 @@ def run_on_ranks(function: Callable[[int], None], folder: Path, *, n: int = 2) -
     return [process.exitcode or 0 for process in processes]
 
 
-def _work(function: Callable[[int], None], folder: Path, rank: int, n: int) -> None:
+def _work(function: Callable[[int], None], meeting: str, rank: int, n: int) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(n))
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=rank,
-        world_size=n,
-        timeout=timedelta(seconds=60),
-    )
+    if meeting.startswith("file:"):
+        wait = timedelta(seconds=60)
+        dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=n, timeout=wait)
+    else:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=meeting.rsplit(":", 1)[1])
     try:
         function(rank)
     except SystemExit:
@@ -50,4 +56,5 @@ def _work(function: Callable[[int], None], folder: Path, rank: int, n: int) -> N
     except BaseException:
         traceback.print_exc()
         os._exit(1)
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -159,7 +159,7 @@ def plant_in_gradient(trainer) -> None:
 def test_a_bad_step_changes_nothing_and_training_goes_on(tmp_path, caplog, where) -> None:
     volumes = [{"image": torch.rand(1, 8, 8, 8)} for _ in range(N_BATCHES)]
     trainer = make_trainer(tmp_path, epochs=1, volumes=volumes, bad=[3] if where == "loss" else [])
-    case = next(iter(islice(training_loader(volumes, batch_size=1, seed=0).sampler, 2, None)))
+    case = next(iter(islice(training_loader(volumes, batch_size=1, seed=0).batch_sampler.sampler, 2, None)))
     if where == "volume":
         volumes[case]["image"][0, 0, 0, 0] = torch.nan
     if where == "gradient":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -139,6 +140,9 @@ def straight_and_stopped(rank: int, make: Callable[..., Any], folder: Path) -> N
     stopped.add_event_handler(Events.ITERATION_STARTED, stop)
     with pytest.raises(SystemExit) as ending:
         stopped.run()
+    if rank == 0:
+        shutil.copytree(folder / "stopped", folder / "copied")
+    wait_for_all()
     seed_everything(99 + rank)
     last = make(folder / "stopped", resume="must")
     last.run()
@@ -165,7 +169,7 @@ def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vae", "vqvae", "label_maps", "diffusion"])
 def test_two_processes_train_as_one_and_go_on_bit_for_bit(makers, tmp_path, kind) -> None:
-    """An epoch ends with a batch of one case, less than one for each process."""
+    """An epoch ends with a batch of one case, less than one for each process; one may go on alone, too."""
     alone = makers[kind](tmp_path / "alone")
     expected = follow(alone)
     alone.run()
@@ -185,6 +189,9 @@ def test_two_processes_train_as_one_and_go_on_bit_for_bit(makers, tmp_path, kind
         code, iteration, state = load(tmp_path / f"stopped_{rank}.pt")
         assert (code, iteration) == (75, LENGTH + step)
         assert differences(straight, state) == []
+    one_goes_on = makers[kind](tmp_path / "copied", resume="must")
+    one_goes_on.run()
+    assert largest_difference(first, everything(one_goes_on)) < 1e-4
 
 
 def load(file: Path) -> Any:
