@@ -1,6 +1,6 @@
 """SIGKILL at random moments, many inside a save: are the final weights those of a run that was left alone?
 
-    python benchmarks/kills.py                                # 30 kills in each stage
+    python benchmarks/kills.py                                # 28 kills in each stage
     python benchmarks/kills.py --kills 3
     python benchmarks/kills.py --write docs/training.md
 
@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=30, help="in each stage")
+    parser.add_argument("--kills", type=int, default=28, help="in each stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, help="page whose table is replaced")
     options = parser.parse_args()
