@@ -20,8 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from medldm.planning.heap import Heap
-
 aten = torch.ops.aten
 
 _DRAWS = (aten.uniform_.default, aten.normal_.default)
@@ -47,17 +45,12 @@ class DryRun:
 
     def __init__(self, *, like_gpu: bool = False) -> None:
         self.like_gpu = like_gpu
-        self._ledger = _Ledger()
+        self._ledger = _Ledger(like_gpu=like_gpu)
 
     @property
     def peak_bytes(self) -> int:
         """Most bytes that existed at once."""
         return self._ledger.peak
-
-    @property
-    def resident_bytes(self) -> int:
-        """Most bytes that were resident at once in a CPU process, gaps and the kernels' scratch included."""
-        return self._ledger.heap.peak
 
     @property
     def operations(self) -> int:
@@ -78,10 +71,10 @@ class DryRun:
 class _Ledger(TorchDispatchMode):
     """Follow the storages of all tensors that operations return."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, like_gpu: bool) -> None:
         super().__init__()
+        self.like_gpu = like_gpu
         self.live = self.peak = self.operations = 0
-        self.heap = Heap()
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def __torch_dispatch__(
@@ -91,6 +84,8 @@ class _Ledger(TorchDispatchMode):
         for tensor in tree_leaves(output):
             if isinstance(tensor, FakeTensor):
                 self._add(tensor)
+        if not self.like_gpu:
+            self._use_scratch(func, tuple(args))
         return output
 
     def _compute(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -105,17 +100,15 @@ class _Ledger(TorchDispatchMode):
         if func in _AS_PLAIN:
             func, args = _AS_PLAIN[func](*args)
         output = func(*args, **kwargs)
-        self._use_scratch(func, args)
         count = flop_registry.get(func.overloadpacket)
         if count is not None:
             self.operations += count(*args, **kwargs, out_val=output)
         return output
 
     def _use_scratch(self, func: Any, args: tuple[Any, ...]) -> None:
-        """Take, and give back, what oneDNN needs to bring a convolution's maps into its own order."""
+        """Count what oneDNN takes, for the time of a convolution, to bring the maps into its own order."""
         maps = {aten.convolution.default: args[:1], aten.convolution_backward.default: args[:2]}.get(func, ())
-        if maps:
-            self.heap.free(self.heap.allocate(sum(t.numel() * t.element_size() for t in maps)))
+        self.peak = max(self.peak, self.live + sum(t.numel() * t.element_size() for t in maps))
 
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -123,12 +116,9 @@ class _Ledger(TorchDispatchMode):
         if key in self._known:
             return
 
-        place = self.heap.allocate(n_bytes)
-
         def forget(_: Any) -> None:
             del self._known[key]
             self.live -= n_bytes
-            self.heap.free(place)
 
         self._known[key] = weakref.ref(storage, forget)
         self.live += n_bytes

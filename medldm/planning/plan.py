@@ -58,8 +58,7 @@ class Prediction:
     """What a piece of work takes.
 
     Args:
-        peak_bytes: most bytes at once, weights and optimiser included: resident ones on a CPU, those of
-            tensors on a GPU.
+        peak_bytes: most bytes of tensors at once, weights and optimiser included.
         operations: floating-point operations.
     """
 
@@ -122,8 +121,7 @@ def predict(work: workloads.Work, *, device: str = "cpu") -> Prediction:
     dry = DryRun(like_gpu=device == "cuda")
     with dry.counting():
         work()
-    peak = dry.peak_bytes if device == "cuda" else dry.resident_bytes
-    return Prediction(peak_bytes=peak, operations=dry.operations)
+    return Prediction(peak_bytes=dry.peak_bytes, operations=dry.operations)
 
 
 def make_plan(networks: PlannedNetworks, budget: Budget) -> Plan:
@@ -163,15 +161,15 @@ class _Stage:
 _FIRST = _Stage(
     lambda networks: networks.first,
     PlannedNetworks.with_first,
-    workloads.train_autoencoder,
-    workloads.validate_autoencoder,
+    lambda networks: workloads.train_autoencoder(networks),
+    lambda networks: workloads.validate_autoencoder(networks),
     has_patches=True,
 )
 _SECOND = _Stage(
     lambda networks: networks.second,
     PlannedNetworks.with_second,
-    workloads.train_diffusion,
-    workloads.encode_volume,
+    lambda networks: workloads.train_diffusion(networks),
+    lambda networks: workloads.encode_volume(networks),
     has_patches=False,
 )
 
