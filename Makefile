@@ -1,5 +1,5 @@
 # make demo    a virtual environment, the demonstration cohort, both trainings, synthetic volumes, overview.png
-# make test    the same environment and the tests;  make test TESTS="tests/data -m 'not slow'" for some of them
+# make test    the same environment and the tests, in JOBS=2 processes;  TESTS="tests/data -m 'not slow'" for some
 # make lint    ruff and mypy
 # make mutants breaks the mathematics on purpose and shows that the tests notice
 # make bench   the comparisons in benchmarks/
@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 OUTPUT ?= demo_output
 TESTS ?=
+JOBS ?= 2
 EXTRAS := demo,test,dev,dicom
 
 BIN := $(VENV)/bin
@@ -34,7 +35,7 @@ demo: $(STAMP)
 	$(BIN)/medldm demo --output $(OUTPUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -45,11 +46,11 @@ mutants: $(STAMP)
 	$(BIN)/python -m pytest tests/diffusion/test_mutants.py
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/networks.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/networks.py --page docs/benchmarks.md
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/kills.py
 
 clean:
-	rm -rf $(VENV) $(OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(OUTPUT) bench_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,25 +1,27 @@
-"""The work that benchmarks/networks.py measures: each row once in MONAI and once in medldm, equal weights.
+"""What a row of networks computes, once in MONAI and once in medldm, with equal weights.
 
-`make_work(row, side, ...)` builds one side alone, so that its memory can be measured in a process of its own.
+`make_network_work` builds one side alone, so that each side runs in a process of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from monai.networks.layers.vector_quantizer import EMAQuantizer
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from rows import Row, Setting
 from torch import Tensor, nn
 
 from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser
 from medldm.networks import VAE, LatentUNet, StaticContext
+from medldm.networks.memory import decode_within
 from medldm.networks.monai_weights import unet_from_monai, vae_from_monai
+from medldm.networks.streaming import stream_decode
 from medldm.networks.vector_quantiser import VectorQuantiser
 
-SIDES = ("MONAI", "medldm")
 GUIDANCE = 7.5
 AUTOENCODER: dict[str, Any] = {
     "spatial_dims": 3,
@@ -45,118 +47,15 @@ UNET: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Args:
-        title: as the table shows it.
-        size: of the volume or latent grid.
-        quick: the same, for --quick.
-        kind: which function below makes the work.
-        is_step: whether it is a training step, also measured with checkpoints.
-        channels: of the latents.
-        batch: samples.
-        steps: of a sampling.
-        precisions: measured.
-        targets: wanted speed in float32, in bfloat16 and memory, as ratios to MONAI.
-    """
-
-    title: str
-    size: tuple[int, int, int]
-    quick: tuple[int, int, int]
-    kind: str
-    is_step: bool = False
-    channels: int = 4
-    batch: int = 1
-    steps: int = 50
-    precisions: tuple[str, ...] = ("float32", "bfloat16")
-    targets: tuple[float | None, float | None, float] = (None, None, 1.0)
-
-
-ROWS = {
-    "autoencoder_forward": Row(
-        "autoencoder forward, 64^3", (64,) * 3, (16,) * 3, "autoencoder", targets=(1.5, 1.45, 0.5)
-    ),
-    "autoencoder_step_64": Row(
-        "autoencoder training step, 64^3",
-        (64,) * 3,
-        (16,) * 3,
-        "autoencoder",
-        is_step=True,
-        targets=(1.25, 1.4, 0.5),
-    ),
-    "autoencoder_step_96": Row(
-        "autoencoder training step, 96^3",
-        (96,) * 3,
-        (24,) * 3,
-        "autoencoder",
-        is_step=True,
-        targets=(1.25, 1.4, 0.5),
-    ),
-    "unet_forward_16": Row("U-Net forward, 4 x 16^3", (16,) * 3, (8,) * 3, "unet", targets=(2.0, 1.5, 0.6)),
-    "unet_forward_24": Row(
-        "U-Net forward, 8 x 24 x 32 x 24",
-        (24, 32, 24),
-        (8, 12, 8),
-        "unet",
-        channels=8,
-        targets=(2.0, 1.5, 0.6),
-    ),
-    "unet_step": Row(
-        "U-Net training step, 2 x 4 x 16^3",
-        (16,) * 3,
-        (8,) * 3,
-        "unet",
-        is_step=True,
-        batch=2,
-        targets=(1.5, 1.4, 0.5),
-    ),
-    "sampling": Row(
-        "50-step DDIM, guidance 7.5, 4 x 16^3, decoded",
-        (16,) * 3,
-        (8,) * 3,
-        "sampling",
-        targets=(1.6, 1.6, 0.5),
-    ),
-    "quantisation": Row(
-        "VQ quantisation, 32^3 positions x 8192 codes",
-        (32,) * 3,
-        (8,) * 3,
-        "quantisation",
-        channels=32,
-        precisions=("float32",),
-        targets=(5.0, None, 0.1),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How a row is run.
-
-    Args:
-        device: "cpu" or "cuda".
-        precision: "float32" or "bfloat16" (autocast).
-        quick: whether the small size is taken.
-        checkpointing: whether a training step recomputes its blocks.
-    """
-
-    device: str
-    precision: str
-    quick: bool
-    checkpointing: bool = False
-
-
 Work = Callable[[], Tensor]
 
 
-def make_work(name: str, side: str, setting: Setting) -> Work:
+def make_network_work(row: Row, side: str, setting: Setting) -> Work:
     """Build what is to be measured: a function that computes and returns the tensor to compare."""
-    row = ROWS[name]
     size = row.quick if setting.quick else row.size
     make = {
         "autoencoder": _autoencoder_work,
+        "decode": _decode_work,
         "unet": _unet_work,
         "sampling": _sampling_work,
         "quantisation": _quantisation_work,
@@ -166,10 +65,7 @@ def make_work(name: str, side: str, setting: Setting) -> Work:
 
     def run() -> Tensor:
         with low, torch.set_grad_enabled(row.is_step):
-            output = work()
-        if row.is_step:
-            return output
-        return output.detach()
+            return work().detach()
 
     return run
 
@@ -234,7 +130,18 @@ def _autoencoder_work(row: Row, size: tuple[int, ...], side: str, setting: Setti
         reconstruction, kl = forward()
         return (reconstruction.float() - volume).abs().mean() + 1e-6 * kl.float().mean()
 
-    return _step(network, loss)
+    return _step(network, side, loss)
+
+
+def _decode_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> Work:
+    """Decode; medldm streams it by slabs, or as the row's limit on memory asks."""
+    network = make_autoencoder(side, setting).eval()
+    latents = _draw((row.batch, row.channels, *size), setting)
+    if side == "MONAI":
+        return lambda: network.decode(latents)
+    if row.max_memory_gb is not None:
+        return lambda: decode_within(network, latents, row.max_memory_gb)
+    return lambda: stream_decode(network, latents, slab=row.slab)
 
 
 def _unet_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> Work:
@@ -245,23 +152,31 @@ def _unet_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> 
     times = torch.full((row.batch,), 500, device=setting.device)
     if not row.is_step:
         return lambda: network(latents, times, context=context)
-    return _step(
-        network, lambda: (network(latents, times, context=context).float() - latents).square().mean()
-    )
+
+    def loss() -> Tensor:
+        return (network(latents, times, context=context).float() - latents).square().mean()
+
+    return _step(network, side, loss)
 
 
-def _step(network: nn.Module, compute_loss: Callable[[], Tensor]) -> Work:
-    """Make a training step that returns the norm of each parameter's gradient, sorted."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-6)
+def _step(network: nn.Module, side: str, compute_loss: Callable[[], Tensor]) -> Work:
+    """Make a training step with Adam as MONAI's trainings make it, fused as medldm's do; returns the loss.
+
+    The first step returns the norm of the gradient besides, for the comparison.
+    """
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-6, fused=side == "medldm")
+    compared: list[Tensor] = []
 
     def step() -> Tensor:
         optimiser.zero_grad(set_to_none=True)
         loss = compute_loss()
         with torch.autocast(loss.device.type, enabled=False):
             loss.backward()
+        if not compared:
+            total = sum(p.grad.double().square().sum() for p in network.parameters() if p.grad is not None)
+            compared.append(torch.stack([loss.detach().double(), torch.as_tensor(total).sqrt()]))
         optimiser.step()
-        total = sum(p.grad.double().square().sum() for p in network.parameters() if p.grad is not None)
-        return torch.stack([loss.detach().double(), torch.as_tensor(total).sqrt()])
+        return compared[0]
 
     return step
 

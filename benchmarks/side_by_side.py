@@ -37,10 +37,10 @@ def measure_in_turns(
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for repeat in range(repeats + 2):
         for name, work in works.items():
-            _wait(device)
+            synchronise(device)
             start = time.perf_counter()
             work()
-            _wait(device)
+            synchronise(device)
             if repeat > 1:
                 seconds[name].append(time.perf_counter() - start)
     return {name: _summarise(values) for name, values in seconds.items()}
@@ -52,7 +52,8 @@ def _summarise(values: list[float]) -> Seconds:
     return Seconds(median, (high - low) / 2 / median, len(values))
 
 
-def _wait(device: str) -> None:
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was told; nothing on a CPU."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -81,6 +82,30 @@ def resident_bytes(field: str) -> int:
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError(f"/proc/self/status has no {field}; memory is measured on Linux only")
+
+
+KINDS = {
+    "convolutions": ("conv",),
+    "normalisation": ("norm",),
+    "activations": ("silu", "gelu", "sigmoid"),
+    "products": ("mm", "scaled_dot", "softmax", "linear"),
+    "copies": ("copy_", "cat", "fill_", "zero_", "clone", "upsample", "pad"),
+    "optimiser": ("adam", "optimizer", "addcdiv", "lerp", "sqrt"),
+}
+"""Words in the names of operations by which their time is told apart; the first kind that fits takes it."""
+
+
+def share_of_time(work: Callable[[], Any]) -> dict[str, float]:
+    """Run once under the profiler; return the share of the time of each kind of operation, and the rest."""
+    with torch.profiler.profile() as profile:
+        work()
+    shares = dict.fromkeys([*KINDS, "rest"], 0.0)
+    for event in profile.key_averages():
+        name = event.key.lower()
+        kind = next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "rest")
+        shares[kind] += event.self_cpu_time_total + getattr(event, "self_device_time_total", 0.0)
+    total = sum(shares.values())
+    return {kind: value / total for kind, value in shares.items()}
 
 
 def count_operations(work: Callable[[], Any]) -> int:

@@ -9,7 +9,8 @@ the functions they wrap, which raise.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -23,10 +24,12 @@ from medldm import (
     label_map_model,
     label_map_synthesis,
     model_files,
+    ranks,
     training,
 )
 from medldm.conditioning import ConditioningConfig, open_text_encoder
 from medldm.conditioning.config import read_names
+from medldm.memory_reuse import reuse_freed_memory
 from medldm.training.precision import seed_everything
 from medldm.training.resumable_trainer import ResumableTrainer
 
@@ -50,6 +53,18 @@ def _ends_in_a_message(function: Callable[Arguments, Result]) -> Callable[Argume
     return run
 
 
+def _in_one_process(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    @wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if ranks.n_ranks() > 1:
+            raise ValueError(
+                f"this workflow runs in one process, not in {ranks.n_ranks()}: leave out torchrun"
+            )
+        return function(*args, **kwargs)
+
+    return run
+
+
 encode_cases = _ends_in_a_message(training.encode_cases)
 open_cohort = _ends_in_a_message(training.open_cohort)
 make_latent_diffusion = _ends_in_a_message(model_files.make_latent_diffusion)
@@ -57,7 +72,8 @@ load_latent_diffusion = _ends_in_a_message(model_files.load_latent_diffusion)
 choose_label_maps = _ends_in_a_message(label_map_choice.choose_label_maps)
 conditioning_of = _ends_in_a_message(training.conditioning_of)
 make_evaluator = _ends_in_a_message(generation.GenerationEvaluator)
-make_editor = _ends_in_a_message(edit_files.make_editor)
+join_ranks = _ends_in_a_message(ranks.join_ranks)
+make_editor = _ends_in_a_message(_in_one_process(edit_files.make_editor))
 require_schema = _ends_in_a_message(label_map_model.require_schema)
 load_label_map_model = _ends_in_a_message(label_map_model.load_label_map_model)
 make_label_map_diffusion = _ends_in_a_message(label_map_model.make_label_map_diffusion)
@@ -88,10 +104,37 @@ def text_encoder_for(
     return open_text_encoder(directory, identity=identity, cache_dir=cache_dir)
 
 
+@contextmanager
+def _among_ranks() -> Iterator[None]:
+    """Leave the other processes at the end, and say so where one of them is the cause of an error."""
+    try:
+        yield
+    except SystemExit:
+        ranks.leave_ranks()
+        raise
+    except RuntimeError as error:
+        if not ranks.lost_touch(error):
+            raise
+        raise RuntimeError(
+            f"process {ranks.rank()} of {ranks.n_ranks()} lost touch with another one ({error}). Its error "
+            "above, or torchrun's summary below, names the cause; a training goes on from its last saved "
+            "state when the same command is run again"
+        ) from error
+    ranks.leave_ranks()
+
+
 @_ends_in_a_message
 def run_training(trainer: ResumableTrainer) -> None:
     """Train; exit code 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C, 1 with a message after an error."""
-    trainer.run()
+    with _among_ranks():
+        trainer.run()
+
+
+@_ends_in_a_message
+def run_generation(evaluator: generation.GenerationEvaluator) -> None:
+    """Generate all volumes; exit code 1 with a message after an error."""
+    with _among_ranks():
+        evaluator.run()
 
 
 def check_required_packages(required: Mapping[str, str]) -> None:
@@ -118,7 +161,9 @@ def check_required_packages(required: Mapping[str, str]) -> None:
 
 @_ends_in_a_message
 def initialise_run(*, required_packages: Mapping[str, str], seed: int) -> None:
-    """Check the packages and seed all generators; the first entry of every workflow's `initialize`."""
+    """Check the packages, keep freed memory and seed all generators; every workflow begins with it."""
     check_required_packages(required_packages)
+    ranks.require_joined()
+    reuse_freed_memory()
     seed_everything(seed)
     logger.info("seed %d", seed)

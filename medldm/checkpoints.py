@@ -12,10 +12,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import monai
 import torch
@@ -29,6 +29,8 @@ CARD_KEY = "medldm"
 CARD_FORMAT = 1
 
 _SPARE_BYTES = 2**20
+
+ModuleType = TypeVar("ModuleType", bound=torch.nn.Module)
 
 
 class CheckpointError(ValueError):
@@ -155,7 +157,7 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:
         ) from error
     if CARD_KEY not in metadata:
         raise CheckpointError(f"{path} has no medldm card in its header: it was not written by medldm")
-    card = json.loads(metadata[CARD_KEY])
+    card = _read_card(metadata[CARD_KEY], path)
     if card.get("format") != CARD_FORMAT:
         raise CheckpointError(
             f"{path} has the card format {card.get('format')}; this version reads {CARD_FORMAT}"
@@ -175,7 +177,16 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], *, sour
     Raises:
         CheckpointError: if a name is missing or surplus, or a shape differs.
     """
-    own = module.state_dict()
+    require_fit(module.state_dict(), weights, source=source)
+    module.load_state_dict(dict(weights))
+
+
+def require_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Refuse weights that are not a model's, by their names and shapes.
+
+    Raises:
+        CheckpointError: if a name is missing or surplus, or a shape differs.
+    """
     missing, surplus = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     shapes = [
         f"{name}: {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
@@ -188,4 +199,42 @@ def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], *, sour
             f"{len(missing)} missing {missing[:3]}, {len(surplus)} surplus {surplus[:3]}, "
             f"{len(shapes)} of another shape {shapes[:3]}"
         )
+
+
+def build_with_weights(
+    make: Callable[[], ModuleType], weights: Mapping[str, Tensor], *, source: str
+) -> ModuleType:
+    """Build the module that a file describes and load its weights, without trusting the description.
+
+    It is built without memory first: a card that describes a network of petabytes is refused for not being
+    the network of the weights in the file.
+
+    Args:
+        make: builds the module.
+        weights: of the file.
+        source: the file, for the error.
+
+    Raises:
+        CheckpointError: if the module cannot be built, or the weights are not its own.
+    """
+    try:
+        with torch.device("meta"):
+            outline = make().state_dict()
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"the card of {source} does not describe a model ({error!r})") from error
+    require_fit(outline, weights, source=source)
+    module = make()
     module.load_state_dict(dict(weights))
+    return module
+
+
+def _read_card(text: str, path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"the card in the header of {path} is not JSON ({type(error).__name__})"
+        ) from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"the card in the header of {path} is no mapping, but a {type(card).__name__}")
+    return card

@@ -1,4 +1,4 @@
-"""The command line: `medldm prepare | check | plan | generate | evaluate | demo`."""
+"""The command line: `medldm prepare | check | plan | run | generate | evaluate | demo`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from medldm.memory_reuse import reuse_freed_memory
 from medldm.version import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    options = _make_parser().parse_args(arguments)
+    parser = _make_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command is not _run:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    reuse_freed_memory()
     try:
         return int(options.command(options))
     except (ValueError, OSError, RuntimeError) as error:
@@ -29,6 +35,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_prepare(commands)
     _add_check(commands)
     _add_plan(commands)
+    _add_run(commands)
     _add_generate(commands)
     _add_evaluate(commands)
     _add_demo(commands)
@@ -99,6 +106,26 @@ def _add_plan(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("plan", help="what fits a memory, and how long it takes, without a run")
     add_arguments(parser)
     parser.set_defaults(command=run_command)
+
+
+def _add_run(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="check a bundle's config and run it",
+        description="Further arguments are those of `python -m monai.bundle run`: --config_file, --KEY ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--trusted-bundle", action="store_true", help="do not check; the config can run any code it names"
+    )
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from medldm.config_lint import run_command
+
+    run_command(options.rest, is_trusted=options.trusted_bundle)
+    return 0
 
 
 def _add_generate(commands: argparse._SubParsersAction) -> None:

@@ -23,7 +23,7 @@ BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
 N_SUBJECTS = 32
 N_SYNTHETIC = 8
 
-COMMON: dict[str, Any] = {"validation_fraction": N_SYNTHETIC / N_SUBJECTS, "precision": "bfloat16"}
+COMMON: dict[str, Any] = {"validation_fraction": N_SYNTHETIC / N_SUBJECTS, "precision": "auto"}
 STAGE_1: dict[str, Any] = {
     **COMMON,
     "spacing": [4.0, 4.0, 4.0],

@@ -6,7 +6,7 @@ import torch
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device of that name; "auto" is the first CUDA device, or the CPU where there is none.
+    """Return the device of that name; "auto" is the current CUDA device, or the CPU where there is none.
 
     Raises:
         ValueError: if CUDA is asked for where there is none.

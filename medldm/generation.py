@@ -17,7 +17,7 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from medldm.checkpoints import describe_versions, hash_weights
 from medldm.conditioning import Conditions, open_text_encoder
@@ -33,6 +33,7 @@ from medldm.generation_requests import (
 from medldm.latent_diffusion import LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.model_files import load_latent_diffusion
+from medldm.ranks import own_part, wait_for_all
 from medldm.sampling import LatentDiffusionSampler
 from medldm.sampling_config import SamplingConfig
 from medldm.synthetic_files import SyntheticWriter
@@ -80,6 +81,8 @@ class LatentDiffusionInferer(Inferer):
 class GenerationEvaluator(SupervisedEvaluator):
     """Generate and write the volumes of a `GenerationDataset`, on MONAI's engine.
 
+    Several processes make a part of the volumes each, to the bit the same as one process makes.
+
     Args:
         device: where to generate.
         dataset: what to generate.
@@ -108,25 +111,38 @@ class GenerationEvaluator(SupervisedEvaluator):
         self.draw = inferer
         self.writer = writer
         self.preparer = preparer or RequestPreparer(network)
-        self.written: list[Path] = []
         self.weights_sha256 = hash_weights(network.state_dict())
         requests = [dataset[position] for position in range(len(dataset))]
-        writer.refuse_existing([request["index"] for request in requests])
+        self.indices = [request["index"] for request in requests]
+        writer.refuse_existing(self.indices)
         for request in requests:
             self.preparer.check(request)
         super().__init__(
             device=device,
-            val_data_loader=DataLoader(dataset, batch_size=None),
+            val_data_loader=DataLoader(Subset(dataset, own_part(range(len(dataset)))), batch_size=None),
             network=network.to(device).eval(),
             inferer=inferer,
             val_handlers=val_handlers,
             decollate=False,
         )
 
+    def run(self, global_epoch: int = 1) -> None:
+        """Generate; the volumes of all processes are there on return."""
+        # What one process writes must not stand in the way of another that is still checking.
+        wait_for_all()
+        if self.state.epoch_length > 0:
+            super().run(global_epoch)
+        wait_for_all()
+
+    @property
+    def written(self) -> list[Path]:
+        """The files of the volumes, in the order of their indices, which are there after `run`."""
+        return [self.writer.file_of(index) for index in self.indices]
+
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         request = self.preparer.prepare(batchdata)
         volume = self.draw(request.size, self.model, conditions=request.conditions, index=request.index)[0]
-        self.written.append(self._write(request, volume))
+        self._write(request, volume)
         return {Keys.PRED: volume}
 
     def _write(self, request: PreparedRequest, volume: Tensor) -> Path:

@@ -79,11 +79,18 @@ class ConditionalDenoiser(nn.Module):
         )
 
     def predict(
-        self, x_t: Tensor, timesteps: Tensor, *, context: Context | None, spatial: Tensor | None
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        *,
+        context: Context | None,
+        spatial: Tensor | None,
+        pooled: Tensor | None = None,
     ) -> Tensor:
-        """Predict from noisy latents (B, C, x, y, z), told tokens (B, N, context_dim) and channels."""
+        """Predict from noisy latents (B, C, x, y, z), told what `encode_conditions` returns."""
         hidden = x_t if spatial is None else torch.cat([x_t, spatial.to(x_t.dtype)], dim=1)
-        return self.unet(hidden, timesteps, context=context)
+        pooled = pooled if self.unet.config.pooled_context else None
+        return self.unet(hidden, timesteps, context=context, pooled=pooled)
 
     def forward(
         self,
@@ -104,8 +111,8 @@ class ConditionalDenoiser(nn.Module):
         Returns:
             (B, C, x, y, z).
         """
-        tokens, spatial = self.encode_conditions(conditions, x_t, drop=drop)
-        return self.predict(x_t, timesteps, context=tokens, spatial=spatial)
+        told = self.encode_conditions(conditions, x_t, drop=drop)
+        return self.predict(x_t, timesteps, context=told.tokens, spatial=told.spatial, pooled=told.pooled)
 
 
 class LatentDiffusionModel(nn.Module):
@@ -234,6 +241,7 @@ def fit_unet_config(
         in_channels=latent_channels + conditioning.spatial_channels,
         out_channels=latent_channels,
         cross_attention=conditioning.has_tokens,
+        pooled_context=config.pooled_context and conditioning.has_tokens,
         context_dim=conditioning.context_dim if conditioning.has_tokens else config.context_dim,
     )
 

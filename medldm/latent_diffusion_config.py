@@ -45,7 +45,8 @@ class LatentDiffusionConfig(Config):
         accumulation_steps: batches whose gradients are added up before a step.
         gradient_clip: largest gradient norm.
         ema_decay: of the averaged weights that are validated and saved; 0 turns averaging off.
-        precision: "float32", "bfloat16" or "float16" (CUDA only) for autocast.
+        precision: "float32", "bfloat16" or "float16" (CUDA only) for autocast; "auto" is bfloat16 where the
+            device computes in it natively, else float32.
         seed: of all randomness in the training.
 
     Raises:
@@ -78,7 +79,7 @@ class LatentDiffusionConfig(Config):
             ("autoencoder_type", ("vae", "vqvae")),
             ("prediction_type", PREDICTION_TYPES),
             ("loss_weighting", LOSS_WEIGHTINGS),
-            ("precision", ("float32", "bfloat16", "float16")),
+            ("precision", ("auto", "float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {list(allowed)}")

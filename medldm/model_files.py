@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from medldm.checkpoints import Checkpoint, CheckpointError, hash_weights, load_checkpoint, load_weights
+from medldm.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    build_with_weights,
+    hash_weights,
+    load_checkpoint,
+    load_weights,
+)
 from medldm.conditioning import ConditioningConfig
 from medldm.latent_diffusion import (
     AUTOENCODER_CONFIGS,
@@ -47,7 +55,8 @@ def load_autoencoder(
         CheckpointError: if the file is damaged, of another kind, or holds the other type of autoencoder.
     """
     checkpoint = load_checkpoint(path, kind="autoencoder")
-    config = _rebuild_autoencoder_config(checkpoint.card["autoencoder"])
+    with _reading_card(path):
+        config = _rebuild_autoencoder_config(checkpoint.card["autoencoder"])
     found = name_autoencoder_type(config)
     if autoencoder_type is not None and found != autoencoder_type:
         raise CheckpointError(
@@ -55,8 +64,7 @@ def load_autoencoder(
             "the file of the right "
             "first stage, or change autoencoder_type"
         )
-    autoencoder = make_autoencoder(config)
-    load_weights(autoencoder, checkpoint.weights, source=str(path))
+    autoencoder = build_with_weights(lambda: make_autoencoder(config), checkpoint.weights, source=str(path))
     return autoencoder.eval(), checkpoint
 
 
@@ -135,18 +143,19 @@ def load_latent_diffusion(
     """
     checkpoint = load_checkpoint(path, kind="latent_diffusion")
     card = checkpoint.card
-    model = LatentDiffusionModel(
-        autoencoder_config=_rebuild_autoencoder_config(card["autoencoder"]),
-        conditioning_config=ConditioningConfig.from_dict(card["conditioning"]),
-        unet_config=LatentUNetConfig.from_dict(card["unet"]),
-        space=space_of(checkpoint),
-    )
-    load_weights(model, checkpoint.weights, source=str(path))
+    with _reading_card(path):
+        parts: dict[str, Any] = {
+            "autoencoder_config": _rebuild_autoencoder_config(card["autoencoder"]),
+            "conditioning_config": ConditioningConfig.from_dict(card["conditioning"]),
+            "unet_config": LatentUNetConfig.from_dict(card["unet"]),
+            "space": space_of(checkpoint),
+        }
+        config = LatentDiffusionConfig.from_dict(
+            {"autoencoder_type": card["autoencoder"]["type"], **card["diffusion"]}
+        )
+    model = build_with_weights(lambda: LatentDiffusionModel(**parts), checkpoint.weights, source=str(path))
     if autoencoder_path is not None:
         require_same_autoencoder(checkpoint, autoencoder_path)
-    config = LatentDiffusionConfig.from_dict(
-        {"autoencoder_type": card["autoencoder"]["type"], **card["diffusion"]}
-    )
     return model.eval(), config, checkpoint
 
 
@@ -163,6 +172,15 @@ def require_same_autoencoder(checkpoint: Checkpoint, autoencoder_path: str | Pat
             f"{checkpoint.path} was trained on the autoencoder {expected[:12]}, but {autoencoder_path} is "
             f"{found[:12]}: give the first stage it was trained on, or train the second stage again"
         )
+
+
+@contextmanager
+def _reading_card(path: str | Path) -> Iterator[None]:
+    """Turn what a card's strange contents raise into one error that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"the card of {path} does not describe a model ({error!r})") from error
 
 
 def _describe_autoencoder_config(config: VAEConfig | VQVAEConfig) -> dict[str, Any]:

@@ -250,8 +250,8 @@ class LatentDiffusionSampler:
         static = _StaticConditions(self.denoiser.conditioning, conditions)
 
         def predict(x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
-            context, spatial = static.for_passes(x, drop)
-            return self.denoiser.predict(x, times, context=context, spatial=spatial)
+            context, told = static.for_passes(x, drop)
+            return self.denoiser.predict(x, times, context=context, spatial=told.spatial, pooled=told.pooled)
 
         return guided_denoiser(
             predict,
@@ -273,22 +273,24 @@ class _StaticConditions:
         self._encoded = encoder.encode_values(conditions)
         self._absent = {} if conditions is None else conditions.absent
         # The masks are kept with what follows from them, so that no other object can take their place.
-        self._kept: list[tuple[Mapping[str, Tensor], StaticContext | None, Tensor | None]] = []
+        self._kept: list[tuple[Mapping[str, Tensor], StaticContext | None, EncodedConditions]] = []
 
     @property
     def names(self) -> tuple[str, ...]:
         """The conditions that are given."""
         return tuple(self._encoded)
 
-    def for_passes(self, x: Tensor, drop: Mapping[str, Tensor]) -> tuple[StaticContext | None, Tensor | None]:
-        """Return context and spatial channels for the rows x (n, C, x, y, z) of a step with these masks."""
-        for masks, context, spatial in self._kept:
+    def for_passes(
+        self, x: Tensor, drop: Mapping[str, Tensor]
+    ) -> tuple[StaticContext | None, EncodedConditions]:
+        """Return context and conditions for the rows x (n, C, x, y, z) of a step with these masks."""
+        for masks, context, told in self._kept:
             if masks is drop:
-                return context, spatial
-        tokens, spatial = self._join(x, drop)
-        context = None if tokens is None else StaticContext(tokens)
-        self._kept.append((drop, context, spatial))
-        return context, spatial
+                return context, told
+        told = self._join(x, drop)
+        context = None if told.tokens is None else StaticContext(told.tokens)
+        self._kept.append((drop, context, told))
+        return context, told
 
     def _join(self, x: Tensor, drop: Mapping[str, Tensor]) -> EncodedConditions:
         def rows(tensor: Tensor) -> Tensor:

@@ -137,13 +137,13 @@ class SyntheticWriter:
         self.output_dir = Path(output_dir)
         self.overwrite = read_switch(overwrite, name="overwrite")
 
+    def file_of(self, index: int) -> Path:
+        """Return the file of an image."""
+        return self.output_dir / "images" / f"{self._name(index)}.nii.gz"
+
     def refuse_existing(self, indices: Sequence[int]) -> None:
         """Refuse to replace volumes unless `overwrite` is set."""
-        existing = [
-            self._name(i)
-            for i in indices
-            if (self.output_dir / "images" / f"{self._name(i)}.nii.gz").exists()
-        ]
+        existing = [self._name(index) for index in indices if self.file_of(index).exists()]
         if existing and not self.overwrite:
             raise FileExistsError(
                 f"{len(existing)} volumes, such as {existing[0]}, exist in {self.output_dir}: "
@@ -169,7 +169,7 @@ class SyntheticWriter:
         write_atomically(self.output_dir / "sidecars" / f"{name}.json", content)
         if schema is not None:
             write_atomically(self.output_dir / "labels.json", json.dumps(schema.to_dict(), indent=2).encode())
-        return write_nifti(self.output_dir / "images" / f"{name}.nii.gz", image, affine, dtype=image.dtype)
+        return write_nifti(self.file_of(index), image, affine, dtype=image.dtype)
 
     @staticmethod
     def _name(index: int) -> str:

@@ -15,10 +15,13 @@ class EncodedConditions(NamedTuple):
     Args:
         tokens: (B, N, context_dim) for cross-attention; None if unused.
         spatial: (B, C, x, y, z) on the latent grid, joined to the denoiser's input; None if unused.
+        pooled: (B, context_dim) each condition's mean token, added up, so that one token counts as much as a
+            text of many; None if unused, and for single conditions.
     """
 
     tokens: Tensor | None = None
     spatial: Tensor | None = None
+    pooled: Tensor | None = None
 
 
 class Conditioner(nn.Module):
@@ -49,7 +52,7 @@ class Conditioner(nn.Module):
         return EncodedConditions(
             *(
                 part if part is None or null is None else _replace_rows(part, null, absent)
-                for part, null in zip(encoded, nulls, strict=True)
+                for part, null in zip(encoded[:2], nulls, strict=True)
             )
         )
 

@@ -42,6 +42,9 @@ class ConditioningConfig(Config):
         conditioning_dropout: probability, in [0, 1), with which training replaces a condition by its learned
             null; one number for all or one for each name. Classifier-free guidance needs it above 0
             (Ho and Salimans 2022, Algorithm 1).
+        drop_all_probability: of a training sample to lose all conditions together.
+        keep_all_probability: of a training sample to keep all that it has. Where each condition shall work
+            alone and with any others: dropout 0.5, and 0.1 for both (Huang et al. 2023, Section 2.2).
 
     Raises:
         ValueError: if a name is unknown or repeated, or a condition lacks what describes it.
@@ -62,6 +65,8 @@ class ConditioningConfig(Config):
     label_embed_dim: int = 8
     image_channels: int = 8
     conditioning_dropout: float | dict[str, float] = 0.1
+    drop_all_probability: float = 0.0
+    keep_all_probability: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "conditioning_type", read_names(self.conditioning_type))
@@ -170,6 +175,12 @@ class ConditioningConfig(Config):
                     f"conditioning_dropout of {name!r} is {self.dropout_of(name)}: a probability in "
                     "[0, 1) is needed"
                 )
+        together = (self.drop_all_probability, self.keep_all_probability)
+        if min(together) < 0 or sum(together) > 1:
+            raise ValueError(
+                f"drop_all_probability and keep_all_probability are {together[0]:g} and {together[1]:g}: "
+                "probabilities whose sum is at most 1 are needed"
+            )
 
 
 def read_names(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -67,10 +67,19 @@ class ConditionEncoder(nn.Module):
     def draw_dropout(self, batch_size: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw which samples lose which condition in this training step: name to (B,) bool.
 
-        Source: Ho and Salimans 2022, Algorithm 1; independent for each condition.
+        Independent for each condition, but for the samples that lose all or keep all.
+
+        Source: Ho and Salimans 2022, Algorithm 1; Huang et al. 2023, "Composer", Section 2.2.
         """
+        config = self.config
         draws = {name: torch.rand(batch_size, generator=generator) for name in self.names}
-        return {name: draw < self.config.dropout_of(name) for name, draw in draws.items()}
+        drop = {name: draw < config.dropout_of(name) for name, draw in draws.items()}
+        if config.drop_all_probability == config.keep_all_probability == 0:
+            return drop
+        together = torch.rand(batch_size, generator=generator)
+        loses_all = together < config.drop_all_probability
+        keeps_all = together >= 1 - config.keep_all_probability
+        return {name: (mask | loses_all) & ~keeps_all for name, mask in drop.items()}
 
     def encode_values(self, conditions: Conditions | None) -> dict[str, EncodedConditions]:
         """Encode the values that are there, without their nulls; the costly part, once for a sampling."""
@@ -109,7 +118,9 @@ class ConditionEncoder(nn.Module):
                 _check_grid(name, part.spatial, latent_size)
                 spatial.append(part.spatial)
         return EncodedConditions(
-            torch.cat(tokens, dim=1) if tokens else None, torch.cat(spatial, dim=1) if spatial else None
+            torch.cat(tokens, dim=1) if tokens else None,
+            torch.cat(spatial, dim=1) if spatial else None,
+            torch.stack([part.mean(dim=1) for part in tokens]).sum(dim=0) if tokens else None,
         )
 
     def forward(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medldm.networks.levers import convolve, double_and_convolve, forget, project
+from medldm.networks.levers import convolve, convolve_transposed, double_and_convolve, forget, project
 from medldm.networks.recomputation import normalise, normalise_and_convolve
 
 Direction: TypeAlias = Literal["up", "down"]
@@ -32,6 +32,30 @@ class Convolution(nn.Conv3d):
         return super().train(mode)
 
 
+class PlaneConvolution(nn.Conv2d):
+    """A 2D convolution that is computed the fastest way that is equal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, X, Y) to (B, out, X', Y')."""
+        return convolve(x, self)
+
+
+class TransposedConvolution(nn.ConvTranspose3d):
+    """A transposed 3D convolution that is computed the fastest way that is equal."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (B, in, X, Y, Z) to (B, out, X', Y', Z')."""
+        return convolve_transposed(x, self)
+
+
+class PlaneTransposedConvolution(nn.ConvTranspose2d):
+    """A transposed 2D convolution that is computed the fastest way that is equal."""
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (B, in, X, Y) to (B, out, X', Y')."""
+        return convolve_transposed(x, self)
+
+
 class Linear(nn.Linear):
     """A linear layer that is computed the fastest way that is equal."""
 
@@ -40,10 +64,10 @@ class Linear(nn.Linear):
         return project(x, self)
 
 
-CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: Convolution}
+CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: PlaneConvolution, 3: Convolution}
 TRANSPOSED_CONVOLUTIONS: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
-    2: nn.ConvTranspose2d,
-    3: nn.ConvTranspose3d,
+    2: PlaneTransposedConvolution,
+    3: TransposedConvolution,
 }
 
 

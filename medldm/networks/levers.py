@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -47,11 +48,26 @@ class Rules:
             and x.ndim == 5
             and x.device.type == "cpu"
             and x.dtype in (torch.float32, torch.bfloat16)
-            and compute_dtype(x) in (torch.float32, torch.bfloat16)
+            and (compute_dtype(x) == torch.float32 or (compute_dtype(x) == torch.bfloat16 and has_bfloat16()))
             and (x.dtype == weight.dtype or torch.is_autocast_enabled("cpu"))
             and torch.backends.mkldnn.is_available()
             and bool(torch.backends.mkldnn.enabled)
             and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+        )
+
+    @staticmethod
+    def widens(x: Tensor, weight: Tensor) -> bool:
+        """Whether products in bfloat16 are computed in float32 and rounded: on CPUs that have none.
+
+        oneDNN refuses them there, and PyTorch's own loops take 50 (matrix products) to 500 times
+        (convolutions) as long as float32 on AVX2.
+        """
+        return (
+            not is_traced()
+            and x.device.type == "cpu"
+            and compute_dtype(x) == torch.bfloat16
+            and (x.dtype == weight.dtype or torch.is_autocast_enabled("cpu"))
+            and not has_bfloat16()
         )
 
     @staticmethod
@@ -69,9 +85,11 @@ class Rules:
     def would_unfold(x: Tensor) -> bool:
         """Whether the backward pass of a 3^3 convolution would unfold its input and not use oneDNN.
 
-        It does so for one float32 sample of up to this size, and is then slower than oneDNN on two samples.
+        It does so for one float32 sample of up to this size, and is then slower than oneDNN on two samples
+        with AVX-512. With AVX2 two samples take as long on fine grids and twice as long on coarse ones.
         """
-        return x.dtype == torch.float32 and len(x) == 1 and x.shape[:4].numel() <= 20480
+        is_small = x.dtype == torch.float32 and len(x) == 1 and x.shape[:4].numel() <= 20480
+        return is_small and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
     @staticmethod
     def use_transposed(x: Tensor, weight: Tensor) -> bool:
@@ -94,9 +112,11 @@ class Rules:
         """Whether attention (B, heads, N, d) is computed by matrix products: in bfloat16 on CPUs.
 
         PyTorch's fused attention is 2 to 3 times slower there. A training keeps the products of small grids
-        only.
+        only. CPUs without bfloat16 take the fused attention in float32.
         """
         if is_traced() or queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
+            return False
+        if Rules.widens(queries, keys):
             return False
         is_small = queries.shape[:3].numel() * keys.shape[2] <= 2**20
         return is_small or not needs_graph(queries, keys)
@@ -107,46 +127,81 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+@cache
+def has_bfloat16() -> bool:
+    """Whether oneDNN computes bfloat16 on this CPU."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def in_native_dtype(
+    compute: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Compute with `x`, `weight` and `bias`; where `Rules.widens`, in float32, and round the result."""
+    if not Rules.widens(x, weight):
+        return compute(x, weight, bias)
+    with torch.autocast("cpu", enabled=False):
+        y = compute(x.float(), weight.float(), None if bias is None else bias.float())
+    return y.to(torch.bfloat16)
+
+
 def needs_graph(*tensors: Tensor | None) -> bool:
     """Whether a gradient may be asked of what is computed from these tensors."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
-def convolve(x: Tensor, layer: nn.Conv3d) -> Tensor:
-    """Convolve (B, in, X, Y, Z) as `layer` says, the fastest way that is equal.
+def convolve(x: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
+    """Convolve (B, in, X, Y[, Z]) as `layer` says, the fastest way that is equal.
 
     Args:
         x: any memory format; where channels last pays the result has it.
         layer: zero padding, no dilation or groups.
     """
-    weight = layer.weight
-    if not Rules.use_onednn(x, weight):
-        return layer._conv_forward(x, weight, layer.bias)
-    is_fine = Rules.is_fine(x, weight)
-    if needs_graph(x, weight, layer.bias):
-        return layer._conv_forward(channels_last(x) if is_fine else x, weight, layer.bias)
-    x = channels_last(x).to(compute_dtype(x))
-    return convolve_with_onednn(x, weight, layer, keep=not is_fine and can_keep(layer))
+
+    def compute(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not Rules.use_onednn(x, weight):
+            return layer._conv_forward(x, weight, bias)
+        is_fine = Rules.is_fine(x, weight)
+        if needs_graph(x, weight, bias):
+            return layer._conv_forward(channels_last(x) if is_fine else x, weight, bias)
+        x = channels_last(x).to(compute_dtype(x))
+        return convolve_with_onednn(x, layer.weight, layer, keep=not is_fine and can_keep(layer))
+
+    return in_native_dtype(compute, x, layer.weight, layer.bias)
 
 
 def double_and_convolve(x: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
     """Repeat each voxel of (B, in, X, Y, Z) twice along each axis, then convolve with a kernel of 3^3."""
     if not Rules.use_transposed(x, layer.weight):
         return layer(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-    if Rules.use_onednn(x, layer.weight) and Rules.is_fine(x, layer.weight):
-        x = channels_last(x)
-    weight, dtype = layer.weight, compute_dtype(x)
-    if needs_graph(weight) or not can_keep(layer):
-        kernel = transposed_kernel(weight)
-    else:
-        kernel = _keep(layer, (dtype,), lambda: transposed_kernel(weight.detach()).to(dtype))
-    return F.conv_transpose3d(x, kernel, layer.bias, stride=2, padding=1)
+
+    def compute(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if Rules.use_onednn(x, weight) and Rules.is_fine(x, weight):
+            x = channels_last(x)
+        dtype = compute_dtype(x)
+        if needs_graph(weight) or not can_keep(layer):
+            kernel = transposed_kernel(weight)
+        else:
+            kernel = _keep(layer, (dtype,), lambda: transposed_kernel(weight.detach()).to(dtype))
+        return F.conv_transpose3d(x, kernel, bias, stride=2, padding=1)
+
+    return in_native_dtype(compute, x, layer.weight, layer.bias)
+
+
+def convolve_transposed(x: Tensor, layer: nn.ConvTranspose2d | nn.ConvTranspose3d) -> Tensor:
+    """Apply a transposed convolution to (B, in, X, Y[, Z])."""
+    run = F.conv_transpose3d if x.ndim == 5 else F.conv_transpose2d
+
+    def compute(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        geometry: Any = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+        return run(x, weight, bias, *geometry)
+
+    return in_native_dtype(compute, x, layer.weight, layer.bias)
 
 
 def project(x: Tensor, layer: nn.Linear) -> Tensor:
     """Map (..., in) to (..., out) as `layer` says."""
     if not Rules.use_onednn_linear(x, layer):
-        return F.linear(x, layer.weight, layer.bias)
+        return in_native_dtype(F.linear, x, layer.weight, layer.bias)
     volume = x.reshape(1, -1, 1, 1, x.shape[-1]).movedim(-1, 1)
     kernel = layer.weight.detach()[..., None, None, None]
     bias = None if layer.bias is None else layer.bias.detach()
@@ -157,7 +212,7 @@ def project(x: Tensor, layer: nn.Linear) -> Tensor:
 def attend_to(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Compute softmax(q k^T / sqrt(d)) v for heads (B, heads, N, d) and (B, heads, M, d)."""
     if not Rules.use_products(queries, keys):
-        return F.scaled_dot_product_attention(queries, keys, values)
+        return in_native_dtype(F.scaled_dot_product_attention, queries, keys, values)
     transposed = keys.transpose(2, 3) * keys.shape[3] ** -0.5
     rows = [torch.softmax(part @ transposed, dim=-1) @ values for part in queries.split(_ROWS, dim=2)]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=2)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medldm.ranks import BatchShare, whole_batch
+
 MIN_LOGVAR, MAX_LOGVAR = -30.0, 20.0
 
 
@@ -56,11 +58,15 @@ class DiagonalGaussian:
         self.logvar = logvar.to(dtype).clamp(MIN_LOGVAR, MAX_LOGVAR)
         self.std = torch.exp(self.logvar / 2)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw mean + std * noise; the noise is drawn on the generator's device."""
-        device = self.mean.device if generator is None else generator.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
-        return self.mean + self.std * noise.to(self.mean.device)
+    def sample(self, generator: torch.Generator | None = None, *, share: BatchShare | None = None) -> Tensor:
+        """Draw mean + std * noise; the noise is drawn on the generator's device.
+
+        Args:
+            generator: of the noise.
+            share: the rows of a batch that the posterior is of; None for a batch of its own.
+        """
+        share = share or whole_batch(len(self.mean))
+        return self.mean + self.std * share.draw_normal(self.mean, generator=generator)
 
     def kl(self) -> Tensor:
         """Compute the divergence from N(0, 1), (B,) in nats, summed over channels and voxels."""

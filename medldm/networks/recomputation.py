@@ -87,7 +87,9 @@ class NormConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, *rest: Any) -> Tensor:
         weight, bias, norm, layer, silu = rest
-        ctx.norm, ctx.layer, ctx.silu, ctx.dtype = norm, layer, silu, compute_dtype(x)
+        ctx.norm, ctx.layer, ctx.silu = norm, layer, silu
+        dtype = compute_dtype(x)
+        ctx.dtype = torch.float32 if Rules.widens(x, weight) else dtype
         with torch.autocast(x.device.type, enabled=False):
             h, mean, rstd = _group_norm(x, gamma, beta, norm)
             h = (F.silu(h, inplace=True) if silu else h).to(ctx.dtype)
@@ -98,7 +100,7 @@ class NormConvolution(torch.autograd.Function):
             else:
                 y = layer._conv_forward(h, kernel, None if bias is None else bias.to(ctx.dtype))
         ctx.save_for_backward(x, gamma, beta, weight, mean, rstd)
-        return y
+        return y.to(dtype)
 
     @staticmethod
     @once_differentiable

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medldm.networks.levers import Rules, compute_dtype
+from medldm.networks.levers import Rules, compute_dtype, in_native_dtype
 
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONVOLVE: dict[int, Callable[..., Tensor]] = {4: F.conv2d, 5: F.conv3d}
@@ -222,12 +222,16 @@ def convolved(x: SlabMap, conv: nn.Conv2d | nn.Conv3d, *, end_padding: bool = Fa
 
 def _convolve(window: Tensor, conv: nn.Conv2d | nn.Conv3d, padding: list[int]) -> Tensor:
     """Convolve with another padding than the layer's own, the fastest way for thin slabs too."""
-    weight, bias = conv.weight, conv.bias
-    if not Rules.use_onednn(window, weight):
-        return CONVOLVE[window.ndim](window, weight, bias, conv.stride, padding, conv.dilation)
-    dtype = compute_dtype(window)
-    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    return torch.mkldnn_convolution(window.to(dtype), weight, bias, padding, conv.stride, conv.dilation, 1)
+
+    def compute(window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not Rules.use_onednn(window, weight):
+            return CONVOLVE[window.ndim](window, weight, bias, conv.stride, padding, conv.dilation)
+        dtype = compute_dtype(window)
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+        window = window.to(dtype)
+        return torch.mkldnn_convolution(window, weight, bias, padding, conv.stride, conv.dilation, 1)
+
+    return in_native_dtype(compute, window, conv.weight, conv.bias)
 
 
 def convolved_transposed(
@@ -258,6 +262,13 @@ def convolved_transposed(
     inputs = [_contributors(low, high, stride=stride, padding=padding, reach=reach) for low, high in outputs]
     others = [0 if axis == cut else output_padding for axis in range(n_axes)]
 
+    def convolve(window: Tensor, paddings: list[int]) -> Tensor:
+        def compute(window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            layer = CONVOLVE_TRANSPOSED[window.ndim]
+            return layer(window, weight, bias, stride, paddings, others, 1, dilation)
+
+        return in_native_dtype(compute, window, weight, bias)
+
     def run(window: Tensor, output: tuple[int, int], start: int) -> Tensor:
         """Cut as much as possible inside the convolution: from both ends alike, then the rest."""
         left = output[0] - (start * stride - padding)
@@ -265,7 +276,7 @@ def convolved_transposed(
         full = (window.shape[x.axis] - 1) * stride + reach + 1
         both = min(left, full - left - size)
         paddings = [both if axis == cut else padding for axis in range(n_axes)]
-        y = CONVOLVE_TRANSPOSED[window.ndim](window, weight, bias, stride, paddings, others, 1, dilation)
+        y = convolve(window, paddings)
         return y if y.shape[x.axis] == size else y.narrow(x.axis, left - both, size).clone()
 
     starts = [start for start, _ in inputs]

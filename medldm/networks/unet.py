@@ -94,6 +94,11 @@ class LatentUNet(nn.Module):
         self.class_embedding: nn.Embedding | None = None
         if config.n_class_embeds is not None:
             self.class_embedding = nn.Embedding(config.n_class_embeds, self.time_embedding.out_dim)
+        self.pooled_projection: nn.Linear | None = None
+        if config.pooled_context:
+            self.pooled_projection = zero_init(
+                nn.Linear(config.context_dim or 0, self.time_embedding.out_dim)
+            )
         self.conv_in = conv(config.in_channels, channels[0], spatial_dims=dims)
         maker = _LayerMaker(config, self.time_embedding.out_dim)
         self.down, self.middle, self.up = maker.down_levels(), maker.middle(), maker.up_levels()
@@ -106,6 +111,7 @@ class LatentUNet(nn.Module):
         timesteps: Tensor,
         context: Context | None = None,
         class_labels: Tensor | None = None,
+        pooled: Tensor | None = None,
     ) -> Tensor:
         """Predict.
 
@@ -115,6 +121,7 @@ class LatentUNet(nn.Module):
             context: (B, tokens, context_dim), needed if and only if the network has cross-attention; a
                 StaticContext where many calls share it and the weights are fixed.
             class_labels: (B,) int64, needed if and only if the network has class embeddings.
+            pooled: (B, context_dim) summary of the context, needed if and only if the network pools it.
 
         Returns:
             (B, out_channels, X, Y, Z).
@@ -123,9 +130,12 @@ class LatentUNet(nn.Module):
             ValueError: if an input that the network needs is missing, or one that it has no use for is given.
         """
         self._check_inputs(x, timesteps, context, class_labels)
+        self._check_pooled(x, pooled)
         embedding = self.time_embedding(timesteps, dtype=x.dtype)
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(class_labels).to(embedding.dtype)
+        if self.pooled_projection is not None:
+            embedding = embedding + self.pooled_projection(pooled)
         h = self.conv_in(pad_to_multiple(x, self.config.downsampling))
         skips = [h]
         for down in self.down:
@@ -161,6 +171,14 @@ class LatentUNet(nn.Module):
             raise ValueError(
                 f"LatentUNet: {given} given but the network {does} class embeddings: pass class_labels (B,) "
                 "if and only if n_class_embeds is set"
+            )
+
+    def _check_pooled(self, x: Tensor, pooled: Tensor | None) -> None:
+        if (pooled is not None) != (self.pooled_projection is not None):
+            given, does = ("no pooled", "pools") if pooled is None else ("pooled", "does not pool")
+            raise ValueError(
+                f"LatentUNet: {given} given but the network {does} its context: pass pooled "
+                f"({len(x)}, context_dim) if and only if pooled_context is True"
             )
 
 

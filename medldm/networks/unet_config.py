@@ -29,6 +29,8 @@ class LatentUNetConfig(Config):
             cross-attention they need not divide the level's channels: attention is then a little narrower.
         cross_attention: whether attention looks at a context as well.
         context_dim: width of the context; None only without cross-attention.
+        pooled_context: whether a summary of the context (B, context_dim) is added to the time embedding as
+            well, so that it reaches every residual block (Podell et al. 2024, "SDXL", Section 2.1).
         attention_levels: levels with attention; None for all but the finest, for that one too if it is alone.
         mid_attention: whether the middle block has attention.
         n_res_blocks: residual blocks of a level on the way down; one number, or one for each level.
@@ -57,6 +59,7 @@ class LatentUNetConfig(Config):
     n_head_channels: int | tuple[int, ...] | None = None
     cross_attention: bool = True
     context_dim: int | None = 512
+    pooled_context: bool = False
     attention_levels: tuple[bool, ...] | None = None
     mid_attention: bool = True
     n_res_blocks: int | tuple[int, ...] = 2
@@ -104,6 +107,10 @@ class LatentUNetConfig(Config):
             raise ValueError(
                 f"{owner}: cross_attention is True but context_dim is None: give the width of the context, "
                 "or set cross_attention to False"
+            )
+        if self.pooled_context and not self.cross_attention:
+            raise ValueError(
+                f"{owner}: pooled_context is True but cross_attention is False: there is no context to pool"
             )
 
     def _check_heads(self, owner: str) -> None:

@@ -15,6 +15,7 @@ from medldm.networks.blocks import conv, crop_to, pad_to_multiple
 from medldm.networks.network_checks import check_shape
 from medldm.networks.posterior import AutoencoderOutput, DiagonalGaussian
 from medldm.networks.trunk import Decoder, Encoder, TrunkConfig
+from medldm.ranks import BatchShare, equal_share
 
 FIRST_LOGVAR = -4.0
 """Bias of the posterior's log-variance at the start of a training: a standard deviation of about 0.14."""
@@ -94,19 +95,23 @@ class VAE(nn.Module):
         )
         return self.decoder(self.from_latents(latents))
 
-    def forward(self, volume: Tensor, *, generator: torch.Generator | None = None) -> AutoencoderOutput:
+    def forward(
+        self, volume: Tensor, *, generator: torch.Generator | None = None, share: BatchShare | None = None
+    ) -> AutoencoderOutput:
         """Encode, sample the posterior and decode.
 
         Args:
             volume: (B, in_channels, X, Y, Z).
             generator: of the posterior's noise.
+            share: the rows of a training's batch that `volume` is; None for as many rows in every process.
 
         Returns:
             The reconstruction; as regularisation and as metric "kl" the divergence in nats per input voxel,
             mean over the batch.
         """
         posterior = self.encode(volume)
-        latents = posterior.sample(generator)
+        share = share or equal_share(len(volume))
+        latents = posterior.sample(generator, share=share)
         reconstruction = crop_to(self.decode(latents), volume.shape[2:])
         kl = posterior.kl().mean() / math.prod(volume.shape[2:])
         return AutoencoderOutput(reconstruction, kl, {"kl": kl.detach()})

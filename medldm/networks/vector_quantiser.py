@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from medldm.ranks import BatchShare, equal_share, from_first_rank
 
 MAX_DISTANCES = 2**22
 
@@ -92,8 +93,13 @@ class VectorQuantiser(nn.Module):
         self.register_buffer("steps_unused", torch.zeros(n_codes, dtype=torch.int64))
         self.register_buffer("is_initialised", torch.tensor(is_initialised))
 
-    def forward(self, latents: Tensor) -> Quantised:
-        """Replace each vector of (B, C, x, y, z) by its nearest code."""
+    def forward(self, latents: Tensor, *, share: BatchShare | None = None) -> Quantised:
+        """Replace each vector of (B, C, x, y, z) by its nearest code.
+
+        Args:
+            latents: float.
+            share: the rows of a batch that they are, if the perplexity of the whole batch is wanted.
+        """
         with torch.autocast(latents.device.type, enabled=False):
             z = latents.float()
             vectors = to_vectors(z)
@@ -103,7 +109,8 @@ class VectorQuantiser(nn.Module):
             if self.learning == "gradient":
                 loss = loss + F.mse_loss(codes, z.detach())
             quantised = _StraightThrough.apply(z, codes.detach()).to(latents.dtype)
-            perplexity = compute_perplexity(self._count(indices))
+            counts = self._count(indices)
+            perplexity = compute_perplexity(counts if share is None else share.sum(counts))
         return Quantised(quantised, indices.view(len(z), *z.shape[2:]), loss, perplexity)
 
     def embed(self, indices: Tensor) -> Tensor:
@@ -111,27 +118,37 @@ class VectorQuantiser(nn.Module):
         return F.embedding(indices, self.codebook).movedim(-1, 1)
 
     @torch.no_grad()
-    def initialise(self, latents: Tensor, *, generator: torch.Generator | None = None) -> None:
+    def initialise(
+        self, latents: Tensor, *, generator: torch.Generator | None = None, share: BatchShare | None = None
+    ) -> None:
         """Take the codes from the vectors of a first batch (B, C, x, y, z), if that was not done before."""
         if bool(self.is_initialised):
             return
-        picks = self._pick(to_vectors(latents.float()), len(self.codebook), generator)
+        share = share or equal_share(len(latents))
+        picks = self._pick(to_vectors(latents.float()), share, generator)
         self._replace(torch.ones(len(self.codebook), dtype=torch.bool, device=picks.device), picks)
         self.is_initialised.fill_(True)
 
     @torch.no_grad()
-    def update(self, latents: Tensor, indices: Tensor, *, generator: torch.Generator | None = None) -> None:
+    def update(
+        self,
+        latents: Tensor,
+        indices: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        share: BatchShare | None = None,
+    ) -> None:
         """Learn from the vectors of a batch and the codes they took, then replace codes long unused.
 
         N_i = decay N_i + (1 - decay) n_i,  m_i = decay m_i + (1 - decay) sum_j z_ij,  e_i = m_i / N_i; codes
         that no vector took stay as they are, to the bit.
         """
+        share = share or equal_share(len(latents))
         vectors = to_vectors(latents.float())
-        counts = self._count(indices.flatten())
+        counts = share.sum(self._count(indices.flatten()))
         sums = torch.zeros(self.codebook.shape, device=vectors.device)
         sums.index_add_(0, indices.flatten(), vectors)
-        _sum_over_processes(counts)
-        _sum_over_processes(sums)
+        sums = share.sum(sums)
         is_used = counts > 0
         if self.learning == "ema":
             self._average(counts, sums, is_used)
@@ -139,7 +156,7 @@ class VectorQuantiser(nn.Module):
         if self.restart_after is not None:
             is_dead = self.steps_unused >= self.restart_after
             if bool(is_dead.any()):
-                self._replace(is_dead, self._pick(vectors, len(self.codebook), generator))
+                self._replace(is_dead, self._pick(vectors, share, generator))
 
     def _average(self, counts: Tensor, sums: Tensor, is_used: Tensor) -> None:
         """One step of the moving averages; N and m of an unused code shrink alike, so it need not move."""
@@ -152,15 +169,18 @@ class VectorQuantiser(nn.Module):
         counts = torch.zeros(len(self.codebook), device=indices.device)
         return counts.index_add_(0, indices, torch.ones_like(indices, dtype=counts.dtype))
 
-    def _pick(self, vectors: Tensor, number: int, generator: torch.Generator | None) -> Tensor:
-        """Draw vectors (number, C) of the batch, different while there are any, equal on all processes."""
+    def _pick(self, vectors: Tensor, share: BatchShare, generator: torch.Generator | None) -> Tensor:
+        """Draw (n_codes, C) vectors of the whole batch, different while there are any, equal everywhere."""
         device = vectors.device if generator is None else generator.device
-        n_rounds = -(-number // len(vectors))
-        order = [torch.randperm(len(vectors), generator=generator, device=device) for _ in range(n_rounds)]
-        picks = vectors[torch.cat(order)[:number].to(vectors.device)].contiguous()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.broadcast(picks, src=0)
-        return picks
+        number, per_row = len(self.codebook), len(vectors) // (share.stop - share.start)
+        total = share.total * per_row
+        orders = [
+            torch.randperm(total, generator=generator, device=device) for _ in range(-(-number // total))
+        ]
+        chosen = from_first_rank(torch.cat(orders)[:number].to(vectors.device)) - share.start * per_row
+        is_own = (chosen >= 0) & (chosen < len(vectors))
+        picks = vectors[chosen.clamp(0, len(vectors) - 1)]
+        return share.sum(torch.where(is_own[:, None], picks, 0.0))
 
     def _replace(self, which: Tensor, vectors: Tensor) -> None:
         """Set the codes where `which` (n_codes,) is True to those rows of `vectors` (n_codes, C)."""
@@ -204,9 +224,3 @@ def to_vectors(x: Tensor) -> Tensor:
 def from_vectors(vectors: Tensor, *, like: Tensor) -> Tensor:
     """Turn vectors (B x y z, C) into the shape of `like` (B, C, x, y, z); the inverse of `to_vectors`."""
     return vectors.view(len(like), *like.shape[2:], -1).movedim(-1, 1)
-
-
-def _sum_over_processes(values: Tensor) -> None:
-    """Add up a tensor in place over all training processes; nothing in a single process."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(values)

@@ -15,6 +15,7 @@ from medldm.networks.strided_trunk import StridedDecoder, StridedEncoder
 from medldm.networks.trunk import Decoder, Encoder
 from medldm.networks.vector_quantiser import Quantised, VectorQuantiser
 from medldm.networks.vqvae_config import VQVAEConfig
+from medldm.ranks import BatchShare, equal_share
 
 __all__ = ["VQVAE", "VQVAEConfig"]
 
@@ -97,21 +98,26 @@ class VQVAE(nn.Module):
         """Decode indices of codes (B, x, y, z) to volumes (B, out_channels, x f, y f, z f)."""
         return self.decoder(self.quantiser.embed(indices))
 
-    def forward(self, volume: Tensor, *, generator: torch.Generator | None = None) -> AutoencoderOutput:
+    def forward(
+        self, volume: Tensor, *, generator: torch.Generator | None = None, share: BatchShare | None = None
+    ) -> AutoencoderOutput:
         """Encode, quantise and decode; in training mode the codebook learns from the batch.
 
         Args:
             volume: (B, in_channels, X, Y, Z).
             generator: of the choice of vectors that replace codes.
+            share: the rows of a training's batch that `volume` is; None for as many rows in every process.
 
         Returns:
             The reconstruction, the commitment (and codebook) loss and the metric "perplexity".
         """
         latents = self.encode(volume)
-        if self.training:
-            self.quantiser.initialise(latents, generator=generator)
-        quantised = self.quantise(latents)
-        if self.training:
-            self.quantiser.update(latents, quantised.indices, generator=generator)
+        if not self.training:
+            quantised = self.quantise(latents)
+        else:
+            share = share or equal_share(len(volume))
+            self.quantiser.initialise(latents, generator=generator, share=share)
+            quantised = self.quantiser(latents, share=share)
+            self.quantiser.update(latents, quantised.indices, generator=generator, share=share)
         reconstruction = crop_to(self.decoder(quantised.latents), volume.shape[2:])
         return AutoencoderOutput(reconstruction, quantised.loss, {"perplexity": quantised.perplexity})

@@ -83,10 +83,10 @@ def first_stage(
         1,
         Volumes(shape, n_steps),
         network=network,
-        optimizer=torch.optim.AdamW(network.parameters()),
+        optimizer=torch.optim.AdamW(network.parameters(), fused=True),
         loss=AutoencoderLoss(AutoencoderLossConfig(adversarial_start=0)),
         discriminator=discriminator,
-        discriminator_optimizer=torch.optim.AdamW(discriminator.parameters()),
+        discriminator_optimizer=torch.optim.AdamW(discriminator.parameters(), fused=True),
         average=average,
         precision=_on_cpu(knobs.precision),
     )
@@ -124,7 +124,7 @@ def train_diffusion(networks: PlannedNetworks) -> Work:
             DataLoader(entries, batch_size=knobs.batch_size),
             network=model,
             config=config,
-            optimizer=torch.optim.AdamW(model.denoiser.parameters()),
+            optimizer=torch.optim.AdamW(model.denoiser.parameters(), fused=True),
             average=average_weights(model.denoiser, 0.999),
         )
         trainer.run()

@@ -11,6 +11,7 @@ from medldm.training.losses import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.optimisation import OptimiserStep, make_schedule
 from medldm.training.precision import autocast, average_weights, seed_everything
 from medldm.training.quarantine import GuardedTransforms, Quarantine
+from medldm.training.rank_batches import ValidationBatches
 from medldm.training.resume import TrainingKeeper
 from medldm.training.trainer import LatentDiffusionTrainer
 from medldm.training.volumes import (
@@ -41,6 +42,7 @@ __all__ = [
     "SliceWriter",
     "TrainingKeeper",
     "TrainingLog",
+    "ValidationBatches",
     "autocast",
     "average_weights",
     "cache_latents",

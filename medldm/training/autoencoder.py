@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
-from medldm.networks import VAE, VQVAE
+from medldm.networks import VAE, VQVAE, AutoencoderOutput
+from medldm.ranks import BatchShare, accumulating, parallel
 from medldm.training.handlers import TERMS
 from medldm.training.losses import FirstStageLoss
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, average_weights, make_scaler
+from medldm.training.rank_batches import share_of_batch
 from medldm.training.resumable_trainer import HasState, ResumableTrainer
 
 
@@ -70,6 +72,8 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         self.loss = loss
         self.average = average or average_weights(network, 0.0)
         scaler = make_scaler(torch.device(device), precision)
+        self._network = parallel(network)
+        self._discriminator = None if discriminator is None else parallel(discriminator)
         self._step = OptimiserStep(
             optimizer,
             scaler=scaler,
@@ -125,40 +129,47 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         volume = torch.as_tensor(batchdata["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
         index = (engine.state.iteration - 1) % engine.state.epoch_length
         position = {"index": index, "epoch_length": engine.state.epoch_length}
+        share = share_of_batch(self.data_loader, index=index, n_rows=len(volume))
         is_adversarial = (
             self._discriminator_step is not None and engine.state.iteration > self.loss.adversarial_start
         )
-        discriminator = engine.state.d_network if is_adversarial else None
-        network = engine.state.g_network.train()
-        self._step.prepare(network, index=index)
-        with autocast(engine.state.device, self.precision):
-            output = engine.g_inferer(volume, network)
-            if discriminator is not None:
-                discriminator.requires_grad_(False)
-            terms = self.loss.for_autoencoder(output, volume, discriminator=discriminator)
-        if self._step(terms["loss"], **position):
-            self.average.update_parameters(network)
-        if discriminator is not None:
-            terms["discriminator"] = self._train_discriminator(
-                volume, output.reconstruction, discriminator, position
-            )
-        terms.update(output.metrics)
+        output, terms = self._train_network(volume, share, position, is_adversarial=is_adversarial)
+        if is_adversarial:
+            terms["discriminator"] = self._train_discriminator(volume, output.reconstruction, share, position)
+        terms = share.mean_terms({**terms, **output.metrics})
         return {
             Keys.IMAGE: volume,
             Keys.PRED: output.reconstruction,
             Keys.LOSS: terms["loss"],
-            TERMS: _detach(terms),
+            TERMS: terms,
         }
 
+    def _train_network(
+        self, volume: Tensor, share: BatchShare, position: dict[str, int], *, is_adversarial: bool
+    ) -> tuple[AutoencoderOutput, dict[str, Tensor]]:
+        network = self.state.g_network.train()
+        # The network's own module judges: its gradients are no concern of this step.
+        discriminator = self.state.d_network.requires_grad_(False) if is_adversarial else None
+        self._step.prepare(network, index=position["index"])
+        with accumulating(self._network, is_last=self._step.ends_with(**position)):
+            with autocast(self.state.device, self.precision):
+                output = self.g_inferer(volume, self._network, share=share)
+                terms = self.loss.for_autoencoder(output, volume, discriminator=discriminator, share=share)
+            if self._step(terms["loss"] * share.weight, **position):
+                self.average.update_parameters(network)
+        return output, terms
+
     def _train_discriminator(
-        self, real: Tensor, fake: Tensor, discriminator: nn.Module, position: dict[str, int]
+        self, real: Tensor, fake: Tensor, share: BatchShare, position: dict[str, int]
     ) -> Tensor:
-        if self._discriminator_step is None:
-            raise ValueError("there is a discriminator but no optimiser for it: give discriminator_optimizer")
+        step, discriminator = self._discriminator_step, self._discriminator
+        if step is None or discriminator is None:
+            raise ValueError("there is an optimiser of a discriminator but none: give both, or neither")
         discriminator.requires_grad_(True)
-        with autocast(self.state.device, self.precision):
-            loss = self.loss.for_discriminator(real, fake.float(), discriminator=discriminator)
-        self._discriminator_step(loss, **position)
+        with accumulating(discriminator, is_last=step.ends_with(**position)):
+            with autocast(self.state.device, self.precision):
+                loss = self.loss.for_discriminator(real, fake.float(), discriminator=discriminator)
+            step(loss * share.weight, **position)
         return loss
 
 
@@ -218,7 +229,3 @@ def reconstruct(autoencoder: nn.Module, volume: Tensor) -> Tensor:
 def _pairs(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return reconstruction and volume in [0, 1], the range PSNR and SSIM are usually stated in."""
     return (output[Keys.PRED] + 1) / 2, (output[Keys.IMAGE] + 1) / 2
-
-
-def _detach(terms: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: term.detach() for name, term in terms.items()}

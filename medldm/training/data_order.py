@@ -1,6 +1,7 @@
 """The order of the cases, and random transforms that depend on (seed, epoch, case) alone.
 
-So a training can go on in the middle of an epoch, and the number of worker processes changes nothing.
+So a training can go on in the middle of an epoch, and neither the number of worker processes nor that of the
+processes that share a batch changes anything.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from monai.transforms import Randomizable
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medldm.training.quarantine import FOUND, BadCase, CollateSound, Quarantine, QuarantineError
+from medldm.training.rank_batches import TrainingBatches
 
 
 class DrawnCase(int):
@@ -174,7 +176,7 @@ def training_loader(
 
     Args:
         dataset: of the training; a MONAI dataset's random transforms are seeded for each case.
-        batch_size: cases of a batch.
+        batch_size: cases of a batch, of all processes together.
         seed: of order and transforms.
         shuffle: draw an order for each epoch.
         num_workers: processes that load; their number changes nothing but the speed.
@@ -187,8 +189,7 @@ def training_loader(
         dataset, collate_fn = QuarantinedDataset(dataset, quarantine), CollateSound(collate_fn)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        batch_sampler=TrainingBatches(sampler, batch_size),
         num_workers=num_workers,
         collate_fn=collate_fn,
         generator=torch.Generator().manual_seed(seed),

@@ -11,7 +11,7 @@ from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.inferers import Inferer, SimpleInferer
 from monai.utils.enums import CommonKeys as Keys
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import default_collate
@@ -20,12 +20,14 @@ from medldm.conditioning import Conditions
 from medldm.diffusion import loss_weight, training_target
 from medldm.latent_diffusion import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
+from medldm.ranks import BatchShare, accumulating, is_first, parallel, whole_batch
 from medldm.sampling import LatentDiffusionSampler
 from medldm.training.data_order import QuarantinedDataset
 from medldm.training.handlers import TERMS, TrainingLog, middle_slices
 from medldm.training.latent_cache import LatentDataset
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, average_weights, make_scaler
+from medldm.training.rank_batches import batch_number, share_of_batch
 from medldm.training.resumable_trainer import BufferState, GeneratorState, HasState, ResumableTrainer
 from medldm.training.volumes import gather_conditions
 
@@ -46,15 +48,23 @@ class DenoisingTask:
         self.prediction_type = config.prediction_type
         self.weighting = config.loss_weighting
 
-    def draw_latents(self, batch: dict[str, Any], *, generator: torch.Generator) -> Tensor:
-        """Draw standardised latents (B, C, x, y, z) from the cached posteriors."""
+    def draw_latents(
+        self, batch: dict[str, Any], *, generator: torch.Generator, share: BatchShare | None = None
+    ) -> Tensor:
+        """Draw standardised latents (B, C, x, y, z) from the cached posteriors.
+
+        Args:
+            batch: with "mean" and "std" (B, C, x, y, z).
+            generator: of the noise.
+            share: the rows of the training's batch that these are; None for a batch of their own.
+        """
         mean, std = batch["mean"], batch["std"]
-        sample = mean + std * torch.randn(mean.shape, generator=generator)
+        sample = mean + std * (share or whole_batch(len(mean))).draw_normal(mean, generator=generator)
         return self.model.standardise(sample.to(self.model.latent_shift.device))
 
     def loss(
         self,
-        denoiser: ConditionalDenoiser,
+        denoiser: nn.Module,
         x_0: Tensor,
         conditions: Conditions,
         *,
@@ -121,6 +131,7 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         self.task = DenoisingTask(network, config)
         self.average = average or average_weights(network.denoiser, 0.0)
         self.generator = torch.Generator().manual_seed(config.seed)
+        self._denoiser = parallel(network.denoiser)
         self._step = OptimiserStep(
             optimizer,
             scaler=make_scaler(torch.device(device), config.precision),
@@ -164,19 +175,28 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         }
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
-        device, denoiser = engine.state.device, self.model.denoiser.train()
-        x_0 = self.task.draw_latents(batchdata, generator=self.generator)
-        noise = torch.randn(x_0.shape, generator=self.generator).to(device)
-        t = self.task.path.sample_times(len(x_0), generator=self.generator).to(device)
-        conditions = gather_conditions(batchdata, denoiser.conditioning.names).to(device)
-        drop = denoiser.conditioning.draw_dropout(len(x_0), generator=self.generator)
-        drop = {name: mask.to(device) for name, mask in drop.items()}
-        with autocast(device, self.config.precision):
-            loss = self.task.loss(denoiser, x_0, conditions, t=t, noise=noise, drop=drop).mean()
+        self.model.denoiser.train()
         index = (engine.state.iteration - 1) % engine.state.epoch_length
-        if self._step(loss, index=index, epoch_length=engine.state.epoch_length):
-            self.average.update_parameters(denoiser)
-        return {Keys.LOSS: loss.detach(), TERMS: {"loss": loss.detach()}}
+        position = {"index": index, "epoch_length": engine.state.epoch_length}
+        share = share_of_batch(self.data_loader, index=index, n_rows=len(batchdata["mean"]))
+        with accumulating(self._denoiser, is_last=self._step.ends_with(**position)):
+            loss = self._loss_of(batchdata, share)
+            if self._step(loss * share.weight, **position):
+                self.average.update_parameters(self.model.denoiser)
+        terms = share.mean_terms({"loss": loss})
+        return {Keys.LOSS: terms["loss"], TERMS: terms}
+
+    def _loss_of(self, batch: dict[str, Any], share: BatchShare) -> Tensor:
+        """Return the mean loss of the own rows of a batch, at random times with random noise."""
+        device, conditioning = self.state.device, self.model.denoiser.conditioning
+        x_0 = self.task.draw_latents(batch, generator=self.generator, share=share)
+        noise = share.draw_normal(x_0, generator=self.generator)
+        t = share.own(self.task.path.sample_times(share.total, generator=self.generator)).to(device)
+        conditions = gather_conditions(batch, conditioning.names).to(device)
+        masks = conditioning.draw_dropout(share.total, generator=self.generator)
+        drop = {name: share.own(mask).to(device) for name, mask in masks.items()}
+        with autocast(device, self.config.precision):
+            return self.task.loss(self._denoiser, x_0, conditions, t=t, noise=noise, drop=drop).mean()
 
 
 class DiffusionEvaluator(SupervisedEvaluator):
@@ -225,7 +245,8 @@ class DiffusionEvaluator(SupervisedEvaluator):
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         device = engine.state.device
         denoiser = self.denoiser.eval()
-        generator = torch.Generator().manual_seed(self.config.seed + engine.state.iteration)
+        number = batch_number(self.data_loader, engine.state.iteration)
+        generator = torch.Generator().manual_seed(self.config.seed + number)
         x_0 = self.task.draw_latents(batchdata, generator=generator)
         conditions = gather_conditions(batchdata, denoiser.conditioning.names).to(device)
         losses = []
@@ -255,8 +276,9 @@ class SampleWriter:
         self.num_steps = num_steps
 
     def attach(self, trainer: Engine) -> None:
-        """Write after each validation."""
-        self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
+        """Write after each validation, in the first process."""
+        if is_first():
+            self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
 
     def _write(self, evaluator: DiffusionEvaluator, trainer: Engine) -> None:
         loader: Any = evaluator.data_loader

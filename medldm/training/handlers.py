@@ -1,4 +1,7 @@
-"""Handlers of both stages: log, progress bar, sample slices, best and last checkpoint."""
+"""Handlers of both stages: log, progress bar, sample slices, best and last checkpoint.
+
+Of several processes only the first one writes and shows.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,10 +23,12 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from medldm.checkpoints import save_checkpoint
+from medldm.ranks import is_first
 
 logger = logging.getLogger(__name__)
 
 TERMS = "terms"
+_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class LossBar:
@@ -37,6 +43,8 @@ class LossBar:
 
     def attach(self, trainer: Engine) -> None:
         """Follow a trainer whose output holds a mapping of scalar tensors under "terms"."""
+        if not is_first():
+            return
         bar = ProgressBar(desc=self.description, persist=False)
         bar.attach(
             trainer, output_transform=lambda output: {n: float(term) for n, term in output[TERMS].items()}
@@ -59,6 +67,8 @@ class TrainingLog:
 
     def attach(self, trainer: Engine) -> None:
         """Follow a trainer whose output holds a mapping of scalar tensors under "terms"."""
+        if not is_first():
+            return
         self.directory.mkdir(parents=True, exist_ok=True)
         self.writer = SummaryWriter(str(self.directory))
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._add)
@@ -84,7 +94,7 @@ class TrainingLog:
         """Take over a state; the lines that were written after it are cut off, for they come again."""
         self._values = {name: list(values) for name, values in state["values"].items()}
         self._started = time.monotonic() - state["seconds"]
-        if self.history.is_file() and self.history.stat().st_size > state["history_bytes"]:
+        if is_first() and self.history.is_file() and self.history.stat().st_size > state["history_bytes"]:
             os.truncate(self.history, state["history_bytes"])
 
     def _add(self, trainer: Engine) -> None:
@@ -139,7 +149,8 @@ class SliceWriter:
 
     def attach(self, trainer: Engine) -> None:
         """Write after each validation."""
-        self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
+        if is_first():
+            self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
 
     def _write(self, evaluator: Engine, trainer: Engine) -> None:
         output: Any = evaluator.state.output
@@ -173,6 +184,9 @@ class CheckpointWriter:
         metric: the evaluator's metric that decides which is best; `evaluator` gives it after each run.
         larger_is_better: how the metric is compared.
         last_interval: epochs between two writings of the last.
+
+    Raises:
+        ValueError: if `name` is more than the plain stem of a file.
     """
 
     def __init__(
@@ -186,6 +200,8 @@ class CheckpointWriter:
         larger_is_better: bool,
         last_interval: int = 1,
     ) -> None:
+        if not _STEM.fullmatch(name):
+            raise ValueError(f"name is {name!r}: letters, digits, '_', '-' and '.' make the stem of a file")
         self.directory = Path(directory)
         self.name = name
         self.describe = describe
@@ -237,6 +253,8 @@ class CheckpointWriter:
             logger.info("best %s so far: %.5g (epoch %d)", self.metric, value, trainer.state.epoch)
 
     def _save(self, path: Path, trainer: Engine) -> None:
+        if not is_first():
+            return
         weights, card = self.describe()
         training = {
             "epoch": trainer.state.epoch,

@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from medldm.configs import Config
 
 logger = logging.getLogger(__name__)
@@ -121,12 +118,3 @@ class StepHealth:
         self.n_in_a_row, self._n_steps = state["n_in_a_row"], state["n_steps"]
         self.n_rollbacks = max(self.n_rollbacks, state["n_rollbacks"])
         self._bad = deque(state["bad"])
-
-
-def true_on_any_rank(flag: Tensor) -> Tensor:
-    """Return whether a flag, a boolean scalar, is set on any process of a distributed training."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return flag
-    votes = flag.to(torch.int32)
-    torch.distributed.all_reduce(votes, op=torch.distributed.ReduceOp.MAX)
-    return votes > 0

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from medldm.configs import Config
 from medldm.networks import AutoencoderOutput
+from medldm.ranks import BatchShare
 from medldm.training.losses import FirstStageLoss
 from medldm.training.quarantine import BadCase
 
@@ -63,7 +64,12 @@ class LabelMapLoss(FirstStageLoss):
         self.register_buffer("class_weights", class_weights)
 
     def for_autoencoder(
-        self, output: AutoencoderOutput, volume: Tensor, *, discriminator: nn.Module | None
+        self,
+        output: AutoencoderOutput,
+        volume: Tensor,
+        *,
+        discriminator: nn.Module | None,
+        share: BatchShare | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms, and under "loss" their weighted sum.
 
@@ -71,6 +77,7 @@ class LabelMapLoss(FirstStageLoss):
             output: its reconstruction holds logits (B, K + 1, X, Y, Z).
             volume: (B, 1, X, Y, Z) indices 0..K.
             discriminator: must be None.
+            share: the rows of the training's batch that these are; None for a batch of their own.
         """
         if discriminator is not None:
             raise TypeError("LabelMapLoss has no adversary: train without a discriminator")
@@ -82,24 +89,26 @@ class LabelMapLoss(FirstStageLoss):
         terms = {"cross_entropy": entropy, "regularisation": output.regularisation}
         total = entropy + self.config.regularisation_weight * output.regularisation
         if self.config.dice_weight > 0:
-            terms["dice_loss"] = soft_dice_loss(logits, target)
+            terms["dice_loss"] = soft_dice_loss(logits, target, share=share)
             total = total + self.config.dice_weight * terms["dice_loss"]
         return {"loss": total, **terms}
 
 
-def soft_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+def soft_dice_loss(logits: Tensor, target: Tensor, *, share: BatchShare | None = None) -> Tensor:
     """Return 1 - Dice, the mean over structures, background left out, of the sums over the whole batch.
 
     Args:
         logits: (B, K + 1, X, Y, Z).
         target: (B, X, Y, Z) indices.
+        share: the rows of the whole batch that these are; None for a batch of their own.
 
     Source: Milletari et al. 2016, "V-Net", Section 3, with p and g in the place of their squares.
     """
     probability = logits.softmax(dim=1)
     truth = one_hot(target, logits.shape[1]).movedim(-1, 1).to(probability)
     axes = (0, *range(2, logits.ndim))
-    overlap, total = (probability * truth).sum(axes), (probability + truth).sum(axes)
+    sums = torch.stack([(probability * truth).sum(axes), (probability + truth).sum(axes)])
+    overlap, total = sums if share is None else share.sum(sums)
     # One voxel's worth keeps structures that are in neither map from dividing 0 by 0.
     return (1 - (2 * overlap + 1) / (total + 1))[1:].mean()
 

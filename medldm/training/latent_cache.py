@@ -2,7 +2,8 @@
 
 Mean and standard deviation are kept, so that the noise of the latents is fresh in every epoch. A case's entry
 is one safetensors file, named by a hash: neither identifiers nor paths reach the cache. A later run takes the
-files of an earlier one that are still right, verified by the hash in their header.
+files of an earlier one that are still right, verified by the hash in their header. Several processes encode a
+part of the cohort each.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from medldm.checkpoints import hash_weights, write_atomically
 from medldm.latent_diffusion import LatentDiffusionModel
+from medldm.ranks import is_first, n_ranks, own_part, sum_over_ranks, wait_for_all
 from medldm.training.quarantine import BadCase, GuardedTransforms, Quarantine, find_fault
 from medldm.training.volumes import ABSENT, SPATIAL_KEYS
 from medldm.version import __version__
@@ -134,6 +136,7 @@ def encode_cases(
         The latents of the cases, in their order.
 
     Raises:
+        FileNotFoundError: if processes do not see each other's files.
         QuarantineError: if more cases are bad than the quarantine bears.
     """
     folder = _open_folder(model, directory)
@@ -142,21 +145,33 @@ def encode_cases(
     if folder is None and quarantine is None:
         return cache_latents(model, _load(cases, transform, num_workers))
     names = [f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
-    # Equal cases share a file; each file is written once.
-    missing = {
-        name: number for number, name in enumerate(names) if folder is None or not _is_valid(folder / name)
-    }
+    # Equal cases share a file; each file is written once, by the process whose part it is in.
+    numbers = {name: number for number, name in enumerate(names)}
+    mine = own_part(list(numbers)) if folder is not None else list(numbers)
+    missing = [name for name in mine if folder is None or not _is_valid(folder / name)]
     made: dict[str, dict[str, Tensor] | Path | BadCase] = {}
-    loader = _load([cases[number] for number in missing.values()], transform, num_workers)
-    for (name, number), batch in zip(
-        missing.items(), tqdm(loader, desc="encoding latents", leave=False), strict=True
-    ):
+    loader = _load([cases[numbers[name]] for name in missing], transform, num_workers)
+    bar = tqdm(loader, desc="encoding latents", leave=False, disable=not is_first())
+    for name, batch in zip(missing, bar, strict=True):
         entry = _make_entry(model, batch, is_guarded=quarantine is not None)
         if isinstance(entry, BadCase) and quarantine is not None:
-            quarantine.add(number, entry.reason, n_cases=len(cases))
+            quarantine.add(numbers[name], entry.reason, n_cases=len(cases))
         made[name] = entry if folder is None or isinstance(entry, BadCase) else _write(folder / name, entry)
-    _report(len(names), sum(name not in missing for name in names), folder)
-    return LatentDataset([made[name] if name in made else Path(folder or "") / name for name in names])
+    entries = [made[name] if name in made else Path(folder or "") / name for name in names]
+    _await_others([entry for entry in entries if isinstance(entry, Path)], folder)
+    n_missing = sum_over_ranks(torch.tensor(len(missing)))
+    _report(len(names), len(names) - int(n_missing), folder)
+    return LatentDataset(entries)
+
+
+def _await_others(paths: Sequence[Path], folder: Path | None) -> None:
+    """Return when all processes have encoded their parts."""
+    wait_for_all()
+    if unseen := [path for path in paths if not path.is_file()]:
+        raise FileNotFoundError(
+            f"{len(unseen)} of {len(paths)} cached latents, such as {unseen[0].name}, are not in {folder} as "
+            f"this one of {n_ranks()} processes sees it: output_dir must lie on a file system that all share"
+        )
 
 
 def _load(

@@ -16,8 +16,10 @@ import torch
 from monai.losses import PatchAdversarialLoss
 from torch import Tensor, nn
 
-from medldm.configs import Config
+from medldm.configs import Config, unknown_name_message
 from medldm.networks import AutoencoderOutput
+from medldm.ranks import BatchShare
+from medldm.training.perceptual import NETWORKS, MedicalNetLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +32,9 @@ class AutoencoderLossConfig(Config):
         adversarial_weight: of the least-squares adversarial term.
         perceptual_weight: of the feature term.
         adversarial_start: training step from which the discriminator takes part.
-        perceptual_weights: path of a local weight file for monai.losses.PerceptualLoss; None to match the
+        perceptual_weights: path of a local safetensors file for `MedicalNetLoss`; None to match the
             discriminator's features.
-        perceptual_network: the network of that file, as PerceptualLoss names it.
+        perceptual_network: the network of that file, one of `NETWORKS`.
     """
 
     regularisation_weight: float = 1e-4
@@ -40,7 +42,7 @@ class AutoencoderLossConfig(Config):
     perceptual_weight: float = 0.05
     adversarial_start: int = 1000
     perceptual_weights: str | None = None
-    perceptual_network: str = "medicalnet_resnet10_23datasets"
+    perceptual_network: str = NETWORKS[0]
 
     def __post_init__(self) -> None:
         for name in ("regularisation_weight", "adversarial_weight", "perceptual_weight", "adversarial_start"):
@@ -48,6 +50,9 @@ class AutoencoderLossConfig(Config):
                 raise ValueError(f"{name} is {getattr(self, name)}: at least 0 is needed")
         if self.perceptual_weights is not None and not Path(self.perceptual_weights).is_file():
             raise ValueError(f"perceptual_weights names {self.perceptual_weights!r}, which is not a file")
+        if self.perceptual_network not in NETWORKS:
+            message = unknown_name_message(self.perceptual_network, list(NETWORKS), kind="perceptual_network")
+            raise ValueError(message)
 
 
 class FirstStageLoss(nn.Module):
@@ -57,9 +62,17 @@ class FirstStageLoss(nn.Module):
     """Training step from which a discriminator takes part."""
 
     def for_autoencoder(
-        self, output: AutoencoderOutput, volume: Tensor, *, discriminator: nn.Module | None
+        self,
+        output: AutoencoderOutput,
+        volume: Tensor,
+        *,
+        discriminator: nn.Module | None,
+        share: BatchShare | None = None,
     ) -> dict[str, Tensor]:
-        """Return the terms, and under "loss" their weighted sum, for a batch of the data loader's volumes."""
+        """Return the terms, and under "loss" their weighted sum, for a batch of the data loader's volumes.
+
+        A term must be a mean over the rows, or add up with `share` what couples the rows of the whole batch.
+        """
         raise NotImplementedError(f"{type(self).__name__} lacks for_autoencoder")
 
     def for_discriminator(self, real: Tensor, fake: Tensor, *, discriminator: nn.Module) -> Tensor:
@@ -82,7 +95,12 @@ class AutoencoderLoss(FirstStageLoss):
         self.perceptual = _load_perceptual(self.config)
 
     def for_autoencoder(
-        self, output: AutoencoderOutput, volume: Tensor, *, discriminator: nn.Module | None
+        self,
+        output: AutoencoderOutput,
+        volume: Tensor,
+        *,
+        discriminator: nn.Module | None,
+        share: BatchShare | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms, and under "loss" their weighted sum.
 
@@ -90,6 +108,7 @@ class AutoencoderLoss(FirstStageLoss):
             output: of the autoencoder, for `volume`.
             volume: (B, 1, X, Y, Z) in [-1, 1].
             discriminator: gives a list of features, the last one its logits; None before it takes part.
+            share: not needed: every term is a mean over the rows.
         """
         fake = output.reconstruction.float()
         terms = {"l1": (fake - volume).abs().mean(), "regularisation": output.regularisation}
@@ -141,12 +160,4 @@ def _judge(discriminator: nn.Module, volume: Tensor) -> list[Tensor]:
 def _load_perceptual(config: AutoencoderLossConfig) -> nn.Module | None:
     if config.perceptual_weights is None:
         return None
-    from monai.losses import PerceptualLoss
-
-    weights = torch.load(config.perceptual_weights, map_location="cpu", weights_only=True)
-    # `pretrained=False` builds the network without reaching for the internet.
-    loss = PerceptualLoss(
-        spatial_dims=3, network_type=config.perceptual_network, is_fake_3d=False, pretrained=False
-    )
-    loss.perceptual_function.load_state_dict(weights)
-    return loss.requires_grad_(False).eval()
+    return MedicalNetLoss(config.perceptual_weights, network=config.perceptual_network)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from medldm.training.health import true_on_any_rank
+from medldm.ranks import true_on_any_rank
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,10 @@ class OptimiserStep:
         if index % self.accumulation_steps == 0:
             self._buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
 
+    def ends_with(self, *, index: int, epoch_length: int) -> bool:
+        """Say whether a batch, its index in the epoch from 0, is the last one of its step."""
+        return (index + 1) % self.accumulation_steps == 0 or index + 1 == epoch_length
+
     def __call__(self, loss: Tensor, *, index: int, epoch_length: int) -> bool:
         """Add the gradient of a batch's loss; step when enough batches, or the epoch, are complete.
 
@@ -105,7 +109,7 @@ class OptimiserStep:
         # A loss that is not finite takes part, so that in a distributed training all processes go backward.
         self.scaler.scale(loss / group_size).backward()
         self._losses.append(loss.detach())
-        self.is_complete = index + 1 == group + group_size
+        self.is_complete = self.ends_with(index=index, epoch_length=epoch_length)
         return self.is_complete and self._step()
 
     def _step(self) -> bool:

@@ -8,6 +8,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from medldm.ranks import largest_on_any_rank
+
 logger = logging.getLogger(__name__)
 
 EXIT_PREEMPTED = 75
@@ -48,6 +50,12 @@ class StopSignals:
         for number, former in self._former.items():
             signal.signal(number, former)
         self._former = {}
+
+    def agree(self) -> bool:
+        """Say whether a signal came; all processes of a training ask together and get the same answer."""
+        if number := largest_on_any_rank(int(self.received or 0)):
+            self.received = signal.Signals(number)
+        return self.received is not None
 
     @property
     def exit_code(self) -> int:

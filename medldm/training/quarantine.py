@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from monai.transforms import Compose, RandomizableTrait, Transform
 
+from medldm.ranks import n_ranks
+
 logger = logging.getLogger(__name__)
 
 FOUND = "quarantined"
@@ -86,7 +88,7 @@ class Quarantine:
     """Remember the training cases that cannot be used; more than a share of them ends the training.
 
     Args:
-        max_bad_share: of the training cases, 0 to 1; 0 bears none.
+        max_bad_share: of the training cases, 0 to 1; 0 bears none, as several processes must.
 
     Example:
         >>> quarantine = Quarantine(max_bad_share=0.1)
@@ -98,6 +100,11 @@ class Quarantine:
     def __init__(self, max_bad_share: float = 0.0) -> None:
         if not 0 <= max_bad_share < 1:
             raise ValueError(f"max_bad_share is {max_bad_share}: a share from 0 to below 1 is needed")
+        if max_bad_share > 0 and n_ranks() > 1:
+            raise ValueError(
+                f"max_bad_share is {max_bad_share} with {n_ranks()} processes, which would not replace the "
+                "same cases: set it to 0, or train in one process"
+            )
         self.max_bad_share = max_bad_share
         self._reasons: dict[int, str] = {}
 

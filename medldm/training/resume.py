@@ -3,6 +3,8 @@
 The state after a batch is everything that the next batch depends on. It is saved before anything of an
 epoch's end has run (validation, checkpoints); a training that goes on from an epoch's last batch runs the
 epoch's end first.
+
+Of several processes the first one saves, since all have the same state.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 
+from medldm.ranks import from_first_rank, is_first, wait_for_all
 from medldm.training.data_order import EpochSampler
 from medldm.training.health import HealthConfig, RollBackError, StepHealth
 from medldm.training.preemption import StopSignals
 from medldm.training.quarantine import FOUND, Quarantine
 from medldm.training.random_state import capture_random_state, restore_random_state
+from medldm.training.rank_batches import has_common_batch
 from medldm.training.resumable_trainer import START_ANEW, HasState, ResumableTrainer
 from medldm.training.state_folders import SavedState, StateError, StateFolders
 
@@ -103,7 +108,7 @@ class TrainingKeeper:
             SystemExit: with the code 75 after SIGTERM or SIGUSR1, and 130 after Ctrl-C; the state is saved.
             TrainingDivergedError: if rolling back did not help.
         """
-        if self.resume == "never" and (place := self.folders.retire()) is not None:
+        if self.resume == "never" and is_first() and (place := self.folders.retire()) is not None:
             logger.info("resume is never: the states of an earlier training were moved to %s", place)
         with self.signals:
             while True:
@@ -116,7 +121,7 @@ class TrainingKeeper:
 
     def _begin(self, trainer: Any) -> None:
         sampler = _sampler_of(trainer)
-        saved = self.folders.load_newest()
+        saved = self._load_newest()
         if saved is None:
             if self.resume == "must" or self._is_rolling_back:
                 raise StateError(f"there is no state in {self.folders.directory} to go on from")
@@ -128,6 +133,12 @@ class TrainingKeeper:
             self._is_rolling_back = False
         if self._stands_at_epoch_end(trainer):
             trainer.fire_event(Events.EPOCH_COMPLETED)
+
+    def _load_newest(self) -> SavedState | None:
+        """Let the first process choose a state, and set damaged ones aside; the others read the same one."""
+        saved = self.folders.load_newest() if is_first() else None
+        step = int(from_first_rank(torch.tensor(-1 if saved is None else saved.step)))
+        return saved if is_first() or step < 0 else self.folders.load(step)
 
     def _restore(self, trainer: Any, saved: SavedState) -> None:
         light = {name: saved.parts[name] for name in _LIGHT}
@@ -151,7 +162,7 @@ class TrainingKeeper:
         epoch, index = divmod(step, trainer.state.epoch_length)
         sampler = _sampler_of(trainer)
         sampler.load_state_dict(light["training"]["order"])
-        sampler.place(epoch=epoch, start=index * trainer.data_loader.batch_size)
+        sampler.place(epoch=epoch, start=index * _batch_size_of(trainer))
         trainer.state.iteration, trainer.state.epoch = step, epoch
         self._at_epoch_end = dict(light) if self._stands_at_epoch_end(trainer) else None
         restore_random_state(light["random"])
@@ -173,17 +184,18 @@ class TrainingKeeper:
         is_bad = any(step.is_bad for step in steps)
         self.health.record(is_bad=is_bad, cases=_cases_of_step(trainer))
         self._at_epoch_end = self._capture(trainer) if self._stands_at_epoch_end(trainer) else None
-        if self.signals.received is not None:
+        if self.signals.agree():
             self._stop(trainer)
         if not is_bad and self._is_due(trainer):
             self._save(trainer)
 
-    def _during_validation(self, _: Engine, trainer: Any) -> None:
-        if self.signals.received is not None:
+    def _during_validation(self, evaluator: Any, trainer: Any) -> None:
+        if has_common_batch(evaluator.data_loader, evaluator.state.iteration) and self.signals.agree():
             self._stop(trainer)
 
     def _stop(self, trainer: Any) -> None:
         self._save(trainer)
+        wait_for_all()
         code = self.signals.exit_code
         logger.warning(
             "%s: the state after batch %d is saved; run the same command again to go on (exit code %d)",
@@ -208,7 +220,8 @@ class TrainingKeeper:
             return
         started = time.monotonic()
         light = self._at_epoch_end or self._capture(trainer)
-        self.folders.save({**trainer.training_state(), **light}, step=step)
+        if is_first():
+            self.folders.save({**trainer.training_state(), **light}, step=step)
         self._saved_step, self._saved_at = step, time.monotonic()
         self._seconds_of_a_save = self._saved_at - started
         logger.debug("state after batch %d saved in %.2f s", step, self._seconds_of_a_save)
@@ -231,7 +244,7 @@ class TrainingKeeper:
 
 
 def _sampler_of(trainer: Any) -> EpochSampler:
-    sampler = getattr(trainer.data_loader, "sampler", None)
+    sampler = getattr(getattr(trainer.data_loader, "batch_sampler", None), "sampler", None)
     if not isinstance(sampler, EpochSampler):
         raise TypeError(
             f"the training's data loader draws with a {type(sampler).__name__}, whose place cannot be kept: "
@@ -240,9 +253,13 @@ def _sampler_of(trainer: Any) -> EpochSampler:
     return sampler
 
 
+def _batch_size_of(trainer: Any) -> int:
+    return trainer.data_loader.batch_sampler.batch_size
+
+
 def _cases_of_step(trainer: Any) -> list[int]:
     """Return the numbers of the cases of all batches of the step that just ended."""
-    size, per_step = trainer.data_loader.batch_size, trainer.optimiser_steps[0].accumulation_steps
+    size, per_step = _batch_size_of(trainer), trainer.optimiser_steps[0].accumulation_steps
     last = (trainer.state.iteration - 1) % trainer.state.epoch_length
     return _sampler_of(trainer).cases(last // per_step * per_step * size, (last + 1) * size)
 
@@ -251,7 +268,7 @@ def _describe_setting(trainer: Any) -> dict[str, int]:
     """Return what must be equal for the state of one run to fit another."""
     return {
         "number of training cases": len(_sampler_of(trainer)),
-        "batch_size": trainer.data_loader.batch_size,
+        "batch_size": _batch_size_of(trainer),
         "accumulation_steps": trainer.optimiser_steps[0].accumulation_steps,
         "seed": _sampler_of(trainer).seed,
     }

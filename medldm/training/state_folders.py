@@ -123,6 +123,21 @@ class StateFolders:
             )
         return None
 
+    def load(self, step: int) -> SavedState:
+        """Read the state after a step, which another process of the training has found valid.
+
+        Raises:
+            StateError: if it is not there.
+            CheckpointError: if it is damaged.
+        """
+        path = self.steps().get(step)
+        if path is None:
+            raise StateError(
+                f"the training's first process goes on from step {step}, which is not in {self.directory} as "
+                "this process sees it: output_dir must lie on a file system that all processes share"
+            )
+        return SavedState(step, path, read_folder(path))
+
     def retire(self) -> Path | None:
         """Move all states out of the way, beside the folder; return where to."""
         if not self.steps():

@@ -93,7 +93,7 @@ class LatentDiffusionTrainer:
         config, denoiser = self.config, self.model.denoiser
         loader = DataLoader(training, batch_size=self.batch_size, shuffle=True)
         optimizer = torch.optim.AdamW(
-            denoiser.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            denoiser.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         average = average_weights(denoiser, config.ema_decay)
         evaluator = None

@@ -41,6 +41,12 @@ def test_bad_values_are_named(options: dict, message: str) -> None:
         ConditioningConfig(**options)
 
 
+@pytest.mark.parametrize(("drop", "keep"), [(-0.1, 0.0), (0.6, 0.5)])
+def test_what_happens_to_all_conditions_together_has_probabilities(drop: float, keep: float) -> None:
+    with pytest.raises(ValueError, match="whose sum is at most 1"):
+        ConditioningConfig(drop_all_probability=drop, keep_all_probability=keep)
+
+
 def test_dropout_may_differ_by_condition() -> None:
     config = ConditioningConfig(
         conditioning_type=["text", "class"], num_classes=2, conditioning_dropout={"text": 0.3, "class": 0.0}

@@ -102,6 +102,30 @@ def test_dropout_draws_each_condition_at_its_own_rate() -> None:
     assert abs((draws["class"] & draws["text"]).float().mean().item() - 0.04) < 4 * (0.04 * 0.96 / n) ** 0.5
 
 
+def test_samples_lose_all_or_keep_all_conditions_at_their_rates() -> None:
+    """Of two conditions at dropout 0.5, 0.1 for all and 0.2 for none: 0.7 / 4 for each of the four sets."""
+    config = ConditioningConfig(
+        conditioning_type=["class", "text"],
+        num_classes=2,
+        conditioning_dropout=0.5,
+        drop_all_probability=0.1,
+        keep_all_probability=0.2,
+    )
+    n = 40_000
+    draws = ConditionEncoder(config, downsampling=4).draw_dropout(
+        n, generator=torch.Generator().manual_seed(0)
+    )
+    a, b = draws["class"], draws["text"]
+    for found, rate in ((a & b, 0.275), (~a & ~b, 0.375), (a & ~b, 0.175), (~a & b, 0.175)):
+        assert abs(found.float().mean().item() - rate) < 4 * (rate * (1 - rate) / n) ** 0.5
+
+
+def test_one_token_counts_as_much_as_a_text_of_many_in_the_summary(encoder, conditions) -> None:
+    encoded = encode(encoder, conditions)
+    expected = encoded.tokens[:, 0] + encoded.tokens[:, 1:].mean(dim=1)
+    torch.testing.assert_close(encoded.pooled, expected)
+
+
 def test_every_voxel_of_a_label_map_reaches_the_latent_grid(encoder) -> None:
     """A structure one voxel thin changes the encoding wherever it lies."""
     empty = torch.zeros(1, 1, 16, 16, 16, dtype=torch.int64)

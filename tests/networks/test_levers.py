@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from medldm.networks import VAE, LatentUNet, LatentUNetConfig, VAEConfig
-from medldm.networks.blocks import Convolution, Linear, Upsample
+from medldm.networks.blocks import (
+    Convolution,
+    Linear,
+    PlaneConvolution,
+    PlaneTransposedConvolution,
+    TransposedConvolution,
+    Upsample,
+)
 from medldm.networks.levers import (
     Rules,
     attend_to,
@@ -203,20 +210,66 @@ def test_linear_layer_is_a_matrix_product(
         torch.testing.assert_close(project(strided, layer), F.linear(strided, layer.weight, layer.bias))
 
 
+def claim_bfloat16(patch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
+    """Let the rules believe that the CPU computes bfloat16, or that it does not."""
+    patch.setattr("medldm.networks.levers.has_bfloat16", lambda: has_bfloat16)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
 @pytest.mark.parametrize("n_queries", [1, 256, 300])
 @torch.no_grad()
-def test_attention_in_bfloat16_is_that_of_float32(n_queries: int, generator: torch.Generator) -> None:
+def test_attention_in_bfloat16_is_that_of_float32(
+    n_queries: int, has_bfloat16: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim_bfloat16(monkeypatch, has_bfloat16)
     queries = torch.randn(2, 2, n_queries, 8, generator=generator)
     keys, values = torch.randn(2, 2, 2, 37, 8, generator=generator)
     low = [t.bfloat16() for t in (queries, keys, values)]
-    assert Rules.use_products(low[0], low[1])
+    assert Rules.use_products(low[0], low[1]) is has_bfloat16
     assert not Rules.use_products(queries, keys)
     expected = torch.softmax(queries @ keys.transpose(2, 3) / 8**0.5, dim=-1) @ values
     torch.testing.assert_close(attend_to(*low).float(), expected, rtol=0, atol=0.05)
     torch.testing.assert_close(attend_to(queries, keys, values), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_training_keeps_no_large_products() -> None:
+def compute_all_layers(x: Tensor, seed: int) -> list[Tensor]:
+    """What each kind of layer makes of the same values, with gradients of the input."""
+    torch.manual_seed(seed)
+    layers = [Convolution(8, 8, 3, padding=1), Upsample(8, spatial_dims=3), TransposedConvolution(8, 8, 2)]
+    flat = [PlaneConvolution(8, 8, 3), PlaneTransposedConvolution(8, 8, 2, stride=2), Linear(8, 8)]
+    inputs = [x, x, x, x[..., 0], x[..., 0], x.movedim(1, -1)]
+    outputs = [layer(given) for layer, given in zip([*layers, *flat], inputs, strict=True)]
+    gradients = [torch.autograd.grad(y.float().square().sum(), x)[0] for y in outputs]
+    return [y.detach() for y in (*outputs, *gradients)]
+
+
+@pytest.mark.parametrize("size", [(3, 5, 4), (9, 8, 10)])
+def test_a_cpu_without_bfloat16_computes_it_in_float32(
+    size: tuple[int, ...], generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(2, 8, *size, generator=generator, requires_grad=True)
+    expected = compute_all_layers(x, seed=3)
+    claim_bfloat16(monkeypatch, False)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = compute_all_layers(x, seed=3)
+    assert [y.dtype for y in found[:6]] == [torch.bfloat16] * 6
+    for low, wanted in zip(found, expected, strict=True):
+        # Half a unit in the last of 8 binary places: the result was rounded once, from float32.
+        torch.testing.assert_close(low.float(), wanted, rtol=2**-8, atol=2**-7 * float(wanted.abs().max()))
+
+
+@torch.no_grad()
+def test_only_bfloat16_without_instructions_is_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.zeros(1, 2, 3, 3, 3), torch.zeros(2, 2, 3, 3, 3)
+    for has_bfloat16 in (True, False):
+        claim_bfloat16(monkeypatch, has_bfloat16)
+        assert Rules.widens(x.bfloat16(), weight.bfloat16()) is not has_bfloat16
+        assert not Rules.widens(x, weight)
+        assert not Rules.widens(x.bfloat16(), weight)
+
+
+def test_training_keeps_no_large_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    claim_bfloat16(monkeypatch, True)
     small, large = (torch.empty(1, 4, n, 8, dtype=torch.bfloat16, requires_grad=True) for n in (512, 1024))
     assert Rules.use_products(small, small)
     assert not Rules.use_products(large, large)

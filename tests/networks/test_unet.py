@@ -169,3 +169,30 @@ def test_pixel_space_has_the_same_trunk_without_cross_attention(generator: torch
     )
     with pytest.raises(ValueError, match="use LatentUNet"):
         UNet(SMALL)
+
+
+def test_a_pooled_context_changes_nothing_at_first_and_then_its_own_sample(
+    randomise: Randomise, generator: torch.Generator
+) -> None:
+    plain = LatentUNet(SMALL)
+    pooling = LatentUNet(replace(SMALL, pooled_context=True))
+    randomise(plain)
+    pooling.load_state_dict(plain.state_dict(), strict=False)
+    inputs = make_inputs(generator)
+    pooled = torch.randn(3, 5, generator=generator)
+    torch.testing.assert_close(pooling(**inputs, pooled=pooled), plain(**inputs))
+    randomise(pooling)
+    changed = pooled.clone()
+    changed[1] += 1.0
+    difference = (pooling(**inputs, pooled=changed) - pooling(**inputs, pooled=pooled)).flatten(1)
+    assert (difference.abs().amax(dim=1) > 1e-4).tolist() == [False, True, False]
+
+
+def test_a_pooled_context_is_given_if_and_only_if_it_is_used(generator: torch.Generator) -> None:
+    inputs, pooled = make_inputs(generator), torch.zeros(3, 5)
+    with pytest.raises(ValueError, match="does not pool"):
+        LatentUNet(SMALL)(**inputs, pooled=pooled)
+    with pytest.raises(ValueError, match="no pooled given"):
+        LatentUNet(replace(SMALL, pooled_context=True))(**inputs)
+    with pytest.raises(ValueError, match="no context to pool"):
+        replace(SMALL, cross_attention=False, pooled_context=True)

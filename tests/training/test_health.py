@@ -97,7 +97,7 @@ class PlantedLoss(AutoencoderLoss):
     bad: Collection[int] = ()
     n_calls = 0
 
-    def for_autoencoder(self, output, volume, *, discriminator):
+    def for_autoencoder(self, output, volume, *, discriminator, share=None):
         self.n_calls += 1
         terms = super().for_autoencoder(output, volume, discriminator=discriminator)
         if self.n_calls in self.bad:
@@ -181,7 +181,7 @@ def test_a_bad_step_changes_nothing_and_training_goes_on(tmp_path, caplog, where
 def cases_of(trainer) -> list[tuple[int, int]]:
     """Collect (batch, case) of all batches."""
     found: list[tuple[int, int]] = []
-    sampler = trainer.data_loader.sampler
+    sampler = trainer.data_loader.batch_sampler.sampler
 
     def collect(engine) -> None:
         n = engine.state.iteration

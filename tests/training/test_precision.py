@@ -7,6 +7,7 @@ import torch
 
 from medldm.devices import choose_device
 from medldm.training import autocast, average_weights
+from medldm.training.precision import choose_precision
 
 
 def test_average_follows_its_recursion() -> None:
@@ -49,3 +50,16 @@ def test_a_missing_device_is_named() -> None:
     with pytest.raises(ValueError, match="torch sees no CUDA device"):
         choose_device("cuda")
     assert choose_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("native", "chosen"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_takes_bfloat16_only_where_the_cpu_computes_in_it(
+    native: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    cpu = torch.device("cpu")
+    assert choose_precision(cpu, "auto") == chosen
+    with autocast(cpu, "auto"):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == getattr(torch, chosen)
+    assert [choose_precision(cpu, name) for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]

@@ -330,7 +330,7 @@ def test_a_state_of_another_training_is_refused(stages, tmp_path, monkeypatch) -
     make, _ = stages("diffusion")
     run_killed_after(make(tmp_path), 3)
     other = make(tmp_path)
-    other.data_loader.sampler.seed = 8
+    other.data_loader.batch_sampler.sampler.seed = 8
     with pytest.raises(StateError, match="seed is 8 here and 7 there"):
         other.run()
     faster = make(tmp_path)
