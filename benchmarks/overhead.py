@@ -153,7 +153,7 @@ def make_first_stage(folder: Path, *, is_safe: bool) -> Any:
     shape = (1, *(n + 8 for n in PATCH))
     cases = [{"image": torch.rand(shape) * 2 - 1} for _ in range(N_CASES)]
     transforms = Compose([RandomPatchd(("image",), PATCH)])
-    guarded = GuardedTransforms(transforms, shape=shape) if is_safe else transforms
+    guarded = GuardedTransforms(transforms, size=shape[1:]) if is_safe else transforms
     data = CacheDataset(cases, guarded, progress=False)
     loader, handlers = _keep(data, folder, batch_size=1, is_safe=is_safe)
     trainer = AutoencoderTrainer(

@@ -5,8 +5,8 @@
 
 What is measured is the peak of the resident set over what the process held before the networks were built.
 Each configuration runs in a process of its own, forked, which has run the same on 24^3 voxels before. glibc
-keeps the gaps that freed blocks leave, in an amount that depends on the order of all allocations; it is asked
-to give blocks back (as MALLOC_MMAP_THRESHOLD_=65536 in the environment does), and measured once without.
+keeps the gaps that freed blocks leave, in an amount that depends on the order of all allocations; here it is
+asked to give blocks back, as MALLOC_MMAP_THRESHOLD_=65536 in the environment does.
 """
 
 from __future__ import annotations
@@ -94,10 +94,8 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    running = [
-        [start(configuration, maps=maps) for maps in (True, False)] for configuration in CONFIGURATIONS
-    ]
-    header = ("work", "predicted", "measured", "predicted / measured", "measured, gaps kept")
+    running = [start(configuration) for configuration in CONFIGURATIONS]
+    header = ("work", "predicted", "measured", "predicted / measured")
     rows = [row_of(*pair) for pair in zip(CONFIGURATIONS, running, strict=True)]
     text = f"{describe_machine('cpu')}\n\n{table(header, rows)}"
     if options.write:
@@ -105,35 +103,28 @@ def main() -> None:
     sys.stdout.write(text + "\n")
 
 
-def row_of(configuration: Configuration, running: list[TextIO]) -> tuple[str, ...]:
+def row_of(configuration: Configuration, running: TextIO) -> tuple[str, ...]:
     """Predict one configuration, and wait for what was measured."""
     predicted = predict(configuration.work(configuration.networks())).peak_bytes
-    measured, with_gaps = (float(pipe.read()) for pipe in running)
+    measured = float(running.read())
     row = (
         configuration.title,
         f"{predicted / 1e6:.0f} MB",
         f"{measured / 1e6:.0f} MB",
         f"{predicted / measured:.2f}",
-        f"{with_gaps / 1e6:.0f} MB",
     )
     sys.stderr.write(" | ".join(row) + "\n")
     return row
 
 
-def start(configuration: Configuration, *, maps: bool) -> TextIO:
-    """Fork a process that measures; its number comes through the pipe that is returned.
-
-    Args:
-        configuration: to run, once on 24^3 voxels before it counts.
-        maps: whether blocks of 64 KiB and more go back to the system when freed.
-    """
+def start(configuration: Configuration) -> TextIO:
+    """Fork a process that measures; its number comes through the pipe that is returned."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         try:
             os.close(reader)
             configuration.work(configuration.networks((24, 24, 24)))()
-            if maps:
-                ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
             peak = measure_memory(configuration.work(configuration.networks()), device="cpu")
             os.write(writer, str(peak).encode())
         except Exception:
