@@ -51,9 +51,9 @@ from medldm.training import (
 from medldm.training.volumes import RandomPatchd
 
 CPU = torch.device("cpu")
-AUTOENCODER = VAEConfig(down_channels=(16, 32, 64), n_groups=16, mid_attention=False)
+AUTOENCODER = VAEConfig(down_channels=(8, 16, 32), n_groups=8, mid_attention=False)
 UNET = LatentUNetConfig(down_channels=(32, 64), n_groups=32, n_heads=4)
-PATCH, LATENTS, N_CASES = (32, 32, 32), (4, 12, 12, 12), 8
+PATCH, LATENTS, N_CASES = (32, 32, 32), (4, 8, 8, 8), 12
 MINUTES = 10.0
 """Between two savings, the default of the bundles."""
 

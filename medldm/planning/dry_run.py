@@ -2,7 +2,7 @@
 
 Every storage is counted from the operation that makes it until nothing refers to it, what autograd keeps
 included, so that the peak follows from the code and not from a formula of it. What a kernel allocates within
-itself is not seen.
+itself is not seen, but for the copies that oneDNN makes of a convolution's maps.
 """
 
 from __future__ import annotations

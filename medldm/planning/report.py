@@ -87,7 +87,7 @@ def _duration(seconds: float) -> str:
 def _basis(plan: Plan) -> list[str]:
     where = "CPU with oneDNN" if plan.budget.device == "cpu" else "GPU; not measured on one"
     return [
-        f"peaks are those of tensors on a {where}; kernels' own buffers are not in them",
+        f"peaks are those of tensors on a {where}; gaps that allocators keep are not in them",
         f"a plan fits with {100 * (MARGIN - 1):.0f} % more and {RUNTIME_BYTES / 1e9:g} GB for the process "
         f"itself, of {plan.budget.memory_gb:g} GB",
         "volumes kept in the computer's memory (cache_rate) come on top on a CPU",
