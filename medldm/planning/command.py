@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ def run_command(options: argparse.Namespace) -> int:
     from medldm.planning.plan import Budget, make_plan
     from medldm.planning.report import report_plan
 
+    # The dry runs' engines would tell of epochs that nobody trains.
+    logging.getLogger("ignite").setLevel(logging.WARNING)
     networks = networks_of_bundle(
         options.bundle,
         size=options.size,
