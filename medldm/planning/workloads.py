@@ -158,13 +158,10 @@ def denoise(networks: PlannedNetworks) -> Work:
 
     def run() -> None:
         model = make_model(networks)
+        rows = 2 if model.denoiser.conditioning.names else 1
+        conditions = Conditions(_values(networks, rows), {}) if rows == 2 else None
         with torch.no_grad():
-            x = torch.randn(latent_shape(networks))
-            conditions = Conditions(_values(networks, 1), {}) if model.denoiser.conditioning.names else None
-            rows = 2 if conditions is not None else 1
-            tokens, spatial = model.denoiser.encode_conditions(conditions, x)
-            tokens, spatial = (None if t is None else torch.cat([t] * rows) for t in (tokens, spatial))
-            model.denoiser.predict(torch.cat([x] * rows), torch.ones(rows), context=tokens, spatial=spatial)
+            model.denoiser(torch.randn(rows, *latent_shape(networks)[1:]), torch.ones(rows), conditions)
 
     return run
 
