@@ -56,6 +56,9 @@ mutants: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/networks.py --page docs/benchmarks.md
 	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/kills.py
 
 clean:
 	rm -rf $(VENV) $(OUTPUT) bench_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

@@ -1,4 +1,4 @@
-"""The command line: `medldm prepare | check | run | generate | evaluate | demo`."""
+"""The command line: `medldm prepare | check | plan | run | generate | evaluate | demo`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def _make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True)
     _add_prepare(commands)
     _add_check(commands)
+    _add_plan(commands)
     _add_run(commands)
     _add_generate(commands)
     _add_evaluate(commands)
@@ -97,6 +98,14 @@ def _check(options: argparse.Namespace) -> int:
     text, code = run_check(options.dataset_dir, full=not options.fast, as_json=options.json)
     sys.stdout.write(text + "\n")
     return code
+
+
+def _add_plan(commands: argparse._SubParsersAction) -> None:
+    from medldm.planning.command import add_arguments, run_command
+
+    parser = commands.add_parser("plan", help="what fits a memory, and how long it takes, without a run")
+    add_arguments(parser)
+    parser.set_defaults(command=run_command)
 
 
 def _add_run(commands: argparse._SubParsersAction) -> None:

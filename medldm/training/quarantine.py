@@ -42,12 +42,12 @@ class GuardedTransforms(Compose):
 
     Args:
         transforms: from a case's files to tensors; what is not random comes first.
-        shape: (C, X, Y, Z) of "image" before random transforms; None for any.
+        size: (X, Y, Z) of "image" before random transforms; None for any.
     """
 
-    def __init__(self, transforms: Compose, *, shape: Sequence[int] | None = None) -> None:
+    def __init__(self, transforms: Compose, *, size: Sequence[int] | None = None) -> None:
         super().__init__(list(transforms.flatten().transforms))
-        self.shape = None if shape is None else tuple(shape)
+        self.size = None if size is None else tuple(size)
 
     def __call__(self, input_: Any, start: int = 0, end: int | None = None, **options: Any) -> Any:
         """Run the transforms from `start` to `end`, as `Compose` does."""
@@ -60,18 +60,18 @@ class GuardedTransforms(Compose):
             case = super().__call__(input_, 0, first_random, **options)
         except (ValueError, OSError, RuntimeError) as error:
             return BadCase(f"cannot be loaded ({name_error(error)})")
-        if (bad := find_fault(case["image"], self.shape)) is not None:
+        if (bad := find_fault(case["image"], self.size)) is not None:
             return bad
         if first_random is None or end == first_random:
             return case
         return super().__call__(case, first_random, end, **options)
 
 
-def find_fault(volume: Any, shape: tuple[int, ...] | None = None) -> BadCase | None:
-    """Return what is wrong with a volume or latents, if anything is."""
+def find_fault(volume: Any, size: tuple[int, ...] | None = None) -> BadCase | None:
+    """Return what is wrong with a volume or latents (C, X, Y, Z), if anything is."""
     tensor = torch.as_tensor(volume)
-    if shape is not None and tuple(tensor.shape) != shape:
-        return BadCase(f"has the shape {tuple(tensor.shape)}, not {shape}")
+    if size is not None and tuple(tensor.shape[1:]) != size:
+        return BadCase(f"has {tuple(tensor.shape[1:])} voxels, not {size}")
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         return BadCase("has values that are not finite")
     return None

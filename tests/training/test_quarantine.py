@@ -48,7 +48,7 @@ class Load(Transform):
 
 
 def make_loader(bad: dict[int, str], *, share: float = 0.9, cache: float = 1.0, num_workers: int = 0):
-    transforms = GuardedTransforms(Compose([Load(bad), RandomPatchd(("image",), (4, 4, 4))]), shape=SHAPE)
+    transforms = GuardedTransforms(Compose([Load(bad), RandomPatchd(("image",), (4, 4, 4))]), size=SHAPE[1:])
     data = CacheDataset([{"number": i} for i in range(N_CASES)], transforms, cache_rate=cache, progress=False)
     quarantine = Quarantine(share)
     return training_loader(data, batch_size=1, seed=0, num_workers=num_workers, quarantine=quarantine)
@@ -58,7 +58,11 @@ def numbers(batches: list[dict[str, Any]]) -> list[int]:
     return [round(float(batch["image"].mean()) * 10) for batch in batches]
 
 
-KINDS = {"unreadable": r"cannot be loaded \(OSError\)", "nan": "not finite", "shape": r"\(1, 8, 8, 9\)"}
+KINDS = {
+    "unreadable": r"cannot be loaded \(OSError\)",
+    "nan": "not finite",
+    "shape": r"has \(8, 8, 9\) voxels",
+}
 
 
 @pytest.mark.parametrize("cache", [1.0, 0.0], ids=["cached", "read each time"])
@@ -129,14 +133,14 @@ def test_by_default_one_bad_case_ends_the_training_and_the_last_state_stays(tmp_
     trainer = make_trainer(tmp_path, {3: "nan"}, share=0.0)
     with pytest.raises(QuarantineError, match="training case 3 has values that are not finite"):
         trainer.run()
-    order = list(make_loader({}).sampler)
+    order = list(make_loader({}).batch_sampler.sampler)
     assert next(iter(trainer.keeper.folders.steps())) == order.index(3)
 
 
 def test_quarantine_is_part_of_the_state_and_named_at_the_end(tmp_path, caplog) -> None:
     """The volume is repaired while the training is down: the resumed training does not take it up."""
     caplog.set_level(logging.INFO)
-    order = list(make_loader({}).sampler)
+    order = list(make_loader({}).batch_sampler.sampler)
     bad = {order[1]: "nan"}
     straight = make_trainer(tmp_path / "straight", bad)
     straight.run()

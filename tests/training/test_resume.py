@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import random
 import shutil
+from collections import namedtuple
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -225,6 +226,26 @@ def test_a_worker_process_more_changes_nothing(stages, tmp_path, kind) -> None:
     make, straight = stages(kind)
     run_killed_after(make(tmp_path, num_workers=1), 4)
     last = make(tmp_path, num_workers=1)
+    last.run()
+    assert differences(straight, everything(last)) == []
+
+
+@pytest.mark.parametrize("kind", ["vae", "diffusion"])
+def test_a_full_disk_ends_the_training_and_once_there_is_space_it_goes_on(
+    stages, tmp_path, monkeypatch, kind
+) -> None:
+    make, straight = stages(kind)
+    trainer = make(tmp_path)
+    no_space = namedtuple("usage", "total used free")(10, 10, 0)
+    with monkeypatch.context() as patch:
+        trainer.add_event_handler(
+            Events.ITERATION_STARTED(once=6),
+            lambda _: patch.setattr(shutil, "disk_usage", lambda folder: no_space),
+        )
+        with pytest.raises(StateError, match=r"step 6 could not be saved .* 0\.0 MB free"):
+            trainer.run()
+    assert next(iter(trainer.keeper.folders.steps())) == 4
+    last = make(tmp_path)
     last.run()
     assert differences(straight, everything(last)) == []
 

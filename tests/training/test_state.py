@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import shutil
+import tempfile
 import time
 from collections import namedtuple
 from contextlib import suppress
@@ -253,6 +254,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match=r"Not a directory|File exists"):
         StateFolders(tmp_path / "file" / "state").save(parts(1), step=1)
+
+
+def test_a_folder_that_has_become_read_only_is_named_and_its_states_stay(tmp_path, monkeypatch) -> None:
+    """Stands for the mount option, since the superuser may write whatever the mode of a folder."""
+    folders = StateFolders(tmp_path)
+    folders.save(parts(1), step=1)
+
+    def refuse(*args, **kwargs) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(StateError, match=r"step 2 could not be saved to .* Read-only file system.*untouched"):
+        folders.save(parts(2), step=2)
+    assert same(folders.load_newest().parts, parts(1))
 
 
 def test_a_state_that_reads_back_otherwise_is_not_trusted(tmp_path, monkeypatch) -> None:

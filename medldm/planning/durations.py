@@ -1,0 +1,47 @@
+"""How long trainings take: their operations over a rate that is given or measured."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from ignite.engine import Events
+
+from medldm.planning import workloads
+from medldm.planning.networks import PlannedNetworks
+from medldm.planning.plan import Plan, predict
+
+_SMALL = (32, 32, 32)
+_N_STEPS = 4
+
+
+def measure_rate(networks: PlannedNetworks) -> float:
+    """Measure the operations per second of this CPU in steps of the first stage on 32^3 voxels.
+
+    All that a step does counts, also what has no operations in the prediction, such as normalisations.
+    """
+    small = replace(networks, size=_SMALL).with_first(patch_size=None, batch_size=1, precision="float32")
+    operations = predict(workloads.train_autoencoder(small)).operations / workloads.N_STEPS
+    trainer, _ = workloads.first_stage(small, n_steps=_N_STEPS)
+    moments: list[float] = []
+    trainer.add_event_handler(
+        Events.ITERATION_STARTED | Events.ITERATION_COMPLETED, lambda _: moments.append(time.perf_counter())
+    )
+    trainer.run()
+    seconds = [end - start for start, end in zip(moments[::2], moments[1::2], strict=True)]
+    return operations / min(seconds[1:])
+
+
+def training_seconds(plan: Plan, *, rate: float, n_cases: int) -> tuple[float, float]:
+    """Return the seconds of both trainings, validations and reading left out.
+
+    Args:
+        plan: of the trainings.
+        rate: operations per second of one device.
+        n_cases: training cases of an epoch.
+    """
+    first, second = (
+        stage.operations_per_sample * n_cases * stage.knobs.epochs / (rate * plan.budget.n_devices)
+        for stage in (plan.autoencoder, plan.diffusion)
+    )
+    return first, second

@@ -1,0 +1,193 @@
+"""What is to be trained: the networks and knobs of a bundle's workflows, or the networks of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medldm.checkpoints import load_checkpoint
+from medldm.conditioning import ConditioningConfig
+from medldm.configs import unknown_name_message
+from medldm.latent_diffusion import AUTOENCODER_CONFIGS
+from medldm.networks import LatentUNetConfig, VAEConfig, VQVAEConfig
+from medldm.training.precision import DTYPES
+
+ASSUMED_STRUCTURES = 16
+"""Structures of a label map where no cohort tells; they change the memory of a plan by less than 1 %."""
+
+_FIRST = ("size", "patch_size", "autoencoder_type", "channels", "latent_channels", "n_res_blocks", "n_groups")
+_SECOND = ("conditions", "image_token_grid", "channels", "attention_levels", "n_heads", "n_groups")
+_BOTH = ("batch_size", "accumulation_steps", "epochs", "precision", "checkpointing")
+STAGES = {"autoencoder": (*_FIRST, *_BOTH), "diffusion": (*_SECOND, *_BOTH)}
+"""The knobs of each stage that a plan depends on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageKnobs:
+    """How a stage is trained.
+
+    Args:
+        batch_size: samples of a batch.
+        accumulation_steps: batches of an optimiser step.
+        epochs: passes over the cohort.
+        precision: of autocast.
+        checkpointing: whether blocks are computed again in the backward pass.
+        patch_size: voxels of random crops; None for whole volumes.
+    """
+
+    batch_size: int
+    accumulation_steps: int = 1
+    epochs: int = 1
+    precision: str = "float32"
+    checkpointing: bool = False
+    patch_size: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulation_steps", "epochs"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}: a whole number of at least 1 is needed")
+        if self.precision not in DTYPES:
+            raise ValueError(f"precision is {self.precision!r}: choose from {list(DTYPES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedNetworks:
+    """The networks of both stages and how they are trained.
+
+    Args:
+        autoencoder: of the first stage.
+        unet: of the second; channels and context are set as a model sets them.
+        conditioning: of the second.
+        size: voxels (X, Y, Z) of the volumes.
+        first: knobs of the first stage.
+        second: knobs of the second.
+    """
+
+    autoencoder: VAEConfig | VQVAEConfig
+    unet: LatentUNetConfig
+    conditioning: ConditioningConfig
+    size: tuple[int, ...]
+    first: StageKnobs
+    second: StageKnobs
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 3 or min(self.size) < 1:
+            raise ValueError(f"size is {self.size}: three positive numbers of voxels are needed")
+
+    def with_first(self, **knobs: Any) -> PlannedNetworks:
+        """Change knobs of the first stage."""
+        return replace(self, first=replace(self.first, **knobs))
+
+    def with_second(self, **knobs: Any) -> PlannedNetworks:
+        """Change knobs of the second stage."""
+        return replace(self, second=replace(self.second, **knobs))
+
+
+def networks_of_bundle(
+    bundle: str | Path,
+    *,
+    size: Sequence[int] | None = None,
+    autoencoder_knobs: Mapping[str, Any] | None = None,
+    diffusion_knobs: Mapping[str, Any] | None = None,
+) -> PlannedNetworks:
+    """Read networks and knobs from the training workflows of a bundle.
+
+    Args:
+        bundle: folder with configs/train_autoencoder.yaml and configs/train_diffusion.yaml.
+        size: voxels of the volumes; None for the workflow's.
+        autoencoder_knobs: values that replace those of the first workflow.
+        diffusion_knobs: values that replace those of the second.
+
+    Raises:
+        ValueError: if a knob is unknown, or the bundle has none of a name that is needed.
+    """
+    first = _read_knobs(bundle, "autoencoder", autoencoder_knobs)
+    second = _read_knobs(bundle, "diffusion", diffusion_knobs)
+    return PlannedNetworks(
+        autoencoder=_autoencoder_config(first),
+        unet=LatentUNetConfig(
+            down_channels=second["channels"],
+            attention_levels=second["attention_levels"],
+            n_heads=second["n_heads"],
+            n_groups=second["n_groups"],
+        ),
+        conditioning=assumed_conditioning(second["conditions"], second["image_token_grid"]),
+        size=tuple(size or first["size"]),
+        first=_stage_knobs(first),
+        second=_stage_knobs(second),
+    )
+
+
+def networks_of_checkpoint(path: str | Path, networks: PlannedNetworks) -> PlannedNetworks:
+    """Put the networks of a checkpoint of either stage in the place of those of a bundle.
+
+    Args:
+        path: the checkpoint; only its card counts.
+        networks: the rest, knobs included.
+    """
+    card = load_checkpoint(path).card
+    description = card["autoencoder"]
+    config = AUTOENCODER_CONFIGS[description["type"]].from_dict(description["config"])
+    networks = replace(networks, autoencoder=config)
+    if card["kind"] == "latent_diffusion":
+        conditioning = ConditioningConfig.from_dict(card["conditioning"])
+        unet = LatentUNetConfig.from_dict(card["unet"])
+        networks = replace(networks, unet=unet, conditioning=conditioning)
+    return networks
+
+
+def assumed_conditioning(conditions: Sequence[str], image_token_grid: int = 0) -> ConditioningConfig:
+    """Describe conditions without a cohort: one scalar, two classes, `ASSUMED_STRUCTURES` structures."""
+    names = tuple(conditions)
+    return ConditioningConfig(
+        conditioning_type=names,
+        num_classes=2 if "class" in names else None,
+        scalars={"scalar": (0.0, 1.0)} if "scalars" in names else {},
+        structures={i: f"structure {i}" for i in range(1, ASSUMED_STRUCTURES + 1)}
+        if "label_map" in names
+        else {},
+        image_intensity={"kind": "identity_range"} if "image" in names else None,
+        image_token_grid=image_token_grid if "image" in names else 0,
+    )
+
+
+def _read_knobs(bundle: str | Path, stage: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    path = Path(bundle) / "configs" / f"train_{stage}.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    missing = [name for name in STAGES[stage] if name not in content]
+    if missing:
+        raise ValueError(f"{path} has no {missing}: a plan needs a bundle made like mri_label_ldm")
+    for name in given or {}:
+        if name not in STAGES[stage]:
+            raise ValueError(unknown_name_message(name, list(STAGES[stage]), kind=f"knob of the {stage}"))
+    return {name: content[name] for name in STAGES[stage]} | dict(given or {})
+
+
+def _stage_knobs(knobs: Mapping[str, Any]) -> StageKnobs:
+    patch = knobs.get("patch_size")
+    return StageKnobs(
+        batch_size=knobs["batch_size"],
+        accumulation_steps=knobs["accumulation_steps"],
+        epochs=knobs["epochs"],
+        precision=knobs["precision"],
+        checkpointing=knobs["checkpointing"],
+        patch_size=None if patch is None else tuple(patch),
+    )
+
+
+def _autoencoder_config(knobs: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:
+    kind = knobs["autoencoder_type"]
+    if kind not in AUTOENCODER_CONFIGS:
+        raise ValueError(f"autoencoder_type is {kind!r}: choose from {list(AUTOENCODER_CONFIGS)}")
+    return AUTOENCODER_CONFIGS[kind](
+        down_channels=knobs["channels"],
+        latent_channels=knobs["latent_channels"],
+        n_res_blocks=knobs["n_res_blocks"],
+        n_groups=knobs["n_groups"],
+        mid_attention=False,
+    )

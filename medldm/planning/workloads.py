@@ -1,0 +1,216 @@
+"""The work whose memory and time a plan states: two steps of each training, and the making of a volume.
+
+Each function makes a callable that runs the package's own trainers, evaluators and samplers, on tensors with
+values or without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from monai.engines import SupervisedEvaluator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from medldm.conditioning import Conditions
+from medldm.latent_diffusion import LatentDiffusionModel, make_autoencoder
+from medldm.latent_diffusion_config import LatentDiffusionConfig
+from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig
+from medldm.planning.networks import PlannedNetworks
+from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
+from medldm.training.diffusion import DiffusionTrainer
+from medldm.training.latent_cache import LatentDataset
+from medldm.training.losses import AutoencoderLoss, AutoencoderLossConfig
+from medldm.training.precision import average_weights
+from medldm.training.volumes import SPATIAL_KEYS
+
+Work = Callable[[], Any]
+
+CPU = torch.device("cpu")
+N_STEPS = 2
+"""The first step makes the optimiser's state, the second one has it from the start."""
+
+
+class Volumes:
+    """Batches of volumes that are made when asked for, as a loader makes them.
+
+    Args:
+        shape: (B, C, X, Y, Z).
+        length: number of batches.
+    """
+
+    def __init__(self, shape: tuple[int, ...], length: int) -> None:
+        self.shape = shape
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for _ in range(self.length):
+            yield {"image": torch.rand(self.shape) * 2 - 1}
+
+
+def train_autoencoder(networks: PlannedNetworks) -> Work:
+    """Train the first stage for two steps with its discriminator."""
+    return lambda: first_stage(networks)[0].run()
+
+
+def validate_autoencoder(networks: PlannedNetworks) -> Work:
+    """Train for a step, and reconstruct a whole volume."""
+
+    def run() -> None:
+        trainer, evaluator = first_stage(networks, n_steps=1)
+        trainer.run()
+        evaluator.run()
+
+    return run
+
+
+def first_stage(
+    networks: PlannedNetworks, *, n_steps: int = N_STEPS
+) -> tuple[AutoencoderTrainer, SupervisedEvaluator]:
+    knobs, channels = networks.first, networks.autoencoder.in_channels
+    network = make_autoencoder(replace(networks.autoencoder, checkpointing=knobs.checkpointing))
+    discriminator = PatchDiscriminator(PatchDiscriminatorConfig())
+    average = average_weights(network, 0.999)
+    shape = (knobs.batch_size, channels, *(knobs.patch_size or networks.size))
+    trainer = AutoencoderTrainer(
+        CPU,
+        1,
+        Volumes(shape, n_steps),
+        network=network,
+        optimizer=torch.optim.AdamW(network.parameters(), fused=True),
+        loss=AutoencoderLoss(AutoencoderLossConfig(adversarial_start=0)),
+        discriminator=discriminator,
+        discriminator_optimizer=torch.optim.AdamW(discriminator.parameters(), fused=True),
+        average=average,
+        precision=_on_cpu(knobs.precision),
+    )
+    volumes = Volumes((1, channels, *networks.size), 1)
+    evaluator = AutoencoderEvaluator(CPU, volumes, network=average.module, precision=_on_cpu(knobs.precision))
+    return trainer, evaluator
+
+
+def encode_volume(networks: PlannedNetworks) -> Work:
+    """Encode one volume as the second stage does before it trains."""
+
+    def run() -> None:
+        model = make_model(networks)
+        with torch.no_grad():
+            model.autoencoder.encode_moments(
+                torch.rand(1, model.autoencoder_config.in_channels, *networks.size)
+            )
+
+    return run
+
+
+def train_diffusion(networks: PlannedNetworks) -> Work:
+    """Train the second stage for two steps."""
+    knobs, channels = networks.second, networks.autoencoder.latent_channels
+    # Made here and not in `run`: the code decides by the values of the noise path and of the statistics.
+    config = LatentDiffusionConfig(precision=_on_cpu(knobs.precision))
+    statistics = torch.zeros(channels), torch.ones(channels)
+    entries = _LatentEntries(networks, knobs.batch_size * N_STEPS, statistics)
+
+    def run() -> None:
+        model = make_model(networks)
+        trainer = DiffusionTrainer(
+            CPU,
+            1,
+            DataLoader(entries, batch_size=knobs.batch_size),
+            network=model,
+            config=config,
+            optimizer=torch.optim.AdamW(model.denoiser.parameters(), fused=True),
+            average=average_weights(model.denoiser, 0.999),
+        )
+        trainer.run()
+
+    return run
+
+
+class _LatentEntries(LatentDataset):
+    """Entries of the latent cache, made when asked for."""
+
+    def __init__(self, networks: PlannedNetworks, length: int, statistics: tuple[Tensor, Tensor]) -> None:
+        self.networks = networks
+        self.length = length
+        self.statistics = statistics
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        shape = latent_shape(self.networks)[1:]
+        values = {name: value[0] for name, value in _values(self.networks, 1).items()}
+        conditions = {SPATIAL_KEYS.get(name, name): value for name, value in values.items()}
+        return {"mean": torch.randn(shape), "std": torch.rand(shape), **conditions}
+
+    def measure_statistics(self) -> tuple[Tensor, Tensor]:
+        return self.statistics
+
+
+def denoise(networks: PlannedNetworks) -> Work:
+    """Predict once for one sample with guidance: with its conditions and without."""
+
+    def run() -> None:
+        model = make_model(networks)
+        rows = 2 if model.denoiser.conditioning.names else 1
+        conditions = Conditions(_values(networks, rows), {}) if rows == 2 else None
+        with torch.no_grad():
+            model.denoiser(torch.randn(rows, *latent_shape(networks)[1:]), torch.ones(rows), conditions)
+
+    return run
+
+
+def decode(networks: PlannedNetworks, max_memory_gb: float | None = None) -> Work:
+    """Decode one sample."""
+
+    def run() -> None:
+        model = make_model(networks)
+        with torch.no_grad():
+            model.decode(torch.randn(latent_shape(networks)), max_memory_gb=max_memory_gb)
+
+    return run
+
+
+def make_model(networks: PlannedNetworks) -> LatentDiffusionModel:
+    """Build the model of the second stage."""
+    return LatentDiffusionModel(
+        autoencoder_config=networks.autoencoder,
+        conditioning_config=networks.conditioning,
+        unet_config=replace(networks.unet, checkpointing=networks.second.checkpointing),
+    ).eval()
+
+
+def latent_shape(networks: PlannedNetworks) -> tuple[int, ...]:
+    """Return (1, C, x, y, z) of the latents of one volume."""
+    factor = networks.autoencoder.downsampling
+    return (1, networks.autoencoder.latent_channels, *(-(-n // factor) for n in networks.size))
+
+
+def _values(networks: PlannedNetworks, batch_size: int) -> dict[str, Tensor]:
+    """Return a value of each condition."""
+    config = networks.conditioning
+    volume = (batch_size, 1, *networks.size)
+    values = {}
+    for name in config.names:
+        if name == "label_map":
+            values[name] = torch.zeros(volume, dtype=torch.uint8)
+        elif name == "image":
+            values[name] = torch.zeros(volume)
+        elif name == "text":
+            values[name] = torch.zeros(batch_size, config.text_tokens, config.text_embed_dim)
+        elif config.n_categories(name) is not None:
+            values[name] = torch.zeros(batch_size, dtype=torch.int64)
+        else:
+            values[name] = torch.full((batch_size,), config.scalars[name][0])
+    return values
+
+
+def _on_cpu(precision: str) -> str:
+    """Return the precision that takes as much memory where float16 needs a GPU."""
+    return "bfloat16" if precision == "float16" else precision

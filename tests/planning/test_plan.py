@@ -1,0 +1,123 @@
+"""The choice of what fits, and what the command prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medldm.cli import main
+from medldm.planning import plan as planning
+from medldm.planning.command import read_knobs
+from medldm.planning.networks import networks_of_bundle
+from medldm.planning.plan import Budget, Prediction, make_plan
+from medldm.planning.report import report_plan
+
+WORKS = ("train_autoencoder", "validate_autoencoder", "train_diffusion", "encode_volume", "denoise", "decode")
+
+
+@pytest.fixture
+def simple(monkeypatch) -> None:
+    """Put simple sums in the place of dry runs: 8 GB a sample, half with checkpoints, half in bfloat16."""
+
+    def gigabytes(name, networks, *rest) -> float:
+        if name == "decode" and rest and rest[0] is not None:
+            return rest[0]
+        knobs = {"train_autoencoder": networks.first, "train_diffusion": networks.second}.get(name)
+        if knobs is None:
+            return 1.0
+        saving = (0.5 if knobs.checkpointing else 1.0) * (0.5 if knobs.precision == "bfloat16" else 1.0)
+        voxels = 1.0
+        if knobs.patch_size is not None:
+            voxels = knobs.patch_size[0] / networks.size[0]
+        return 0.5 + 8 * knobs.batch_size * saving * voxels
+
+    for name in WORKS:
+        monkeypatch.setattr(
+            planning.workloads, name, lambda networks, *rest, name=name: gigabytes(name, networks, *rest)
+        )
+    monkeypatch.setattr(
+        planning, "predict", lambda work, device="cpu": Prediction(peak_bytes=int(work * 1e9), operations=8)
+    )
+
+
+def networks(batch: int = 4):
+    bundle = "medldm/bundles/mri_label_ldm"
+    return networks_of_bundle(bundle, size=(128, 128, 128), diffusion_knobs={"batch_size": batch})
+
+
+def memory(usable_gb: float) -> float:
+    return (usable_gb * 1e9 * planning.MARGIN + planning.RUNTIME_BYTES) / 1e9
+
+
+@pytest.mark.parametrize(
+    ("usable", "device", "expected"),
+    [
+        (33, "cuda", (4, 1, "float32", False)),
+        (17, "cuda", (2, 2, "float32", False)),
+        (8.6, "cuda", (1, 4, "float32", False)),
+        (5, "cuda", (1, 4, "float32", True)),
+        (3, "cuda", (1, 4, "bfloat16", True)),
+    ],
+)
+def test_the_way_that_changes_least_is_taken(simple, usable, device, expected) -> None:
+    stage = make_plan(networks(), Budget(memory_gb=memory(usable), device=device)).diffusion
+    knobs = stage.knobs
+    assert stage.fits
+    assert (knobs.batch_size, knobs.accumulation_steps, knobs.precision, knobs.checkpointing) == expected
+    assert stage.largest_batch == expected[0]
+
+
+def test_patches_are_the_last_resort_of_the_first_stage(simple) -> None:
+    plan = make_plan(networks(), Budget(memory_gb=memory(2.0)))
+    assert plan.autoencoder.knobs.patch_size == (96, 96, 96)
+    assert plan.autoencoder.fits
+    assert not plan.diffusion.fits
+    text = report_plan(plan, networks(), seconds=None, assumptions=())
+    assert '--precision bfloat16 --checkpointing true --patch_size "[96,96,96]"' in text
+    assert "train_diffusion.yaml: does not fit" in text
+    assert "give --tflops" in text
+
+
+def test_a_decoder_that_does_not_fit_is_streamed(simple, monkeypatch) -> None:
+    monkeypatch.setattr(
+        planning.workloads, "decode", lambda networks, limit=None: limit or networks.size[0] / 10
+    )
+    plan = make_plan(networks(1), Budget(memory_gb=memory(9.0)))
+    assert plan.max_memory_gb == pytest.approx(9.0 - 0.4, abs=0.01)
+    assert f"--max_memory_gb {plan.max_memory_gb:g}" in report_plan(
+        plan, networks(1), seconds=(60.0, 7300.0), assumptions=()
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"memory_gb": 0}, "memory_gb is 0"), ({"memory_gb": 8, "device": "tpu"}, "device is 'tpu'")],
+)
+def test_impossible_budgets_are_refused(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        Budget(**options)
+
+
+def test_knobs_are_read_as_in_a_bundle() -> None:
+    assert read_knobs(["channels=[32, 64]", "precision=bfloat16"]) == {
+        "channels": [32, 64],
+        "precision": "bfloat16",
+    }
+    with pytest.raises(ValueError, match="no KNOB=VALUE"):
+        read_knobs(["channels"])
+
+
+@pytest.mark.slow
+def test_the_command_plans_real_networks_without_a_run(capsys) -> None:
+    command = (
+        "plan --memory-gb 16 --tflops 20 --gpus 4 --cases 200 --size 24 24 24 --json "
+        "--autoencoder channels=[4,8] n_groups=4 --diffusion channels=[8] attention_levels=[false] n_heads=2 "
+        "n_groups=4 batch_size=1"
+    )
+    assert main(command.split()) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["autoencoder"]["fits"]
+    assert plan["autoencoder"]["peak_bytes"] > plan["denoise_bytes"] > 0
+    first = plan["autoencoder"]["operations_per_sample"] * 200 * 100 / (20e12 * 4)
+    assert plan["training_seconds"][0] == pytest.approx(first)
