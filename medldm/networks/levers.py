@@ -278,6 +278,12 @@ def forget(layer: nn.Module) -> None:
     _KEPT.pop(layer, None)
 
 
+def forget_all(network: nn.Module) -> None:
+    """Forget what inference has kept for the layers of a network, a copy of many of its weights."""
+    for layer in network.modules():
+        forget(layer)
+
+
 def _keep(layer: nn.Conv2d | nn.Conv3d, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
     """Return what `make` derives from the weight of a layer, made anew when weight or key have changed.
 
