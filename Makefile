@@ -46,7 +46,7 @@ mutants: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/networks.py --page docs/benchmarks.md
-	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/reading.py --repeats 3
 
 clean:
 	rm -rf $(VENV) $(OUTPUT) bench_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
