@@ -4,6 +4,7 @@
 # make lint    ruff and mypy
 # make mutants breaks the mathematics on purpose and shows that the tests notice
 # make bench   the comparisons in benchmarks/
+# make bench-trainings  planned memory, the cost of saving, and kills at random moments
 # make clean   removes what the others made
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup locked demo test lint mutants bench clean
+.PHONY: help setup locked demo test lint mutants bench bench-trainings clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -55,7 +56,9 @@ mutants: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/networks.py --page docs/benchmarks.md
-	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/reading.py --repeats 3
+
+bench-trainings: $(STAMP)
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/kills.py

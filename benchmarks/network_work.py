@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser
 from medldm.networks import VAE, LatentUNet, StaticContext
+from medldm.networks.levers import forget_all
 from medldm.networks.memory import decode_within
 from medldm.networks.monai_weights import unet_from_monai, vae_from_monai
 from medldm.networks.streaming import stream_decode
@@ -200,6 +201,8 @@ def _sampling_work(row: Row, size: tuple[int, ...], side: str, setting: Setting)
             conditions=("class",),
         )
         latents = SOLVERS["ddim"](denoise, noise, path, pairs, noise=lambda: torch.zeros_like(noise))
+        if side == "medldm":
+            forget_all(unet)  # as LatentDiffusionSampler does
         return autoencoder.decode(latents / latents.std())
 
     return work

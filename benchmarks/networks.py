@@ -34,14 +34,14 @@ from worker import Side
 
 from medldm.networks.levers import has_bfloat16
 
-SECONDS = {"float32": 50.0, "bfloat16": 25.0}
+SECONDS = {"float32": 40.0, "bfloat16": 20.0}
 """For the repetitions of a row; its first runs come on top."""
 
-MOST_REPEATS = 7
+MOST_REPEATS = 5
 
 PROFILED = ("autoencoder", "unet")
-LONGEST_PROFILE = 30.0
-"""Seconds; a run that takes longer is not done again for its profile."""
+LONGEST_RERUN = 30.0
+"""Seconds; a run that takes longer is not done again for its operations and its profile."""
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--precision", choices=list(SECONDS), help="one only")
     parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0 for its own choice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, help="for the repetitions of a row, in place of 50 or 25")
+    parser.add_argument("--seconds", type=float, help="for the repetitions of a row, in place of 40 or 20")
     parser.add_argument("--results", type=Path, default=Path("bench_output/results.json"))
     parser.add_argument("--page", type=Path, help="page whose table and plots are replaced")
     options = parser.parse_args()
@@ -119,9 +119,12 @@ def measure_row(name: str, precision: str, options: argparse.Namespace) -> dict[
                 {"side": side, "bytes": process.n_bytes, **values, **asdict(how)}
                 for (side, how), process, values in zip(chosen, sides, seconds, strict=True)
             ],
-            "operations": 0 if row.only_second else sides[1].count_operations(),
+            "operations": 0,
         }
-        if row.kind in PROFILED and max(side.first_seconds for side in sides) < LONGEST_PROFILE:
+        is_short = max(side.first_seconds for side in sides) < LONGEST_RERUN
+        if is_short and not row.only_second:
+            measured["operations"] = sides[1].count_operations()
+        if is_short and row.kind in PROFILED:
             measured["shares"] = [side.share_of_time() for side in sides[:2]]
     if row.has_checkpoints:
         measured["checkpoints"] = memory_with_checkpoints(name, chosen[:2], options)

@@ -29,6 +29,7 @@ from medldm.latent_diffusion import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.model_files import load_latent_diffusion
 from medldm.networks import StaticContext
+from medldm.networks.levers import forget_all
 from medldm.sampling_config import SamplingConfig
 
 Callback = Callable[[SolverStep], None]
@@ -233,6 +234,8 @@ class LatentDiffusionSampler:
                 callback=callback,
                 settings=config,
             )
+            # The denoiser's reordered weights would lie beside the decoder's maps, which set the peak.
+            forget_all(self.model.denoiser)
             volumes.append(self.model.decode(latents, size=size, max_memory_gb=config.max_memory_gb))
         return torch.cat(volumes)
 

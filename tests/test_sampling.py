@@ -176,3 +176,16 @@ def test_a_memory_limit_streams_the_decoder_with_the_same_result(sampler, condit
     whole = sampler.sample(SHAPE, conditions=conditions, **FEW)
     streamed = sampler.sample(SHAPE, conditions=conditions, max_memory_gb=1e-6, **FEW)
     assert torch.allclose(streamed, whole, atol=1e-4)
+
+
+def test_the_decoder_does_not_run_beside_the_denoisers_reordered_weights(sampler, monkeypatch) -> None:
+    forgotten = []
+    decode = type(sampler.model).decode
+    monkeypatch.setattr("medldm.sampling.forget_all", forgotten.append)
+    monkeypatch.setattr(
+        type(sampler.model),
+        "decode",
+        lambda *args, **options: decode(*args, **options) if forgotten else pytest.fail("decoded beside"),
+    )
+    sampler.sample(SHAPE, **FEW)
+    assert forgotten == [sampler.model.denoiser]

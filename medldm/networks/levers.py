@@ -189,7 +189,7 @@ def double_and_convolve(x: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
 
 def convolve_transposed(x: Tensor, layer: nn.ConvTranspose2d | nn.ConvTranspose3d) -> Tensor:
     """Apply a transposed convolution to (B, in, X, Y[, Z])."""
-    run = F.conv_transpose3d if x.ndim == 5 else F.conv_transpose2d
+    run: Callable[..., Tensor] = F.conv_transpose3d if x.ndim == 5 else F.conv_transpose2d
 
     def compute(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         geometry: Any = layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
@@ -244,7 +244,9 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=_CHANNELS_LAST)
 
 
-def convolve_with_onednn(x: Tensor, weight: Tensor, layer: nn.Conv3d, *, keep: bool = False) -> Tensor:
+def convolve_with_onednn(
+    x: Tensor, weight: Tensor, layer: nn.Conv2d | nn.Conv3d, *, keep: bool = False
+) -> Tensor:
     """Convolve (B, in, X, Y, Z) in the dtype of `x`, without a gradient; the result has its memory format.
 
     Args:
@@ -276,6 +278,12 @@ def can_keep(layer: nn.Conv2d | nn.Conv3d) -> bool:
 def forget(layer: nn.Module) -> None:
     """Forget what inference has kept for a layer."""
     _KEPT.pop(layer, None)
+
+
+def forget_all(network: nn.Module) -> None:
+    """Forget what inference has kept for the layers of a network, a copy of many of its weights."""
+    for layer in network.modules():
+        forget(layer)
 
 
 def _keep(layer: nn.Conv2d | nn.Conv3d, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:

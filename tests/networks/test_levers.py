@@ -23,11 +23,13 @@ from medldm.networks.blocks import (
     Upsample,
 )
 from medldm.networks.levers import (
+    _KEPT,
     Rules,
     attend_to,
     compute_dtype,
     convolve,
     double_and_convolve,
+    forget_all,
     project,
     transposed_kernel,
 )
@@ -171,6 +173,17 @@ def test_other_sizes_and_dtypes_do_not_meet_what_was_kept(generator: torch.Gener
             found = layer(x)
         assert found.dtype == (torch.bfloat16 if low else torch.float32)
         torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02 if low else 1e-5)
+
+
+@torch.no_grad()
+def test_a_network_forgets_all_that_was_kept(generator: torch.Generator) -> None:
+    network = nn.Sequential(Convolution(32, 32, 3, padding=1), Upsample(32, spatial_dims=3)).eval()
+    x = torch.randn(1, 32, 3, 3, 3, generator=generator)
+    before = network(x)
+    assert any(layer in _KEPT for layer in network.modules())
+    forget_all(network)
+    assert not any(layer in _KEPT for layer in network.modules())
+    torch.testing.assert_close(network(x), before)
 
 
 @torch.no_grad()
