@@ -217,7 +217,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         help="for the segmenter trainings of label agreement and usefulness; 0 leaves them out",
     )
     parser.add_argument(
-        "--fail-on-copies", action="store_true", help="exit code 4 where a volume is taken for a copy"
+        "--fail-on-copies",
+        action="store_true",
+        help="exit code 4 where more, or nearer, copies are found than chance explains",
     )
     parser.add_argument(
         "--without-real-pictures", action="store_true", help="keep real volumes out of the report"

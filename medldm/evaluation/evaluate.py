@@ -9,11 +9,14 @@ from typing import Any
 
 from medldm.checkpoints import write_atomically
 from medldm.data.cohort import Cohort
+from medldm.evaluation.bootstrap import Estimate
 from medldm.evaluation.case_sets import CaseSet
+from medldm.evaluation.copy_rule import RULE
 from medldm.evaluation.evaluation_config import EvaluationConfig
 from medldm.evaluation.evaluation_page import make_page
 from medldm.evaluation.evidence import Evidence, gather_evidence
 from medldm.evaluation.figures import SECTIONS, Figure
+from medldm.evaluation.privacy_figures import joint_power
 from medldm.version import __version__
 
 EXIT_NOT_COMPUTED = 3
@@ -50,8 +53,8 @@ def evaluate(
         config: settings.
 
     Returns:
-        The report, as in report.json: "sets", "findings", "summary", "figures", "copies", "left_out",
-        "settings", "seconds". It holds counts and indices, no identifier and no path.
+        The report, as in report.json: "sets", "findings", "summary", "figures", "copies", "copy_search",
+        "left_out", "settings", "seconds". It holds counts and indices, no identifier and no path.
 
     Raises:
         CohortError: naming each file that cannot be used.
@@ -86,7 +89,8 @@ def evaluate_or_exit(
         synthetic: cohort that the model made.
         output_dir: receives report.json and report.html.
         config: settings.
-        fail_on_copies: end with `EXIT_COPIES` where any volume lies above the threshold of a search.
+        fail_on_copies: end with `EXIT_COPIES` where a search found more, or nearer, copies than chance
+            explains.
 
     Raises:
         SystemExit: with the code of `exit_code` where that is not 0; with a message for an error.
@@ -104,8 +108,8 @@ def exit_code(report: Mapping[str, Any], *, fail_on_copies: bool = False) -> int
 
     Args:
         report: of `evaluate`.
-        fail_on_copies: whether copies are a failure. A search takes about 1 - `copy_quantile` of innocent
-            volumes for copies, so that a pair above the threshold is to be looked at, not proof.
+        fail_on_copies: whether copies are a failure, by `copy_rule.RULE`. A search takes about 1 -
+            `copy_quantile` of innocent volumes for copies, so that one above the threshold is no failure yet.
     """
     if fail_on_copies and has_copies(report):
         return EXIT_COPIES
@@ -132,6 +136,12 @@ def make_report(evidence: Evidence, config: EvaluationConfig) -> dict[str, Any]:
             "n_synthetic": each.search.n_synthetic,
             "n_memorised_subjects": each.search.n_memorised_subjects,
             "threshold": each.search.threshold,
+            "p_value": each.search.p_value,
+            "n_beyond": len(each.search.beyond),
+            "lone_threshold": each.search.lone_threshold,
+            "fails": each.search.fails,
+            "power": _power(each.search.power),
+            "lone_power": _power(each.search.lone_power),
             "synthetic_indices": list(each.search.copies),
             "sentence": each.search.sentence(),
         }
@@ -152,6 +162,11 @@ def make_report(evidence: Evidence, config: EvaluationConfig) -> dict[str, Any]:
         "summary": {section: _summarise(section, evidence.figures) for section in SECTIONS},
         "figures": [figure.to_dict() for figure in evidence.figures],
         "copies": copies,
+        "copy_search": {
+            "rule": RULE,
+            "joint_power": _power(joint_power(evidence.detectors)),
+            "fails": any(each.search is not None and each.search.fails for each in evidence.detectors),
+        },
         "left_out": list(evidence.left_out),
         "settings": config.to_dict(),
         "seconds": {name: round(seconds, 1) for name, seconds in evidence.seconds.items()},
@@ -159,8 +174,14 @@ def make_report(evidence: Evidence, config: EvaluationConfig) -> dict[str, Any]:
 
 
 def has_copies(report: Mapping[str, Any]) -> bool:
-    """Whether any search found a synthetic volume above its threshold."""
-    return any(each is not None and each["n_copies"] > 0 for each in report["copies"].values())
+    """Whether any search found more, or nearer, copies than chance explains."""
+    return any(each is not None and each["fails"] for each in report["copies"].values())
+
+
+def _power(estimate: Estimate | None) -> dict[str, float] | None:
+    return (
+        None if estimate is None else {name: getattr(estimate, name) for name in ("value", "lower", "upper")}
+    )
 
 
 def _describe_set(part: CaseSet) -> dict[str, Any]:

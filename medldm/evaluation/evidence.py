@@ -221,6 +221,7 @@ class _Collector:
                         self.sets,
                         quantile=config.copy_quantile,
                         n_planted=config.n_planted,
+                        n_searches=len(found),
                         seed=config.seed,
                     )
                 )

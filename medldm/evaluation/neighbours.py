@@ -94,17 +94,47 @@ def find_neighbours(
         ValueError: for no volumes, shapes that differ, a volume of one value, or a volume too small for the
             band.
     """
-    config = config or NeighbourConfig()
-    shape = _common_shape([*queries, *candidates], empty=not len(queries) or not len(candidates))
-    band = _Band(shape, config)
-    spectra = np.stack([band.transform(check_volume(each)) for each in queries])
-    table = _Best(len(queries), len(candidates))
-    for flipped in (False, True)[: 1 + config.flips]:
-        mirror = [check_volume(each)[::-1] if flipped else check_volume(each) for each in candidates]
-        fixed = _real(np.stack([band.transform(each) for each in mirror]))
-        for shift in product(range(-config.max_shift, config.max_shift + 1), repeat=3):
-            table.update(_real(spectra * band.phase(shift)) @ fixed.T, shift=shift, flipped=flipped)
-    return NeighbourTable(similarity=table.similarity, shift=table.shift, flipped=table.flipped)
+    return NeighbourIndex(candidates, config).search(queries)
+
+
+class NeighbourIndex:
+    """Candidates made ready once, to be compared with queries as they come.
+
+    Args:
+        candidates: T volumes (X, Y, Z) of one shape.
+        config: shifts, band and flips.
+
+    Raises:
+        ValueError: as `find_neighbours`.
+    """
+
+    def __init__(self, candidates: Sequence[npt.ArrayLike], config: NeighbourConfig | None = None) -> None:
+        self.config = config or NeighbourConfig()
+        self.shape = _common_shape(candidates)
+        self._band = _Band(self.shape, self.config)
+        mirrors = (False, True)[: 1 + self.config.flips]
+        self._spectra = {
+            flipped: _real(
+                np.stack([self._band.transform(check_volume(c)[:: -1 if flipped else 1]) for c in candidates])
+            )
+            for flipped in mirrors
+        }
+
+    def search(self, queries: Sequence[npt.ArrayLike]) -> NeighbourTable:
+        """Compare all queries, of the candidates' shape, with all candidates by Eq. (1)."""
+        if (shape := _common_shape(queries)) != self.shape:
+            raise ValueError(
+                f"queries of {shape} voxels are compared with candidates of {self.shape}; crop or pad "
+                "them to one shape"
+            )
+        spectra = np.stack([self._band.transform(check_volume(each)) for each in queries])
+        steps = range(-self.config.max_shift, self.config.max_shift + 1)
+        table = _Best(len(queries), len(self._spectra[False]))
+        for shift in product(steps, repeat=3):
+            moved = _real(spectra * self._band.phase(shift))
+            for flipped, fixed in self._spectra.items():
+                table.update(moved @ fixed.T, shift=shift, flipped=flipped)
+        return NeighbourTable(similarity=table.similarity, shift=table.shift, flipped=table.flipped)
 
 
 def cosine_neighbours(queries: npt.ArrayLike, candidates: npt.ArrayLike) -> Floats:
@@ -170,9 +200,9 @@ def _real(spectra: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(spectra).view(np.float32)
 
 
-def _common_shape(volumes: Sequence[npt.ArrayLike], *, empty: bool) -> tuple[int, ...]:
+def _common_shape(volumes: Sequence[npt.ArrayLike]) -> tuple[int, ...]:
     shapes = {np.shape(volume) for volume in volumes}
-    if empty or len(shapes) != 1:
+    if len(shapes) != 1:
         raise ValueError(
             f"volumes of shapes {sorted(shapes)} are given; some of each set, cropped or padded to one "
             "shape, are needed"

@@ -3,9 +3,9 @@ found.
 
 A similarity of each volume to its nearest training volume is needed, from any detector: cross-correlation
 (`neighbours.find_neighbours`) or a contrastive encoder. Real test patients, who cannot be copies, give the
-threshold: the 99th percentile of their similarity to the training set. A synthetic volume above it is called
-a copy. What the search can find is measured by planting disguised copies; the result never says more than
-that.
+threshold: the 99th percentile of their similarity to the training set. Whether the volumes above it are more,
+or further above it, than chance explains is decided by `copy_rule`. What the search can find is measured by
+planting disguised copies; the result never says more than that.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.stats import beta
 
 from medldm.evaluation.bootstrap import Estimate
+from medldm.evaluation.copy_rule import excess_p_value, lone_copy_threshold
 from medldm.evaluation.feature_checks import Floats, TooFewCasesError
 from medldm.evaluation.planted_copies import DisguiseConfig, plant_copies
 
@@ -39,7 +40,7 @@ class CopySearch:
     """What a search for copies found.
 
     Args:
-        threshold: similarity above which a synthetic volume is called a copy.
+        threshold: similarity above which a synthetic volume is taken for a copy.
         false_positive_rate: share of real test volumes above the threshold.
         n_synthetic: volumes searched.
         n_test: real test volumes that the threshold stands on.
@@ -47,7 +48,12 @@ class CopySearch:
         memorised: places of the copied volumes in the training set, each once.
         n_memorised_subjects: different training subjects among them.
         worst: the most similar pairs, most similar first, whether copies or not.
+        p_value: probability of as many copies in a cohort without any.
+        lone_threshold: similarity that no volume of a cohort without copies should reach.
+        beyond: places of the copies above `lone_threshold`.
+        level: probability of each of the two rules to fail a cohort without copies.
         power: share of planted copies found, with its interval; None where it was not measured.
+        lone_power: share of planted copies above `lone_threshold`, each enough to fail a cohort.
     """
 
     threshold: float
@@ -58,12 +64,22 @@ class CopySearch:
     memorised: tuple[int, ...]
     n_memorised_subjects: int
     worst: tuple[Pair, ...]
+    p_value: float
+    lone_threshold: float
+    beyond: tuple[int, ...]
+    level: float
     power: Estimate | None = None
+    lone_power: Estimate | None = None
 
     @property
     def copy_rate(self) -> float:
         """Return the share of synthetic volumes that are copies."""
         return len(self.copies) / self.n_synthetic
+
+    @property
+    def fails(self) -> bool:
+        """Whether there are more copies, or nearer ones, than chance explains."""
+        return self.p_value < self.level or bool(self.beyond)
 
     def sentence(self) -> str:
         """Return the finding in one sentence, with the power of the detector, and no promise beyond it."""
@@ -76,10 +92,18 @@ class CopySearch:
         )
         if not self.copies:
             return f"No copies found {at} {power} among {self.n_synthetic} synthetic volumes."
+        n_expected = self.n_synthetic * self.false_positive_rate
+        chance = f"about {n_expected:.1f} are expected by chance, p = {self.p_value:.2g}"
+        if not self.fails:
+            return (
+                f"No more copies found than chance explains {at} {power}: {len(self.copies)} of "
+                f"{self.n_synthetic} synthetic volumes lie above it; {chance}."
+            )
+        far = f"; {len(self.beyond)} of them lie beyond {self.lone_threshold:.3f}, further than chance goes"
         return (
             f"{len(self.copies)} of {self.n_synthetic} synthetic volumes are copies of "
-            f"{self.n_memorised_subjects} training subjects {at} {power}; about "
-            f"{self.n_synthetic * self.false_positive_rate:.1f} are expected by chance."
+            f"{self.n_memorised_subjects} training subjects {at} {power}; {chance}"
+            f"{far if self.beyond else ''}."
         )
 
 
@@ -113,7 +137,7 @@ def search_copies(
     quantile: float = 0.99,
     train_subjects: Sequence[object] | None = None,
     n_worst: int = 8,
-    power: Estimate | None = None,
+    alarm_rate: float = 0.01,
 ) -> CopySearch:
     """Count the synthetic volumes that are more like a training volume than real test volumes are.
 
@@ -123,7 +147,8 @@ def search_copies(
         quantile: of the test volumes, for the threshold.
         train_subjects: (T,) subject of each training volume; without it each is its own.
         n_worst: pairs to return.
-        power: of the detector at this threshold, from `measure_power`.
+        alarm_rate: probability of failing a cohort without copies; a share of 1 % for each of several
+            searches.
 
     Raises:
         ValueError: for arrays that do not fit.
@@ -143,6 +168,8 @@ def search_copies(
     copies = np.flatnonzero(best > threshold)
     memorised = np.unique(nearest[copies])
     worst = np.argsort(-best, kind="stable")[:n_worst]
+    level = alarm_rate / 2
+    lone = max(lone_copy_threshold(test.max(axis=1), len(synthetic), level=level), threshold)
     return CopySearch(
         threshold=threshold,
         false_positive_rate=float((test.max(axis=1) > threshold).mean()),
@@ -152,36 +179,36 @@ def search_copies(
         memorised=tuple(memorised.tolist()),
         n_memorised_subjects=len({subjects[index] for index in memorised}),
         worst=tuple(Pair(synthetic=int(m), train=int(nearest[m]), similarity=float(best[m])) for m in worst),
-        power=power,
+        p_value=excess_p_value(len(copies), len(synthetic), len(test), quantile=quantile),
+        lone_threshold=lone,
+        beyond=tuple(np.flatnonzero(best > lone).tolist()),
+        level=level,
     )
 
 
-def measure_power(
+def find_planted(
     detector: Detector,
     train: Sequence[npt.ArrayLike],
     *,
-    threshold: float,
     n: int = 100,
     config: DisguiseConfig | None = None,
     seed: int = 0,
-) -> Estimate:
-    """Plant disguised copies and return the share that the detector finds.
-
-    A planted copy counts as found where its similarity is above the threshold and its nearest training volume
-    is its source.
+) -> Floats:
+    """Plant disguised copies and return how similar the detector finds each to its source.
 
     Args:
         detector: volumes to similarities (n, T).
         train: T training volumes.
-        threshold: of the search.
         n: copies to plant.
         config: how strongly they are disguised.
-        seed: of the disguises.
+        seed: of the disguises; the same for several detectors plants the same copies.
+
+    Returns:
+        (n,); minus infinity where the nearest training volume is not the source. A copy is found where its
+        number lies above the threshold.
 
     Raises:
         ValueError: for a detector that returns another shape.
-
-    Source: interval of a share, Clopper and Pearson 1934.
     """
     copies, sources = plant_copies(train, n, config, seed=seed)
     similarity = _check_similarity(detector(copies), "the detector's result")
@@ -189,8 +216,16 @@ def measure_power(
         raise ValueError(
             f"the detector returned {similarity.shape} for {n} volumes and {len(train)} training volumes"
         )
-    found = (similarity.max(axis=1) > threshold) & (similarity.argmax(axis=1) == sources)
-    return share_with_interval(int(found.sum()), n)
+    return np.where(similarity.argmax(axis=1) == sources, similarity.max(axis=1), -np.inf)
+
+
+def measure_power(planted: npt.ArrayLike, threshold: float) -> Estimate:
+    """Return the share of planted copies, from `find_planted`, that lie above a threshold.
+
+    Source: interval of a share, Clopper and Pearson 1934.
+    """
+    found = np.asarray(planted) > threshold
+    return share_with_interval(int(found.sum()), len(found))
 
 
 def share_with_interval(n_found: int, n: int, *, level: float = 0.95) -> Estimate:

@@ -145,8 +145,8 @@ def _how_to_read() -> str:
     with 95 % bootstrap
 intervals that resample subjects. Green: no worse than the worse end of the real column's interval. Amber:
 worse, but its own interval reaches it. Red: worse than that. A small test set makes wide
-intervals and easy greens: read the numbers. Copies are judged by their own rule: red where there are more
-than chance explains, amber where there are some or where the search has too little power, green otherwise.
+intervals and easy greens: read the numbers. Copies are judged by their own rule: red where there are more, or
+nearer ones, than chance explains, amber where the search has too little power, green otherwise.
 Green never means that the data are free of personal information.</small></p>"""
 
 
@@ -155,9 +155,24 @@ def _section(section: str, report: Mapping[str, Any], plots: Sequence[tuple[str,
     if not figures:
         return ""
     rows = "".join(_row(each) for each in figures)
-    return f"""<h2>{SECTIONS[section]}</h2><p>{INTRODUCTIONS[section]}</p>
+    rule = _copy_rule(report) if section == "privacy" else ""
+    return f"""<h2>{SECTIONS[section]}</h2><p>{INTRODUCTIONS[section]}</p>{rule}
 <table><tr><th>Figure</th><th class=n>Synthetic</th><th class=n>Real</th><th class=n>Noise</th><th>Better</th>
 <th>Meaning</th></tr>{rows}</table>{_plots(plots)}"""
+
+
+def _copy_rule(report: Mapping[str, Any]) -> str:
+    """State when copies fail the cohort, whether they do, and how many planted copies were found."""
+    search = report["copy_search"]
+    power = search["joint_power"]
+    planted = "No copies were planted: the power of the searches is unknown."
+    if power is not None:
+        planted = (
+            f"Of disguised copies planted for the purpose, {power['value']:.0%} were found by at least one "
+            f"search (95 % interval {power['lower']:.0%} to {power['upper']:.0%})."
+        )
+    verdict = "This cohort fails." if search["fails"] else "This cohort does not fail."
+    return f"<p>{html.escape(search['rule'])} <b>{verdict}</b> {html.escape(planted)}</p>"
 
 
 def _row(figure: Mapping[str, Any]) -> str:

@@ -104,19 +104,19 @@ def test_missing_labels_are_named_and_leave_the_rest(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("n_copies", "not_computed", "fail", "code"),
+    ("fails", "not_computed", "fail", "code"),
     [
-        (0, None, True, 0),
-        (1, None, False, 0),
-        (1, None, True, EXIT_COPIES),
-        (0, "why", True, EXIT_NOT_COMPUTED),
+        (False, None, True, 0),
+        (True, None, False, 0),
+        (True, None, True, EXIT_COPIES),
+        (False, "why", True, EXIT_NOT_COMPUTED),
     ],
 )
 def test_exit_code_says_copies_before_gaps(
-    n_copies: int, not_computed: str | None, fail: bool, code: int
+    fails: bool, not_computed: str | None, fail: bool, code: int
 ) -> None:
     content = {
-        "copies": {"a": {"n_copies": n_copies}, "b": None},
+        "copies": {"a": {"n_copies": 2, "fails": fails}, "b": None},
         "figures": [{"not_computed": not_computed}],
     }
     assert exit_code(content, fail_on_copies=fail) == code

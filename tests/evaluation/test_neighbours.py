@@ -96,8 +96,10 @@ def test_cosine_similarity_has_known_values() -> None:
 
 def test_bad_input_is_refused() -> None:
     train = make_volumes(2)
-    with pytest.raises(ValueError, match="cropped or padded to one shape"):
+    with pytest.raises(ValueError, match="crop or pad them to one shape"):
         find_neighbours([np.zeros((5, 5, 5))], train)
+    with pytest.raises(ValueError, match="cropped or padded to one shape"):
+        find_neighbours(train, [])
     with pytest.raises(ValueError, match="no structure in the compared band"):
         find_neighbours([np.ones(SHAPE)], train)
     with pytest.raises(ValueError, match="too few waves"):

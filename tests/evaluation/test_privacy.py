@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +16,13 @@ from scipy.stats import binom
 from medldm.evaluation.feature_checks import TooFewCasesError
 from medldm.evaluation.neighbours import NeighbourConfig, find_neighbours
 from medldm.evaluation.planted_copies import plant_copies
-from medldm.evaluation.privacy import copy_threshold, measure_power, search_copies, share_with_interval
+from medldm.evaluation.privacy import (
+    copy_threshold,
+    find_planted,
+    measure_power,
+    search_copies,
+    share_with_interval,
+)
 
 SEARCH = NeighbourConfig(max_shift=2, wavelengths=(4.0, 12.0))
 
@@ -54,14 +61,15 @@ def test_power_is_near_one_for_the_search_and_near_zero_for_chance() -> None:
     train, test = make_anatomy(20, seed=4), make_anatomy(40, seed=5)
     detector = similarity_to(train)
     threshold = copy_threshold(detector(test))
-    power = measure_power(detector, train, threshold=threshold, n=30)
+    planted = find_planted(detector, train, n=30)
+    power = measure_power(planted, threshold)
     assert power.value >= 0.95 and power.lower > 0.8
 
     def chance(volumes: object) -> np.ndarray:
         return np.random.default_rng(6).uniform(size=(30, 20))
 
-    assert measure_power(chance, train, threshold=0.0, n=30).value < 0.3
-    assert measure_power(detector, train, threshold=1.1, n=10).value == 0.0
+    assert measure_power(find_planted(chance, train, n=30), 0.0).value < 0.3
+    assert measure_power(planted, 1.1).value == 0.0
 
 
 def test_threshold_is_the_quantile_of_the_nearest_similarity() -> None:
@@ -88,15 +96,20 @@ def test_counts_copies_patients_and_worst_pairs() -> None:
 def test_sentence_states_threshold_and_power_and_never_promises_anonymity() -> None:
     test, none = np.full((25, 3), 0.5), np.full((40, 3), 0.2)
     power = share_with_interval(48, 50)
-    clean = search_copies(none, test, power=power).sentence()
+    clean = replace(search_copies(none, test), power=power).sentence()
     assert clean == (
         "No copies found at threshold 0.500 with detector power 0.96 (95% interval 0.86 to 1.00) "
         "among 40 synthetic volumes."
     )
     assert "unknown detector power" in search_copies(none, test).sentence()
-    dirty = search_copies(np.vstack([none, [[0.9, 0, 0]]]), test, power=power).sentence()
+    dirty = replace(search_copies(np.vstack([none, [[0.9, 0, 0]]]), test), power=power).sentence()
     assert dirty.startswith("1 of 41 synthetic volumes are copies of 1 training subjects at threshold 0.500")
-    assert "anonym" not in (clean + dirty).lower()
+    assert "1 of them lie beyond 0.500" in dirty
+    spread = np.linspace(0.3, 0.5, 25)[:, None] * np.ones(3)
+    chance = replace(search_copies(np.vstack([none, [[0.505, 0, 0]]]), spread), power=power).sentence()
+    assert chance.startswith("No more copies found than chance explains at threshold 0.498 with detector")
+    assert "1 of 41 synthetic volumes lie above it" in chance
+    assert "anonym" not in (clean + dirty + chance).lower()
 
 
 @pytest.mark.parametrize(("found", "n"), [(0, 20), (7, 20), (20, 20)])
@@ -121,7 +134,7 @@ def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match=r"synthetic_similarity has the shape \(0, 4\)"):
         search_copies(np.zeros((0, 4)), np.zeros((30, 4)))
     with pytest.raises(ValueError, match="the detector returned"):
-        measure_power(lambda volumes: np.zeros((2, 2)), [np.zeros((3, 3, 3))], threshold=0, n=5)
+        find_planted(lambda volumes: np.zeros((2, 2)), [np.zeros((3, 3, 3))], n=5)
 
 
 @pytest.mark.slow
@@ -145,4 +158,4 @@ def test_planted_copies_of_real_volumes_are_found(real_data: Path) -> None:
     train, test = volumes[:50], volumes[50:]
     detector = similarity_to(train)
     threshold = copy_threshold(detector(test))
-    assert measure_power(detector, train, threshold=threshold, n=40).value >= 0.95
+    assert measure_power(find_planted(detector, train, n=40), threshold).value >= 0.95
