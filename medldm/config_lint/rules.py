@@ -16,12 +16,13 @@ _MEDLDM = {
     "medldm.bundle": """
         conditioning_of initialise_run join_ranks load_label_map_model load_latent_diffusion make_dataset
         make_evaluator make_label_map_diffusion make_label_map_generator make_latent_diffusion make_preparer
-        open_cohort require_schema run_generation run_training
+        make_quality_gate open_cohort require_schema run_generation run_training
         """,
     "medldm.devices": "choose_device",
     "medldm.evaluation.case_reading": "GridConfig split_cohort",
     "medldm.evaluation.contrastive": "ContrastiveConfig",
     "medldm.evaluation.evaluation_config": "EvaluationConfig",
+    "medldm.evaluation.quality_gate": "QualityGateConfig",
     "medldm.evaluation.segmenter": "SegmenterConfig",
     "medldm.evaluation.usefulness": "UsefulnessConfig",
     "medldm.generation": "LatentDiffusionInferer SamplingConfig",
