@@ -85,11 +85,22 @@ class Rules:
     def would_unfold(x: Tensor) -> bool:
         """Whether the backward pass of a 3^3 convolution would unfold its input and not use oneDNN.
 
-        It does so for one float32 sample of up to this size, and is then slower than oneDNN on two samples
-        with AVX-512. With AVX2 two samples take as long on fine grids and twice as long on coarse ones.
+        It does so for one float32 sample of up to this size, and is then slower than oneDNN on two samples;
+        with AVX2 not on the coarsest grids.
         """
         is_small = x.dtype == torch.float32 and len(x) == 1 and x.shape[:4].numel() <= 20480
-        return is_small and "AVX512" in torch.backends.cpu.get_cpu_capability()
+        has_wide_vectors = "AVX512" in torch.backends.cpu.get_cpu_capability()
+        return is_small and (has_wide_vectors or x.shape[2:].numel() >= 512)
+
+    @staticmethod
+    def can_halve(x: Tensor, layer: nn.Conv3d) -> bool:
+        """Whether that sample is made two by cutting it in half; else by adding one of zeros.
+
+        On two AVX2 cores a training step of an autoencoder (16, 32, 64 channels, 32^3) took 0.47 of the time
+        that unfolding took, and 0.74 of that with zeros.
+        """
+        geometry = (layer.kernel_size, layer.stride, layer.padding)
+        return geometry == ((3, 3, 3), (1, 1, 1), (1, 1, 1)) and x.shape[2] >= 4
 
     @staticmethod
     def use_transposed(x: Tensor, weight: Tensor) -> bool:

@@ -184,15 +184,52 @@ def _convolution_backward(
     grad: Tensor, h: Tensor, weight: Tensor, layer: nn.Conv3d, *, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of a convolution for its input, weight and bias; those of the parameters in their dtype."""
-    grad, kernel, batch = grad.to(h.dtype), weight.to(h.dtype), len(h)
+    grad, kernel, batch, n_rows = grad.to(h.dtype), weight.to(h.dtype), len(h), h.shape[2]
+    in_slabs = False
     if Rules.use_onednn(h, kernel):
         if Rules.is_fine(h, kernel):
             h, grad = channels_last(h), channels_last(grad)
         if Rules.would_unfold(h):
-            h, grad = (torch.cat([t, torch.zeros_like(t)]) for t in (h, grad))
+            in_slabs = Rules.can_halve(h, layer)
+            h, grad = (
+                _halve(h, grad) if in_slabs else (torch.cat([t, torch.zeros_like(t)]) for t in (h, grad))
+            )
     geometry = [list(layer.stride), list(layer.padding), list(layer.dilation), False, [0] * (h.ndim - 2)]
     grad_h, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad, h, kernel, [len(weight)], *geometry, layer.groups, list(needs)
     )
     of_parameters = [None if g is None else g.to(weight.dtype) for g in (grad_weight, grad_bias)]
-    return None if grad_h is None else grad_h[:batch], *of_parameters
+    if grad_h is not None:
+        grad_h = _join(grad_h, n_rows) if in_slabs else grad_h[:batch]
+    return grad_h, *of_parameters
+
+
+def _halve(h: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Make two samples of the halves of one along its first axis, each with a row of the other beside it.
+
+    Args:
+        h: (1, C, X, Y, Z), input of a 3^3 convolution.
+        grad: (1, C', X, Y, Z), gradient of its output; 0 in the rows that a half has from the other.
+
+    Returns:
+        (2, C, n + 2, Y, Z) and (2, C', n + 2, Y, Z), n = X / 2 rounded up.
+    """
+    n_rows = h.shape[2]
+    n = (n_rows + 1) // 2
+    slabs, gradients = (t.new_zeros(2, t.shape[1], n + 2, *t.shape[3:]) for t in (h, grad))
+    if is_channels_last(h):
+        slabs, gradients = channels_last(slabs), channels_last(gradients)
+    slabs[0, :, 1:] = h[0, :, : n + 1]
+    slabs[1, :, : n_rows - n + 1] = h[0, :, n - 1 :]
+    gradients[0, :, 1 : n + 1] = grad[0, :, :n]
+    gradients[1, :, 1 : n_rows - n + 1] = grad[0, :, n:]
+    return slabs, gradients
+
+
+def _join(halves: Tensor, n_rows: int) -> Tensor:
+    """Add the gradients (2, C, n + 2, Y, Z) of the halves up to that of (1, C, n_rows, Y, Z)."""
+    n = halves.shape[2] - 2
+    whole = torch.cat([halves[:1, :, 1 : n + 1], halves[1:, :, 1 : n_rows - n + 1]], dim=2)
+    whole[0, :, n - 1] += halves[1, :, 0]
+    whole[0, :, n] += halves[0, :, n + 1]
+    return whole

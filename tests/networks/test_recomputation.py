@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medldm.networks.blocks import Convolution, Norm, NormActivation, ResidualBlock
+from medldm.networks.levers import Rules
 from medldm.networks.recomputation import normalise, normalise_and_convolve
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -164,3 +165,22 @@ def test_inference_changes_no_input(randomise: Randomise, generator: torch.Gener
     assert torch.equal(x, before)
     expected = compute_plainly(x, norm, layer, silu=True).float()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(4, 3, 5), (5, 6, 7), (9, 8, 8), (16, 9, 8)])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_sample_cut_in_half_has_the_gradients_of_the_whole(
+    size: tuple[int, ...],
+    is_last: bool,
+    randomise: Randomise,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Rules, "would_unfold", staticmethod(lambda x: len(x) == 1))
+    norm, layer = randomise(NormActivation(2, 8, eps=1e-6)), randomise(Convolution(8, 6, 3, padding=1))
+    x = torch.randn(1, 8, *size, generator=generator)
+    x = x.contiguous(memory_format=torch.channels_last_3d if is_last else torch.contiguous_format)
+    x.requires_grad_(True)
+    inputs = [x, *norm.parameters(), *layer.parameters()]
+    expected = compute_plainly(x, norm, layer, silu=True)
+    compare_gradients(normalise_and_convolve(x, norm, layer, silu=True), expected, inputs, tolerance=5e-5)
