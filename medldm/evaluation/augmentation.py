@@ -23,9 +23,9 @@ class AugmentationConfig(Config):
         noise: largest standard deviation, in standard deviations of the volume.
     """
 
-    shift: float = 0.1
-    smallest_crop: float = 0.8
-    flip_probability: float = 0.5
+    shift: float = 0.08
+    smallest_crop: float = 0.9
+    flip_probability: float = 0.0
     contrast: float = 0.4
     noise: float = 0.3
 

@@ -7,10 +7,17 @@ z of 2 B views, with cosine similarity s and temperature tau, the loss of a posi
 
 averaged over both orders of all pairs. What the encoder learns is what makes a volume this patient's and no
 other's: the features for finding copies. They are blind to the contrast changes they were trained on.
+
+Crops of one organ look alike, and an encoder that starts by giving all of them the same features stays at
+the loss of chance, log(2 B - 1). Three things lead away from there: the slow part of each volume, which all
+patients share, is taken off first; features are normalised over the batch, so that they cannot all be equal;
+and the last grid of 2 x 2 x 2 or more is kept, not averaged, since where a detail lies tells patients apart.
+Left and right are told apart, too: compare mirror images as well to find mirrored copies.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -33,7 +40,8 @@ class ContrastiveConfig(Config):
     Args:
         size: voxels along X, Y, Z that every volume is resized to.
         channels: of the four levels, each half the size of the one before.
-        n_projected: length of the embedding that the loss sees; it is thrown away afterwards.
+        blur: voxels along each axis of the mean that is taken off first; odd.
+        n_projected: number of features.
         n_steps: of training. The default takes about two minutes on two CPU cores.
         batch_size: volumes in a step, at most.
         learning_rate: of Adam, falling to 0 on a cosine.
@@ -44,11 +52,12 @@ class ContrastiveConfig(Config):
 
     size: tuple[int, int, int] = (32, 32, 32)
     channels: tuple[int, int, int, int] = (16, 32, 64, 128)
+    blur: int = 9
     n_projected: int = 64
-    n_steps: int = 300
+    n_steps: int = 250
     batch_size: int = 32
-    learning_rate: float = 1e-3
-    temperature: float = 0.2
+    learning_rate: float = 2e-3
+    temperature: float = 0.1
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     seed: int = 0
 
@@ -56,16 +65,13 @@ class ContrastiveConfig(Config):
         super().__post_init__()
         if isinstance(self.augmentation, Mapping):
             object.__setattr__(self, "augmentation", AugmentationConfig.from_dict(self.augmentation))
-        if (
-            len(self.size) != 3
-            or min(self.size) < 8
-            or len(self.channels) != 4
-            or any(c % 4 for c in self.channels)
-        ):
+        if len(self.size) != 3 or min(self.size) < 8 or len(self.channels) != 4 or min(self.channels) < 1:
             raise ValueError(
                 f"size {self.size} and channels {self.channels} are given; three sizes of at least 8 and "
-                "four multiples of 4 are needed"
+                "four numbers of at least 1 are needed"
             )
+        if self.blur < 3 or self.blur % 2 == 0:
+            raise ValueError(f"blur is {self.blur} voxels; an odd number of at least 3 is needed")
         if self.n_steps < 1 or self.batch_size < 2 or not self.temperature > 0 or not self.learning_rate > 0:
             raise ValueError(
                 f"n_steps {self.n_steps}, batch_size {self.batch_size}, temperature {self.temperature}, "
@@ -77,12 +83,12 @@ class ContrastiveEncoder(nn.Module):
     """Volume to features, standardised on the training set.
 
     Args:
-        config: size and channels.
+        config: size, channels and number of features.
 
     Example:
         >>> config = ContrastiveConfig(size=(8, 8, 8), channels=(4, 4, 8, 8), n_steps=1)
-        >>> ContrastiveEncoder(config).embed([np.random.rand(9, 12, 7)]).shape
-        (1, 8)
+        >>> ContrastiveEncoder(config).eval().embed([np.random.rand(9, 12, 7)]).shape
+        (1, 64)
     """
 
     centre: Tensor
@@ -94,13 +100,19 @@ class ContrastiveEncoder(nn.Module):
         widths = (1, *config.channels)
         self.trunk = nn.Sequential(*(_block(before, after) for before, after in pairwise(widths)))
         last = config.channels[-1]
-        self.head = nn.Sequential(nn.Linear(last, last), nn.ReLU(), nn.Linear(last, config.n_projected))
-        self.register_buffer("centre", torch.zeros(last))
-        self.register_buffer("scale", torch.ones(last))
+        n_cells = math.prod(-(-size // 2 ** len(config.channels)) for size in config.size)
+        self.head = nn.Sequential(
+            nn.Linear(last * n_cells, last),
+            nn.BatchNorm1d(last),
+            nn.ReLU(),
+            nn.Linear(last, config.n_projected),
+        )
+        self.register_buffer("centre", torch.zeros(config.n_projected))
+        self.register_buffer("scale", torch.ones(config.n_projected))
 
     def forward(self, volumes: Tensor) -> Tensor:
         """Return features (B, D) of prepared volumes (B, 1, X, Y, Z)."""
-        return self.trunk(volumes).mean(dim=(2, 3, 4))
+        return self.head(self.trunk(take_off_blur(volumes, self.config.blur)).flatten(1))
 
     def embed(self, volumes: Sequence[npt.ArrayLike], *, batch_size: int = 32) -> Floats:
         """Return standardised features (N, D) of volumes (X, Y, Z) of any shape and unit."""
@@ -110,7 +122,7 @@ class ContrastiveEncoder(nn.Module):
     def standardise(self, prepared: Tensor, *, batch_size: int = 32) -> None:
         """Set centre and scale so that these volumes (N, 1, X, Y, Z) have features of mean 0 and variance 1.
 
-        Without it all features are positive, and the cosine between any two volumes is near 1.
+        Without it features that differ little between patients would rule the cosine.
         """
         scale, centre = torch.std_mean(self._features(prepared, batch_size), dim=0)
         self.centre, self.scale = centre, torch.where(scale > 1e-6, scale, 1.0)
@@ -154,7 +166,7 @@ def train_contrastive_encoder(
     for step in range(1, config.n_steps + 1):
         batch = prepared[next(batches)]
         views = [augment(batch, config.augmentation, generator=generator) for _ in range(2)]
-        first, second = encoder.head(encoder(torch.cat(views))).chunk(2)
+        first, second = encoder(torch.cat(views)).chunk(2)
         loss = nt_xent_loss(first, second, temperature=config.temperature)
         optimiser.zero_grad()
         loss.backward()
@@ -196,10 +208,25 @@ def prepare_volumes(volumes: Sequence[npt.ArrayLike], size: tuple[int, int, int]
         raise ValueError("no volumes are given; at least one is needed")
     rows = []
     for volume in volumes:
-        image = torch.from_numpy(check_volume(volume))[None, None]
+        image = torch.from_numpy(np.ascontiguousarray(check_volume(volume)))[None, None]
         resized = F.adaptive_avg_pool3d(image, size)
         rows.append((resized - resized.mean()) / resized.std().clamp(min=1e-6))
     return torch.cat(rows).float()
+
+
+def take_off_blur(volumes: Tensor, width: int) -> Tensor:
+    """Subtract the mean over a box and give each volume mean 0 and standard deviation 1.
+
+    Args:
+        volumes: (B, 1, X, Y, Z).
+        width: of the box along each axis, odd; beyond the border its value is repeated.
+    """
+    blurred = F.pad(volumes, (width // 2,) * 6, mode="replicate")
+    for box in ((width, 1, 1), (1, width, 1), (1, 1, width)):
+        blurred = F.avg_pool3d(blurred, box, stride=1)
+    detail = volumes - blurred
+    axes = (1, 2, 3, 4)
+    return (detail - detail.mean(axes, keepdim=True)) / detail.std(axes, keepdim=True).clamp(min=1e-6)
 
 
 def _draw_batches(n: int, batch_size: int, *, generator: torch.Generator) -> Iterator[npt.NDArray[np.int64]]:
@@ -213,5 +240,5 @@ def _draw_batches(n: int, batch_size: int, *, generator: torch.Generator) -> Ite
 
 def _block(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv3d(before, after, kernel_size=3, stride=2, padding=1), nn.GroupNorm(4, after), nn.ReLU()
+        nn.Conv3d(before, after, kernel_size=3, stride=2, padding=1), nn.BatchNorm3d(after), nn.ReLU()
     )

@@ -90,8 +90,9 @@ def extract_features(
     tell("training the contrastive encoder")
     embedded, encoder = None, None
     if len(sets.train) >= 4:
-        encoder = train_contrastive_encoder(sets.train.images, contrastive)
-        embedded = {name: encoder.embed(part.images) for name, part in parts.items()}
+        # Boxed, as the search for copies sees them: resizing other shapes to one would change scales.
+        encoder = train_contrastive_encoder(sets.train.boxed_images(sets.shape), contrastive)
+        embedded = {name: encoder.embed(part.boxed_images(sets.shape)) for name, part in parts.items()}
     tell("power spectra")
     power = {name: power_of_cases(part.images, [sets.spacing_mm] * len(part)) for name, part in parts.items()}
     n_shells = power["train"].shape[1]
