@@ -27,6 +27,7 @@ from medldm import (
 )
 from medldm.conditioning import ConditioningConfig, open_text_encoder
 from medldm.conditioning.config import read_names
+from medldm.evaluation import quality_gate
 from medldm.training.precision import seed_everything
 from medldm.training.resumable_trainer import ResumableTrainer
 
@@ -62,6 +63,7 @@ load_label_map_model = _ends_in_a_message(label_map_model.load_label_map_model)
 make_label_map_diffusion = _ends_in_a_message(label_map_model.make_label_map_diffusion)
 make_label_map_generator = _ends_in_a_message(label_map_synthesis.LabelMapGenerator)
 make_preparer = _ends_in_a_message(generation.make_preparer)
+make_quality_gate = _ends_in_a_message(quality_gate.make_quality_gate)
 make_dataset = _ends_in_a_message(generation.GenerationDataset)
 
 

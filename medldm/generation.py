@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
@@ -33,6 +35,7 @@ from medldm.generation_requests import (
 from medldm.latent_diffusion import LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.model_files import load_latent_diffusion
+from medldm.redraws import Drawn, Gate, draw_until_good
 from medldm.sampling import LatentDiffusionSampler
 from medldm.sampling_config import SamplingConfig
 from medldm.synthetic_files import SyntheticWriter
@@ -59,6 +62,7 @@ class LatentDiffusionInferer(Inferer):
         *,
         conditions: Conditions | None,
         index: int,
+        seed: int | None = None,
     ) -> Tensor:
         """Draw one volume.
 
@@ -67,6 +71,7 @@ class LatentDiffusionInferer(Inferer):
             network: the model.
             conditions: of this volume, or None.
             index: of the volume in its seed.
+            seed: in the place of the sampling's.
 
         Returns:
             (1, 1, X, Y, Z) in [-1, 1] up to overshoot.
@@ -74,7 +79,8 @@ class LatentDiffusionInferer(Inferer):
         factor = network.autoencoder.downsampling
         shape = (1, network.autoencoder.latent_channels, *(n // factor for n in inputs))
         sampler = LatentDiffusionSampler(network, self.config)
-        return sampler.sample(shape, conditions=conditions, indices=[index], **self.sampling.to_dict())
+        settings = self.sampling.to_dict() | ({} if seed is None else {"seed": seed})
+        return sampler.sample(shape, conditions=conditions, indices=[index], **settings)
 
 
 class GenerationEvaluator(SupervisedEvaluator):
@@ -87,6 +93,7 @@ class GenerationEvaluator(SupervisedEvaluator):
         inferer: draws a volume.
         writer: writes it.
         preparer: makes the tensors of a request; None takes the model's, without text and remapping.
+        gate: draws volumes again that do not pass; None writes each as it comes.
 
     Raises:
         FileExistsError: if volumes exist that would be replaced, before anything is generated.
@@ -102,13 +109,16 @@ class GenerationEvaluator(SupervisedEvaluator):
         inferer: LatentDiffusionInferer,
         writer: SyntheticWriter,
         preparer: RequestPreparer | None = None,
+        gate: Gate | None = None,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.model = network
         self.draw = inferer
         self.writer = writer
         self.preparer = preparer or RequestPreparer(network)
+        self.gate = gate
         self.written: list[Path] = []
+        self.refused: list[int] = []
         self.weights_sha256 = hash_weights(network.state_dict())
         requests = [dataset[position] for position in range(len(dataset))]
         writer.refuse_existing([request["index"] for request in requests])
@@ -125,9 +135,31 @@ class GenerationEvaluator(SupervisedEvaluator):
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         request = self.preparer.prepare(batchdata)
+        if self.gate is not None:
+            return {Keys.PRED: self._draw_through(self.gate, request)}
         volume = self.draw(request.size, self.model, conditions=request.conditions, index=request.index)[0]
         self.written.append(self._write(request, volume))
         return {Keys.PRED: volume}
+
+    def _draw_through(self, gate: Gate, request: PreparedRequest) -> Tensor:
+        """Draw a volume, again where it does not pass, and write it unless it is refused."""
+        drawn = draw_until_good(
+            lambda seed: self.draw(
+                request.size, self.model, conditions=request.conditions, index=request.index, seed=seed
+            )[0],
+            lambda volume: gate.judge(*_seen_by_gate(request, volume)),
+            seed=self.draw.sampling.seed,
+            index=request.index,
+            max_redraws=gate.max_redraws,
+        )
+        if drawn.passed or not gate.refuse:
+            self.written.append(self._write(replace(request, drawn=drawn), drawn.volume))
+        else:
+            self.refused.append(request.index)
+            logger.warning(
+                "volume %d failed all %d tries: it is not written", request.index, len(drawn.tries)
+            )
+        return drawn.volume
 
     def _write(self, request: PreparedRequest, volume: Tensor) -> Path:
         space, grid = self.preparer.space, request.grid
@@ -146,10 +178,31 @@ class GenerationEvaluator(SupervisedEvaluator):
                 "conditions": request.description,
                 "weights_sha256": self.weights_sha256,
                 "versions": describe_versions(),
-            },
+            }
+            | ({} if request.drawn is None else self._describe_gate(request.drawn)),
             labels=request.labels,
             schema=self.preparer.schema if request.labels is not None else None,
         )
+
+    def _describe_gate(self, drawn: Drawn) -> dict[str, Any]:
+        """Name the seed that makes the volume again without a gate, and every try."""
+        sampling = self.draw.sampling.to_dict()
+        gate = {"seed": sampling["seed"], "passed": drawn.passed, "tries": list(drawn.tries)}
+        return {"sampling": sampling | {"seed": drawn.seed}, "quality_gate": gate}
+
+
+def _seen_by_gate(
+    request: PreparedRequest, volume: Tensor
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None]:
+    """Return image and labels (X, Y, Z) without what was padded around the file's volume."""
+    grid, labels = request.grid, None
+    if request.conditions is not None and "label_map" in request.conditions.values:
+        labels = request.conditions.values["label_map"][0]
+    image, maps = (
+        None if each is None else (each if grid is None else grid.cut_padding(each))[0].cpu().numpy()
+        for each in (volume, labels)
+    )
+    return np.asarray(image, dtype=np.float32), None if maps is None else maps.astype(np.int64)
 
 
 def generate(

@@ -20,6 +20,7 @@ from medldm.conditioning.values import EncodesText, condition_value
 from medldm.data.labels import LabelSchema
 from medldm.data.prepare_labels import LabelTable
 from medldm.latent_diffusion import LatentDiffusionModel
+from medldm.redraws import Drawn
 from medldm.synthetic_files import FileGrid, LabelGrid
 from medldm.transforms import IntensityMapping, LoadVolume
 from medldm.transforms.readers import volume_suffix
@@ -115,6 +116,7 @@ class PreparedRequest:
         grid: of the label map or the image it is made from; None for a volume made from noise alone.
         labels: on the file's grid, with the model's values; None without a label map.
         description: of the conditions, for the sidecar.
+        drawn: how a quality gate came to the volume; None without one.
     """
 
     index: int
@@ -123,6 +125,7 @@ class PreparedRequest:
     grid: FileGrid | None
     labels: np.ndarray | None
     description: dict[str, Any]
+    drawn: Drawn | None = None
 
 
 class RequestPreparer:

@@ -49,6 +49,8 @@ class FileGrid:
 
     Attributes:
         volume: as loaded, RAS+ (1, X, Y, Z).
+        shape: voxels (X, Y, Z) of the volume at the networks' spacing.
+        size: of the networks' grid, at least that.
     """
 
     def __init__(
@@ -57,7 +59,8 @@ class FileGrid:
         self.volume = LoadVolume(is_label=is_label)(str(file))
         self._spacing_mm = space.spacing_mm
         resampled = ResampleToSpacing(space.spacing_mm, is_label=is_label)(self.volume)
-        shape = tuple(resampled.shape[1:])
+        shape = tuple(int(n) for n in resampled.shape[1:])
+        self.shape = shape
         self.size = tuple(
             max(-(-n // multiple) * multiple, own) for n, own in zip(shape, space.size, strict=True)
         )
@@ -76,6 +79,11 @@ class FileGrid:
         """Bring a volume on the file's grid, loaded RAS+ (1, X, Y, Z), to the networks' grid."""
         resampled = ResampleToSpacing(self._spacing_mm, is_label=is_label)(volume)
         return CentreCropOrPad(self.size, fill=fill)(resampled).as_tensor()
+
+    def cut_padding(self, volume: Tensor) -> Tensor:
+        """Return the part (C, *shape) of a volume (C, *size) on the networks' grid that the file covers."""
+        starts = [(size - n) // 2 for size, n in zip(self.size, self.shape, strict=True)]
+        return volume[(..., *(slice(s, s + n) for s, n in zip(starts, self.shape, strict=True)))]
 
     def to_file_grid(self, image: Tensor) -> np.ndarray:
         """Bring an image (1, X, Y, Z) on the networks' grid to the file's axes and grid."""

@@ -152,7 +152,7 @@ def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, f
 
 def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, n_workers: int) -> CaseSet:
     with ThreadPoolExecutor(n_workers) as pool:
-        read = list(pool.map(lambda case: _read_case(case, spacing_mm), cohort.cases))
+        read = list(pool.map(lambda case: read_case(case, spacing_mm), cohort.cases))
     numbers: dict[Hashable, int] = {}
     subjects = tuple(numbers.setdefault(case["subject"], len(numbers)) for case in cohort.cases)
     labels = [each[1] for each in read if each[1] is not None]
@@ -166,9 +166,10 @@ def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, n_workers: int) ->
     )
 
 
-def _read_case(
+def read_case(
     case: dict[str, Any], spacing_mm: Sequence[float]
 ) -> tuple[Image, Labels | None, npt.NDArray[np.float64]]:
+    """Return a case's image and labels (X, Y, Z) RAS+ on a spacing, and its file's own spacing."""
     volume = LoadVolume()(case["image"])
     own = np.asarray(torch.as_tensor(volume.pixdim), dtype=np.float64)
     image = ResampleToSpacing(spacing_mm)(volume)[0].numpy()

@@ -1,0 +1,107 @@
+"""Draw a volume again where it does not pass: a bounded number of times, each from a seed that can be named.
+
+Try 0 is the volume that the seed stands for. Later tries take a seed that follows from seed, index and try,
+so that `seed` and `index` of a sidecar make its volume again without any gate.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class Judge(Protocol):
+    """Says what is wrong with a volume, in words that name nobody."""
+
+    def __call__(self, image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64] | None) -> list[str]:
+        """Return the problems of an image (X, Y, Z) in [-1, 1] on the networks' spacing.
+
+        Args:
+            image: without what was padded around the label map.
+            labels: 0..K, of the same shape; None without a label map.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """What a volume must pass.
+
+    Args:
+        judge: of each volume.
+        max_redraws: further tries, 0 or more.
+        refuse: leave out a volume that fails every try; otherwise the last try is kept and named.
+    """
+
+    judge: Judge
+    max_redraws: int = 3
+    refuse: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_redraws < 0:
+            raise ValueError(f"max_redraws is {self.max_redraws}: 0 or more is needed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """The volume that is kept, and how it came about.
+
+    Args:
+        volume: as drawn.
+        seed: that makes it again.
+        tries: for each try its number, seed and problems, for the sidecar.
+    """
+
+    volume: Tensor
+    seed: int
+    tries: tuple[dict[str, Any], ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the last try has no problem."""
+        return not self.tries[-1]["problems"]
+
+
+def try_seed(seed: int, index: int, attempt: int) -> int:
+    """Return the seed of a try: the seed itself for try 0, else one that follows from all three."""
+    if attempt == 0:
+        return seed
+    state = np.random.SeedSequence([seed, index, attempt]).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))
+
+
+def draw_until_good(
+    draw: Callable[[int], Tensor],
+    problems: Callable[[Tensor], list[str]],
+    *,
+    seed: int,
+    index: int,
+    max_redraws: int,
+) -> Drawn:
+    """Draw until a volume has no problem, or the tries are used up.
+
+    Args:
+        draw: seed to volume.
+        problems: of a volume.
+        seed: of the run.
+        index: of the volume in its seed.
+        max_redraws: tries after the first.
+    """
+    tries: list[dict[str, Any]] = []
+    for attempt in range(max_redraws + 1):
+        own = try_seed(seed, index, attempt)
+        volume = draw(own)
+        found = problems(volume)
+        tries.append({"try": attempt, "seed": own, "problems": found})
+        if not found:
+            break
+        logger.warning("volume %d, try %d of %d: %s", index, attempt + 1, max_redraws + 1, "; ".join(found))
+    return Drawn(volume=volume, seed=own, tries=tuple(tries))
