@@ -7,8 +7,6 @@ import gzip
 import io
 import json
 import re
-import shutil
-import subprocess
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,7 +18,13 @@ from PIL import Image
 from medldm.data.labels import LabelSchema
 from medldm.evaluation.report import CONTENT_POLICY
 from medldm.evaluation.viewer import ViewerCase, grey_values, viewer_html
+from tests.evaluation.browser import open_page
 
+POLICY = "Content-Security-Policy"
+STATE = """(() => {
+  const state = document.getElementById("viewer").dataset.state;
+  return state === "starting" ? "" : state;
+})()"""
 SCHEMA = LabelSchema(structures={3: "core", 9: "shell"}, colours={9: "#00ff00"})
 
 
@@ -41,11 +45,13 @@ def read_volume(text: str) -> nib.Nifti1Image:
     return nib.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(text)))
 
 
-def find_browser() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell"):
-        if found := shutil.which(name):
-            return found
-    pytest.skip("no Chromium here; on Debian it is the package chromium")
+def write_page(folder: Path, body: str, *, head: str = "") -> Path:
+    style = "<style>body{margin:0}#viewer-frame,#viewer-canvas{width:400px;height:400px}</style>"
+    page = folder / "page.html"
+    page.write_text(
+        f'<!doctype html><html><head><meta charset="utf-8">{head}{style}</head><body>{body}</body></html>'
+    )
+    return page
 
 
 def test_volumes_come_back_as_they_were_with_spacing_and_nothing_else() -> None:
@@ -97,34 +103,22 @@ def test_the_vendored_program_comes_with_its_licences() -> None:
 
 @pytest.mark.slow
 def test_a_browser_draws_the_volume_and_requests_nothing(tmp_path: Path) -> None:
-    browser = find_browser()
-    page = tmp_path / "page.html"
-    head = f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">'
-    style = "<style>body{margin:0}#viewer-frame,#viewer-canvas{width:400px;height:400px}</style>"
     body = viewer_html([make_case()], schema=SCHEMA)
-    page.write_text(f"<!doctype html><html><head>{head}{style}</head><body>{body}</body></html>")
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--use-angle=swiftshader",
-        "--enable-unsafe-swiftshader",
-        "--enable-logging=stderr",
-        "--v=0",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"--log-net-log={tmp_path / 'net.json'}",
-        "--window-size=420,520",
-        "--virtual-time-budget=10000",
-        f"--screenshot={tmp_path / 'page.png'}",
-        page.as_uri(),
-    ]
-    run = subprocess.run([browser, *options], capture_output=True, text=True, timeout=300, check=False)
-    assert "CONSOLE" not in run.stderr, run.stderr
-    requested = set(re.findall(r'"url":\s*"(https?://[^"]*)"', (tmp_path / "net.json").read_text()))
-    assert not {url for url in requested if "page" in url or "niivue" in url}
-    shown = np.asarray(Image.open(io.BytesIO((tmp_path / "page.png").read_bytes())).convert("RGB")).astype(
-        int
-    )
-    frame = shown[80:440, 20:380]
+    page = write_page(tmp_path, body, head=f'<meta http-equiv="{POLICY}" content="{CONTENT_POLICY}">')
+    seen = open_page(page, tmp_path / "profile", until=STATE, size=(420, 520))
+    assert seen.state == "ready"
+    assert not seen.problems
+    assert not seen.requests
+    frame = np.asarray(Image.open(io.BytesIO(seen.screenshot)).convert("RGB")).astype(int)[80:440, 20:380]
     is_green = (frame[..., 1] > frame[..., 0] + 30) & (frame[..., 1] > frame[..., 2] + 30)
     assert frame.std() > 5, "the canvas is blank"
     assert is_green.sum() > 50, "the labels are not drawn"
+
+
+@pytest.mark.slow
+def test_the_browser_of_these_tests_sees_requests_and_errors(tmp_path: Path) -> None:
+    body = '<img src="https://example.org/x.png"><script>console.error("wrong"); window.done = 1</script>'
+    seen = open_page(write_page(tmp_path, body), tmp_path / "profile", until="window.done", size=(100, 100))
+    assert seen.requests == ["https://example.org/x.png"]
+    assert "wrong" in seen.problems
+    assert np.asarray(Image.open(io.BytesIO(seen.screenshot)).convert("L")).std() < 5
