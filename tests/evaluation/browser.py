@@ -7,7 +7,6 @@ no port, no further package. The browser reaches no network: its proxy is a port
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
 import select
@@ -84,22 +83,24 @@ class Browser:
     def __enter__(self) -> Browser:
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
-        # High numbers, so that giving the child its 3 and 4 overwrites neither.
-        high = [fcntl.fcntl(each, fcntl.F_DUPFD, 20) for each in (to_read, to_write)]
-
-        def give() -> None:
-            os.dup2(high[0], 3)
-            os.dup2(high[1], 4)
-
+        # The browser wants its pipes as 3 and 4.
+        line = 'exec "$0" "$@" 3<&0 4>&1 0</dev/null 1>/dev/null'
         self._process = subprocess.Popen(
-            [self._program, *OPTIONS, f"--user-data-dir={self._profile}", "about:blank"],
-            preexec_fn=give,
-            pass_fds=(3, 4),
-            stdout=subprocess.DEVNULL,
+            [
+                "/bin/sh",
+                "-c",
+                line,
+                self._program,
+                *OPTIONS,
+                f"--user-data-dir={self._profile}",
+                "about:blank",
+            ],
+            stdin=to_read,
+            stdout=to_write,
             stderr=subprocess.DEVNULL,
         )
-        for each in (to_read, to_write, *high):
-            os.close(each)
+        os.close(to_read)
+        os.close(to_write)
         return self
 
     def __exit__(self, *_: object) -> None:
