@@ -197,14 +197,14 @@ def make_quality_gate(
     train = [_read(case, space, schema if has_labels else None) for case in cohort.training]
     judges: list[CopyJudge | LabelJudge] = []
     if config.copies:
-        judges.append(
-            CopyJudge([image for image, _ in train], [c["subject"] for c in cohort.training], config)
-        )
-        logger.info("gate: at most %.3f like a training volume", judges[-1].threshold)
+        copies = CopyJudge([image for image, _ in train], [c["subject"] for c in cohort.training], config)
+        logger.info("gate: at most %.3f like a training volume", copies.threshold)
+        judges.append(copies)
     if has_labels and schema is not None:
         validation = [_read(case, space, schema) for case in cohort.validation]
-        judges.append(_train_label_judge(train, validation, schema, config))
-        logger.info("gate: a Dice of at least %.3f with the label map", judges[-1].limit)
+        labelled = _train_label_judge(train, validation, schema, config)
+        logger.info("gate: a Dice of at least %.3f with the label map", labelled.limit)
+        judges.append(labelled)
 
     def judge(image: Image, labels: npt.NDArray[np.int64] | None) -> list[str]:
         return [problem for each in judges for problem in each(image, labels)]

@@ -117,7 +117,8 @@ def test_a_browser_draws_the_volume_and_requests_nothing(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_browser_of_these_tests_sees_requests_and_errors(tmp_path: Path) -> None:
-    body = '<img src="https://example.org/x.png"><script>console.error("wrong"); window.done = 1</script>'
+    script = 'new Image().src = "https://example.org/x.png"; console.error("wrong"); window.done = 1'
+    body = f"<script>{script}</script>"
     seen = open_page(write_page(tmp_path, body), tmp_path / "profile", until="window.done", size=(100, 100))
     assert seen.requests == ["https://example.org/x.png"]
     assert "wrong" in seen.problems
