@@ -82,8 +82,9 @@ class FileGrid:
 
     def cut_padding(self, volume: Tensor) -> Tensor:
         """Return the part (C, *shape) of a volume (C, *size) on the networks' grid that the file covers."""
-        starts = [(size - n) // 2 for size, n in zip(self.size, self.shape, strict=True)]
-        return volume[(..., *(slice(s, s + n) for s, n in zip(starts, self.shape, strict=True)))]
+        for axis, (size, n) in enumerate(zip(self.size, self.shape, strict=True), start=volume.ndim - 3):
+            volume = volume.narrow(axis, (size - n) // 2, n)
+        return volume
 
     def to_file_grid(self, image: Tensor) -> np.ndarray:
         """Bring an image (1, X, Y, Z) on the networks' grid to the file's axes and grid."""

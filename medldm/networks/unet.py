@@ -96,9 +96,8 @@ class LatentUNet(nn.Module):
             self.class_embedding = nn.Embedding(config.n_class_embeds, self.time_embedding.out_dim)
         self.pooled_projection: nn.Linear | None = None
         if config.pooled_context:
-            self.pooled_projection = zero_init(
-                nn.Linear(config.context_dim or 0, self.time_embedding.out_dim)
-            )
+            self.pooled_projection = nn.Linear(config.context_dim or 0, self.time_embedding.out_dim)
+            zero_init(self.pooled_projection)
         self.conv_in = conv(config.in_channels, channels[0], spatial_dims=dims)
         maker = _LayerMaker(config, self.time_embedding.out_dim)
         self.down, self.middle, self.up = maker.down_levels(), maker.middle(), maker.up_levels()

@@ -30,7 +30,7 @@ def report_plan(
 
 def _rows(plan: Plan) -> list[tuple[str, ...]]:
     limit = plan.budget.usable_bytes
-    rows = [_HEADER]
+    rows: list[tuple[str, ...]] = [_HEADER]
     for name, stage, beside in (
         ("autoencoder, step", plan.autoencoder, "autoencoder, validation"),
         ("diffusion, step", plan.diffusion, "diffusion, encoding the cohort"),

@@ -91,7 +91,8 @@ def first_stage(
         precision=_on_cpu(knobs.precision),
     )
     volumes = Volumes((1, channels, *networks.size), 1)
-    evaluator = AutoencoderEvaluator(CPU, volumes, network=average.module, precision=_on_cpu(knobs.precision))
+    averaged: Any = average.module
+    evaluator = AutoencoderEvaluator(CPU, volumes, network=averaged, precision=_on_cpu(knobs.precision))
     return trainer, evaluator
 
 

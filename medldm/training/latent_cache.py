@@ -37,7 +37,7 @@ _HASH = "medldm_sha256"
 _LONGEST_PATH = 4096
 
 
-class LatentDataset(Dataset[dict[str, Tensor]]):
+class LatentDataset(Dataset[Any]):
     """Hold the posterior of each case's latents, with its conditions.
 
     Args:
@@ -141,7 +141,7 @@ def encode_cases(
     """
     folder = _open_folder(model, directory)
     if quarantine is not None:
-        transform = GuardedTransforms(transform)
+        transform = GuardedTransforms(transform if isinstance(transform, Compose) else Compose([transform]))
     if folder is None and quarantine is None:
         return cache_latents(model, _load(cases, transform, num_workers))
     names = [f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
@@ -185,7 +185,7 @@ def _load(
 
 
 def _collate_one(cases: Sequence[Any]) -> Any:
-    return cases[0] if isinstance(cases[0], BadCase) else default_collate(cases)
+    return cases[0] if isinstance(cases[0], BadCase) else default_collate(list(cases))
 
 
 def _make_entry(model: LatentDiffusionModel, batch: Any, *, is_guarded: bool) -> dict[str, Tensor] | BadCase:

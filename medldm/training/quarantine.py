@@ -49,7 +49,9 @@ class GuardedTransforms(Compose):
         super().__init__(list(transforms.flatten().transforms))
         self.size = None if size is None else tuple(size)
 
-    def __call__(self, input_: Any, start: int = 0, end: int | None = None, **options: Any) -> Any:
+    def __call__(  # type: ignore[override]
+        self, input_: Any, start: int = 0, end: int | None = None, **options: Any
+    ) -> Any:
         """Run the transforms from `start` to `end`, as `Compose` does."""
         if isinstance(input_, BadCase) or start > 0:
             return input_ if isinstance(input_, BadCase) else super().__call__(input_, start, end, **options)
