@@ -58,7 +58,7 @@ class LineTrainer(ResumableTrainer, Trainer):
 
     def wait(self) -> None:
         (self.folder / "waiting").touch()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while self.keeper.signals.received is None and time.monotonic() < deadline:
             time.sleep(0.01)
         (self.folder / "signalled").touch()
