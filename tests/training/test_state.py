@@ -314,7 +314,10 @@ def test_a_process_killed_at_random_moments_always_leaves_a_state(tmp_path) -> N
         assert saved.step >= last
         assert (saved.parts["network"]["weight"] == saved.step).all()
         assert (saved.parts["optimiser"][0]["avg"] == saved.step).all()
-        assert len(StateFolders(tmp_path).steps()) <= 3
         last = saved.step
     assert last > 0
     assert not list(tmp_path.glob("damaged*"))
+    # What kills before the pruning left over goes with the next save that is whole.
+    folders = StateFolders(tmp_path)
+    folders.save(parts(last + 100), step=last + 100)
+    assert len(folders.steps()) == 2
