@@ -28,7 +28,6 @@ STAGE_1: dict[str, Any] = {
     **COMMON,
     "spacing": [4.0, 4.0, 4.0],
     "size": [40, 48, 40],
-    "patch_size": [32, 32, 32],
     "channels": [16, 32],
     "n_groups": 8,
     "epochs": 20,
@@ -39,11 +38,11 @@ STAGE_1: dict[str, Any] = {
 }
 STAGE_2: dict[str, Any] = {
     **COMMON,
-    "channels": [24, 48, 96],
+    "channels": [32, 64, 128],
     "attention_levels": [False, False, True],
     "n_heads": 4,
-    "n_groups": 8,
-    "epochs": 40,
+    "n_groups": 16,
+    "epochs": 60,
     "batch_size": 4,
     "learning_rate": 0.001,
     "val_interval": 20,
