@@ -17,6 +17,7 @@ from medldm.evaluation.evaluation_page import make_page
 from medldm.evaluation.evidence import Evidence, gather_evidence
 from medldm.evaluation.figures import SECTIONS, Figure
 from medldm.evaluation.privacy_figures import joint_power
+from medldm.ranks import n_ranks
 from medldm.version import __version__
 
 EXIT_NOT_COMPUTED = 3
@@ -95,6 +96,8 @@ def evaluate_or_exit(
     Raises:
         SystemExit: with the code of `exit_code` where that is not 0; with a message for an error.
     """
+    if n_ranks() > 1:
+        raise SystemExit(f"error: evaluation runs in one process, not in {n_ranks()}: leave out torchrun")
     try:
         report = evaluate(real_train, real_test, synthetic, output_dir, config)
     except (ValueError, OSError, RuntimeError) as error:

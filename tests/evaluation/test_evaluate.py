@@ -17,6 +17,7 @@ from medldm.evaluation.evaluate import (
     EXIT_NOT_COMPUTED,
     EvaluationConfig,
     evaluate,
+    evaluate_or_exit,
     exit_code,
     summary_text,
 )
@@ -133,3 +134,9 @@ def test_wrong_settings_are_named() -> None:
         EvaluationConfig(copy_quantile=2)
     with pytest.raises(ValueError, match="n_resamples 1"):
         EvaluationConfig(n_resamples=1)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("medldm.evaluation.evaluate.n_ranks", lambda: 2)
+    with pytest.raises(SystemExit, match="runs in one process, not in 2"):
+        evaluate_or_exit("a", "b", "c", tmp_path)
