@@ -121,16 +121,19 @@ def start(configuration: Configuration) -> TextIO:
     """Fork a process that measures; its number comes through the pipe that is returned."""
     reader, writer = os.pipe()
     if os.fork() == 0:
+        status = 1
         try:
             os.close(reader)
             configuration.work(configuration.networks((24, 24, 24)))()
             ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
             peak = measure_memory(configuration.work(configuration.networks()), device="cpu")
             os.write(writer, str(peak).encode())
+            status = 0
         except Exception:
             traceback.print_exc()
         finally:
-            os._exit(0)
+            # Neither the parent's buffers nor its exit handlers are this process's to run.
+            os._exit(status)
     os.close(writer)
     return os.fdopen(reader)
 
