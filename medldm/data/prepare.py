@@ -259,7 +259,9 @@ def _split_changed(
 def _run(plans: Sequence[CasePlan], options: PrepareOptions) -> Iterator[CaseOutcome]:
     """Convert cases, in processes where there are several."""
     workers = min(options.workers or min(os.cpu_count() or 1, 8), max(1, len(plans)))
-    with tqdm(total=len(plans), desc="prepare", unit="case", disable=not options.progress) as bar:
+    with tqdm(
+        total=len(plans), desc="prepare", unit="case", disable=None if options.progress else True
+    ) as bar:
         outcomes = map(convert_case, plans) if workers == 1 else _run_parallel(plans, workers=workers)
         for outcome in outcomes:
             bar.update()

@@ -266,7 +266,7 @@ class _Stages:
     def __enter__(self) -> _Stages:
         self.seconds: dict[str, float] = {}
         self._last = time.monotonic()
-        self._bar = tqdm(total=7, unit="stage", desc="evaluation", leave=False)
+        self._bar = tqdm(total=7, unit="stage", desc="evaluation", leave=False, disable=None)
         return self
 
     def __exit__(self, *_: object) -> None:

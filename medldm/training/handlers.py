@@ -32,7 +32,7 @@ _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class LossBar:
-    """Show a progress bar with the losses of the current step.
+    """Show a progress bar with the losses of the current step where the output is a terminal, not a file.
 
     Args:
         description: shown before the bar.
@@ -45,7 +45,7 @@ class LossBar:
         """Follow a trainer whose output holds a mapping of scalar tensors under "terms"."""
         if not is_first():
             return
-        bar = ProgressBar(desc=self.description, persist=False)
+        bar = ProgressBar(desc=self.description, persist=False, disable=None)
         bar.attach(
             trainer, output_transform=lambda output: {n: float(term) for n, term in output[TERMS].items()}
         )

@@ -97,7 +97,7 @@ def cache_latents(
     folder = _open_folder(model, directory)
     entries: list[dict[str, Tensor] | Path | BadCase] = []
     n_found = 0
-    for batch in tqdm(data_loader, desc="encoding latents", leave=False):
+    for batch in tqdm(data_loader, desc="encoding latents", leave=False, disable=None):
         for row in range(len(batch["image"])):
             own = {"image": torch.as_tensor(batch["image"])[row], **_conditions(model, batch, row)}
             path = None if folder is None else folder / f"{hash_weights(own)[:32]}.safetensors"
@@ -151,7 +151,7 @@ def encode_cases(
     missing = [name for name in mine if folder is None or not _is_valid(folder / name)]
     made: dict[str, dict[str, Tensor] | Path | BadCase] = {}
     loader = _load([cases[numbers[name]] for name in missing], transform, num_workers)
-    bar = tqdm(loader, desc="encoding latents", leave=False, disable=not is_first())
+    bar = tqdm(loader, desc="encoding latents", leave=False, disable=None if is_first() else True)
     for name, batch in zip(missing, bar, strict=True):
         entry = _make_entry(model, batch, is_guarded=quarantine is not None)
         if isinstance(entry, BadCase) and quarantine is not None:
