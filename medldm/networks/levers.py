@@ -103,6 +103,15 @@ class Rules:
         return geometry == ((3, 3, 3), (1, 1, 1), (1, 1, 1)) and x.shape[2] >= 4
 
     @staticmethod
+    def splits_backward(h: Tensor, normalised: Tensor) -> bool:
+        """Whether a convolution's two gradients are computed one after the other: of large maps, for memory.
+
+        `h` is what it convolves and `normalised` of the same shape; one can stand for the other in one dtype.
+        """
+        is_large = h.numel() * h.element_size() >= 2**24
+        return is_large and h.dtype == normalised.dtype and h is not normalised
+
+    @staticmethod
     def use_transposed(x: Tensor, weight: Tensor) -> bool:
         """Whether doubling and convolving is one transposed convolution: not where the kernel outweighs x."""
         return not is_traced() and x.ndim == 5 and x.numel() // x.shape[1] > weight.shape[0] // 2

@@ -5,6 +5,7 @@ Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffus
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,23 +116,24 @@ class TrunkConfig(Config):
 
 
 class Level(nn.Module):
-    """The layers of one resolution and the change to the next."""
+    """The layers of one resolution and the change to the next; `parts_of` hands them out to be run."""
 
-    def __init__(
-        self, layers: list[ResidualLayer], resample: nn.Module | None, *, checkpointing: bool
-    ) -> None:
+    def __init__(self, layers: list[ResidualLayer], resample: nn.Module | None) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.resample = resample
-        self.checkpointing = checkpointing
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the layers, then resample."""
-        for layer in self.layers:
-            x = run_block(layer, x, checkpointing=self.checkpointing)
-        if self.resample is not None:
-            x = run_block(self.resample, x, checkpointing=self.checkpointing)
-        return x
+
+def parts_of(levels: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """Yield the layers of the levels and the changes of resolution between them.
+
+    Who runs these one by one holds one map at a time; who called a level would hold its input to its end.
+    """
+    for level in levels:
+        if isinstance(level, Level):
+            yield from level.layers
+            if level.resample is not None:
+                yield level.resample
 
 
 class Encoder(nn.Module):
@@ -152,9 +154,7 @@ class Encoder(nn.Module):
         for i, (n_in, n_out) in enumerate(zip((channels[0], *channels), channels, strict=False)):
             layers = _make_layers(config, i, n_in=n_in, n_out=n_out)
             down = Downsample(n_out, spatial_dims=config.spatial_dims, asymmetric=True)
-            self.levels.append(
-                Level(layers, down if i < coarsest else None, checkpointing=config.checkpointing)
-            )
+            self.levels.append(Level(layers, down if i < coarsest else None))
         self.middle = _make_middle(config, channels[-1], with_attention=config.mid_attention)
         self.norm_out = Norm(config.n_groups, channels[-1], eps=config.norm_eps)
         self.conv_out = conv(channels[-1], config.latent_channels, spatial_dims=config.spatial_dims)
@@ -162,9 +162,8 @@ class Encoder(nn.Module):
     def forward(self, volume: Tensor) -> Tensor:
         """Encode a volume whose sizes are multiples of the downsampling."""
         h = self.conv_in(volume)
-        for level in self.levels:
-            h = level(h)
-        h = self.middle(h)
+        for part in parts_of([*self.levels, self.middle]):
+            h = run_block(part, h, checkpointing=self.config.checkpointing)
         return normalise_and_convolve(h, self.norm_out, self.conv_out, silu=False).contiguous()
 
 
@@ -186,15 +185,15 @@ class Decoder(nn.Module):
         for i, (n_in, n_out) in enumerate(zip((channels[0], *channels), channels, strict=False)):
             layers = _make_layers(config, finest - i, n_in=n_in, n_out=n_out)
             resample = up(n_out, spatial_dims=config.spatial_dims) if i < finest else None
-            self.levels.append(Level(layers, resample, checkpointing=config.checkpointing))
+            self.levels.append(Level(layers, resample))
         self.norm_out = Norm(config.n_groups, channels[-1], eps=config.norm_eps)
         self.conv_out = conv(channels[-1], config.out_channels, spatial_dims=config.spatial_dims)
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode a latent grid of any size."""
-        h = self.middle(self.conv_in(latents))
-        for level in self.levels:
-            h = level(h)
+        h = self.conv_in(latents)
+        for part in parts_of([self.middle, *self.levels]):
+            h = run_block(part, h, checkpointing=self.config.checkpointing)
         return normalise_and_convolve(h, self.norm_out, self.conv_out, silu=False).contiguous()
 
 
@@ -210,13 +209,13 @@ def _make_layers(config: TrunkConfig, level: int, *, n_in: int, n_out: int) -> l
     ]
 
 
-def _make_middle(config: TrunkConfig, channels: int, *, with_attention: bool) -> nn.Module:
+def _make_middle(config: TrunkConfig, channels: int, *, with_attention: bool) -> Level:
     """Residual block, self-attention and residual block at the coarsest level; nothing without attention."""
     if not with_attention:
-        return nn.Identity()
+        return Level([], None)
     first = ResidualLayer(_make_residual(config, channels, channels), _make_attention(config, channels))
     last = ResidualLayer(_make_residual(config, channels, channels))
-    return Level([first, last], None, checkpointing=config.checkpointing)
+    return Level([first, last], None)
 
 
 def _make_residual(config: TrunkConfig, n_in: int, n_out: int) -> ResidualBlock:
