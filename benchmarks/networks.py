@@ -9,7 +9,7 @@ Each side runs in a process of its own. Its first run warms up and measures memo
 process held with the network built, weights that are kept in another order included. Then the sides run in
 turns, as often as the time of a row allows; times are medians. bfloat16 is autocast on both sides. A training
 step is forward, loss, backward and Adam; its memory includes the gradients and Adam's state. medldm's side
-keeps freed memory and fuses Adam as its commands do. The outputs (of a training step: loss and norm of the
+allocates memory and fuses Adam as its commands do. The outputs (of a training step: loss and norm of the
 gradient) are compared in float32 before a figure counts. Each row is saved as soon as it is measured.
 """
 
@@ -105,9 +105,9 @@ def measure_row(name: str, precision: str, options: argparse.Namespace) -> dict[
     """Run the sides of a row in turns."""
     row = ROWS[name]
     setting = Setting(options.device, precision, options.quick)
-    keeping = Setting(**asdict(setting) | {"keeps_memory": True})
-    chosen = [(row.sides[0], setting), (row.sides[1], keeping)]
-    chosen += [(row.sides[0], keeping)] if row.has_third else []
+    tuned = Setting(**asdict(setting) | {"is_tuned": True})
+    chosen = [(row.sides[0], setting), (row.sides[1], tuned)]
+    chosen += [(row.sides[0], tuned)] if row.has_third else []
     chosen = chosen[1:] if row.only_second else chosen
     with ExitStack() as stack:
         sides = [stack.enter_context(Side(name, side, how, threads=options.threads)) for side, how in chosen]

@@ -31,7 +31,7 @@ def write_page(page: Path, results: dict[str, Any]) -> None:
 
 
 def describe(results: dict[str, Any], growth: dict[str, dict[str, list[float]]]) -> str:
-    """The machine, the table, what MONAI gains by kept memory, and the growth."""
+    """The machine, the table, what MONAI gains by allocating as medldm does, and the growth."""
     machine = results["machine"]
     rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in machine["peaks"].items())
     lines = [f"Machine: {machine['text']}; fastest matrix product {rates}.", ""]
@@ -46,7 +46,7 @@ def describe(results: dict[str, Any], growth: dict[str, dict[str, list[float]]])
                 lines += table_lines(row, precision, measured, machine["peaks"])
                 thirds += third_lines(row, precision, measured)
     if thirds:
-        lines += ["", "MONAI with freed memory kept in its process as well, in turns with the others:", ""]
+        lines += ["", "MONAI with memory allocated as in medldm, in turns with the others:", ""]
         lines += ["| work | precision | MONAI | medldm | times faster |", "|---|---|---|---|---|", *thirds]
     lines += share_lines(results)
     if growth:
@@ -93,7 +93,7 @@ def table_lines(row: Row, precision: str, measured: dict[str, Any], peaks: dict[
 
 
 def third_lines(row: Row, precision: str, measured: dict[str, Any]) -> list[str]:
-    """The line of MONAI with kept memory, where it was measured."""
+    """The line of MONAI that allocates as medldm does, where it was measured."""
     if not row.has_third:
         return []
     _, second, third = (side["median"] for side in measured["sides"])

@@ -19,7 +19,7 @@ class Row:
         sides: what is compared, in the order of the columns.
         is_step: whether it is a training step.
         has_checkpoints: whether the memory of the step with checkpoints is measured too.
-        has_third: whether MONAI is also timed with freed memory kept, as medldm's commands do.
+        has_third: whether MONAI is also timed with its memory allocated as medldm's commands do.
         only_second: whether the first side is left out, because it would not fit.
         channels: of the latents.
         batch: samples.
@@ -61,14 +61,14 @@ class Setting:
         precision: "float32" or "bfloat16" (autocast).
         quick: whether the small size is taken.
         checkpointing: whether a training step recomputes its blocks.
-        keeps_memory: whether the process keeps freed memory.
+        is_tuned: whether the process allocates as medldm's commands do.
     """
 
     device: str
     precision: str
     quick: bool
     checkpointing: bool = False
-    keeps_memory: bool = False
+    is_tuned: bool = False
 
 
 def _growth(length: int) -> Row:

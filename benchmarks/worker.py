@@ -19,7 +19,7 @@ from pipeline_work import make_pipeline_work
 from rows import ROWS, Row, Setting
 from side_by_side import count_operations, measure_memory, share_of_time, synchronise
 
-from medldm.memory_reuse import reuse_freed_memory
+from medldm.allocation import tune_allocation
 
 PIPELINE = ("reading", "stage_2", "loop", "loading")
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -87,8 +87,8 @@ def _hold(connection: Connection, name: str, side: str, setting: Setting, thread
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if threads:
         torch.set_num_threads(threads)
-    if setting.keeps_memory:
-        reuse_freed_memory()
+    if setting.is_tuned:
+        tune_allocation()
     # A first small computation loads the kernels, whose memory is nobody's.
     make_work(ROWS[name], side, Setting(setting.device, setting.precision, quick=True))()
     work = make_work(ROWS[name], side, setting)

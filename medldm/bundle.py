@@ -27,10 +27,10 @@ from medldm import (
     ranks,
     training,
 )
+from medldm.allocation import tune_allocation
 from medldm.conditioning import ConditioningConfig, open_text_encoder
 from medldm.conditioning.config import read_names
 from medldm.evaluation import quality_gate
-from medldm.memory_reuse import reuse_freed_memory
 from medldm.training.precision import seed_everything
 from medldm.training.resumable_trainer import ResumableTrainer
 
@@ -163,9 +163,9 @@ def check_required_packages(required: Mapping[str, str]) -> None:
 
 @_ends_in_a_message
 def initialise_run(*, required_packages: Mapping[str, str], seed: int) -> None:
-    """Check the packages, keep freed memory and seed all generators; every workflow begins with it."""
+    """Check the packages, tune the allocator and seed all generators; every workflow begins with it."""
     check_required_packages(required_packages)
     ranks.require_joined()
-    reuse_freed_memory()
+    tune_allocation()
     seed_everything(seed)
     logger.info("seed %d", seed)

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from medldm.memory_reuse import reuse_freed_memory
+from medldm.allocation import tune_allocation
 from medldm.version import __version__
 
 
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    reuse_freed_memory()
+    tune_allocation()
     try:
         return int(options.command(options))
     except (ValueError, OSError, RuntimeError) as error:
