@@ -10,8 +10,10 @@ perceptual loss needs a download and is left out. The label map reaches the deno
 downsampled to the latent grid and concatenated (`LatentDiffusionInferer`, mode "concat"). Sampling is DDIM
 with as many steps as ours, or DDPM with all (--ddpm).
 
-What is the same as ours: the cases and their split, the grid, the numbers of channels, the label maps of the
-new volumes, the time of training. The affine is the label map's; MONAI's bundle writes the identity.
+What is the same as ours: the cases and their split, the numbers of channels, the label maps of the new
+volumes, the time of training, the precision (autocast, which MONAI's bundle uses too). Sizes are multiples of
+16, as MONAI's networks ask for; ours takes 44 x 60 x 48. The affine is the label map's; MONAI's bundle writes
+the identity.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.devices import choose_device
 from medldm.synthetic_files import LabelGrid, SyntheticWriter
+from medldm.training.precision import autocast
 from medldm.transforms import CentreCropOrPad, IntensityMapping, LoadVolume, ResampleToSpacing
 from medldm.volume_space import VolumeSpace
 
@@ -49,10 +52,10 @@ KL_WEIGHT, ADVERSARIAL_WEIGHT = 1e-7, 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Sizes as in docs/hippocampus.md, rates as tuned there.
+    """Channels as in docs/hippocampus.md, rates as tuned there.
 
     Args:
-        size: voxels of a volume.
+        size: voxels of a volume, multiples of 16.
         channels: of the autoencoder.
         latent_channels: of the latents.
         unet_channels: of the denoiser; attention in all levels but the first.
@@ -62,7 +65,7 @@ class Recipe:
         adversarial_share: last part of the autoencoder's time, with the discriminator.
     """
 
-    size: tuple[int, int, int] = (44, 60, 48)
+    size: tuple[int, int, int] = (48, 64, 48)
     channels: tuple[int, ...] = (16, 32, 64)
     latent_channels: int = 4
     unet_channels: tuple[int, ...] = (48, 96, 192)
@@ -82,10 +85,12 @@ def main() -> None:
     parser.add_argument("--validation-fraction", type=float, default=0.1, help="as in our training")
     parser.add_argument("--split-seed", type=int, default=0, help="as in our training")
     parser.add_argument("--size", type=int, nargs=3, default=Recipe.size)
-    parser.add_argument("--num-samples", type=int, help="one for each validation label map if not given")
+    parser.add_argument("--label-maps", choices=("validation", "training"), default="validation")
+    parser.add_argument("--num-samples", type=int, help="one for each of these label maps if not given")
     parser.add_argument("--num-steps", type=int, default=50, help="of DDIM")
     parser.add_argument("--ddpm", action="store_true", help="all 1000 steps of DDPM in the place of DDIM")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default="auto", help="of autocast; auto is bfloat16 where it is fast")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -99,17 +104,20 @@ def main() -> None:
     device = choose_device(options.device)
     data = load_cases(cohort.training, recipe, cohort.schema)
     seconds = 60 * options.minutes
-    first = train_autoencoder(data[0], recipe, seconds * recipe.autoencoder_share, device)
-    second = train_denoiser(*data, first, recipe, seconds * (1 - recipe.autoencoder_share), device)
-    write_cohort(
-        [case["label"] for case in cohort.validation],
-        options.output_dir,
-        make=lambda latent_size, maps, seed: sample(first, *second, latent_size, maps, options, seed=seed),
-        recipe=recipe,
-        schema=cohort.schema,
-        n=options.num_samples,
-        seed=options.seed,
-    )
+    with autocast(device, options.precision):
+        first = train_autoencoder(data[0], recipe, seconds * recipe.autoencoder_share, device)
+        second = train_denoiser(*data, first, recipe, seconds * (1 - recipe.autoencoder_share), device)
+        write_cohort(
+            [case["label"] for case in getattr(cohort, options.label_maps)],
+            options.output_dir,
+            make=lambda latent_size, maps, seed: sample(
+                first, *second, latent_size, maps, options, seed=seed
+            ),
+            recipe=recipe,
+            schema=cohort.schema,
+            n=options.num_samples,
+            seed=options.seed,
+        )
 
 
 def load_cases(cases: Sequence[dict[str, Any]], recipe: Recipe, schema: LabelSchema) -> tuple[Tensor, Tensor]:
@@ -235,7 +243,7 @@ def sample(
         mode="concat",
         verbose=False,
     )
-    return volume[0].cpu()
+    return volume[0].float().cpu()
 
 
 def write_cohort(
