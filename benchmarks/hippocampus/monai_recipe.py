@@ -62,6 +62,7 @@ class Recipe:
         learning_rates: of autoencoder, discriminator and denoiser.
         batch_sizes: of autoencoder and denoiser.
         autoencoder_share: of the time.
+        precision: of autocast.
         adversarial_share: last part of the autoencoder's time, with the discriminator.
     """
 
@@ -72,6 +73,7 @@ class Recipe:
     learning_rates: tuple[float, float, float] = (8e-4, 5e-4, 6e-4)
     batch_sizes: tuple[int, int] = (1, 6)
     autoencoder_share: float = 0.5
+    precision: str = "auto"
     adversarial_share: float = 0.25
 
 
@@ -95,7 +97,9 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(options.seed)
-    recipe = Recipe(size=tuple(options.size), autoencoder_share=options.autoencoder_share)
+    recipe = Recipe(
+        size=tuple(options.size), autoencoder_share=options.autoencoder_share, precision=options.precision
+    )
     cohort = read_cohort(
         options.dataset_dir, validation_fraction=options.validation_fraction, seed=options.split_seed
     )
@@ -152,7 +156,9 @@ def train_autoencoder(images: Tensor, recipe: Recipe, seconds: float, device: to
     optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rates[0])
     of_critic = torch.optim.Adam(critic.parameters(), lr=recipe.learning_rates[1])
     for step, progress, (batch,) in timed_batches((images,), recipe.batch_sizes[0], seconds, device):
-        output, mean, deviation = network(batch)
+        # Autocast ends with the pass: what it keeps of the weights must not outlive a step.
+        with autocast(device, recipe.precision):
+            output, mean, deviation = (each.float() for each in network(batch))
         variance = deviation**2
         kl = 0.5 * (mean**2 + variance - torch.log(variance) - 1).sum(dim=(1, 2, 3, 4)).mean()
         loss = F.l1_loss(output, batch) + KL_WEIGHT * kl
@@ -194,15 +200,16 @@ def train_denoiser(
     for step, progress, (batch, labels) in batches:
         noise = torch.randn((len(batch), *one_batch.shape[1:]), device=device)
         times = torch.randint(0, 1000, (len(batch),), device=device)
-        predicted = inferer(
-            batch,
-            autoencoder_model=first,
-            diffusion_model=network,
-            noise=noise,
-            timesteps=times,
-            condition=to_latent_grid(labels, n_labels, noise.shape[2:]),
-            mode="concat",
-        )
+        with autocast(device, recipe.precision):
+            predicted = inferer(
+                batch,
+                autoencoder_model=first,
+                diffusion_model=network,
+                noise=noise,
+                timesteps=times,
+                condition=to_latent_grid(labels, n_labels, noise.shape[2:]),
+                mode="concat",
+            )
         loss = F.mse_loss(predicted.float(), noise)
         update(optimiser, loss)
         report("denoiser", step, progress, loss)
@@ -234,15 +241,16 @@ def sample(
     n_latents = network.out_channels
     noise = torch.randn((1, n_latents, *latent_size), device=device)
     n_labels = network.in_channels - n_latents
-    volume = LatentDiffusionInferer(scheduler, scale_factor=scale_factor).sample(
-        input_noise=noise,
-        autoencoder_model=first,
-        diffusion_model=network,
-        scheduler=scheduler,
-        conditioning=to_latent_grid(maps.to(device), n_labels, latent_size),
-        mode="concat",
-        verbose=False,
-    )
+    with autocast(device, options.precision):
+        volume = LatentDiffusionInferer(scheduler, scale_factor=scale_factor).sample(
+            input_noise=noise,
+            autoencoder_model=first,
+            diffusion_model=network,
+            scheduler=scheduler,
+            conditioning=to_latent_grid(maps.to(device), n_labels, latent_size),
+            mode="concat",
+            verbose=False,
+        )
     return volume[0].float().cpu()
 
 
