@@ -147,6 +147,14 @@ class LatentUNet(nn.Module):
         h = normalise_and_convolve(h, self.norm_out, self.conv_out, silu=True)
         return crop_to(h, x.shape[2:]).contiguous()
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the blocks in the order in which they run: residual layers and changes of resolution."""
+        down, up = (
+            [block for level in levels for block in (*level.layers, level.resample) if block is not None]
+            for levels in (self.down, self.up)
+        )
+        return [*down, *self.middle, *up]
+
     def _check_inputs(
         self, x: Tensor, timesteps: Tensor, context: Context | None, class_labels: Tensor | None
     ) -> None:

@@ -109,7 +109,9 @@ def make_first_stage(folder: Path, kind: str = "vae", *, num_workers: int = 0, *
     )
 
 
-def make_second_stage(folder: Path, make_model, *, num_workers: int = 0, **keeping: Any):
+def make_second_stage(
+    folder: Path, make_model, *, num_workers: int = 0, sharding: str = "ddp", **keeping: Any
+):
     seed_everything(3)
     model = make_model(("class",))
     config = LatentDiffusionConfig(n_epochs=EPOCHS, learning_rate=1e-3, ema_decay=0.9)
@@ -145,6 +147,7 @@ def make_second_stage(folder: Path, make_model, *, num_workers: int = 0, **keepi
         optimizer=optimizer,
         schedule=make_schedule(optimizer, warmup_steps=2),
         average=average,
+        sharding=sharding,
         keeping=keeping,
     )
 
