@@ -21,7 +21,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from medldm.bundle import run_training
 from medldm.ranks import join_ranks, rank
 from tests.rank_processes import run_on_ranks
-from tests.training.test_resume import EPOCHS, LENGTH, history, make_second_stage
+from tests.training.small_trainings import EPOCHS, LENGTH, make_second_stage
+from tests.training.training_states import history
 
 KILLED_IN = LENGTH + 2
 """The batch that is not finished; of two batches one is saved, the last one after 4."""

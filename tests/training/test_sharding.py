@@ -26,24 +26,9 @@ from medldm.training.sharding import (
     whole_weights,
 )
 from tests.rank_processes import run_on_ranks
-from tests.training.test_rank_training import (
-    everything_of,
-    follow,
-    largest_difference,
-    load,
-    numbers,
-    smooth,
-    straight_and_stopped,
-)
-from tests.training.test_resume import (
-    EPOCHS,
-    LENGTH,
-    differences,
-    everything,
-    history,
-    make_second_stage,
-    run_killed_after,
-)
+from tests.training.rank_trainings import everything_of, follow, load, smooth, straight_and_stopped
+from tests.training.small_trainings import EPOCHS, LENGTH, make_second_stage, run_killed_after
+from tests.training.training_states import differences, everything, history, largest_difference, numbers
 
 CPU = torch.device("cpu")
 
