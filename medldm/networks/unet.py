@@ -149,11 +149,14 @@ class LatentUNet(nn.Module):
 
     def blocks(self) -> list[nn.Module]:
         """Return the blocks in the order in which they run: residual layers and changes of resolution."""
-        down, up = (
-            [block for level in levels for block in (*level.layers, level.resample) if block is not None]
-            for levels in (self.down, self.up)
-        )
-        return [*down, *self.middle, *up]
+
+        def of(levels: nn.ModuleList) -> list[nn.Module]:
+            parts = [part for level in levels for part in level.children()]
+            return [
+                block for part in parts for block in (part if isinstance(part, nn.ModuleList) else [part])
+            ]
+
+        return [*of(self.down), *self.middle, *of(self.up)]
 
     def _check_inputs(
         self, x: Tensor, timesteps: Tensor, context: Context | None, class_labels: Tensor | None
