@@ -230,6 +230,8 @@ def parallel(module: nn.Module) -> nn.Module:
 def accumulating(module: nn.Module, *, is_last: bool) -> AbstractContextManager[Any]:
     """Return a context in which gradients stay in the process unless the batch is the last of its step.
 
+    A module that is sharded exchanges them for each batch: to keep them it would have to hold all of them.
+
     Args:
         module: of `parallel`; both passes belong into the context.
         is_last: whether the step follows.

@@ -147,6 +147,17 @@ class LatentUNet(nn.Module):
         h = normalise_and_convolve(h, self.norm_out, self.conv_out, silu=True)
         return crop_to(h, x.shape[2:]).contiguous()
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the blocks in the order in which they run: residual layers and changes of resolution."""
+
+        def of(levels: nn.ModuleList) -> list[nn.Module]:
+            parts = [part for level in levels for part in level.children()]
+            return [
+                block for part in parts for block in (part if isinstance(part, nn.ModuleList) else [part])
+            ]
+
+        return [*of(self.down), *self.middle, *of(self.up)]
+
     def _check_inputs(
         self, x: Tensor, timesteps: Tensor, context: Context | None, class_labels: Tensor | None
     ) -> None:

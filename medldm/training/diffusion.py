@@ -20,7 +20,7 @@ from medldm.conditioning import Conditions
 from medldm.diffusion import loss_weight, training_target
 from medldm.latent_diffusion import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
-from medldm.ranks import BatchShare, accumulating, is_first, parallel, whole_batch
+from medldm.ranks import BatchShare, accumulating, is_first, whole_batch
 from medldm.sampling import LatentDiffusionSampler
 from medldm.training.data_order import QuarantinedDataset
 from medldm.training.handlers import TERMS, TrainingLog, middle_slices
@@ -29,6 +29,7 @@ from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, average_weights, make_scaler
 from medldm.training.rank_batches import batch_number, share_of_batch
 from medldm.training.resumable_trainer import BufferState, GeneratorState, HasState, ResumableTrainer
+from medldm.training.sharding import share_denoiser, whole_weights
 from medldm.training.volumes import gather_conditions
 
 
@@ -108,6 +109,7 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         optimizer: of the denoiser's weights.
         schedule: learning-rate schedule, in steps.
         average: of the denoiser's weights, made by `average_weights`; it is what is validated and saved.
+        sharding: how several processes share the denoiser: "ddp", or "fsdp", see `share_denoiser`.
         inferer: kept for MONAI's interface.
         train_handlers: attached in their order.
     """
@@ -123,6 +125,7 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         optimizer: torch.optim.Optimizer,
         schedule: LambdaLR | None = None,
         average: AveragedModel | None = None,
+        sharding: str = "ddp",
         inferer: Inferer | None = None,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
@@ -131,7 +134,13 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         self.task = DenoisingTask(network, config)
         self.average = average or average_weights(network.denoiser, 0.0)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self._denoiser = parallel(network.denoiser)
+        self._denoiser = share_denoiser(
+            network.denoiser,
+            sharding=sharding,
+            average=self.average,
+            optimizer=optimizer,
+            device=torch.device(device),
+        )
         self._step = OptimiserStep(
             optimizer,
             scaler=make_scaler(torch.device(device), config.precision),
@@ -240,6 +249,11 @@ class DiffusionEvaluator(SupervisedEvaluator):
             val_handlers=val_handlers,
             decollate=False,
         )
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
+        """Validate, with all weights of the average in each process where they are sharded."""
+        with whole_weights(self.denoiser):
+            super().run(global_epoch)
 
     @torch.no_grad()
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from medldm.checkpoints import save_checkpoint
 from medldm.ranks import is_first
+from medldm.training.sharding import gather_state
 
 logger = logging.getLogger(__name__)
 
@@ -253,9 +254,10 @@ class CheckpointWriter:
             logger.info("best %s so far: %.5g (epoch %d)", self.metric, value, trainer.state.epoch)
 
     def _save(self, path: Path, trainer: Engine) -> None:
+        weights, card = self.describe()
+        weights = gather_state(weights)
         if not is_first():
             return
-        weights, card = self.describe()
         training = {
             "epoch": trainer.state.epoch,
             "iteration": trainer.state.iteration,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from medldm.ranks import true_on_any_rank
+from medldm.training.sharding import shard_optimiser_state, whole
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class OptimiserStep:
 
     def _step(self) -> bool:
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self._parameters(), self.gradient_clip)
+        norm = whole(nn.utils.clip_grad_norm_(self._parameters(), self.gradient_clip))
         has_bad_loss = true_on_any_rank(~torch.isfinite(torch.stack(self._losses)).all())
         is_bad_loss, is_bad_norm = torch.stack([has_bad_loss, ~torch.isfinite(norm)]).tolist()
         is_good = not (is_bad_loss or is_bad_norm)
@@ -149,7 +150,7 @@ class OptimiserStep:
         _check_settings(self.optimizer.state_dict(), state["optimizer"])
         if (self.schedule is None) != (state["schedule"] is None):
             raise ValueError("the state has a learning-rate schedule and this training none, or the reverse")
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(shard_optimiser_state(state["optimizer"], list(self._parameters())))
         self.scaler.load_state_dict(state["scaler"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])

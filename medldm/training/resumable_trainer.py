@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medldm.training.optimisation import OptimiserStep
+from medldm.training.sharding import gather_state, shard_state
 from medldm.training.state_folders import StateError
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ class ResumableTrainer:
         raise NotImplementedError(f"{type(self).__name__} lacks state_parts")
 
     def training_state(self) -> dict[str, Any]:
-        """Return the state of every part."""
-        return {name: dict(part.state_dict()) for name, part in self.state_parts().items()}
+        """Return the state of every part; every process asks, and what is sharded is whole in the first."""
+        return gather_state({name: dict(part.state_dict()) for name, part in self.state_parts().items()})
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Take over the state of every part.
@@ -103,7 +104,7 @@ class ResumableTrainer:
             )
         for name, part in parts.items():
             try:
-                part.load_state_dict(state[name])
+                part.load_state_dict(shard_state(state[name], part.state_dict()))
             except (RuntimeError, ValueError, KeyError) as error:
                 raise StateError(
                     f"the saved {name} does not fit this training ({error}): {START_ANEW}"

@@ -219,9 +219,9 @@ class TrainingKeeper:
         if step == self._saved_step:
             return
         started = time.monotonic()
-        light = self._at_epoch_end or self._capture(trainer)
+        state = {**trainer.training_state(), **(self._at_epoch_end or self._capture(trainer))}
         if is_first():
-            self.folders.save({**trainer.training_state(), **light}, step=step)
+            self.folders.save(state, step=step)
         self._saved_step, self._saved_at = step, time.monotonic()
         self._seconds_of_a_save = self._saved_at - started
         logger.debug("state after batch %d saved in %.2f s", step, self._seconds_of_a_save)

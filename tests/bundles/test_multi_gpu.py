@@ -67,16 +67,24 @@ def test_two_processes_train_both_stages_and_generate_what_one_does(
     second = {**common, **TINY_2, "batch_size": 3, "val_interval": 1}
     for n in (1, 2):
         run_workflow("train_autoencoder", n=n, output_dir=str(tmp_path / f"of_{n}"), **first)
-    for n in (1, 2):
-        own = {"output_dir": str(tmp_path / f"second_{n}"), **second}
-        path = tmp_path / "of_1" / "autoencoder.safetensors"
-        run_workflow("train_diffusion", n=n, autoencoder_path=str(path), **own)
-    for folders, stage in ((("of_1", "of_2"), "autoencoder"), (("second_1", "second_2"), "diffusion")):
-        alone, together = (losses(tmp_path / folder / "logs" / stage) for folder in folders)
+    path = str(tmp_path / "of_1" / "autoencoder.safetensors")
+    for name, n, sharding in (("second_1", 1, "ddp"), ("second_2", 2, "ddp"), ("sharded", 2, "fsdp")):
+        own = {"output_dir": str(tmp_path / name), "sharding": sharding, **second}
+        run_workflow("train_diffusion", n=n, autoencoder_path=path, **own)
+    for first_run, *others, stage in (
+        ("of_1", "of_2", "autoencoder"),
+        ("second_1", "second_2", "sharded", "diffusion"),
+    ):
+        alone = losses(tmp_path / first_run / "logs" / stage)
         assert len(alone) == 4
-        assert together == pytest.approx(alone, rel=1e-3)
+        for other in others:
+            assert losses(tmp_path / other / "logs" / stage) == pytest.approx(alone, rel=1e-3)
     assert digests(tmp_path / "second_1" / "latents") == digests(tmp_path / "second_2" / "latents")
     weights = [load_checkpoint(tmp_path / f"second_{n}" / "latent_diffusion.safetensors") for n in (1, 2)]
+    sharded = load_checkpoint(tmp_path / "sharded" / "latent_diffusion.safetensors")
+    assert {n: w.shape for n, w in sharded.weights.items()} == {
+        n: w.shape for n, w in weights[0].weights.items()
+    }
     assert torch.equal(weights[0].weights["latent_scale"], weights[1].weights["latent_scale"])
     for n in (1, 2):
         run_workflow(

@@ -196,3 +196,19 @@ def test_a_pooled_context_is_given_if_and_only_if_it_is_used(generator: torch.Ge
         LatentUNet(replace(SMALL, pooled_context=True))(**inputs)
     with pytest.raises(ValueError, match="no context to pool"):
         replace(SMALL, cross_attention=False, pooled_context=True)
+
+
+@pytest.mark.parametrize("residual_resampling", [False, True])
+def test_blocks_run_in_the_order_in_which_they_are_listed(residual_resampling: bool) -> None:
+    unet = UNet(UNetConfig(down_channels=(8, 16), n_groups=4, residual_resampling=residual_resampling))
+    ran: list[nn.Module] = []
+    blocks = unet.blocks()
+    for block in blocks:
+        block.register_forward_hook(lambda block, inputs, output: ran.append(block))
+    unet(torch.zeros(1, 1, 4, 4, 4), torch.tensor([3]))
+    assert ran == blocks
+    outside = {id(weight) for weight in unet.parameters()} - {
+        id(weight) for block in blocks for weight in block.parameters()
+    }
+    outer = (unet.time_embedding, unet.conv_in, unet.norm_out, unet.conv_out)
+    assert outside == {id(weight) for module in outer for weight in module.parameters()}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Events
 from monai.data import CacheDataset
 from monai.handlers import ValidationHandler
 from torch.utils.data import DataLoader
@@ -21,7 +17,6 @@ from medldm.data.labels import LabelSchema
 from medldm.latent_diffusion import make_autoencoder
 from medldm.model_files import describe_autoencoder
 from medldm.networks import VAEConfig
-from medldm.ranks import wait_for_all
 from medldm.training import (
     AutoencoderTrainer,
     CheckpointWriter,
@@ -32,19 +27,12 @@ from medldm.training import (
     seed_everything,
     training_loader,
 )
-from medldm.training.handlers import TERMS
 from medldm.training.label_map_loss import LabelMapLoss
 from medldm.training.label_maps import LabelMapEvaluator, OneHotInferer
 from tests.rank_processes import run_on_ranks
-from tests.training.test_resume import (
-    EPOCHS,
-    LENGTH,
-    differences,
-    everything,
-    history,
-    make_first_stage,
-    make_second_stage,
-)
+from tests.training.rank_trainings import follow, load, smooth, straight_and_stopped
+from tests.training.small_trainings import EPOCHS, LENGTH, make_first_stage, make_second_stage
+from tests.training.training_states import differences, everything, history, largest_difference, numbers
 
 CPU = torch.device("cpu")
 
@@ -95,15 +83,6 @@ def make_label_maps(folder: Path, **keeping: Any) -> Any:
     )
 
 
-def smooth(make: Callable[..., Any], folder: Path, **keeping: Any) -> Any:
-    """Build a training without Adam's division of tiny gradients by themselves, which magnifies rounding."""
-    trainer = make(folder, **keeping)
-    for step in trainer.optimiser_steps:
-        for group in step.optimizer.param_groups:
-            group["eps"] = 1e-2
-    return trainer
-
-
 @pytest.fixture
 def makers(make_model) -> dict[str, Callable[..., Any]]:
     makers = {
@@ -113,57 +92,6 @@ def makers(make_model) -> dict[str, Callable[..., Any]]:
         "diffusion": partial(make_second_stage, make_model=make_model),
     }
     return {kind: partial(smooth, make) for kind, make in makers.items()}
-
-
-def follow(trainer: Any) -> list[dict[str, float]]:
-    """Return a list that receives the terms of each batch."""
-    terms: list[dict[str, float]] = []
-    trainer.add_event_handler(
-        Events.ITERATION_COMPLETED,
-        lambda engine: terms.append({name: float(term) for name, term in engine.state.output[TERMS].items()}),
-    )
-    return terms
-
-
-def straight_and_stopped(rank: int, make: Callable[..., Any], folder: Path) -> None:
-    """Train straight, and another time with a signal to one process and then from the saved state."""
-    trainer = make(folder / "straight")
-    terms = follow(trainer)
-    trainer.run()
-    torch.save((terms, everything_of(trainer)), folder / f"straight_{rank}.pt")
-    stopped = make(folder / "stopped")
-
-    def stop(engine: Any) -> None:
-        if rank == 1 and engine.state.iteration == LENGTH + 1:
-            os.kill(os.getpid(), signal.SIGUSR1)
-
-    stopped.add_event_handler(Events.ITERATION_STARTED, stop)
-    with pytest.raises(SystemExit) as ending:
-        stopped.run()
-    if rank == 0:
-        shutil.copytree(folder / "stopped", folder / "copied")
-    wait_for_all()
-    seed_everything(99 + rank)
-    last = make(folder / "stopped", resume="must")
-    last.run()
-    torch.save(
-        (ending.value.code, stopped.state.iteration, everything_of(last)), folder / f"stopped_{rank}.pt"
-    )
-
-
-def everything_of(trainer: Any) -> dict[str, Any]:
-    """Return all tensors of a training's state, and when all have finished, what the first process wrote."""
-    wait_for_all()
-    return {**everything(trainer), "plain": ""}
-
-
-def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
-    assert one.keys() == other.keys()
-    return max(
-        float((value - other[name]).abs().max())
-        for name, value in one.items()
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
-    )
 
 
 @pytest.mark.slow
@@ -192,11 +120,3 @@ def test_two_processes_train_as_one_and_go_on_bit_for_bit(makers, tmp_path, kind
     one_goes_on = makers[kind](tmp_path / "copied", resume="must")
     one_goes_on.run()
     assert largest_difference(first, everything(one_goes_on)) < 1e-4
-
-
-def load(file: Path) -> Any:
-    return torch.load(file, weights_only=False)
-
-
-def numbers(line: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in line.items() if name != "stage"}

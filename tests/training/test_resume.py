@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import random
 import shutil
@@ -13,176 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from ignite.engine import Engine, Events
-from monai.data import CacheDataset
-from monai.handlers import ValidationHandler
-from monai.transforms import Compose
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
-from medldm import LatentDiffusionConfig
-from medldm.latent_diffusion import make_autoencoder
-from medldm.model_files import describe_autoencoder, describe_latent_diffusion
-from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig, VQVAEConfig
 from medldm.training import (
-    AutoencoderEvaluator,
-    AutoencoderLoss,
-    AutoencoderLossConfig,
-    AutoencoderTrainer,
-    CheckpointWriter,
-    DiffusionEvaluator,
-    DiffusionTrainer,
-    LatentDataset,
     TrainingKeeper,
     TrainingLog,
-    average_weights,
-    make_schedule,
     seed_everything,
-    training_loader,
 )
 from medldm.training.data_order import EpochSampler
-from medldm.training.random_state import capture_random_state
 from medldm.training.resumable_trainer import GeneratorState
 from medldm.training.state_folders import StateError, StateFolders
-from medldm.training.state_tree import flatten_state
-from medldm.training.volumes import RandomPatchd
-
-CPU = torch.device("cpu")
-SMALL = {"down_channels": (4, 8), "n_groups": 4, "mid_attention": False, "n_res_blocks": 1}
-FIRST_STAGES = {"vae": VAEConfig(**SMALL), "vqvae": VQVAEConfig(**SMALL, n_codes=8, restart_after=2)}
-N_CASES, BATCH, EPOCHS = 5, 2, 3
-LENGTH = 3
-"""Batches of an epoch."""
-
-
-def volumes(n: int) -> list[dict[str, Any]]:
-    generator = torch.Generator().manual_seed(1)
-    return [{"image": torch.rand(1, 12, 12, 12, generator=generator) * 2 - 1} for _ in range(n)]
-
-
-def finish(trainer_class, loader, folder, *, stage, writer_of, evaluator, keeping, **options):
-    """Build a trainer with a log, a writer and a keeper."""
-    log = TrainingLog(folder / "logs", evaluator=evaluator)
-    writer = writer_of(evaluator)
-    keeping = {"every_steps": 2} | keeping
-    keeper = TrainingKeeper(folder / "state" / stage, handlers=[log, writer], evaluator=evaluator, **keeping)
-    return trainer_class(
-        CPU,
-        EPOCHS,
-        loader,
-        train_handlers=[ValidationHandler(interval=1, validator=evaluator), log, writer, keeper],
-        **options,
-    )
-
-
-def make_first_stage(folder: Path, kind: str = "vae", *, num_workers: int = 0, **keeping: Any):
-    seed_everything(3)
-    network = make_autoencoder(FIRST_STAGES[kind])
-    discriminator = PatchDiscriminator(PatchDiscriminatorConfig(channels=4, n_layers=1))
-    average = average_weights(network, 0.9)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    data = CacheDataset(volumes(N_CASES), Compose([RandomPatchd(("image",), (8, 8, 8))]), progress=False)
-    evaluator = AutoencoderEvaluator(CPU, DataLoader(volumes(1)), network=average.module)
-    return finish(
-        AutoencoderTrainer,
-        training_loader(data, batch_size=BATCH, seed=7, num_workers=num_workers),
-        folder,
-        stage="autoencoder",
-        evaluator=evaluator,
-        writer_of=lambda evaluator: CheckpointWriter(
-            folder,
-            name="autoencoder",
-            describe=describe_autoencoder(average.module, None),
-            evaluator=evaluator,
-            metric="psnr",
-            larger_is_better=True,
-        ),
-        network=network,
-        optimizer=optimizer,
-        schedule=make_schedule(optimizer, kind="cosine", warmup_steps=2, total_steps=9),
-        loss=AutoencoderLoss(AutoencoderLossConfig(adversarial_start=2)),
-        discriminator=discriminator,
-        discriminator_optimizer=torch.optim.AdamW(discriminator.parameters(), lr=1e-3),
-        average=average,
-        keeping=keeping,
-    )
-
-
-def make_second_stage(folder: Path, make_model, *, num_workers: int = 0, **keeping: Any):
-    seed_everything(3)
-    model = make_model(("class",))
-    config = LatentDiffusionConfig(n_epochs=EPOCHS, learning_rate=1e-3, ema_decay=0.9)
-    generator = torch.Generator().manual_seed(2)
-    entries = [
-        {
-            "mean": torch.randn(3, 4, 4, 4, generator=generator),
-            "std": torch.rand(3, 4, 4, 4, generator=generator),
-            "class": torch.tensor(i % 3),
-        }
-        for i in range(N_CASES)
-    ]
-    average = average_weights(model.denoiser, 0.9)
-    optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=1e-3)
-    validation = DataLoader(LatentDataset(entries[:1]))
-    evaluator = DiffusionEvaluator(CPU, validation, network=model, config=config, average=average, n_times=2)
-    return finish(
-        DiffusionTrainer,
-        training_loader(LatentDataset(entries), batch_size=BATCH, seed=7, num_workers=num_workers),
-        folder,
-        stage="diffusion",
-        evaluator=evaluator,
-        writer_of=lambda evaluator: CheckpointWriter(
-            folder,
-            name="latent_diffusion",
-            describe=describe_latent_diffusion(model, config, denoiser=average.module),
-            evaluator=evaluator,
-            metric="validation_loss",
-            larger_is_better=False,
-        ),
-        network=model,
-        config=config,
-        optimizer=optimizer,
-        schedule=make_schedule(optimizer, warmup_steps=2),
-        average=average,
-        keeping=keeping,
-    )
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing of the process survives."""
-
-
-def run_killed_after(trainer, batches: int) -> None:
-    """Run, and die after a number of batches; of two batches one is saved."""
-
-    def die(engine) -> None:
-        raise Killed
-
-    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=batches), die)
-    with pytest.raises(Killed):
-        trainer.run()
-
-
-def everything(trainer) -> dict[str, Any]:
-    """Return all tensors and plain values of a training's state, and the state of the generators."""
-    tensors, plain = flatten_state({"parts": trainer.training_state(), "random": capture_random_state()})
-    return {**tensors, "plain": json.dumps(plain), "history": history(trainer.keeper.handlers[0].directory)}
-
-
-def history(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
-
-
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    assert one.keys() == other.keys()
-    return [
-        name
-        for name, value in one.items()
-        if not (torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name])
-    ]
-
+from tests.training.small_trainings import (
+    BATCH,
+    EPOCHS,
+    make_first_stage,
+    make_second_stage,
+    run_killed_after,
+)
+from tests.training.training_states import differences, everything
 
 _STRAIGHT: dict[str, dict[str, Any]] = {}
 

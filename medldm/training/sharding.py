@@ -1,0 +1,177 @@
+"""Each process keeps a part of the denoiser: of its weights, gradients, optimiser state and average.
+
+A sharded tensor is a DTensor: its first axis is dealt out to the processes. A block's weights are gathered
+when it runs and let go afterwards. The average never runs sharded: `whole_weights` lends it all its weights.
+States and checkpoints hold whole tensors, so that any number of processes goes on from them.
+
+Source: Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", Section 3;
+Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", Section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim.swa_utils import AveragedModel
+
+from medldm.latent_diffusion import ConditionalDenoiser
+from medldm.networks.levers import forget_all
+from medldm.ranks import is_first, n_ranks, parallel
+
+SHARDINGS = ("ddp", "fsdp")
+
+
+def share_denoiser(
+    denoiser: ConditionalDenoiser,
+    *,
+    sharding: str,
+    average: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> nn.Module:
+    """Return what to call in the place of the denoiser, so that several processes train it together.
+
+    Args:
+        denoiser: to train.
+        sharding: "ddp" keeps all of it in every process; "fsdp" a part, and then the weights of denoiser,
+            average and optimiser are replaced. One process keeps all of it in both cases.
+        average: of the denoiser's weights.
+        optimizer: of the denoiser's weights, before its first step.
+        device: "cpu" or the GPU of this process.
+
+    Raises:
+        ValueError: if `sharding` is unknown, or the optimiser has stepped or has weights of something else.
+    """
+    if sharding not in SHARDINGS:
+        raise ValueError(f"sharding is {sharding!r}: choose from {list(SHARDINGS)}")
+    if sharding == "ddp" or n_ranks() == 1:
+        return parallel(denoiser)
+    numbers = _number_weights(optimizer, denoiser)
+    mesh = init_device_mesh(device.type, (n_ranks(),))
+    for block in denoiser.unet.blocks():
+        fully_shard(block, mesh=mesh)
+    fully_shard(denoiser, mesh=mesh)
+    weights = list(denoiser.parameters())
+    for group, own in zip(optimizer.param_groups, numbers, strict=True):
+        group["params"] = [weights[number] for number in own]
+    _shard_average(average, weights)
+    return denoiser
+
+
+@contextmanager
+def whole_weights(module: nn.Module) -> Iterator[None]:
+    """Lend a module whose weights are sharded all of them; every process takes part. Else do nothing.
+
+    Args:
+        module: one that FSDP does not run, such as an average; its weights must not change meanwhile.
+    """
+    shards = [place for place in _places(module) if isinstance(place[2], DTensor)]
+    try:
+        for owner, name, weight in shards:
+            setattr(owner, name, nn.Parameter(whole(weight), requires_grad=False))
+        yield
+    finally:
+        for owner, name, weight in shards:
+            setattr(owner, name, weight)
+        if shards:
+            forget_all(module)
+
+
+def whole(values: Tensor) -> Tensor:
+    """Return a sharded tensor whole, without gradient, every process taking part; others as they are."""
+    if not isinstance(values, DTensor):
+        return values
+    with torch.no_grad():
+        return values.full_tensor()
+
+
+def gather_state(state: Any) -> Any:
+    """Return nested state with its sharded tensors whole, on the CPU of the first process.
+
+    Every process takes part; those that are not the first get None in the place of a sharded tensor, so that
+    none but the first holds more than one of them whole.
+
+    Args:
+        state: nested mappings, lists and tuples.
+    """
+    if isinstance(state, DTensor):
+        values = whole(state)
+        return values.cpu() if is_first() else None
+    if isinstance(state, Mapping):
+        return {name: gather_state(value) for name, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(gather_state(value) for value in state)
+    return state
+
+
+def shard_state(state: Any, like: Any) -> Any:
+    """Return nested state with its tensors sharded as those in the same places of other state.
+
+    Args:
+        state: nested mappings of whole tensors, the same in every process.
+        like: where it has no sharded tensor, `state` stays as it is.
+    """
+    if isinstance(state, Tensor) and isinstance(like, DTensor):
+        return _shard(state, like)
+    if isinstance(state, Mapping) and isinstance(like, Mapping):
+        return {name: shard_state(value, like.get(name)) for name, value in state.items()}
+    return state
+
+
+def shard_optimiser_state(state: Mapping[str, Any], weights: Sequence[nn.Parameter]) -> dict[str, Any]:
+    """Return an optimiser's state with what it keeps of each weight's shape sharded as the weight is.
+
+    Args:
+        state: of `Optimizer.state_dict`, its tensors whole.
+        weights: of the optimiser, in its order.
+    """
+
+    def shard(values: Mapping[str, Any], weight: nn.Parameter) -> dict[str, Any]:
+        return {
+            name: shard_state(value, weight if getattr(value, "shape", None) == weight.shape else None)
+            for name, value in values.items()
+        }
+
+    kept = {number: shard(values, weights[number]) for number, values in state["state"].items()}
+    return {**state, "state": kept}
+
+
+def _shard(values: Tensor, like: DTensor) -> Tensor:
+    """Return the own part of a tensor that every process has, dealt out as `like` is."""
+    values = values.detach().to(like.device)
+    # Where the part is a view, all values would stay in memory behind it: it is copied.
+    part = distribute_tensor(values, like.device_mesh, like.placements, src_data_rank=None)
+    return torch.clone(part)
+
+
+def _shard_average(average: AveragedModel, weights: Sequence[nn.Parameter]) -> None:
+    for (owner, name, weight), like in zip(_places(average.module), weights, strict=True):
+        setattr(owner, name, nn.Parameter(shard_state(weight, like), requires_grad=weight.requires_grad))
+
+
+def _places(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Return each weight with the submodule that has it and its name there, in the order of `parameters`."""
+    return [
+        (owner, name, weight)
+        for owner in module.modules()
+        for name, weight in owner.named_parameters(recurse=False)
+    ]
+
+
+def _number_weights(optimizer: torch.optim.Optimizer, denoiser: nn.Module) -> list[list[int]]:
+    """Return, for each group of an optimiser, the numbers of its weights among those of the denoiser."""
+    numbers = {id(weight): number for number, weight in enumerate(denoiser.parameters())}
+    weights = [[id(weight) for weight in group["params"]] for group in optimizer.param_groups]
+    if optimizer.state or not all(weight in numbers for group in weights for weight in group):
+        raise ValueError(
+            "sharding 'fsdp' replaces the denoiser's weights: give an optimiser that has these weights only "
+            "and has not stepped yet, or use sharding 'ddp'"
+        )
+    return [[numbers[weight] for weight in group] for group in weights]
