@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from tqdm import tqdm
 
 from medldm.data.cohort import Cohort
 from medldm.evaluation.agreement import LabelAgreement, measure_label_agreement
@@ -23,8 +19,8 @@ from medldm.evaluation.case_reading import load_case_sets
 from medldm.evaluation.case_sets import CaseSet, CaseSets
 from medldm.evaluation.diversity_figures import diversity_figures
 from medldm.evaluation.evaluation_config import EvaluationConfig
-from medldm.evaluation.fidelity_figures import SetFeatures, extract_features, fidelity_figures
-from medldm.evaluation.figures import SECTIONS, Description, Figure
+from medldm.evaluation.fidelity_figures import fidelity_figures
+from medldm.evaluation.figures import SECTIONS, Figure
 from medldm.evaluation.privacy_figures import (
     DetectorResult,
     contrastive_detector,
@@ -33,12 +29,14 @@ from medldm.evaluation.privacy_figures import (
     search_with,
 )
 from medldm.evaluation.segmenter import Pair, Segmenter, train_segmenter
+from medldm.evaluation.set_features import SetFeatures, extract_features
+from medldm.evaluation.stages import Refusals, Stages
 from medldm.evaluation.usefulness import Usefulness, fit_steps, measure_usefulness
-
-logger = logging.getLogger(__name__)
 
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose figures stand on trained segmenters."""
+
+N_STAGES = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,7 @@ def gather_evidence(
     config: EvaluationConfig,
 ) -> Evidence:
     """Read the cohorts and compute every figure; what cannot be computed says why."""
-    with _Stages() as stages:
+    with Stages(N_STAGES) as stages:
         sets = load_case_sets(
             real_train, real_test, synthetic, config=config.grid, seed=config.seed, progress=stages.tell
         )
@@ -104,7 +102,7 @@ def gather_evidence(
 class _Collector:
     """Compute the figures section by section; a refusal leaves a figure that says why."""
 
-    def __init__(self, sets: CaseSets, config: EvaluationConfig, stages: _Stages) -> None:
+    def __init__(self, sets: CaseSets, config: EvaluationConfig, stages: Stages) -> None:
         self.sets = sets
         self.config = config
         self.stages = stages
@@ -228,8 +226,8 @@ class _Collector:
             self.figures += privacy_figures(self.detectors, self.sets, embedded, seed=config.seed)
         self.stages.done("privacy")
 
-    def _section(self, section: str) -> _Refusals:
-        return _Refusals(section, self.figures)
+    def _section(self, section: str) -> Refusals:
+        return Refusals(section, self.figures)
 
     def _pairs(self, name: str) -> list[Pair]:
         part: CaseSet = getattr(self.sets, name)
@@ -238,45 +236,3 @@ class _Collector:
             (image, schema.index_map(labels).numpy())
             for image, labels in zip(part.images, part.known_labels(), strict=True)
         ]
-
-
-class _Refusals:
-    """Turn a ValueError inside a section into a figure that says why nothing was computed."""
-
-    def __init__(self, section: str, figures: list[Figure]) -> None:
-        self.section = section
-        self.figures = figures
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, ValueError):
-            return False
-        title = SECTIONS[self.section]
-        description = Description(key=f"{self.section}.all", title=title, meaning="", better="near")
-        self.figures.append(Figure(description=description, not_computed=str(error)))
-        logger.warning("%s was not computed: %s", title, error)
-        return True
-
-
-class _Stages:
-    """A progress bar, and the time each stage took."""
-
-    def __enter__(self) -> _Stages:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-        self._bar = tqdm(total=7, unit="stage", desc="evaluation", leave=False, disable=None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def tell(self, text: str) -> None:
-        self._bar.set_postfix_str(text)
-
-    def done(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[name] = now - self._last
-        self._last = now
-        self._bar.update()
