@@ -23,6 +23,7 @@ _MEDLDM = {
     "medldm.evaluation.contrastive": "ContrastiveConfig",
     "medldm.evaluation.evaluation_config": "EvaluationConfig",
     "medldm.evaluation.quality_gate": "QualityGateConfig",
+    "medldm.evaluation.resources": "EvaluationResources",
     "medldm.evaluation.segmenter": "SegmenterConfig",
     "medldm.evaluation.usefulness": "UsefulnessConfig",
     "medldm.generation": "LatentDiffusionInferer SamplingConfig",

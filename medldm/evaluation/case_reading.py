@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from medldm.configs import Config
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
+from medldm.data.cohort_listing import Case
 from medldm.data.inspection import inspect_header
 from medldm.evaluation.case_sets import CaseSet, CaseSets, Image, Labels, make_noise
 from medldm.transforms import LoadVolume, ResampleToSpacing
@@ -62,19 +63,36 @@ class GridConfig(Config):
             )
 
 
+def open_cohort(dataset: str | Path | Cohort) -> Cohort:
+    """Read a cohort, with or without label maps, and refuse it if it is not sound.
+
+    Args:
+        dataset: folder, datalist, or a cohort that was read already.
+
+    Raises:
+        CohortError: naming each file that cannot be used.
+    """
+    if isinstance(dataset, Cohort):
+        require_sound(dataset)
+        return dataset
+    cohort = read_cohort(dataset, validation_fraction=0.0, require_labels=False, strict=False)
+    require_sound(cohort)
+    return cohort
+
+
 def load_case_sets(
-    real_train: str | Path | Cohort,
-    real_test: str | Path | Cohort,
-    synthetic: str | Path | Cohort,
+    real_train: Cohort,
+    real_test: Cohort,
+    synthetic: Cohort,
     *,
     config: GridConfig | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> CaseSets:
-    """Read three cohorts and bring them to one grid and scale.
+    """Read the volumes of three sound cohorts and bring them to one grid and scale.
 
     Args:
-        real_train: folder or datalist of the cohort that the model was trained on, or the cohort itself.
+        real_train: cohort that the model was trained on.
         real_test: of real cases it never saw.
         synthetic: of its volumes.
         config: of grid and scale.
@@ -82,11 +100,10 @@ def load_case_sets(
         progress: told what is being read.
 
     Raises:
-        CohortError: naming each file that cannot be used.
         ValueError: where train and test share a volume, or label values are at odds.
     """
     config = config or GridConfig()
-    cohorts = [_open(each) for each in (real_train, real_test, synthetic)]
+    cohorts = (real_train, real_test, synthetic)
     n_shared = len({c["subject"] for c in cohorts[0].cases} & {c["subject"] for c in cohorts[1].cases})
     spacing = config.spacing_mm or _choose_spacing(cohorts[0], max_voxels=config.max_voxels)
     read = []
@@ -129,13 +146,10 @@ def split_cohort(dataset: str | Path, *, validation_fraction: float, seed: int) 
     return replace(cohort, validation=[]), replace(cohort, training=cohort.validation, validation=[])
 
 
-def _open(dataset: str | Path | Cohort) -> Cohort:
-    if isinstance(dataset, Cohort):
-        require_sound(dataset)
-        return dataset
-    cohort = read_cohort(dataset, validation_fraction=0.0, require_labels=False, strict=False)
-    require_sound(cohort)
-    return cohort
+def number_subjects(cases: Sequence[Case]) -> tuple[int, ...]:
+    """Return the number of each case's subject, in order of appearance; no identifier is kept."""
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(case["subject"], len(numbers)) for case in cases)
 
 
 def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, float]:
@@ -153,14 +167,12 @@ def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, f
 def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, n_workers: int) -> CaseSet:
     with ThreadPoolExecutor(n_workers) as pool:
         read = list(pool.map(lambda case: read_case(case, spacing_mm), cohort.cases))
-    numbers: dict[Hashable, int] = {}
-    subjects = tuple(numbers.setdefault(case["subject"], len(numbers)) for case in cohort.cases)
     labels = [each[1] for each in read if each[1] is not None]
     ranges = np.median([np.percentile(image, (0.5, 99.5)) for image, _, _ in read], axis=0)
     return CaseSet(
         images=tuple(image for image, _, _ in read),
         labels=tuple(labels) if len(labels) == len(read) else None,
-        subjects=subjects,
+        subjects=number_subjects(cohort.cases),
         file_spacing_mm=tuple(np.median([each[2] for each in read], axis=0).tolist()),
         file_range=(float(ranges[0]), float(ranges[1])),
     )

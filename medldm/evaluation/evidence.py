@@ -15,12 +15,14 @@ from medldm.evaluation.anatomy_figures import (
     mark_too_weak,
     usefulness_figures,
 )
-from medldm.evaluation.case_reading import load_case_sets
+from medldm.evaluation.case_reading import load_case_sets, open_cohort
 from medldm.evaluation.case_sets import CaseSet, CaseSets
 from medldm.evaluation.diversity_figures import diversity_figures
 from medldm.evaluation.evaluation_config import EvaluationConfig
 from medldm.evaluation.fidelity_figures import fidelity_figures
 from medldm.evaluation.figures import SECTIONS, Figure
+from medldm.evaluation.membership_figures import membership_figures, score_membership
+from medldm.evaluation.model_cases import JudgedModel, choose_model_cases, open_model
 from medldm.evaluation.privacy_figures import (
     DetectorResult,
     contrastive_detector,
@@ -28,6 +30,7 @@ from medldm.evaluation.privacy_figures import (
     privacy_figures,
     search_with,
 )
+from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.segmenter import Pair, Segmenter, train_segmenter
 from medldm.evaluation.set_features import SetFeatures, extract_features
 from medldm.evaluation.stages import Refusals, Stages
@@ -36,7 +39,7 @@ from medldm.evaluation.usefulness import Usefulness, fit_steps, measure_usefulne
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose figures stand on trained segmenters."""
 
-N_STAGES = 7
+N_STAGES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class Evidence:
         detectors: searches for copies.
         left_out: what was not asked for, in sentences.
         seconds: by stage.
+        model_sha256: of the weights of the model that was asked; None where none was given.
     """
 
     sets: CaseSets
@@ -64,6 +68,7 @@ class Evidence:
     detectors: tuple[DetectorResult, ...]
     left_out: tuple[str, ...]
     seconds: dict[str, float]
+    model_sha256: str | None = None
 
 
 def gather_evidence(
@@ -72,18 +77,20 @@ def gather_evidence(
     synthetic: str | Path | Cohort,
     *,
     config: EvaluationConfig,
+    resources: EvaluationResources | None = None,
 ) -> Evidence:
     """Read the cohorts and compute every figure; what cannot be computed says why."""
+    judged = open_model(resources or EvaluationResources())
     with Stages(N_STAGES) as stages:
-        sets = load_case_sets(
-            real_train, real_test, synthetic, config=config.grid, seed=config.seed, progress=stages.tell
-        )
+        train, test, made = (open_cohort(each) for each in (real_train, real_test, synthetic))
+        sets = load_case_sets(train, test, made, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         collected = _Collector(sets, config, stages)
         collected.fidelity()
         collected.segmenters()
         collected.anatomy()
         collected.privacy()
+        collected.membership(judged, members=train, others=test)
     order = list(SECTIONS)
     figures = sorted(collected.figures, key=lambda each: order.index(each.description.section))
     return Evidence(
@@ -96,6 +103,7 @@ def gather_evidence(
         detectors=tuple(collected.detectors),
         left_out=tuple(collected.left_out),
         seconds=stages.seconds,
+        model_sha256=None if judged is None else judged.weights_sha256,
     )
 
 
@@ -225,6 +233,25 @@ class _Collector:
                 )
             self.figures += privacy_figures(self.detectors, self.sets, embedded, seed=config.seed)
         self.stages.done("privacy")
+
+    def membership(self, judged: JudgedModel | None, *, members: Cohort, others: Cohort) -> None:
+        config, seed = self.config, self.config.seed
+        if judged is None:
+            self.left_out.append("Membership inference was left out: no model was given.")
+            return
+        title = "Membership inference"
+        with Refusals("privacy", self.figures, part="membership", title=title):
+            scores, n_unknown = [], 0
+            for name, cohort in (("members", members), ("non-members", others)):
+                self.stages.tell(f"the model's loss on {name}")
+                cases = choose_model_cases(cohort, judged, n_max=config.membership.n_cases, seed=seed)
+                scores.append(score_membership(cases, config.membership, seed=seed))
+                n_unknown += cases.n_unknown
+            note = f"{n_unknown} cases with conditions that the training never saw are left out."
+            self.figures += membership_figures(
+                *scores, n_resamples=config.n_resamples, seed=seed, note=note if n_unknown else ""
+            )
+        self.stages.done("membership inference")
 
     def _section(self, section: str) -> Refusals:
         return Refusals(section, self.figures)
