@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,20 @@ class GridConfig(Config):
             )
 
 
+class Cohorts(NamedTuple):
+    """The three cohorts of an evaluation, all of them sound.
+
+    Args:
+        train: cohort that the model was trained on.
+        test: real cases of subjects that it never saw.
+        synthetic: cohort that it made.
+    """
+
+    train: Cohort
+    test: Cohort
+    synthetic: Cohort
+
+
 def open_cohort(dataset: str | Path | Cohort) -> Cohort:
     """Read a cohort, with or without label maps, and refuse it if it is not sound.
 
@@ -81,9 +95,7 @@ def open_cohort(dataset: str | Path | Cohort) -> Cohort:
 
 
 def load_case_sets(
-    real_train: Cohort,
-    real_test: Cohort,
-    synthetic: Cohort,
+    cohorts: Cohorts,
     *,
     config: GridConfig | None = None,
     seed: int = 0,
@@ -92,9 +104,7 @@ def load_case_sets(
     """Read the volumes of three sound cohorts and bring them to one grid and scale.
 
     Args:
-        real_train: cohort that the model was trained on.
-        real_test: of real cases it never saw.
-        synthetic: of its volumes.
+        cohorts: of the evaluation.
         config: of grid and scale.
         seed: of the noise.
         progress: told what is being read.
@@ -103,9 +113,8 @@ def load_case_sets(
         ValueError: where train and test share a volume, or label values are at odds.
     """
     config = config or GridConfig()
-    cohorts = (real_train, real_test, synthetic)
-    n_shared = len({c["subject"] for c in cohorts[0].cases} & {c["subject"] for c in cohorts[1].cases})
-    spacing = config.spacing_mm or _choose_spacing(cohorts[0], max_voxels=config.max_voxels)
+    n_shared = len({c["subject"] for c in cohorts.train.cases} & {c["subject"] for c in cohorts.test.cases})
+    spacing = config.spacing_mm or _choose_spacing(cohorts.train, max_voxels=config.max_voxels)
     read = []
     for name, cohort in zip(("real training", "real test", "synthetic"), cohorts, strict=True):
         if progress is not None:
@@ -118,7 +127,7 @@ def load_case_sets(
         )
     is_ct = config.intensity == "ct" or (config.intensity == "auto" and read[0].file_range[0] < CT_BELOW)
     train, test, made = read if is_ct else [_scale_set(each) for each in read]
-    schema = cohorts[0].schema or cohorts[1].schema
+    schema = cohorts.train.schema or cohorts.test.schema
     shape = np.median([image.shape for image in train.images], axis=0).astype(int)
     sets = CaseSets(
         train=train,

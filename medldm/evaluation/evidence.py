@@ -15,14 +15,14 @@ from medldm.evaluation.anatomy_figures import (
     mark_too_weak,
     usefulness_figures,
 )
-from medldm.evaluation.case_reading import load_case_sets, open_cohort
+from medldm.evaluation.case_reading import Cohorts, load_case_sets, open_cohort
 from medldm.evaluation.case_sets import CaseSet, CaseSets
 from medldm.evaluation.diversity_figures import diversity_figures
 from medldm.evaluation.evaluation_config import EvaluationConfig
 from medldm.evaluation.fidelity_figures import fidelity_figures
 from medldm.evaluation.figures import SECTIONS, Figure
-from medldm.evaluation.membership_figures import membership_figures, score_membership
-from medldm.evaluation.model_cases import JudgedModel, choose_model_cases, open_model
+from medldm.evaluation.model_cases import JudgedModel, open_model
+from medldm.evaluation.model_evidence import ask_for_members, latent_figures
 from medldm.evaluation.privacy_figures import (
     DetectorResult,
     contrastive_detector,
@@ -39,7 +39,7 @@ from medldm.evaluation.usefulness import Usefulness, fit_steps, measure_usefulne
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose figures stand on trained segmenters."""
 
-N_STAGES = 8
+N_STAGES = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +80,19 @@ def gather_evidence(
     resources: EvaluationResources | None = None,
 ) -> Evidence:
     """Read the cohorts and compute every figure; what cannot be computed says why."""
-    judged = open_model(resources or EvaluationResources())
+    resources = resources or EvaluationResources()
+    judged = open_model(resources)
     with Stages(N_STAGES) as stages:
-        train, test, made = (open_cohort(each) for each in (real_train, real_test, synthetic))
-        sets = load_case_sets(train, test, made, config=config.grid, seed=config.seed, progress=stages.tell)
+        cohorts = Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic)))
+        sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         collected = _Collector(sets, config, stages)
         collected.fidelity()
+        collected.latents(judged, cohorts)
         collected.segmenters()
         collected.anatomy()
         collected.privacy()
-        collected.membership(judged, members=train, others=test)
+        collected.membership(judged, cohorts)
     order = list(SECTIONS)
     figures = sorted(collected.figures, key=lambda each: order.index(each.description.section))
     return Evidence(
@@ -146,6 +148,15 @@ class _Collector:
                 seed=config.seed,
             )
         self.stages.done("fidelity and diversity")
+
+    def latents(self, judged: JudgedModel | None, cohorts: Cohorts) -> None:
+        if judged is None:
+            return
+        with Refusals("fidelity", self.figures, part="latents", title="Distances in the model's latents"):
+            self.figures += latent_figures(
+                judged, cohorts, self.sets, config=self.config, tell=self.stages.tell
+            )
+        self.stages.done("latents")
 
     def segmenters(self) -> None:
         config = self.config.usefulness
@@ -234,23 +245,12 @@ class _Collector:
             self.figures += privacy_figures(self.detectors, self.sets, embedded, seed=config.seed)
         self.stages.done("privacy")
 
-    def membership(self, judged: JudgedModel | None, *, members: Cohort, others: Cohort) -> None:
-        config, seed = self.config, self.config.seed
+    def membership(self, judged: JudgedModel | None, cohorts: Cohorts) -> None:
         if judged is None:
             self.left_out.append("Membership inference was left out: no model was given.")
             return
-        title = "Membership inference"
-        with Refusals("privacy", self.figures, part="membership", title=title):
-            scores, n_unknown = [], 0
-            for name, cohort in (("members", members), ("non-members", others)):
-                self.stages.tell(f"the model's loss on {name}")
-                cases = choose_model_cases(cohort, judged, n_max=config.membership.n_cases, seed=seed)
-                scores.append(score_membership(cases, config.membership, seed=seed))
-                n_unknown += cases.n_unknown
-            note = f"{n_unknown} cases with conditions that the training never saw are left out."
-            self.figures += membership_figures(
-                *scores, n_resamples=config.n_resamples, seed=seed, note=note if n_unknown else ""
-            )
+        with Refusals("privacy", self.figures, part="membership", title="Membership inference"):
+            self.figures += ask_for_members(judged, cohorts, config=self.config, tell=self.stages.tell)
         self.stages.done("membership inference")
 
     def _section(self, section: str) -> Refusals:

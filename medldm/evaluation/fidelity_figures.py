@@ -15,6 +15,7 @@ import numpy.typing as npt
 from medldm.evaluation.bootstrap import Estimate, bootstrap_interval, bootstrap_mean
 from medldm.evaluation.case_sets import CaseSet, CaseSets
 from medldm.evaluation.feature_checks import Floats, TooFewCasesError
+from medldm.evaluation.feature_kinds import CONTRASTIVE, RADIOMICS, FeatureKind
 from medldm.evaluation.figures import Column, Description, Figure, at_least_zero, compute_figure
 from medldm.evaluation.frechet import extrapolated_frechet_distance, frechet_distance
 from medldm.evaluation.histograms import HistogramPair, stack_quantiles
@@ -26,11 +27,17 @@ from medldm.evaluation.kernel_distance import (
     squared_mmd,
 )
 from medldm.evaluation.manifold import measure_manifolds
-from medldm.evaluation.set_features import SetFeatures
+from medldm.evaluation.set_features import SetFeatures, standardise_sets
 from medldm.evaluation.spectrum import spectral_distance
 
 COLUMN_SETS: dict[Column, str] = {"synthetic": "synthetic", "real": "train", "noise": "noise"}
 
+FRECHET = Description(
+    key="fidelity.frechet",
+    title="Frechet distance (radiomics)",
+    meaning="How far the normal distributions of texture and intensity features lie apart.",
+    better="lower",
+)
 MANIFOLD_MEANINGS = {
     "precision": "Share of the set's cases that lie among real test cases.",
     "recall": "Share of real test cases that lie among the set's cases: which kinds of patient it can show.",
@@ -38,30 +45,50 @@ MANIFOLD_MEANINGS = {
     "coverage": "Share of real test cases with a case of the set near by; low where kinds of patient are "
     "missing.",
 }
-KID_MEANINGS = {
-    "radiomics": "Whether texture and intensity features are distributed as in real volumes; 0 on average "
-    "for equal distributions, whatever the number of cases.",
-    "contrastive": "The same in features that a small network learned from the real training set, which see "
-    "anatomy more than texture.",
-}
 
 
 def fidelity_figures(sets: CaseSets, features: SetFeatures, *, n_resamples: int, seed: int) -> list[Figure]:
     """Compute the fidelity figures."""
     make = _Comparison(sets, n_resamples=n_resamples, seed=seed)
     figures = [
-        make.frechet(features.reduced),
+        make.frechet(features.reduced, FRECHET),
         make.mmd(features.radiomics),
-        make.kid("radiomics", features.radiomics),
+        make.kid(features.radiomics, RADIOMICS),
     ]
     if features.contrastive is not None:
         # Features of length sqrt(D) give kernel values of cosines, not of cosines / D.
         scaled = {name: each * np.sqrt(each.shape[1]) for name, each in features.contrastive.items()}
-        figures.append(make.kid("contrastive", scaled))
+        figures.append(make.kid(scaled, CONTRASTIVE))
     figures += make.manifolds(features.reduced)
     figures.append(make.spectrum(features.power))
     figures += make.histograms()
     return figures
+
+
+def feature_figures(
+    sets: CaseSets, features: dict[str, Floats], kind: FeatureKind, *, n_resamples: int, seed: int
+) -> list[Figure]:
+    """Compute the Frechet distance and KID in further features.
+
+    Args:
+        sets: whose cases they are of.
+        features: (N, D) raw, by "train", "test", "synthetic" and "noise", in the order of the cases.
+        kind: how the report names them.
+        n_resamples: of the intervals.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: for features that do not fit, or none that varies over the real training set.
+    """
+    make = _Comparison(sets, n_resamples=n_resamples, seed=seed)
+    standardised, reduced = standardise_sets(features)
+    description = Description(
+        key=f"fidelity.frechet_{kind.key}",
+        title=f"Frechet distance ({kind.name})",
+        meaning=kind.meaning,
+        better="lower",
+    )
+    return [make.frechet(reduced, description, kind.note), make.kid(standardised, kind)]
 
 
 class _Comparison:
@@ -95,7 +122,7 @@ class _Comparison:
         order = np.random.default_rng(self.seed).permutation(len(features[name]))
         return np.sort(order[: self.n_matched])
 
-    def frechet(self, features: dict[str, Floats]) -> Figure:
+    def frechet(self, features: dict[str, Floats], description: Description, note: str = "") -> Figure:
         n_features = features["test"].shape[1]
 
         def measure(column: Column) -> Estimate:
@@ -116,27 +143,21 @@ class _Comparison:
             )
             return at_least_zero(estimate)
 
-        note = f"{n_features} principal components, {self.n_matched} cases of each set."
+        note = f"{n_features} principal components, {self.n_matched} cases of each set. {note}".strip()
         try:
             infinite = extrapolated_frechet_distance(features["test"], features["synthetic"], seed=self.seed)
             note += f" Extrapolated to infinitely many cases: {infinite:.3g}."
         except TooFewCasesError:
             pass
-        description = Description(
-            key="fidelity.frechet",
-            title="Frechet distance (radiomics)",
-            meaning="How far the normal distributions of texture and intensity features lie apart.",
-            better="lower",
-        )
         return compute_figure(description, measure, note=note)
 
-    def kid(self, kind: str, features: dict[str, Floats]) -> Figure:
+    def kid(self, features: dict[str, Floats], kind: FeatureKind) -> Figure:
         within = {name: polynomial_kernel(each, each) for name, each in features.items()}
         between = {name: polynomial_kernel(features["test"], each) for name, each in features.items()}
         description = Description(
-            key=f"fidelity.kid_{kind}",
-            title=f"Kernel distance, KID ({kind})",
-            meaning=KID_MEANINGS[kind],
+            key=f"fidelity.kid_{kind.key}",
+            title=f"Kernel distance, KID ({kind.name})",
+            meaning=kind.meaning,
             better="lower",
         )
 
@@ -147,7 +168,7 @@ class _Comparison:
                 lambda u, v: squared_mmd(within["test"], within[name], between[name], weights=(u, v)),
             )
 
-        return compute_figure(description, measure)
+        return compute_figure(description, measure, note=kind.note)
 
     def mmd(self, features: dict[str, Floats]) -> Figure:
         width = median_distance(features["train"])

@@ -53,8 +53,7 @@ def extract_features(
     tell("radiomics features")
     limits = sets.train.file_range if sets.is_ct else (0.0, 1.0)
     raw = {name: _radiomics(part, limits=limits, n_workers=n_workers) for name, part in parts.items()}
-    space = fit_feature_space(raw["train"])
-    n_components = min(min(len(part) for part in parts.values()) // CASES_FOR_EACH_FEATURE, MAX_COMPONENTS)
+    standardised, reduced = standardise_sets(raw)
     tell("training the contrastive encoder")
     embedded, encoder = None, None
     if len(sets.train) >= 4:
@@ -66,13 +65,32 @@ def extract_features(
     n_shells = power["train"].shape[1]
     highest = 0.5 / max(sets.spacing_mm)
     return SetFeatures(
-        radiomics={name: space.standardise(each) for name, each in raw.items()},
-        reduced={name: space.reduce(each, max(n_components, 1)) for name, each in raw.items()},
+        radiomics=standardised,
+        reduced=reduced,
         contrastive=embedded,
         encoder=encoder,
         power=power,
         frequency=(np.arange(n_shells) + 0.5) * highest / n_shells,
     )
+
+
+def standardise_sets(raw: dict[str, Floats]) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Standardise features on the real training set.
+
+    Args:
+        raw: (N, D) by the name of the set, "train" among them.
+
+    Returns:
+        (N, D') standardised, and (N, K) principal components, as many as the smallest set allows a Frechet
+        distance of.
+
+    Raises:
+        ValueError: for features that do not fit, or none that varies over the training set.
+    """
+    space = fit_feature_space(raw["train"])
+    n_components = min(min(map(len, raw.values())) // CASES_FOR_EACH_FEATURE, MAX_COMPONENTS)
+    standardised = {name: space.standardise(each) for name, each in raw.items()}
+    return standardised, {name: space.reduce(each, max(n_components, 1)) for name, each in raw.items()}
 
 
 def _radiomics(part: CaseSet, *, limits: tuple[float, float], n_workers: int) -> Floats:

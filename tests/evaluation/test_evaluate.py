@@ -129,6 +129,8 @@ def test_a_given_model_is_asked_and_not_named(
             figure = figures[f"privacy.membership_{measure}_{attack}"]
             assert figure["synthetic"]["n_subjects"] == [6, 6]
             assert figure["meaning"] and figure["light"] != "grey"
+    for key in ("fidelity.frechet_latents", "fidelity.kid_latents"):
+        assert "internal" in figures[key]["title"] and figures[key]["synthetic"] and figures[key]["noise"]
     assert any("Membership" in sentence for sentence in result["summary"]["privacy"]["sentences"])
     assert result["model_sha256"] == digest
     for name in ("report.json", "report.html"):
