@@ -213,6 +213,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--text-encoder", help="folder of the text encoder of the model's training")
     parser.add_argument("--device", default="auto", help="where the model runs")
+    parser.add_argument(
+        "--cache-dir", help="keep features here, without names, for the next evaluation of the same volumes"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--time-budget",
@@ -243,7 +246,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         usefulness=UsefulnessConfig(time_budget_s=options.time_budget),
     )
     resources = EvaluationResources(
-        model=options.model, text_encoder=options.text_encoder, device=options.device
+        model=options.model,
+        text_encoder=options.text_encoder,
+        device=options.device,
+        cache_dir=options.cache_dir,
     )
     report = evaluate(
         options.real_train, options.real_test, options.synthetic, options.out, config, resources=resources

@@ -9,7 +9,6 @@ differ from scan to scan.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.cohort_listing import Case
 from medldm.data.inspection import inspect_header
 from medldm.evaluation.case_sets import CaseSet, CaseSets, Image, Labels, make_noise
+from medldm.evaluation.feature_cache import volume_digest
 from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.orientation import to_ras_affine
 from medldm.transforms.raw_volume import spacing_of
@@ -246,9 +246,5 @@ def _look_at(sets: CaseSets, *, n_shared: int) -> list[str]:
 
 def count_equal(first: Sequence[npt.NDArray[Any]], second: Sequence[npt.NDArray[Any]]) -> int:
     """Return how many arrays of the first set are in the second, element by element."""
-    known = {_digest(each) for each in second}
-    return sum(_digest(each) in known for each in first)
-
-
-def _digest(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], bytes]:
-    return array.shape, hashlib.sha256(array.tobytes()).digest()
+    known = {volume_digest(each) for each in second}
+    return sum(volume_digest(each) in known for each in first)

@@ -19,6 +19,7 @@ from medldm.evaluation.case_reading import Cohorts, load_case_sets, open_cohort
 from medldm.evaluation.case_sets import CaseSet, CaseSets
 from medldm.evaluation.diversity_figures import diversity_figures
 from medldm.evaluation.evaluation_config import EvaluationConfig
+from medldm.evaluation.feature_cache import FeatureCache
 from medldm.evaluation.fidelity_figures import fidelity_figures
 from medldm.evaluation.figures import SECTIONS, Figure
 from medldm.evaluation.model_cases import JudgedModel, open_model
@@ -87,7 +88,7 @@ def gather_evidence(
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         collected = _Collector(sets, config, stages)
-        collected.fidelity()
+        collected.fidelity(FeatureCache(resources.cache_dir))
         collected.latents(judged, cohorts)
         collected.segmenters()
         collected.anatomy()
@@ -124,12 +125,16 @@ class _Collector:
         self.usefulness: Usefulness | None = None
         self.detectors: list[DetectorResult] = []
 
-    def fidelity(self) -> None:
+    def fidelity(self, cache: FeatureCache) -> None:
         config = self.config
         contrastive = replace(config.contrastive, seed=config.seed)
         with self._section("fidelity"):
             self.features = extract_features(
-                self.sets, contrastive=contrastive, n_workers=config.grid.n_workers, progress=self.stages.tell
+                self.sets,
+                contrastive=contrastive,
+                n_workers=config.grid.n_workers,
+                cache=cache,
+                progress=self.stages.tell,
             )
             self.stages.done("features")
             self.stages.tell("fidelity")

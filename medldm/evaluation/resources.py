@@ -16,8 +16,11 @@ class EvaluationResources(Config):
         text_encoder: folder of the text encoder of its training; None takes that of the extra
             ``medldm[text]``.
         device: where the model runs.
+        cache_dir: features and encoder weights are kept here for the next evaluation of the same volumes,
+            under names made of hashes; None keeps nothing.
     """
 
     model: str | None = None
     text_encoder: str | None = None
     device: str = "auto"
+    cache_dir: str | None = None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from medldm.evaluation.case_sets import CaseSet, CaseSets
+from medldm.checkpoints import CheckpointError, load_weights, require_fit
+from medldm.evaluation.case_sets import CaseSet, CaseSets, Image
 from medldm.evaluation.contrastive import ContrastiveConfig, ContrastiveEncoder, train_contrastive_encoder
+from medldm.evaluation.feature_cache import FeatureCache, Tensors, entry_key
 from medldm.evaluation.feature_checks import Floats
 from medldm.evaluation.feature_space import fit_feature_space
 from medldm.evaluation.frechet import CASES_FOR_EACH_FEATURE
@@ -17,6 +20,7 @@ from medldm.evaluation.radiomics import radiomics_features
 from medldm.evaluation.spectrum import power_of_cases
 
 MAX_COMPONENTS = 16
+FEATURES = "features"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +49,33 @@ def extract_features(
     *,
     contrastive: ContrastiveConfig,
     n_workers: int = 2,
+    cache: FeatureCache | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> SetFeatures:
-    """Extract the features of all sets; scales and the encoder are fitted to the real training set alone."""
+    """Extract the features of all sets; scales and the encoder are fitted to the real training set alone.
+
+    Args:
+        sets: the cases.
+        contrastive: encoder and its training.
+        n_workers: volumes at a time.
+        cache: of an earlier evaluation; None remembers nothing.
+        progress: told what is being done.
+    """
+    cache = cache or FeatureCache(None)
     tell = progress or (lambda _: None)
     parts = {name: getattr(sets, name) for name in ("train", "test", "synthetic", "noise")}
     tell("radiomics features")
     limits = sets.train.file_range if sets.is_ct else (0.0, 1.0)
-    raw = {name: _radiomics(part, limits=limits, n_workers=n_workers) for name, part in parts.items()}
+    raw = {
+        name: _radiomics(part, limits=limits, n_workers=n_workers, cache=cache)
+        for name, part in parts.items()
+    }
     standardised, reduced = standardise_sets(raw)
     tell("training the contrastive encoder")
     embedded, encoder = None, None
     if len(sets.train) >= 4:
         # Boxed, as the search for copies sees them: resizing other shapes to one would change scales.
-        encoder = train_contrastive_encoder(sets.train.boxed_images(sets.shape), contrastive)
+        encoder = _recall_encoder(sets.train.boxed_images(sets.shape), contrastive, cache)
         embedded = {name: encoder.embed(part.boxed_images(sets.shape)) for name, part in parts.items()}
     tell("power spectra")
     power = {name: power_of_cases(part.images, [sets.spacing_mm] * len(part)) for name, part in parts.items()}
@@ -93,9 +110,40 @@ def standardise_sets(raw: dict[str, Floats]) -> tuple[dict[str, Floats], dict[st
     return standardised, {name: space.reduce(each, max(n_components, 1)) for name, each in raw.items()}
 
 
-def _radiomics(part: CaseSet, *, limits: tuple[float, float], n_workers: int) -> Floats:
+def _radiomics(part: CaseSet, *, limits: tuple[float, float], n_workers: int, cache: FeatureCache) -> Floats:
+    def compute(image: Image) -> Tensors:
+        return {
+            FEATURES: torch.tensor(
+                list(radiomics_features(image, limits=limits).values()), dtype=torch.float64
+            )
+        }
+
+    def recall(image: Image) -> Floats:
+        key = entry_key([image], {"limits": list(limits)})
+        entry = cache.recall("radiomics", key, lambda: compute(image), check=_check_features)
+        return np.asarray(entry[FEATURES].numpy())
+
     with ThreadPoolExecutor(n_workers) as pool:
-        rows = list(
-            pool.map(lambda image: list(radiomics_features(image, limits=limits).values()), part.images)
-        )
-    return np.array(rows)
+        return np.stack(list(pool.map(recall, part.images)))
+
+
+def _check_features(entry: Tensors) -> None:
+    names = list(entry)
+    if names != [FEATURES] or entry[FEATURES].ndim != 1 or not bool(entry[FEATURES].isfinite().all()):
+        raise CheckpointError(f"it holds {names}; one row of finite features is needed")
+
+
+def _recall_encoder(
+    volumes: Sequence[Image], config: ContrastiveConfig, cache: FeatureCache
+) -> ContrastiveEncoder:
+    """Train the encoder, or load the weights that the same training gave."""
+    settings = {"config": config.to_dict(), "n_threads": torch.get_num_threads()}
+    encoder = ContrastiveEncoder(config)
+    weights = cache.recall(
+        "contrastive",
+        entry_key(volumes, settings),
+        lambda: train_contrastive_encoder(volumes, config).state_dict(),
+        check=lambda entry: require_fit(encoder.state_dict(), entry, source="the feature cache"),
+    )
+    load_weights(encoder, weights, source="the feature cache")
+    return encoder.eval()
