@@ -14,19 +14,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from medldm.configs import Config
+from medldm.data.case_checks import main_file
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.cohort_listing import Case
 from medldm.data.inspection import inspect_header
 from medldm.evaluation.case_sets import CaseSet, CaseSets, Image, Labels, make_noise
-from medldm.evaluation.feature_cache import volume_digest
+from medldm.evaluation.set_findings import count_equal, look_at_sets
 from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.orientation import to_ras_affine
 from medldm.transforms.raw_volume import spacing_of
@@ -76,9 +77,19 @@ class Cohorts(NamedTuple):
     test: Cohort
     synthetic: Cohort
 
+    @property
+    def without_images(self) -> list[str]:
+        """Return which cohorts hold label maps alone; where any does, only anatomy can be compared."""
+        names = ("real training", "real test", "synthetic")
+        return [
+            name
+            for name, cohort in zip(names, self, strict=True)
+            if not all("image" in case for case in cohort.cases)
+        ]
+
 
 def open_cohort(dataset: str | Path | Cohort) -> Cohort:
-    """Read a cohort, with or without label maps, and refuse it if it is not sound.
+    """Read a cohort of images, label maps or both, and refuse it if it is not sound.
 
     Args:
         dataset: folder, datalist, or a cohort that was read already.
@@ -89,7 +100,9 @@ def open_cohort(dataset: str | Path | Cohort) -> Cohort:
     if isinstance(dataset, Cohort):
         require_sound(dataset)
         return dataset
-    cohort = read_cohort(dataset, validation_fraction=0.0, require_labels=False, strict=False)
+    cohort = read_cohort(
+        dataset, validation_fraction=0.0, require_labels=False, require_images=False, strict=False
+    )
     require_sound(cohort)
     return cohort
 
@@ -119,8 +132,15 @@ def load_case_sets(
     for name, cohort in zip(("real training", "real test", "synthetic"), cohorts, strict=True):
         if progress is not None:
             progress(f"reading the {name} set")
-        read.append(_read_set(cohort, spacing, n_workers=config.n_workers))
-    if n_equal := count_equal(read[1].images, read[0].images):
+        read.append(
+            _read_set(
+                cohort,
+                spacing,
+                with_images=not cohorts.without_images,
+                n_workers=config.n_workers,
+            )
+        )
+    if n_equal := count_equal(*(each.images or each.labels or () for each in (read[1], read[0]))):
         raise ValueError(
             f"{n_equal} volumes of the real test set are in the real training set too, voxel by voxel; the "
             "test set must hold subjects that the model never saw. Take them out of one of the two"
@@ -128,7 +148,7 @@ def load_case_sets(
     is_ct = config.intensity == "ct" or (config.intensity == "auto" and read[0].file_range[0] < CT_BELOW)
     train, test, made = read if is_ct else [_scale_set(each) for each in read]
     schema = cohorts.train.schema or cohorts.test.schema
-    shape = np.median([image.shape for image in train.images], axis=0).astype(int)
+    shape = np.median([each.shape for each in train.images or train.known_labels()], axis=0).astype(int)
     sets = CaseSets(
         train=train,
         test=test,
@@ -140,7 +160,7 @@ def load_case_sets(
         is_ct=is_ct,
         findings=(),
     )
-    return replace(sets, findings=tuple(_look_at(sets, n_shared=n_shared)))
+    return replace(sets, findings=tuple(look_at_sets(sets, n_shared=n_shared)))
 
 
 def split_cohort(dataset: str | Path, *, validation_fraction: float, seed: int) -> tuple[Cohort, Cohort]:
@@ -164,7 +184,7 @@ def number_subjects(cases: Sequence[Case]) -> tuple[int, ...]:
 def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, float]:
     spacings, extents = [], []
     for case in cohort.cases:
-        facts = inspect_header(case["image"])
+        facts = inspect_header(main_file(case))
         affine, _, _ = to_ras_affine(np.asarray(facts.affine), facts.shape)
         spacings.append(spacing_of(affine))
         extents.append(math.prod(facts.shape) * spacings[-1].prod())
@@ -173,13 +193,15 @@ def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, f
     return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
 
-def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, n_workers: int) -> CaseSet:
+def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, with_images: bool, n_workers: int) -> CaseSet:
+    read_one = read_case if with_images else _read_label_map
     with ThreadPoolExecutor(n_workers) as pool:
-        read = list(pool.map(lambda case: read_case(case, spacing_mm), cohort.cases))
+        read = list(pool.map(lambda case: read_one(case, spacing_mm), cohort.cases))
+    images = [each[0] for each in read if each[0] is not None]
     labels = [each[1] for each in read if each[1] is not None]
-    ranges = np.median([np.percentile(image, (0.5, 99.5)) for image, _, _ in read], axis=0)
+    ranges = np.median([np.percentile(image, (0.5, 99.5)) for image in images] or [(0, 0)], axis=0)
     return CaseSet(
-        images=tuple(image for image, _, _ in read),
+        images=tuple(images),
         labels=tuple(labels) if len(labels) == len(read) else None,
         subjects=number_subjects(cohort.cases),
         file_spacing_mm=tuple(np.median([each[2] for each in read], axis=0).tolist()),
@@ -188,7 +210,7 @@ def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, n_workers: int) ->
 
 
 def read_case(
-    case: dict[str, Any], spacing_mm: Sequence[float]
+    case: Case, spacing_mm: Sequence[float]
 ) -> tuple[Image, Labels | None, npt.NDArray[np.float64]]:
     """Return a case's image and labels (X, Y, Z) RAS+ on a spacing, and its file's own spacing."""
     volume = LoadVolume()(case["image"])
@@ -196,8 +218,19 @@ def read_case(
     image = ResampleToSpacing(spacing_mm)(volume)[0].numpy()
     if "label" not in case:
         return image, None, own
-    labels = ResampleToSpacing(spacing_mm, is_label=True)(LoadVolume(is_label=True)(case["label"]))
-    return image, labels[0].numpy().astype(np.int64), own
+    return image, _read_label_map(case, spacing_mm)[1], own
+
+
+def _read_label_map(
+    case: Case, spacing_mm: Sequence[float]
+) -> tuple[None, Labels | None, npt.NDArray[np.float64]]:
+    """Return a case's labels as `read_case` does, and no image; no labels where the case has none."""
+    if "label" not in case:
+        return None, None, np.asarray(inspect_header(main_file(case)).spacing, dtype=np.float64)
+    volume = LoadVolume(is_label=True)(case["label"])
+    own = np.asarray(torch.as_tensor(volume.pixdim), dtype=np.float64)
+    labels = ResampleToSpacing(spacing_mm, is_label=True)(volume)
+    return None, labels[0].numpy().astype(np.int64), own
 
 
 def _scale_set(cases: CaseSet) -> CaseSet:
@@ -206,45 +239,3 @@ def _scale_set(cases: CaseSet) -> CaseSet:
         low, high = np.percentile(image, (0.5, 99.5))
         scaled.append(((image - low) / max(high - low, 1e-12)).astype(np.float32))
     return replace(cases, images=tuple(scaled))
-
-
-def _look_at(sets: CaseSets, *, n_shared: int) -> list[str]:
-    """Say what differs between the sets."""
-    findings = []
-    if n_shared:
-        findings.append(
-            f"{n_shared} subject names occur in both the real training and the real test set. If they are "
-            "the same people, the test set is not independent and every comparison with it is too kind."
-        )
-    grid = " x ".join(f"{edge:.3g}" for edge in sets.spacing_mm)
-    names = (("real test", sets.test), ("synthetic", sets.synthetic), ("real training", sets.train))
-    for name, each in names:
-        if not np.allclose(each.file_spacing_mm, sets.spacing_mm, rtol=0.05):
-            own = " x ".join(f"{edge:.3g}" for edge in each.file_spacing_mm)
-            findings.append(f"The {name} volumes have a spacing of {own} mm and were resampled to {grid} mm.")
-    if not sets.same_units:
-        findings.append(
-            f"The synthetic images run from {sets.synthetic.file_range[0]:.4g} to "
-            f"{sets.synthetic.file_range[1]:.4g}, the real training images from "
-            f"{sets.train.file_range[0]:.4g} to {sets.train.file_range[1]:.4g}: they are not in the same "
-            "intensity units."
-        )
-    findings += [
-        f"The {name} set has no label maps, or not of every case."
-        for name, each in names
-        if each.labels is None
-    ]
-    real_maps = [*(sets.train.labels or ()), *(sets.test.labels or ())]
-    if n_equal := count_equal(sets.synthetic.labels or (), real_maps):
-        findings.append(
-            f"{n_equal} of {len(sets.synthetic)} synthetic label maps equal a real one voxel by voxel: for "
-            "these, the anatomy of the maps says nothing about the model. What the segmenter sees in the "
-            "images does."
-        )
-    return findings
-
-
-def count_equal(first: Sequence[npt.NDArray[Any]], second: Sequence[npt.NDArray[Any]]) -> int:
-    """Return how many arrays of the first set are in the second, element by element."""
-    known = {volume_digest(each) for each in second}
-    return sum(volume_digest(each) in known for each in first)

@@ -119,12 +119,15 @@ def exit_code(report: Mapping[str, Any], *, fail_on_copies: bool = False) -> int
 
     Args:
         report: of `evaluate`.
-        fail_on_copies: whether copies are a failure, by `copy_rule.RULE`. A search takes about 1 -
+        fail_on_copies: whether copies are a failure, by `copy_rule.RULE`, and having searched for none, as in
+            an evaluation of label maps alone, is a gap. A search takes about 1 -
             `copy_quantile` of innocent volumes for copies, so that one above the threshold is no failure yet.
     """
     if fail_on_copies and has_copies(report):
         return EXIT_COPIES
-    return EXIT_NOT_COMPUTED if any(each["not_computed"] for each in report["figures"]) else 0
+    is_unsearched = fail_on_copies and not report["copies"]
+    has_gaps = any(each["not_computed"] for each in report["figures"])
+    return EXIT_NOT_COMPUTED if is_unsearched or has_gaps else 0
 
 
 def summary_text(report: Mapping[str, Any]) -> str:

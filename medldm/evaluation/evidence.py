@@ -82,17 +82,22 @@ def gather_evidence(
 ) -> Evidence:
     """Read the cohorts and compute every figure; what cannot be computed says why."""
     resources = resources or EvaluationResources()
-    judged = open_model(resources)
     with Stages(N_STAGES) as stages:
         cohorts = Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic)))
+        judged = open_model(resources, of_label_maps=bool(cohorts.without_images))
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         collected = _Collector(sets, config, stages)
-        collected.fidelity(FeatureCache(resources.cache_dir))
-        collected.latents(judged, cohorts)
-        collected.segmenters()
+        if sets.has_images:
+            collected.fidelity(FeatureCache(resources.cache_dir))
+            collected.latents(judged, cohorts)
+            collected.segmenters()
+        else:
+            whose = " and the ".join(cohorts.without_images)
+            collected.left_out.append(f"Only anatomy was evaluated: the {whose} set has no images.")
         collected.anatomy()
-        collected.privacy()
+        if sets.has_images:
+            collected.privacy()
         collected.membership(judged, cohorts)
     order = list(SECTIONS)
     figures = sorted(collected.figures, key=lambda each: order.index(each.description.section))

@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from monai.transforms import Compose
 from torch.utils.data import default_collate
 
 from medldm.conditioning import ConditioningConfig, open_text_encoder
 from medldm.data.cohort import Cohort
 from medldm.data.cohort_listing import Case
+from medldm.data.labels import LabelSchema
 from medldm.data.measured_scalars import with_measured_scalars
 from medldm.devices import choose_device
 from medldm.evaluation.case_reading import number_subjects
 from medldm.evaluation.model_losses import ModelCase
 from medldm.evaluation.resources import EvaluationResources
-from medldm.label_map_model import SCHEMA_KEY
+from medldm.label_map_model import SCHEMA_KEY, schema_of
 from medldm.latent_diffusion import LatentDiffusionModel
 from medldm.latent_diffusion_config import LatentDiffusionConfig
 from medldm.model_files import load_latent_diffusion
 from medldm.training import case_transforms, gather_conditions
+from medldm.training.label_maps import label_map_case_transforms
 from medldm.training.volumes import raw_condition
 
 
@@ -34,12 +37,14 @@ class JudgedModel:
         config: noise path and prediction type of its training.
         transform: from a cohort's case to the volume and the conditions of the training.
         weights_sha256: says in the report which model it was.
+        needs_label: whether it takes a case's label map.
     """
 
     model: LatentDiffusionModel
     config: LatentDiffusionConfig
     transform: Callable[[Case], Mapping[Any, Any]]
     weights_sha256: str
+    needs_label: bool = False
 
     @property
     def conditioning(self) -> ConditioningConfig:
@@ -55,7 +60,8 @@ class ModelCases:
         judged: the model that takes them.
         cases: of a cohort.
         subjects: number of each case's subject, from 0.
-        n_unknown: cases that were left out because the model has no value for their conditions.
+        n_unknown: cases that were left out because they lack a label map that the model needs, or
+            because the training never saw the value of a condition.
     """
 
     judged: JudgedModel
@@ -75,32 +81,49 @@ class ModelCases:
             )
 
 
-def open_model(resources: EvaluationResources) -> JudgedModel | None:
+def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -> JudgedModel | None:
     """Load the model of an evaluation and set up its training's way of preparing a case; None without one.
+
+    Args:
+        resources: names the model.
+        of_label_maps: whether label maps alone are evaluated, which only a model of label maps makes.
 
     Raises:
         CheckpointError: for a file that is missing, damaged or of another kind.
-        ValueError: for a model without a space, one of label maps, or another text encoder than that of the
+        ValueError: for a model without a space, of the other kind, or another text encoder than that of the
             training.
     """
     if resources.model is None:
         return None
     model, config, checkpoint = load_latent_diffusion(resources.model)
-    if model.space is None:
-        raise ValueError("the model has no space (spacing, size, intensity): train it through the bundle")
-    if SCHEMA_KEY in checkpoint.card:
+    makes = "label maps" if SCHEMA_KEY in checkpoint.card else "images"
+    if (makes == "label maps") != of_label_maps:
+        wanted = "label maps" if of_label_maps else "images"
         raise ValueError(
-            "the model makes label maps, the synthetic cohort has images: give the model that made the images"
+            f"the model makes {makes}, the evaluation is of {wanted}: give the model that made the synthetic "
+            f"{wanted}, or none"
         )
-    conditioning, encoder = model.conditioning_config, None
-    if "text" in conditioning.conditioning_type:
-        encoder = open_text_encoder(resources.text_encoder, identity=conditioning.text_encoder)
     return JudgedModel(
         model=model.to(choose_device(resources.device)).eval(),
         config=config,
-        transform=case_transforms(model.space, conditioning, text_encoder=encoder),
+        transform=_make_transform(model, resources, schema_of(checkpoint) if of_label_maps else None),
         weights_sha256=checkpoint.card["weights_sha256"],
+        needs_label=of_label_maps or "label_map" in model.conditioning_config.names,
     )
+
+
+def _make_transform(
+    model: LatentDiffusionModel, resources: EvaluationResources, schema: LabelSchema | None
+) -> Compose:
+    conditioning, space = model.conditioning_config, model.space
+    if space is None:
+        raise ValueError("the model has no space (spacing, size, intensity): train it through the bundle")
+    if schema is not None:
+        return label_map_case_transforms(space, conditioning, schema=schema)
+    encoder = None
+    if "text" in conditioning.conditioning_type:
+        encoder = open_text_encoder(resources.text_encoder, identity=conditioning.text_encoder)
+    return case_transforms(space, conditioning, text_encoder=encoder)
 
 
 def choose_model_cases(cohort: Cohort, judged: JudgedModel, *, n_max: int, seed: int) -> ModelCases:
@@ -116,7 +139,11 @@ def choose_model_cases(cohort: Cohort, judged: JudgedModel, *, n_max: int, seed:
         seed: of the draw.
     """
     own = with_measured_scalars(cohort) if judged.conditioning.scalars else cohort
-    known = [case for case in own.cases if is_known(case, judged.conditioning)]
+    known = [
+        case
+        for case in own.cases
+        if ("label" in case or not judged.needs_label) and is_known(case, judged.conditioning)
+    ]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(known))[:n_max])
     taken = [known[place] for place in chosen]
     return ModelCases(
@@ -128,9 +155,7 @@ def choose_model_cases(cohort: Cohort, judged: JudgedModel, *, n_max: int, seed:
 
 
 def is_known(case: Case, config: ConditioningConfig) -> bool:
-    """Whether the training had a place for each of a case's values, and a label map where it needs one."""
-    if "label_map" in config.names and "label" not in case:
-        return False
+    """Whether the training had a place for each of a case's values."""
     for name in config.names:
         raw = raw_condition(case, name)
         if raw is None:

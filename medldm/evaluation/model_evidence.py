@@ -55,5 +55,5 @@ def ask_for_members(
         cases = choose_model_cases(cohort, judged, n_max=config.membership.n_cases, seed=config.seed)
         scores.append(score_membership(cases, config.membership, seed=config.seed))
         n_unknown += cases.n_unknown
-    note = f"{n_unknown} cases with conditions that the training never saw are left out." if n_unknown else ""
+    note = f"{n_unknown} cases that the training had no place for are left out." if n_unknown else ""
     return membership_figures(*scores, n_resamples=config.n_resamples, seed=config.seed, note=note)

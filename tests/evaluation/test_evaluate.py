@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,27 @@ def test_a_given_model_is_asked_and_not_named(
     for name in ("report.json", "report.html"):
         content = (tmp_path / "out" / name).read_text()
         assert "secret_name" not in content and "Membership inference, AUC" in content
+
+
+@pytest.mark.slow
+def test_label_maps_alone_are_judged_by_their_anatomy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDLDM_CACHE_DIR", str(tmp_path / "cache"))
+    train, test, made = (make_cohort(tmp_path / str(seed), 6, seed=seed) for seed in (1, 2, 3))
+    whole = evaluate(train, test, made, tmp_path / "whole", TINY)
+    shutil.rmtree(made / "images")
+    result = evaluate(train, test, made, tmp_path / "maps", TINY)
+    anatomy = [figure for figure in whole["figures"] if figure["key"].startswith("anatomy")]
+    assert result["figures"] == anatomy and len(anatomy) == 4
+    assert result["left_out"][0] == "Only anatomy was evaluated: the synthetic set has no images."
+    assert exit_code(result) == 0
+    assert exit_code(result, fail_on_copies=True) == EXIT_NOT_COMPUTED
+    shutil.copytree(train / "labels", made / "labels", dirs_exist_ok=True)
+    copied = evaluate(train, test, made, tmp_path / "copied", TINY)
+    assert any("6 of 12 synthetic label maps equal a real one" in each for each in copied["findings"])
+    page = (tmp_path / "maps" / "report.html").read_text()
+    assert "DoeJane" not in page and "Volume" in page
 
 
 @pytest.mark.parametrize(

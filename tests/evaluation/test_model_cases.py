@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from medldm import LatentDiffusionConfig
 from medldm.checkpoints import CheckpointError, save_checkpoint
 from medldm.evaluation.case_reading import open_cohort
-from medldm.evaluation.model_cases import JudgedModel, choose_model_cases, is_known, open_model
+from medldm.evaluation.model_cases import JudgedModel, choose_model_cases, open_model
 from medldm.evaluation.resources import EvaluationResources
 from medldm.model_files import describe_latent_diffusion
 from medldm.training import case_transforms
@@ -89,10 +90,33 @@ def test_a_volume_as_a_condition_is_measured(
         assert case.conditions.values["volume_ml:core"] > 0
 
 
-def test_a_map_is_needed_where_the_model_takes_one(make_model: Callable[..., Any]) -> None:
-    config = make_model(("label_map",)).conditioning_config
-    assert not is_known({"image": "a"}, config)
-    assert is_known({"image": "a", "label": "b"}, config)
+def test_a_map_is_needed_where_the_model_takes_one(
+    make_cohort: Callable[..., Path], make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = make_cohort(3)
+    shutil.rmtree(folder / "labels")
+    cohort = open_cohort(folder)
+    for conditions, n in ((("label_map",), 0), ((), 3)):
+        judged = load(make_model(conditions), tmp_path / f"{n}.safetensors")
+        cases = choose_model_cases(cohort, judged, n_max=9, seed=0)
+        assert (len(cases), cases.n_unknown) == (n, 3 - n)
+
+
+def test_a_model_of_label_maps_takes_one_hot_maps_of_folders_without_images(
+    make_cohort: Callable[..., Path], make_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = make_cohort(2)
+    shutil.rmtree(folder / "images")
+    schema = {"1": {"name": "shell"}, "5": {"name": "core"}}
+    maps = save_model(make_model(()), tmp_path / "maps.safetensors", label_schema=schema)
+    judged = open_model(maps, of_label_maps=True)
+    assert judged is not None
+    cases = list(choose_model_cases(open_cohort(folder), judged, n_max=9, seed=0))
+    assert len(cases) == 2
+    for case in cases:
+        assert case.volume.shape == (1, 3, *make_model(()).space.size)
+        assert torch.equal(case.volume.sum(dim=1), torch.ones(1, *case.volume.shape[2:]))
+        assert all(case.volume[:, k].any() for k in range(3))
 
 
 def test_without_a_model_there_is_none_and_wrong_ones_are_refused(
@@ -101,8 +125,10 @@ def test_without_a_model_there_is_none_and_wrong_ones_are_refused(
     assert open_model(EvaluationResources()) is None
     model = make_model(())
     maps = save_model(model, tmp_path / "maps.safetensors", label_schema={"1": {"name": "shell"}})
-    with pytest.raises(ValueError, match="makes label maps"):
+    with pytest.raises(ValueError, match="makes label maps, the evaluation is of images"):
         open_model(maps)
+    with pytest.raises(ValueError, match="makes images, the evaluation is of label maps"):
+        open_model(save_model(model, tmp_path / "images.safetensors"), of_label_maps=True)
     model.space = None
     with pytest.raises(ValueError, match="no space"):
         open_model(save_model(model, tmp_path / "spaceless.safetensors"))
