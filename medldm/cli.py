@@ -214,6 +214,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--text-encoder", help="folder of the text encoder of the model's training")
     parser.add_argument("--device", default="auto", help="where the model runs")
     parser.add_argument(
+        "--feature-weights", help="safetensors file of MedicalNet's weights, for published-style distances"
+    )
+    parser.add_argument(
         "--cache-dir", help="keep features here, without names, for the next evaluation of the same volumes"
     )
     parser.add_argument("--seed", type=int, default=0)
@@ -249,6 +252,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         model=options.model,
         text_encoder=options.text_encoder,
         device=options.device,
+        feature_weights=options.feature_weights,
         cache_dir=options.cache_dir,
     )
     report = evaluate(

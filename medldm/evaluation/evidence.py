@@ -23,7 +23,8 @@ from medldm.evaluation.feature_cache import FeatureCache
 from medldm.evaluation.fidelity_figures import fidelity_figures
 from medldm.evaluation.figures import SECTIONS, Figure
 from medldm.evaluation.model_cases import JudgedModel, open_model
-from medldm.evaluation.model_evidence import ask_for_members, latent_figures
+from medldm.evaluation.model_evidence import ask_for_members, latent_figures, published_figures
+from medldm.evaluation.network_features import FeatureNetwork, load_feature_network
 from medldm.evaluation.privacy_figures import (
     DetectorResult,
     contrastive_detector,
@@ -40,7 +41,7 @@ from medldm.evaluation.usefulness import Usefulness, fit_steps, measure_usefulne
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose figures stand on trained segmenters."""
 
-N_STAGES = 9
+N_STAGES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +86,16 @@ def gather_evidence(
     with Stages(N_STAGES) as stages:
         cohorts = Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic)))
         judged = open_model(resources, of_label_maps=bool(cohorts.without_images))
+        network = None
+        if resources.feature_weights is not None:
+            network = load_feature_network(resources.feature_weights)
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         collected = _Collector(sets, config, stages)
         if sets.has_images:
-            collected.fidelity(FeatureCache(resources.cache_dir))
+            cache = FeatureCache(resources.cache_dir)
+            collected.fidelity(cache)
+            collected.published(network, cache)
             collected.latents(judged, cohorts)
             collected.segmenters()
         else:
@@ -158,6 +164,16 @@ class _Collector:
                 seed=config.seed,
             )
         self.stages.done("fidelity and diversity")
+
+    def published(self, network: FeatureNetwork | None, cache: FeatureCache) -> None:
+        if network is None:
+            return
+        title = f"Distances in features of {network.file_name}"
+        with Refusals("fidelity", self.figures, part="network", title=title):
+            self.figures += published_figures(
+                network, self.sets, config=self.config, cache=cache, tell=self.stages.tell
+            )
+        self.stages.done("network features")
 
     def latents(self, judged: JudgedModel | None, cohorts: Cohorts) -> None:
         if judged is None:

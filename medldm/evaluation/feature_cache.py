@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 
 from medldm.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from medldm.evaluation.feature_checks import Floats
 from medldm.version import __version__
 
 logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
+FEATURES = "features"
 
 
 def volume_digest(volume: npt.NDArray[Any]) -> str:
@@ -90,6 +92,34 @@ class FeatureCache:
             found = compute()
             _write(path, found, kind=kind, key=key)
         return found
+
+    def recall_row(
+        self,
+        kind: str,
+        volume: npt.NDArray[Any],
+        settings: Mapping[str, Any],
+        compute: Callable[[], npt.ArrayLike],
+    ) -> Floats:
+        """Return the features (D,) of one volume, computed where they are not known.
+
+        Args:
+            kind: of the features.
+            volume: (X, Y, Z) on the common grid and scale.
+            settings: JSON-able; everything else that the features depend on.
+            compute: returns the features.
+        """
+        entry = self.recall(
+            kind,
+            entry_key([volume], settings),
+            lambda: {FEATURES: torch.from_numpy(np.array(compute(), dtype=np.float64))},
+            check=_check_row,
+        )
+        return np.asarray(entry[FEATURES].numpy())
+
+
+def _check_row(entry: Tensors) -> None:
+    if list(entry) != [FEATURES] or entry[FEATURES].ndim != 1 or not bool(entry[FEATURES].isfinite().all()):
+        raise CheckpointError(f"it holds {list(entry)}; one row of finite features is needed")
 
 
 def _read(path: Path, *, kind: str, key: str, check: Callable[[Tensors], None] | None) -> Tensors | None:

@@ -16,6 +16,8 @@ class EvaluationResources(Config):
         text_encoder: folder of the text encoder of its training; None takes that of the extra
             ``medldm[text]``.
         device: where the model runs.
+        feature_weights: safetensors file of MedicalNet's weights, for distances in a published network's
+            features.
         cache_dir: features and encoder weights are kept here for the next evaluation of the same volumes,
             under names made of hashes; None keeps nothing.
     """
@@ -23,4 +25,5 @@ class EvaluationResources(Config):
     model: str | None = None
     text_encoder: str | None = None
     device: str = "auto"
+    feature_weights: str | None = None
     cache_dir: str | None = None

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medldm.checkpoints import CheckpointError, load_weights, require_fit
+from medldm.checkpoints import load_weights, require_fit
 from medldm.evaluation.case_sets import CaseSet, CaseSets, Image
 from medldm.evaluation.contrastive import ContrastiveConfig, ContrastiveEncoder, train_contrastive_encoder
-from medldm.evaluation.feature_cache import FeatureCache, Tensors, entry_key
+from medldm.evaluation.feature_cache import FeatureCache, entry_key
 from medldm.evaluation.feature_checks import Floats
 from medldm.evaluation.feature_space import fit_feature_space
 from medldm.evaluation.frechet import CASES_FOR_EACH_FEATURE
@@ -20,7 +20,6 @@ from medldm.evaluation.radiomics import radiomics_features
 from medldm.evaluation.spectrum import power_of_cases
 
 MAX_COMPONENTS = 16
-FEATURES = "features"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,26 +110,16 @@ def standardise_sets(raw: dict[str, Floats]) -> tuple[dict[str, Floats], dict[st
 
 
 def _radiomics(part: CaseSet, *, limits: tuple[float, float], n_workers: int, cache: FeatureCache) -> Floats:
-    def compute(image: Image) -> Tensors:
-        return {
-            FEATURES: torch.tensor(
-                list(radiomics_features(image, limits=limits).values()), dtype=torch.float64
-            )
-        }
-
     def recall(image: Image) -> Floats:
-        key = entry_key([image], {"limits": list(limits)})
-        entry = cache.recall("radiomics", key, lambda: compute(image), check=_check_features)
-        return np.asarray(entry[FEATURES].numpy())
+        return cache.recall_row(
+            "radiomics",
+            image,
+            {"limits": list(limits)},
+            lambda: list(radiomics_features(image, limits=limits).values()),
+        )
 
     with ThreadPoolExecutor(n_workers) as pool:
         return np.stack(list(pool.map(recall, part.images)))
-
-
-def _check_features(entry: Tensors) -> None:
-    names = list(entry)
-    if names != [FEATURES] or entry[FEATURES].ndim != 1 or not bool(entry[FEATURES].isfinite().all()):
-        raise CheckpointError(f"it holds {names}; one row of finite features is needed")
 
 
 def _recall_encoder(

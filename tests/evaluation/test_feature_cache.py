@@ -94,6 +94,14 @@ def test_key_changes_with_volume_shape_type_order_and_settings() -> None:
     assert entry_key([a.copy(order="F"), b], {"n": 1}) == keys[0]
 
 
+def test_a_row_that_is_not_finite_is_never_taken_from_the_folder(tmp_path: Path) -> None:
+    cache, volume = FeatureCache(tmp_path), np.ones((2, 2, 2))
+    assert np.isnan(cache.recall_row("a", volume, {}, lambda: [np.nan, 1.0])).any()
+    assert cache.recall_row("a", volume, {}, lambda: [2.0, 1.0]).tolist() == [2.0, 1.0]
+    assert cache.recall_row("a", volume, {}, lambda: [3.0, 1.0]).tolist() == [2.0, 1.0]
+    assert cache.recall_row("a", volume, {"n": 1}, lambda: [3.0, 1.0]).tolist() == [3.0, 1.0]
+
+
 def make_sets(*, seed: int = 0) -> CaseSets:
     generator = np.random.default_rng(seed)
 
