@@ -208,6 +208,17 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--real-test", required=True, help="cohort of subjects that the model never saw")
     parser.add_argument("--synthetic", required=True, help="cohort that the model made")
     parser.add_argument("--out", required=True, help="receives report.html and report.json")
+    parser.add_argument(
+        "--model", help="latent_diffusion.safetensors that made it: does the model give away its patients?"
+    )
+    parser.add_argument("--text-encoder", help="folder of the text encoder of the model's training")
+    parser.add_argument("--device", default="auto", help="where the model runs")
+    parser.add_argument(
+        "--feature-weights", help="safetensors file of MedicalNet's weights, for published-style distances"
+    )
+    parser.add_argument(
+        "--cache-dir", help="keep features here, without names, for the next evaluation of the same volumes"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--time-budget",
@@ -229,6 +240,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from medldm.evaluation.evaluate import EvaluationConfig, evaluate, exit_code, summary_text
+    from medldm.evaluation.resources import EvaluationResources
     from medldm.evaluation.usefulness import UsefulnessConfig
 
     config = EvaluationConfig(
@@ -236,7 +248,16 @@ def _evaluate(options: argparse.Namespace) -> int:
         show_real=not options.without_real_pictures,
         usefulness=UsefulnessConfig(time_budget_s=options.time_budget),
     )
-    report = evaluate(options.real_train, options.real_test, options.synthetic, options.out, config)
+    resources = EvaluationResources(
+        model=options.model,
+        text_encoder=options.text_encoder,
+        device=options.device,
+        feature_weights=options.feature_weights,
+        cache_dir=options.cache_dir,
+    )
+    report = evaluate(
+        options.real_train, options.real_test, options.synthetic, options.out, config, resources=resources
+    )
     sys.stdout.write(summary_text(report) + "\n")
     return exit_code(report, fail_on_copies=options.fail_on_copies)
 

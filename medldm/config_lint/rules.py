@@ -72,6 +72,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "medldm.bundle.make_editor": ("output_dir",),
     "medldm.bundle.text_encoder_for": ("cache_dir",),
     "medldm.evaluation.evaluate.evaluate_or_exit": ("output_dir",),
+    "medldm.evaluation.resources.EvaluationResources": ("cache_dir",),
     "medldm.label_map_synthesis.LabelMapWriter": ("output_dir",),
     "medldm.synthetic_files.SyntheticWriter": ("output_dir",),
     "medldm.training.CheckpointWriter": ("directory",),

@@ -18,6 +18,11 @@ VOLUME_KEYS = ("image", "label", "condition_image")
 FactsByFile = Mapping[str, VolumeFacts]
 
 
+def main_file(case: Mapping[str, Any]) -> str:
+    """Return a case's image, or its label map where it has no image."""
+    return str(case["image"] if "image" in case else case["label"])
+
+
 def check_cases(
     cases: Iterable[Mapping[str, Any]],
     *,
@@ -28,7 +33,7 @@ def check_cases(
     """Check every case by itself.
 
     Args:
-        cases: with the paths of VOLUME_KEYS, "image" always.
+        cases: with the paths of VOLUME_KEYS, "image" or "label" at least.
         schema: the declared structures; None skips the check of values.
         name_of: from a path to the name shown.
         facts: path -> what is known of it; files not in it get their header read.
@@ -42,7 +47,7 @@ def check_cases(
         known = {key: (facts or {}).get(file) or inspect_header(file) for key, file in files.items()}
         for key, file in files.items():
             findings += _file_findings(known[key], name=name_of(file), is_label=key == "label", schema=schema)
-        if any(fact.problem for fact in known.values()):
+        if "image" not in known or any(fact.problem for fact in known.values()):
             continue
         for key in files.keys() - {"image"}:
             findings += _pair_findings(known["image"], known[key], name=name_of(files[key]))

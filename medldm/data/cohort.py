@@ -56,6 +56,7 @@ def read_cohort(
     validation_fraction: float = 0.1,
     seed: int = 0,
     require_labels: bool = True,
+    require_images: bool = True,
     strict: bool = True,
     cache_dir: Path | None = None,
 ) -> Cohort:
@@ -69,6 +70,7 @@ def read_cohort(
         validation_fraction: share of the subjects set aside where no validation list is given, at least one.
         seed: of the split; the same seed and subjects always give the same split, on every machine.
         require_labels: refuse cases without label map.
+        require_images: refuse a folder with labels/ and no images/; else its cases have no "image".
         strict: raise on layout problems; False collects them in `Cohort.problems`.
         cache_dir: where the values of label maps without labels.json are remembered, see `facts_cache`.
 
@@ -88,7 +90,9 @@ def read_cohort(
             f"no cohort at {dataset_dir}; give a folder with images/ and labels/, or a datalist JSON"
         )
     problems: list[Finding] = []
-    root, lists = read_lists(path, problems=problems, require_labels=require_labels)
+    root, lists = read_lists(
+        path, problems=problems, require_labels=require_labels, require_images=require_images
+    )
     if "validation" not in lists:
         parts = split_by_subject(lists["training"], validation_fraction=validation_fraction, seed=seed)
         lists = dict(zip(SPLITS, parts, strict=True))

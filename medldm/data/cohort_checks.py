@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medldm.data.case_checks import FactsByFile
+from medldm.data.case_checks import FactsByFile, main_file
 from medldm.data.findings import Finding
 from medldm.data.inspection import VolumeFacts
 from medldm.data.labels import LabelSchema
@@ -34,16 +34,13 @@ def check_across(
         name_of: from a path to the name shown.
     """
     cases = [case for part in splits.values() for case in part]
-    images = {
-        case["image"]: facts[case["image"]]
-        for case in cases
-        if case["image"] in facts and not facts[case["image"]].problem
-    }
+    files = [main_file(case) for case in cases]
+    volumes = {file: facts[file] for file in files if file in facts and not facts[file].problem}
     return [
         *_split_leaks(splits),
         *_duplicates(splits, facts=facts, name_of=name_of),
-        *_geometry_outliers(images, name_of=name_of),
-        *_implausible_hu(images, name_of=name_of),
+        *_geometry_outliers(volumes, name_of=name_of),
+        *_implausible_hu(volumes, name_of=name_of),
         *_absent_structures(cases, facts=facts, schema=schema),
     ]
 
@@ -61,13 +58,14 @@ def _split_leaks(splits: Splits) -> list[Finding]:
 
 
 def _duplicates(splits: Splits, *, facts: FactsByFile, name_of: Callable[[str], str]) -> list[Finding]:
-    """Find images with the same voxels: an error across splits, a warning within one."""
+    """Find volumes with the same voxels: an error across splits, a warning within one."""
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for split, cases in splits.items():
         for case in cases:
-            known = facts.get(case["image"])
+            file = main_file(case)
+            known = facts.get(file)
             if known is not None and known.content_hash:
-                groups[known.content_hash].append((split, case["image"]))
+                groups[known.content_hash].append((split, file))
     findings = []
     for members in groups.values():
         if len(members) < 2:

@@ -20,13 +20,15 @@ _BIDS_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
 
 
 def read_lists(
-    path: Path, *, problems: list[Finding], require_labels: bool
+    path: Path, *, problems: list[Finding], require_labels: bool, require_images: bool = True
 ) -> tuple[Path, dict[str, list[Case]]]:
     """Return the folder that names are relative to and the lists of cases; what is wrong joins `problems`."""
     listing = path / COHORT_FILE if path.is_dir() and (path / COHORT_FILE).is_file() else path
     if listing.is_file():
         lists = _read_datalist(listing, problems=problems, require_labels=require_labels)
         return listing.parent, lists
+    if not require_images and _has(path, "labels") and not _has(path, "images"):
+        return path, {"training": _read_label_maps(path, problems=problems)}
     return path, {"training": _read_folders(path, problems=problems, require_labels=require_labels)}
 
 
@@ -63,6 +65,13 @@ def _read_folders(root: Path, *, problems: list[Finding], require_labels: bool) 
             message = "it has no image of that name in images/"
             problems.append(layout_error("pair", f"{folder}/{volumes[stem].name}", message))
     return cases
+
+
+def _read_label_maps(root: Path, *, problems: list[Finding]) -> list[Case]:
+    return [
+        {"id": stem, "subject": subject_of(stem), "label": str(file)}
+        for stem, file in _volumes_in(root / "labels", problems=problems).items()
+    ]
 
 
 def _has(root: Path, folder: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from medldm.data.case_checks import main_file
 from medldm.data.cohort import Cohort
 from medldm.data.facts_cache import gather_facts
 from medldm.data.inspection import VolumeFacts, inspect_header
@@ -30,7 +31,7 @@ def with_measured_scalars(cohort: Cohort, *, cache_dir: Path | None = None) -> C
     facts = gather_facts(files, root=cohort.root, cache_dir=cache_dir)
 
     def extend(case: dict) -> dict:
-        measured = {SPACING: float(inspect_header(case["image"]).spacing.max())}
+        measured = {SPACING: float(inspect_header(main_file(case)).spacing.max())}
         if "label" in case and cohort.schema is not None:
             measured |= structure_volumes_ml(facts[case["label"]], cohort.schema)
         return case | {"scalars": measured | dict(case.get("scalars", {}))}

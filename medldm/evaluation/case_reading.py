@@ -9,23 +9,25 @@ differ from scan to scan.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from medldm.configs import Config
+from medldm.data.case_checks import main_file
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
+from medldm.data.cohort_listing import Case
 from medldm.data.inspection import inspect_header
 from medldm.evaluation.case_sets import CaseSet, CaseSets, Image, Labels, make_noise
+from medldm.evaluation.set_findings import count_equal, look_at_sets
 from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.orientation import to_ras_affine
 from medldm.transforms.raw_volume import spacing_of
@@ -62,47 +64,91 @@ class GridConfig(Config):
             )
 
 
+class Cohorts(NamedTuple):
+    """The three cohorts of an evaluation, all of them sound.
+
+    Args:
+        train: cohort that the model was trained on.
+        test: real cases of subjects that it never saw.
+        synthetic: cohort that it made.
+    """
+
+    train: Cohort
+    test: Cohort
+    synthetic: Cohort
+
+    @property
+    def without_images(self) -> list[str]:
+        """Return which cohorts hold label maps alone; where any does, only anatomy can be compared."""
+        names = ("real training", "real test", "synthetic")
+        return [
+            name
+            for name, cohort in zip(names, self, strict=True)
+            if not all("image" in case for case in cohort.cases)
+        ]
+
+
+def open_cohort(dataset: str | Path | Cohort) -> Cohort:
+    """Read a cohort of images, label maps or both, and refuse it if it is not sound.
+
+    Args:
+        dataset: folder, datalist, or a cohort that was read already.
+
+    Raises:
+        CohortError: naming each file that cannot be used.
+    """
+    if isinstance(dataset, Cohort):
+        require_sound(dataset)
+        return dataset
+    cohort = read_cohort(
+        dataset, validation_fraction=0.0, require_labels=False, require_images=False, strict=False
+    )
+    require_sound(cohort)
+    return cohort
+
+
 def load_case_sets(
-    real_train: str | Path | Cohort,
-    real_test: str | Path | Cohort,
-    synthetic: str | Path | Cohort,
+    cohorts: Cohorts,
     *,
     config: GridConfig | None = None,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> CaseSets:
-    """Read three cohorts and bring them to one grid and scale.
+    """Read the volumes of three sound cohorts and bring them to one grid and scale.
 
     Args:
-        real_train: folder or datalist of the cohort that the model was trained on, or the cohort itself.
-        real_test: of real cases it never saw.
-        synthetic: of its volumes.
+        cohorts: of the evaluation.
         config: of grid and scale.
         seed: of the noise.
         progress: told what is being read.
 
     Raises:
-        CohortError: naming each file that cannot be used.
         ValueError: where train and test share a volume, or label values are at odds.
     """
     config = config or GridConfig()
-    cohorts = [_open(each) for each in (real_train, real_test, synthetic)]
-    n_shared = len({c["subject"] for c in cohorts[0].cases} & {c["subject"] for c in cohorts[1].cases})
-    spacing = config.spacing_mm or _choose_spacing(cohorts[0], max_voxels=config.max_voxels)
+    n_shared = len({c["subject"] for c in cohorts.train.cases} & {c["subject"] for c in cohorts.test.cases})
+    spacing = config.spacing_mm or _choose_spacing(cohorts.train, max_voxels=config.max_voxels)
     read = []
     for name, cohort in zip(("real training", "real test", "synthetic"), cohorts, strict=True):
         if progress is not None:
             progress(f"reading the {name} set")
-        read.append(_read_set(cohort, spacing, n_workers=config.n_workers))
-    if n_equal := count_equal(read[1].images, read[0].images):
+        read.append(
+            _read_set(
+                cohort,
+                spacing,
+                with_images=not cohorts.without_images,
+                n_workers=config.n_workers,
+            )
+        )
+    if n_equal := count_equal(*(each.images or each.labels or () for each in (read[1], read[0]))):
         raise ValueError(
             f"{n_equal} volumes of the real test set are in the real training set too, voxel by voxel; the "
             "test set must hold subjects that the model never saw. Take them out of one of the two"
         )
     is_ct = config.intensity == "ct" or (config.intensity == "auto" and read[0].file_range[0] < CT_BELOW)
     train, test, made = read if is_ct else [_scale_set(each) for each in read]
-    schema = cohorts[0].schema or cohorts[1].schema
-    shape = np.median([image.shape for image in train.images], axis=0).astype(int)
+    schema = cohorts.train.schema or cohorts.test.schema
+    shape = np.median([each.shape for each in train.images or train.known_labels()], axis=0).astype(int)
     sets = CaseSets(
         train=train,
         test=test,
@@ -114,7 +160,7 @@ def load_case_sets(
         is_ct=is_ct,
         findings=(),
     )
-    return replace(sets, findings=tuple(_look_at(sets, n_shared=n_shared)))
+    return replace(sets, findings=tuple(look_at_sets(sets, n_shared=n_shared)))
 
 
 def split_cohort(dataset: str | Path, *, validation_fraction: float, seed: int) -> tuple[Cohort, Cohort]:
@@ -129,19 +175,16 @@ def split_cohort(dataset: str | Path, *, validation_fraction: float, seed: int) 
     return replace(cohort, validation=[]), replace(cohort, training=cohort.validation, validation=[])
 
 
-def _open(dataset: str | Path | Cohort) -> Cohort:
-    if isinstance(dataset, Cohort):
-        require_sound(dataset)
-        return dataset
-    cohort = read_cohort(dataset, validation_fraction=0.0, require_labels=False, strict=False)
-    require_sound(cohort)
-    return cohort
+def number_subjects(cases: Sequence[Case]) -> tuple[int, ...]:
+    """Return the number of each case's subject, in order of appearance; no identifier is kept."""
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(case["subject"], len(numbers)) for case in cases)
 
 
 def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, float]:
     spacings, extents = [], []
     for case in cohort.cases:
-        facts = inspect_header(case["image"])
+        facts = inspect_header(main_file(case))
         affine, _, _ = to_ras_affine(np.asarray(facts.affine), facts.shape)
         spacings.append(spacing_of(affine))
         extents.append(math.prod(facts.shape) * spacings[-1].prod())
@@ -150,24 +193,24 @@ def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, f
     return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
 
-def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, n_workers: int) -> CaseSet:
+def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, with_images: bool, n_workers: int) -> CaseSet:
+    read_one = read_case if with_images else _read_label_map
     with ThreadPoolExecutor(n_workers) as pool:
-        read = list(pool.map(lambda case: read_case(case, spacing_mm), cohort.cases))
-    numbers: dict[Hashable, int] = {}
-    subjects = tuple(numbers.setdefault(case["subject"], len(numbers)) for case in cohort.cases)
+        read = list(pool.map(lambda case: read_one(case, spacing_mm), cohort.cases))
+    images = [each[0] for each in read if each[0] is not None]
     labels = [each[1] for each in read if each[1] is not None]
-    ranges = np.median([np.percentile(image, (0.5, 99.5)) for image, _, _ in read], axis=0)
+    ranges = np.median([np.percentile(image, (0.5, 99.5)) for image in images] or [(0, 0)], axis=0)
     return CaseSet(
-        images=tuple(image for image, _, _ in read),
+        images=tuple(images),
         labels=tuple(labels) if len(labels) == len(read) else None,
-        subjects=subjects,
+        subjects=number_subjects(cohort.cases),
         file_spacing_mm=tuple(np.median([each[2] for each in read], axis=0).tolist()),
         file_range=(float(ranges[0]), float(ranges[1])),
     )
 
 
 def read_case(
-    case: dict[str, Any], spacing_mm: Sequence[float]
+    case: Case, spacing_mm: Sequence[float]
 ) -> tuple[Image, Labels | None, npt.NDArray[np.float64]]:
     """Return a case's image and labels (X, Y, Z) RAS+ on a spacing, and its file's own spacing."""
     volume = LoadVolume()(case["image"])
@@ -175,8 +218,19 @@ def read_case(
     image = ResampleToSpacing(spacing_mm)(volume)[0].numpy()
     if "label" not in case:
         return image, None, own
-    labels = ResampleToSpacing(spacing_mm, is_label=True)(LoadVolume(is_label=True)(case["label"]))
-    return image, labels[0].numpy().astype(np.int64), own
+    return image, _read_label_map(case, spacing_mm)[1], own
+
+
+def _read_label_map(
+    case: Case, spacing_mm: Sequence[float]
+) -> tuple[None, Labels | None, npt.NDArray[np.float64]]:
+    """Return a case's labels as `read_case` does, and no image; no labels where the case has none."""
+    if "label" not in case:
+        return None, None, np.asarray(inspect_header(main_file(case)).spacing, dtype=np.float64)
+    volume = LoadVolume(is_label=True)(case["label"])
+    own = np.asarray(torch.as_tensor(volume.pixdim), dtype=np.float64)
+    labels = ResampleToSpacing(spacing_mm, is_label=True)(volume)
+    return None, labels[0].numpy().astype(np.int64), own
 
 
 def _scale_set(cases: CaseSet) -> CaseSet:
@@ -185,49 +239,3 @@ def _scale_set(cases: CaseSet) -> CaseSet:
         low, high = np.percentile(image, (0.5, 99.5))
         scaled.append(((image - low) / max(high - low, 1e-12)).astype(np.float32))
     return replace(cases, images=tuple(scaled))
-
-
-def _look_at(sets: CaseSets, *, n_shared: int) -> list[str]:
-    """Say what differs between the sets."""
-    findings = []
-    if n_shared:
-        findings.append(
-            f"{n_shared} subject names occur in both the real training and the real test set. If they are "
-            "the same people, the test set is not independent and every comparison with it is too kind."
-        )
-    grid = " x ".join(f"{edge:.3g}" for edge in sets.spacing_mm)
-    names = (("real test", sets.test), ("synthetic", sets.synthetic), ("real training", sets.train))
-    for name, each in names:
-        if not np.allclose(each.file_spacing_mm, sets.spacing_mm, rtol=0.05):
-            own = " x ".join(f"{edge:.3g}" for edge in each.file_spacing_mm)
-            findings.append(f"The {name} volumes have a spacing of {own} mm and were resampled to {grid} mm.")
-    if not sets.same_units:
-        findings.append(
-            f"The synthetic images run from {sets.synthetic.file_range[0]:.4g} to "
-            f"{sets.synthetic.file_range[1]:.4g}, the real training images from "
-            f"{sets.train.file_range[0]:.4g} to {sets.train.file_range[1]:.4g}: they are not in the same "
-            "intensity units."
-        )
-    findings += [
-        f"The {name} set has no label maps, or not of every case."
-        for name, each in names
-        if each.labels is None
-    ]
-    real_maps = [*(sets.train.labels or ()), *(sets.test.labels or ())]
-    if n_equal := count_equal(sets.synthetic.labels or (), real_maps):
-        findings.append(
-            f"{n_equal} of {len(sets.synthetic)} synthetic label maps equal a real one voxel by voxel: for "
-            "these, the anatomy of the maps says nothing about the model. What the segmenter sees in the "
-            "images does."
-        )
-    return findings
-
-
-def count_equal(first: Sequence[npt.NDArray[Any]], second: Sequence[npt.NDArray[Any]]) -> int:
-    """Return how many arrays of the first set are in the second, element by element."""
-    known = {_digest(each) for each in second}
-    return sum(_digest(each) in known for each in first)
-
-
-def _digest(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], bytes]:
-    return array.shape, hashlib.sha256(array.tobytes()).digest()

@@ -21,11 +21,12 @@ class CaseSet:
     """The cases of one set, on the common grid.
 
     Args:
-        images: (X, Y, Z) each, on the common scale.
+        images: (X, Y, Z) each, on the common scale; empty where label maps alone are evaluated.
         labels: (X, Y, Z) each, values of the schema; None where any case has none.
         subjects: number of each case's subject within the set, from 0; no identifier is kept.
         file_spacing_mm: median spacing of the files.
-        file_range: median over cases of the 0.5th and 99.5th percentile in the files' units.
+        file_range: median over cases of the 0.5th and 99.5th percentile in the files' units; 0 and 0 without
+            images.
     """
 
     images: tuple[Image, ...]
@@ -35,7 +36,7 @@ class CaseSet:
     file_range: tuple[float, float]
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.subjects)
 
     @property
     def n_subjects(self) -> int:
@@ -52,6 +53,10 @@ class CaseSet:
             raise TooFewCasesError("a set has no label maps, or not of every case")
         return self.labels
 
+    def picture(self, place: int) -> Image:
+        """Return an image to show, (X, Y, Z): of a label map alone, where its structures are."""
+        return self.images[place] if self.images else (self.known_labels()[place] > 0).astype(np.float32)
+
     def boxed_images(self, shape: Sequence[int]) -> list[Image]:
         """Return the images, cropped or padded about their centre to one shape by repeating the border."""
         return [fit_shape(image, shape) for image in self.images]
@@ -60,7 +65,7 @@ class CaseSet:
         """Return the cases at these places."""
         return replace(
             self,
-            images=tuple(self.images[place] for place in places),
+            images=tuple(self.images[place] for place in places) if self.images else (),
             labels=None if self.labels is None else tuple(self.labels[place] for place in places),
             subjects=tuple(self.subjects[place] for place in places),
         )
@@ -104,6 +109,11 @@ class CaseSets:
         return self.schema
 
     @property
+    def has_images(self) -> bool:
+        """Whether there are images, not label maps alone."""
+        return bool(self.train.images)
+
+    @property
     def same_spacing(self) -> bool:
         """Whether the files of the synthetic and the real sets have the same spacing within 5 %."""
         first = np.asarray(self.train.file_spacing_mm)
@@ -131,6 +141,8 @@ def make_noise(test: CaseSet, *, schema: LabelSchema | None, seed: int = 0) -> C
         (image.mean() + image.std() * generator.standard_normal(image.shape)).astype(np.float32)
         for image in test.images
     )
+    # A stream of their own, so that the labels are the same with images and without.
+    generator = np.random.default_rng([seed, 1])
     labels = None
     if schema is not None and test.labels is not None:
         values = np.array([0, *schema.values])

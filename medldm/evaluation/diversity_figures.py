@@ -15,8 +15,9 @@ from medldm.evaluation.diversity import (
     pairwise_ms_ssim,
 )
 from medldm.evaluation.feature_checks import Floats, TooFewCasesError
-from medldm.evaluation.fidelity_figures import COLUMN_SETS, SetFeatures
+from medldm.evaluation.fidelity_figures import COLUMN_SETS
 from medldm.evaluation.figures import Column, Description, Figure, compute_figure
+from medldm.evaluation.set_features import SetFeatures
 
 
 def diversity_figures(

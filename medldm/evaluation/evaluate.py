@@ -17,6 +17,7 @@ from medldm.evaluation.evaluation_page import make_page
 from medldm.evaluation.evidence import Evidence, gather_evidence
 from medldm.evaluation.figures import SECTIONS, Figure
 from medldm.evaluation.privacy_figures import joint_power
+from medldm.evaluation.resources import EvaluationResources
 from medldm.ranks import n_ranks
 from medldm.version import __version__
 
@@ -32,7 +33,7 @@ HEADLINES = {
     "anatomy": ("anatomy.volume_ml_", "anatomy.seen_volume_ml_", "anatomy.n_components_"),
     "agreement": ("agreement.mean",),
     "usefulness": ("usefulness.ratio_synthetic",),
-    "privacy": ("privacy.copies_", "privacy.data_copying"),
+    "privacy": ("privacy.copies_", "privacy.data_copying", "privacy.membership_auc_"),
 }
 """Keys, or their beginnings, of the figures that make a section's light."""
 
@@ -43,6 +44,8 @@ def evaluate(
     synthetic: str | Path | Cohort,
     output_dir: str | Path,
     config: EvaluationConfig | None = None,
+    *,
+    resources: EvaluationResources | None = None,
 ) -> dict[str, Any]:
     """Evaluate a synthetic cohort and write report.json and report.html.
 
@@ -52,19 +55,22 @@ def evaluate(
         synthetic: cohort that the model made.
         output_dir: receives report.json and report.html; each appears whole or not at all.
         config: settings.
+        resources: the model, and whatever else is used beside the cohorts.
 
     Returns:
         The report, as in report.json: "sets", "findings", "summary", "figures", "copies", "copy_search",
-        "left_out", "settings", "seconds". It holds counts and indices, no identifier and no path.
+        "left_out", "model_sha256", "settings", "seconds". It holds counts and indices, no identifier and no
+        path.
 
     Raises:
         CohortError: naming each file that cannot be used.
+        CheckpointError: for a model file that cannot be used.
         ValueError: where the sets cannot be compared at all.
     """
     config = config or EvaluationConfig()
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    evidence = gather_evidence(real_train, real_test, synthetic, config=config)
+    evidence = gather_evidence(real_train, real_test, synthetic, config=config, resources=resources)
     report = make_report(evidence, config)
     page = make_page(report, evidence, config)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
@@ -80,6 +86,7 @@ def evaluate_or_exit(
     output_dir: str | Path,
     *,
     config: EvaluationConfig | None = None,
+    resources: EvaluationResources | None = None,
     fail_on_copies: bool = False,
 ) -> None:
     """Evaluate as the last step of a workflow: an error or a finding ends the process with an exit code.
@@ -90,6 +97,7 @@ def evaluate_or_exit(
         synthetic: cohort that the model made.
         output_dir: receives report.json and report.html.
         config: settings.
+        resources: the model, and whatever else is used beside the cohorts.
         fail_on_copies: end with `EXIT_COPIES` where a search found more, or nearer, copies than chance
             explains.
 
@@ -99,7 +107,7 @@ def evaluate_or_exit(
     if n_ranks() > 1:
         raise SystemExit(f"error: evaluation runs in one process, not in {n_ranks()}: leave out torchrun")
     try:
-        report = evaluate(real_train, real_test, synthetic, output_dir, config)
+        report = evaluate(real_train, real_test, synthetic, output_dir, config, resources=resources)
     except (ValueError, OSError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
     if code := exit_code(report, fail_on_copies=fail_on_copies):
@@ -111,12 +119,15 @@ def exit_code(report: Mapping[str, Any], *, fail_on_copies: bool = False) -> int
 
     Args:
         report: of `evaluate`.
-        fail_on_copies: whether copies are a failure, by `copy_rule.RULE`. A search takes about 1 -
+        fail_on_copies: whether copies are a failure, by `copy_rule.RULE`, and having searched for none, as in
+            an evaluation of label maps alone, is a gap. A search takes about 1 -
             `copy_quantile` of innocent volumes for copies, so that one above the threshold is no failure yet.
     """
     if fail_on_copies and has_copies(report):
         return EXIT_COPIES
-    return EXIT_NOT_COMPUTED if any(each["not_computed"] for each in report["figures"]) else 0
+    is_unsearched = fail_on_copies and not report["copies"]
+    has_gaps = any(each["not_computed"] for each in report["figures"])
+    return EXIT_NOT_COMPUTED if is_unsearched or has_gaps else 0
 
 
 def summary_text(report: Mapping[str, Any]) -> str:
@@ -171,6 +182,7 @@ def make_report(evidence: Evidence, config: EvaluationConfig) -> dict[str, Any]:
             "fails": any(each.search is not None and each.search.fails for each in evidence.detectors),
         },
         "left_out": list(evidence.left_out),
+        "model_sha256": evidence.model_sha256,
         "settings": config.to_dict(),
         "seconds": {name: round(seconds, 1) for name, seconds in evidence.seconds.items()},
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from medldm.configs import Config
 from medldm.evaluation.case_reading import GridConfig
 from medldm.evaluation.contrastive import ContrastiveConfig
+from medldm.evaluation.membership import MembershipConfig
 from medldm.evaluation.neighbours import NeighbourConfig
 from medldm.evaluation.usefulness import UsefulnessConfig
 
@@ -29,6 +30,7 @@ class EvaluationConfig(Config):
         grid: common grid and scale.
         contrastive: encoder and its training.
         neighbours: what counts as the same volume.
+        membership: how the model is asked whether it knows a case, where it is given.
         usefulness: segmenter trainings and their time budget.
     """
 
@@ -43,6 +45,7 @@ class EvaluationConfig(Config):
     grid: GridConfig = field(default_factory=GridConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
     neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
+    membership: MembershipConfig = field(default_factory=MembershipConfig)
     usefulness: UsefulnessConfig = field(default_factory=UsefulnessConfig)
 
     def __post_init__(self) -> None:
@@ -51,6 +54,7 @@ class EvaluationConfig(Config):
             ("grid", GridConfig),
             ("contrastive", ContrastiveConfig),
             ("neighbours", NeighbourConfig),
+            ("membership", MembershipConfig),
             ("usefulness", UsefulnessConfig),
         ):
             if isinstance(getattr(self, name), Mapping):
@@ -58,8 +62,7 @@ class EvaluationConfig(Config):
         if self.n_resamples < 20 or self.n_pairs < 1 or self.n_planted < 1 or self.n_shown < 1:
             raise ValueError(
                 f"n_resamples {self.n_resamples}, n_pairs {self.n_pairs}, n_planted {self.n_planted}, "
-                f"n_shown "
-                f"{self.n_shown}: at least 20, 1, 1 and 1 are needed"
+                f"n_shown {self.n_shown}: at least 20, 1, 1 and 1 are needed"
             )
         if not 0 < self.copy_quantile < 1:
             raise ValueError(f"copy_quantile is {self.copy_quantile}; a number between 0 and 1 is needed")

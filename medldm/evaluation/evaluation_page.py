@@ -38,7 +38,7 @@ def _viewer_cases(evidence: Evidence, *, n_real: int, n_synthetic: int) -> list[
         return [
             ViewerCase(
                 name=f"{kind} {place + 1}",
-                image=part.images[place],
+                image=part.picture(place),
                 labels=None if part.labels is None else part.labels[place],
                 spacing_mm=sets.spacing_mm,
             )
@@ -97,7 +97,7 @@ def _draw_cases(evidence: Evidence, config: EvaluationConfig) -> str:
         shown = range(min(config.n_shown, len(part)))
         return [
             (
-                part.images[place],
+                part.picture(place),
                 np.zeros(part.images[place].shape, dtype=np.int64)
                 if part.labels is None
                 else part.labels[place],

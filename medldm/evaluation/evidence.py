@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from tqdm import tqdm
 
 from medldm.data.cohort import Cohort
 from medldm.evaluation.agreement import LabelAgreement, measure_label_agreement
@@ -19,12 +15,16 @@ from medldm.evaluation.anatomy_figures import (
     mark_too_weak,
     usefulness_figures,
 )
-from medldm.evaluation.case_reading import load_case_sets
+from medldm.evaluation.case_reading import Cohorts, load_case_sets, open_cohort
 from medldm.evaluation.case_sets import CaseSet, CaseSets
 from medldm.evaluation.diversity_figures import diversity_figures
 from medldm.evaluation.evaluation_config import EvaluationConfig
-from medldm.evaluation.fidelity_figures import SetFeatures, extract_features, fidelity_figures
-from medldm.evaluation.figures import SECTIONS, Description, Figure
+from medldm.evaluation.feature_cache import FeatureCache
+from medldm.evaluation.fidelity_figures import fidelity_figures
+from medldm.evaluation.figures import SECTIONS, Figure
+from medldm.evaluation.model_cases import JudgedModel, open_model
+from medldm.evaluation.model_evidence import ask_for_members, latent_figures, published_figures
+from medldm.evaluation.network_features import FeatureNetwork, load_feature_network
 from medldm.evaluation.privacy_figures import (
     DetectorResult,
     contrastive_detector,
@@ -32,13 +32,16 @@ from medldm.evaluation.privacy_figures import (
     privacy_figures,
     search_with,
 )
+from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.segmenter import Pair, Segmenter, train_segmenter
+from medldm.evaluation.set_features import SetFeatures, extract_features
+from medldm.evaluation.stages import Refusals, Stages
 from medldm.evaluation.usefulness import Usefulness, fit_steps, measure_usefulness
-
-logger = logging.getLogger(__name__)
 
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose figures stand on trained segmenters."""
+
+N_STAGES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,7 @@ class Evidence:
         detectors: searches for copies.
         left_out: what was not asked for, in sentences.
         seconds: by stage.
+        model_sha256: of the weights of the model that was asked; None where none was given.
     """
 
     sets: CaseSets
@@ -66,6 +70,7 @@ class Evidence:
     detectors: tuple[DetectorResult, ...]
     left_out: tuple[str, ...]
     seconds: dict[str, float]
+    model_sha256: str | None = None
 
 
 def gather_evidence(
@@ -74,18 +79,32 @@ def gather_evidence(
     synthetic: str | Path | Cohort,
     *,
     config: EvaluationConfig,
+    resources: EvaluationResources | None = None,
 ) -> Evidence:
     """Read the cohorts and compute every figure; what cannot be computed says why."""
-    with _Stages() as stages:
-        sets = load_case_sets(
-            real_train, real_test, synthetic, config=config.grid, seed=config.seed, progress=stages.tell
-        )
+    resources = resources or EvaluationResources()
+    with Stages(N_STAGES) as stages:
+        cohorts = Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic)))
+        judged = open_model(resources, of_label_maps=bool(cohorts.without_images))
+        network = None
+        if resources.feature_weights is not None:
+            network = load_feature_network(resources.feature_weights)
+        sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         collected = _Collector(sets, config, stages)
-        collected.fidelity()
-        collected.segmenters()
+        if sets.has_images:
+            cache = FeatureCache(resources.cache_dir)
+            collected.fidelity(cache)
+            collected.published(network, cache)
+            collected.latents(judged, cohorts)
+            collected.segmenters()
+        else:
+            whose = " and the ".join(cohorts.without_images)
+            collected.left_out.append(f"Only anatomy was evaluated: the {whose} set has no images.")
         collected.anatomy()
-        collected.privacy()
+        if sets.has_images:
+            collected.privacy()
+        collected.membership(judged, cohorts)
     order = list(SECTIONS)
     figures = sorted(collected.figures, key=lambda each: order.index(each.description.section))
     return Evidence(
@@ -98,13 +117,14 @@ def gather_evidence(
         detectors=tuple(collected.detectors),
         left_out=tuple(collected.left_out),
         seconds=stages.seconds,
+        model_sha256=None if judged is None else judged.weights_sha256,
     )
 
 
 class _Collector:
     """Compute the figures section by section; a refusal leaves a figure that says why."""
 
-    def __init__(self, sets: CaseSets, config: EvaluationConfig, stages: _Stages) -> None:
+    def __init__(self, sets: CaseSets, config: EvaluationConfig, stages: Stages) -> None:
         self.sets = sets
         self.config = config
         self.stages = stages
@@ -116,12 +136,16 @@ class _Collector:
         self.usefulness: Usefulness | None = None
         self.detectors: list[DetectorResult] = []
 
-    def fidelity(self) -> None:
+    def fidelity(self, cache: FeatureCache) -> None:
         config = self.config
         contrastive = replace(config.contrastive, seed=config.seed)
         with self._section("fidelity"):
             self.features = extract_features(
-                self.sets, contrastive=contrastive, n_workers=config.grid.n_workers, progress=self.stages.tell
+                self.sets,
+                contrastive=contrastive,
+                n_workers=config.grid.n_workers,
+                cache=cache,
+                progress=self.stages.tell,
             )
             self.stages.done("features")
             self.stages.tell("fidelity")
@@ -140,6 +164,25 @@ class _Collector:
                 seed=config.seed,
             )
         self.stages.done("fidelity and diversity")
+
+    def published(self, network: FeatureNetwork | None, cache: FeatureCache) -> None:
+        if network is None:
+            return
+        title = f"Distances in features of {network.file_name}"
+        with Refusals("fidelity", self.figures, part="network", title=title):
+            self.figures += published_figures(
+                network, self.sets, config=self.config, cache=cache, tell=self.stages.tell
+            )
+        self.stages.done("network features")
+
+    def latents(self, judged: JudgedModel | None, cohorts: Cohorts) -> None:
+        if judged is None:
+            return
+        with Refusals("fidelity", self.figures, part="latents", title="Distances in the model's latents"):
+            self.figures += latent_figures(
+                judged, cohorts, self.sets, config=self.config, tell=self.stages.tell
+            )
+        self.stages.done("latents")
 
     def segmenters(self) -> None:
         config = self.config.usefulness
@@ -228,8 +271,16 @@ class _Collector:
             self.figures += privacy_figures(self.detectors, self.sets, embedded, seed=config.seed)
         self.stages.done("privacy")
 
-    def _section(self, section: str) -> _Refusals:
-        return _Refusals(section, self.figures)
+    def membership(self, judged: JudgedModel | None, cohorts: Cohorts) -> None:
+        if judged is None:
+            self.left_out.append("Membership inference was left out: no model was given.")
+            return
+        with Refusals("privacy", self.figures, part="membership", title="Membership inference"):
+            self.figures += ask_for_members(judged, cohorts, config=self.config, tell=self.stages.tell)
+        self.stages.done("membership inference")
+
+    def _section(self, section: str) -> Refusals:
+        return Refusals(section, self.figures)
 
     def _pairs(self, name: str) -> list[Pair]:
         part: CaseSet = getattr(self.sets, name)
@@ -238,45 +289,3 @@ class _Collector:
             (image, schema.index_map(labels).numpy())
             for image, labels in zip(part.images, part.known_labels(), strict=True)
         ]
-
-
-class _Refusals:
-    """Turn a ValueError inside a section into a figure that says why nothing was computed."""
-
-    def __init__(self, section: str, figures: list[Figure]) -> None:
-        self.section = section
-        self.figures = figures
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, ValueError):
-            return False
-        title = SECTIONS[self.section]
-        description = Description(key=f"{self.section}.all", title=title, meaning="", better="near")
-        self.figures.append(Figure(description=description, not_computed=str(error)))
-        logger.warning("%s was not computed: %s", title, error)
-        return True
-
-
-class _Stages:
-    """A progress bar, and the time each stage took."""
-
-    def __enter__(self) -> _Stages:
-        self.seconds: dict[str, float] = {}
-        self._last = time.monotonic()
-        self._bar = tqdm(total=7, unit="stage", desc="evaluation", leave=False, disable=None)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def tell(self, text: str) -> None:
-        self._bar.set_postfix_str(text)
-
-    def done(self, name: str) -> None:
-        now = time.monotonic()
-        self.seconds[name] = now - self._last
-        self._last = now
-        self._bar.update()

@@ -8,19 +8,16 @@ Measures that depend on the number of cases are given the same number of each se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from medldm.evaluation.bootstrap import Estimate, bootstrap_interval, bootstrap_mean
 from medldm.evaluation.case_sets import CaseSet, CaseSets
-from medldm.evaluation.contrastive import ContrastiveConfig, ContrastiveEncoder, train_contrastive_encoder
 from medldm.evaluation.feature_checks import Floats, TooFewCasesError
-from medldm.evaluation.feature_space import fit_feature_space
+from medldm.evaluation.feature_kinds import CONTRASTIVE, RADIOMICS, FeatureKind
 from medldm.evaluation.figures import Column, Description, Figure, at_least_zero, compute_figure
-from medldm.evaluation.frechet import CASES_FOR_EACH_FEATURE, extrapolated_frechet_distance, frechet_distance
+from medldm.evaluation.frechet import extrapolated_frechet_distance, frechet_distance
 from medldm.evaluation.histograms import HistogramPair, stack_quantiles
 from medldm.evaluation.kernel_distance import (
     median_distance,
@@ -30,12 +27,17 @@ from medldm.evaluation.kernel_distance import (
     squared_mmd,
 )
 from medldm.evaluation.manifold import measure_manifolds
-from medldm.evaluation.radiomics import radiomics_features
-from medldm.evaluation.spectrum import power_of_cases, spectral_distance
+from medldm.evaluation.set_features import SetFeatures, standardise_sets
+from medldm.evaluation.spectrum import spectral_distance
 
 COLUMN_SETS: dict[Column, str] = {"synthetic": "synthetic", "real": "train", "noise": "noise"}
-MAX_COMPONENTS = 16
 
+FRECHET = Description(
+    key="fidelity.frechet",
+    title="Frechet distance (radiomics)",
+    meaning="How far the normal distributions of texture and intensity features lie apart.",
+    better="lower",
+)
 MANIFOLD_MEANINGS = {
     "precision": "Share of the set's cases that lie among real test cases.",
     "recall": "Share of real test cases that lie among the set's cases: which kinds of patient it can show.",
@@ -43,86 +45,50 @@ MANIFOLD_MEANINGS = {
     "coverage": "Share of real test cases with a case of the set near by; low where kinds of patient are "
     "missing.",
 }
-KID_MEANINGS = {
-    "radiomics": "Whether texture and intensity features are distributed as in real volumes; 0 on average "
-    "for equal distributions, whatever the number of cases.",
-    "contrastive": "The same in features that a small network learned from the real training set, which see "
-    "anatomy more than texture.",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetFeatures:
-    """Features of the sets "train", "test", "synthetic" and "noise".
-
-    Args:
-        radiomics: (N, D) standardised on the real training set.
-        reduced: (N, K) principal components of them, as many as the sets' sizes allow.
-        contrastive: (N, E) of the encoder; None where it could not be trained.
-        encoder: trained on the real training set.
-        power: (N, shells) of the spectra.
-        frequency: (shells,) in cycles per mm.
-    """
-
-    radiomics: dict[str, Floats]
-    reduced: dict[str, Floats]
-    contrastive: dict[str, Floats] | None
-    encoder: ContrastiveEncoder | None
-    power: dict[str, Floats]
-    frequency: Floats
-
-
-def extract_features(
-    sets: CaseSets,
-    *,
-    contrastive: ContrastiveConfig,
-    n_workers: int = 2,
-    progress: Callable[[str], None] | None = None,
-) -> SetFeatures:
-    """Extract the features of all sets; scales and the encoder are fitted to the real training set alone."""
-    tell = progress or (lambda _: None)
-    parts = {name: getattr(sets, name) for name in ("train", "test", "synthetic", "noise")}
-    tell("radiomics features")
-    limits = sets.train.file_range if sets.is_ct else (0.0, 1.0)
-    raw = {name: _radiomics(part, limits=limits, n_workers=n_workers) for name, part in parts.items()}
-    space = fit_feature_space(raw["train"])
-    n_components = min(min(len(part) for part in parts.values()) // CASES_FOR_EACH_FEATURE, MAX_COMPONENTS)
-    tell("training the contrastive encoder")
-    embedded, encoder = None, None
-    if len(sets.train) >= 4:
-        # Boxed, as the search for copies sees them: resizing other shapes to one would change scales.
-        encoder = train_contrastive_encoder(sets.train.boxed_images(sets.shape), contrastive)
-        embedded = {name: encoder.embed(part.boxed_images(sets.shape)) for name, part in parts.items()}
-    tell("power spectra")
-    power = {name: power_of_cases(part.images, [sets.spacing_mm] * len(part)) for name, part in parts.items()}
-    n_shells = power["train"].shape[1]
-    highest = 0.5 / max(sets.spacing_mm)
-    return SetFeatures(
-        radiomics={name: space.standardise(each) for name, each in raw.items()},
-        reduced={name: space.reduce(each, max(n_components, 1)) for name, each in raw.items()},
-        contrastive=embedded,
-        encoder=encoder,
-        power=power,
-        frequency=(np.arange(n_shells) + 0.5) * highest / n_shells,
-    )
 
 
 def fidelity_figures(sets: CaseSets, features: SetFeatures, *, n_resamples: int, seed: int) -> list[Figure]:
     """Compute the fidelity figures."""
     make = _Comparison(sets, n_resamples=n_resamples, seed=seed)
     figures = [
-        make.frechet(features.reduced),
+        make.frechet(features.reduced, FRECHET),
         make.mmd(features.radiomics),
-        make.kid("radiomics", features.radiomics),
+        make.kid(features.radiomics, RADIOMICS),
     ]
     if features.contrastive is not None:
         # Features of length sqrt(D) give kernel values of cosines, not of cosines / D.
         scaled = {name: each * np.sqrt(each.shape[1]) for name, each in features.contrastive.items()}
-        figures.append(make.kid("contrastive", scaled))
+        figures.append(make.kid(scaled, CONTRASTIVE))
     figures += make.manifolds(features.reduced)
     figures.append(make.spectrum(features.power))
     figures += make.histograms()
     return figures
+
+
+def feature_figures(
+    sets: CaseSets, features: dict[str, Floats], kind: FeatureKind, *, n_resamples: int, seed: int
+) -> list[Figure]:
+    """Compute the Frechet distance and KID in further features.
+
+    Args:
+        sets: whose cases they are of.
+        features: (N, D) raw, by "train", "test", "synthetic" and "noise", in the order of the cases.
+        kind: how the report names them.
+        n_resamples: of the intervals.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: for features that do not fit, or none that varies over the real training set.
+    """
+    make = _Comparison(sets, n_resamples=n_resamples, seed=seed)
+    standardised, reduced = standardise_sets(features)
+    description = Description(
+        key=f"fidelity.frechet_{kind.key}",
+        title=f"Frechet distance ({kind.name})",
+        meaning=kind.meaning,
+        better="lower",
+    )
+    return [make.frechet(reduced, description, kind.note), make.kid(standardised, kind)]
 
 
 class _Comparison:
@@ -156,7 +122,7 @@ class _Comparison:
         order = np.random.default_rng(self.seed).permutation(len(features[name]))
         return np.sort(order[: self.n_matched])
 
-    def frechet(self, features: dict[str, Floats]) -> Figure:
+    def frechet(self, features: dict[str, Floats], description: Description, note: str = "") -> Figure:
         n_features = features["test"].shape[1]
 
         def measure(column: Column) -> Estimate:
@@ -177,27 +143,21 @@ class _Comparison:
             )
             return at_least_zero(estimate)
 
-        note = f"{n_features} principal components, {self.n_matched} cases of each set."
+        note = f"{n_features} principal components, {self.n_matched} cases of each set. {note}".strip()
         try:
             infinite = extrapolated_frechet_distance(features["test"], features["synthetic"], seed=self.seed)
             note += f" Extrapolated to infinitely many cases: {infinite:.3g}."
         except TooFewCasesError:
             pass
-        description = Description(
-            key="fidelity.frechet",
-            title="Frechet distance (radiomics)",
-            meaning="How far the normal distributions of texture and intensity features lie apart.",
-            better="lower",
-        )
         return compute_figure(description, measure, note=note)
 
-    def kid(self, kind: str, features: dict[str, Floats]) -> Figure:
+    def kid(self, features: dict[str, Floats], kind: FeatureKind) -> Figure:
         within = {name: polynomial_kernel(each, each) for name, each in features.items()}
         between = {name: polynomial_kernel(features["test"], each) for name, each in features.items()}
         description = Description(
-            key=f"fidelity.kid_{kind}",
-            title=f"Kernel distance, KID ({kind})",
-            meaning=KID_MEANINGS[kind],
+            key=f"fidelity.kid_{kind.key}",
+            title=f"Kernel distance, KID ({kind.name})",
+            meaning=kind.meaning,
             better="lower",
         )
 
@@ -208,7 +168,7 @@ class _Comparison:
                 lambda u, v: squared_mmd(within["test"], within[name], between[name], weights=(u, v)),
             )
 
-        return compute_figure(description, measure)
+        return compute_figure(description, measure, note=kind.note)
 
     def mmd(self, features: dict[str, Floats]) -> Figure:
         width = median_distance(features["train"])
@@ -328,11 +288,3 @@ def _or_nan(statistic: Callable[..., float], *weights: Floats) -> float:
         return statistic(*weights)
     except TooFewCasesError:
         return float("nan")
-
-
-def _radiomics(part: CaseSet, *, limits: tuple[float, float], n_workers: int) -> Floats:
-    with ThreadPoolExecutor(n_workers) as pool:
-        rows = list(
-            pool.map(lambda image: list(radiomics_features(image, limits=limits).values()), part.images)
-        )
-    return np.array(rows)

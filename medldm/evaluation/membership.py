@@ -17,14 +17,40 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import betabinom
 from torch import Tensor
 
+from medldm.configs import Config
 from medldm.diffusion import NoisePath, training_target
 from medldm.evaluation.bootstrap import Estimate, bootstrap_interval
-from medldm.evaluation.feature_checks import Floats, TooFewCasesError
+from medldm.evaluation.feature_checks import Floats, TooFewCasesError, check_weights
 
 Case = TypeVar("Case")
 FALSE_POSITIVE_RATE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class MembershipConfig(Config):
+    """How the model is asked.
+
+    Args:
+        n_cases: members, and non-members, at most.
+        half_log_snrs: levels log(alpha / sigma) at which the loss is taken: about as much noise as signal,
+            where what a model remembers of a case helps it most.
+        n_noises: draws at each level.
+    """
+
+    n_cases: int = 200
+    half_log_snrs: tuple[float, ...] = (1.0, 0.0, -1.0)
+    n_noises: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_cases < 5 or not self.half_log_snrs or self.n_noises < 1:
+            raise ValueError(
+                f"n_cases {self.n_cases}, {len(self.half_log_snrs)} half_log_snrs, n_noises {self.n_noises}: "
+                "at least 5, 1 and 1 are needed"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +60,19 @@ class MembershipResult:
     Args:
         auc: probability that a member scores higher than a non-member, with its interval by subject; 0.5 is
             chance.
-        true_positive_rate: share of members found where 1 % of non-members are taken for members.
+        true_positive_rate: share of members found where 1 % of non-members are taken for members, with its
+            interval by subject.
+        auc_beyond_chance: whether the AUC's one-sided interval at 1 - `alarm_rate` lies above 0.5.
+        p_value: probability of as many members found by chance, were all cases of subjects of their own.
         is_resolved: whether there are at least 100 non-members; with fewer, 1 % means none at all.
         n_members: cases.
         n_non_members: cases.
     """
 
     auc: Estimate
-    true_positive_rate: float
+    true_positive_rate: Estimate
+    auc_beyond_chance: bool
+    p_value: float
     is_resolved: bool
     n_members: int
     n_non_members: int
@@ -53,6 +84,7 @@ def infer_membership(
     *,
     subjects: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,
     n_resamples: int = 1000,
+    alarm_rate: float = 0.005,
     seed: int = 0,
 ) -> MembershipResult:
     """Measure how well scores tell members from non-members.
@@ -61,7 +93,8 @@ def infer_membership(
         member_scores: (N,) of cases that were trained on; higher means more likely a member.
         non_member_scores: (M,) of cases that were not.
         subjects: of each case in both sets; without it each case is its own.
-        n_resamples: of the interval.
+        n_resamples: of the intervals.
+        alarm_rate: probability that an AUC is called beyond chance where scores say nothing.
         seed: of the resamples.
 
     Raises:
@@ -74,12 +107,27 @@ def infer_membership(
     inside, outside = _check_scores(member_scores, "member"), _check_scores(non_member_scores, "non-member")
     wins = (inside[:, None] > outside[None, :]) + 0.5 * (inside[:, None] == outside[None, :])
     names = subjects or (range(len(inside)), range(len(outside)))
-    auc = bootstrap_interval(
-        lambda u, v: float(u @ wins @ v / (u.sum() * v.sum())), names, n_resamples=n_resamples, seed=seed
+
+    def auc(level: float) -> Estimate:
+        return bootstrap_interval(
+            lambda u, v: float(u @ wins @ v / (u.sum() * v.sum())),
+            names,
+            n_resamples=n_resamples,
+            level=level,
+            seed=seed,
+        )
+
+    rate = bootstrap_interval(
+        lambda u, v: true_positive_rate(inside, outside, weights=(u, v)),
+        names,
+        n_resamples=n_resamples,
+        seed=seed,
     )
     return MembershipResult(
-        auc=auc,
-        true_positive_rate=true_positive_rate(inside, outside),
+        auc=auc(0.95),
+        true_positive_rate=rate,
+        auc_beyond_chance=auc(1 - 2 * alarm_rate).lower > 0.5,
+        p_value=_excess_p_value(rate.value, len(inside), len(outside)),
         is_resolved=len(outside) >= round(1 / FALSE_POSITIVE_RATE),
         n_members=len(inside),
         n_non_members=len(outside),
@@ -87,14 +135,40 @@ def infer_membership(
 
 
 def true_positive_rate(
-    member_scores: npt.ArrayLike, non_member_scores: npt.ArrayLike, *, at: float = FALSE_POSITIVE_RATE
+    member_scores: npt.ArrayLike,
+    non_member_scores: npt.ArrayLike,
+    *,
+    at: float = FALSE_POSITIVE_RATE,
+    weights: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None),
 ) -> float:
-    """Return the share of members above the lowest threshold that at most a share `at` of others exceeds."""
+    """Return the share of members above the lowest threshold that at most a share `at` of others exceeds.
+
+    Args:
+        member_scores: (N,).
+        non_member_scores: (M,); the threshold is one of them.
+        at: share of non-members.
+        weights: how often each case counts, for the bootstrap.
+    """
     inside = np.asarray(member_scores, dtype=np.float64)
-    outside = np.sort(np.asarray(non_member_scores, dtype=np.float64))
-    n_allowed = int(np.floor(at * len(outside) + 1e-9))
-    threshold = outside[len(outside) - 1 - n_allowed]
-    return float((inside > threshold).mean())
+    outside = np.asarray(non_member_scores, dtype=np.float64)
+    u, v = check_weights(weights[0], len(inside)), check_weights(weights[1], len(outside))
+    order = np.argsort(outside, kind="stable")
+    order = order[v[order] > 0]
+    scores, cumulated = outside[order], np.cumsum(v[order])
+    n_above = cumulated[-1] - cumulated[np.searchsorted(scores, scores, side="right") - 1]
+    threshold = scores[n_above <= at * cumulated[-1] + 1e-9][0]
+    return float(u @ (inside > threshold) / u.sum())
+
+
+def _excess_p_value(rate: float, n_members: int, n_non_members: int) -> float:
+    """Return the probability of a share of members above the threshold by chance.
+
+    The share of innocent scores above the k-th largest of M others is Beta(k, M + 1 - k), so that the number
+    among N members is beta-binomial, as in `copy_rule`.
+    """
+    place = int(np.floor(FALSE_POSITIVE_RATE * n_non_members + 1e-9)) + 1
+    n_found = round(rate * n_members)
+    return float(betabinom.sf(n_found - 1, n_members, place, n_non_members + 1 - place))
 
 
 def score_cases(

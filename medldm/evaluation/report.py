@@ -127,11 +127,14 @@ def _card(section: str, report: Mapping[str, Any]) -> str:
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in summary["sentences"])
     return (
         f'<div class="card"><b><span class="light {summary["light"]}"></span>{SECTIONS[section]}</b>: '
-        f"{WORDS[summary['light']] if section != 'privacy' else _privacy_word(summary['light'])}{lines}</div>"
+        f"{WORDS[summary['light']] if section != 'privacy' else _privacy_word(report)}{lines}</div>"
     )
 
 
-def _privacy_word(light: str) -> str:
+def _privacy_word(report: Mapping[str, Any]) -> str:
+    light = report["summary"]["privacy"]["light"]
+    if light == "red" and not report["copy_search"]["fails"]:
+        return "no copies found by these searches, but more of the training patients than chance explains"
     return {
         "green": "no copies found by these searches",
         "amber": "look closer",
@@ -146,7 +149,9 @@ def _how_to_read() -> str:
 intervals that resample subjects. Green: no worse than the worse end of the real column's interval. Amber:
 worse, but its own interval reaches it. Red: worse than that. A small test set makes wide
 intervals and easy greens: read the numbers. Copies are judged by their own rule: red where there are more, or
-nearer ones, than chance explains, amber where the search has too little power, green otherwise.
+nearer ones, than chance explains, amber where the search has too little power, green otherwise. Membership
+inference is red where it recognises training patients beyond chance (at most 1 of 100 models that remember
+nobody and are judged on patients of one kind), amber where the cases are too few to say, green otherwise.
 Green never means that the data are free of personal information.</small></p>"""
 
 

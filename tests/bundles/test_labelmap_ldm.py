@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,24 @@ def test_a_condition_outside_the_cohort_s_range_ends_the_run_in_one_message(tmp_
     assert "error: volume_ml:core" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_new_maps_are_evaluated_by_their_anatomy(make_cohort, tmp_path) -> None:
+    cohort, made = make_cohort(6, name="my_cohort"), tmp_path / "outputs" / "synthetic"
+    shutil.copytree(cohort / "labels", made / "labels")
+    shutil.copy(cohort / "labels.json", made)
+    command = ["-m", "monai.bundle", "run", "--config_file", config("evaluate")]
+    own = knobs(
+        bundle_root=BUNDLE, dataset_dir=cohort, output_dir=tmp_path / "outputs", n_resamples=20, **SPLIT
+    )
+    result = subprocess.run(
+        [sys.executable, *command, *own], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    report = json.loads((tmp_path / "outputs" / "evaluation" / "report.json").read_text())
+    assert {figure["key"].split(".")[0] for figure in report["figures"]} == {"anatomy"}
+    assert any("6 of 6 synthetic label maps equal a real one" in each for each in report["findings"])
 
 
 def save_model(path: Path) -> Path:

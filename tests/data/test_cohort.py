@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medldm.data import CohortError, read_cohort, split_by_subject
+from medldm.data import CohortError, check_cohort, read_cohort, split_by_subject
 from medldm.transforms import write_nifti
 
 MakeCohort = Callable[..., Path]
@@ -213,3 +214,18 @@ def test_a_condition_image_on_another_grid_or_without_image_is_an_error(make_coh
         read_cohort(root)
     assert "condition_images/case_9.nii.gz" in str(error.value)
     assert "condition_images/case_0.nii.gz" in str(error.value)
+
+
+def test_label_maps_without_images_are_a_cohort_only_where_that_is_allowed(make_cohort: MakeCohort) -> None:
+    root = make_cohort(3)
+    shutil.rmtree(root / "images")
+    with pytest.raises(CohortError, match="images/"):
+        read_cohort(root)
+    cohort = read_cohort(root, validation_fraction=0.0, require_images=False)
+    assert ids(cohort.cases) == ["case_0", "case_1", "case_2"]
+    assert all("image" not in case and Path(case["label"]).is_file() for case in cohort.cases)
+    assert cohort.schema is not None
+    assert not [finding for finding in check_cohort(cohort, full=True) if finding.severity == "error"]
+    (root / "labels" / "case_1.nii.gz").write_bytes(b"no volume")
+    (finding,) = [each for each in check_cohort(cohort, full=True) if each.severity == "error"]
+    assert finding.file == "labels/case_1.nii.gz"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medldm import LatentDiffusionConfig
+from medldm.checkpoints import save_checkpoint
 from medldm.evaluation.contrastive import ContrastiveConfig
 from medldm.evaluation.evaluate import (
     EXIT_COPIES,
@@ -22,7 +26,9 @@ from medldm.evaluation.evaluate import (
     summary_text,
 )
 from medldm.evaluation.neighbours import NeighbourConfig
+from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.usefulness import UsefulnessConfig
+from medldm.model_files import describe_latent_diffusion
 
 TINY = EvaluationConfig(
     n_resamples=20,
@@ -77,7 +83,11 @@ def test_report_is_whole_and_holds_no_identifier(report: tuple[dict[str, Any], P
     assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json"]
     sections = {figure["key"].split(".")[0] for figure in result["figures"]}
     assert sections == {"fidelity", "diversity", "anatomy", "privacy"}
-    assert result["left_out"] == ["Label agreement and usefulness were left out: their time budget is 0."]
+    assert result["left_out"] == [
+        "Label agreement and usefulness were left out: their time budget is 0.",
+        "Membership inference was left out: no model was given.",
+    ]
+    assert result["model_sha256"] is None
     assert "Privacy" in summary_text(result)
 
 
@@ -102,6 +112,52 @@ def test_missing_labels_are_named_and_leave_the_rest(tmp_path: Path, monkeypatch
     assert "at least 20" in reasons["privacy.copies_correlation"]
     assert exit_code(result) == EXIT_NOT_COMPUTED
     assert any(figure["synthetic"] for figure in result["figures"] if figure["key"] == "fidelity.mmd")
+
+
+@pytest.mark.slow
+def test_a_given_model_is_asked_and_not_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_model: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("MEDLDM_CACHE_DIR", str(tmp_path / "cache"))
+    folders = [make_cohort(tmp_path / str(seed), 6, seed=seed) for seed in (1, 2, 3)]
+    weights, card = describe_latent_diffusion(make_model(()), LatentDiffusionConfig())()
+    digest = save_checkpoint(tmp_path / "secret_name.safetensors", weights, card)
+    resources = EvaluationResources(model=str(tmp_path / "secret_name.safetensors"), device="cpu")
+    result = evaluate(*folders, tmp_path / "out", TINY, resources=resources)
+    figures = {figure["key"]: figure for figure in result["figures"]}
+    for measure in ("auc", "tpr"):
+        for attack in ("mirror", "loss"):
+            figure = figures[f"privacy.membership_{measure}_{attack}"]
+            assert figure["synthetic"]["n_subjects"] == [6, 6]
+            assert figure["meaning"] and figure["light"] != "grey"
+    for key in ("fidelity.frechet_latents", "fidelity.kid_latents"):
+        assert "internal" in figures[key]["title"] and figures[key]["synthetic"] and figures[key]["noise"]
+    assert any("Membership" in sentence for sentence in result["summary"]["privacy"]["sentences"])
+    assert result["model_sha256"] == digest
+    for name in ("report.json", "report.html"):
+        content = (tmp_path / "out" / name).read_text()
+        assert "secret_name" not in content and "Membership inference, AUC" in content
+
+
+@pytest.mark.slow
+def test_label_maps_alone_are_judged_by_their_anatomy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDLDM_CACHE_DIR", str(tmp_path / "cache"))
+    train, test, made = (make_cohort(tmp_path / str(seed), 6, seed=seed) for seed in (1, 2, 3))
+    whole = evaluate(train, test, made, tmp_path / "whole", TINY)
+    shutil.rmtree(made / "images")
+    result = evaluate(train, test, made, tmp_path / "maps", TINY)
+    anatomy = [figure for figure in whole["figures"] if figure["key"].startswith("anatomy")]
+    assert result["figures"] == anatomy and len(anatomy) == 4
+    assert result["left_out"][0] == "Only anatomy was evaluated: the synthetic set has no images."
+    assert exit_code(result) == 0
+    assert exit_code(result, fail_on_copies=True) == EXIT_NOT_COMPUTED
+    shutil.copytree(train / "labels", made / "labels", dirs_exist_ok=True)
+    copied = evaluate(train, test, made, tmp_path / "copied", TINY)
+    assert any("6 of 12 synthetic label maps equal a real one" in each for each in copied["findings"])
+    page = (tmp_path / "maps" / "report.html").read_text()
+    assert "DoeJane" not in page and "Volume" in page
 
 
 @pytest.mark.parametrize(

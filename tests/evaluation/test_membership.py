@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -19,8 +21,10 @@ def test_auc_and_rate_of_two_normals_are_the_closed_form() -> None:
     generator = np.random.default_rng(0)
     result = infer_membership(generator.normal(1.0, 1.0, 3000), generator.normal(size=3000), n_resamples=50)
     assert result.auc.value == pytest.approx(norm.cdf(1 / np.sqrt(2)), abs=0.015)
-    assert result.true_positive_rate == pytest.approx(norm.sf(norm.isf(0.01) - 1), abs=0.03)
+    assert result.true_positive_rate.value == pytest.approx(norm.sf(norm.isf(0.01) - 1), abs=0.03)
     assert result.is_resolved
+    assert result.auc_beyond_chance and result.p_value < 1e-6
+    assert result.true_positive_rate.lower < norm.sf(norm.isf(0.01) - 1) < result.true_positive_rate.upper
 
 
 def test_scores_that_say_nothing_hold_one_half_in_the_interval() -> None:
@@ -28,6 +32,7 @@ def test_scores_that_say_nothing_hold_one_half_in_the_interval() -> None:
     result = infer_membership(*scores)
     assert result.auc.lower < 0.5 < result.auc.upper
     assert not result.is_resolved
+    assert not result.auc_beyond_chance and result.p_value > 0.01
     assert infer_membership(np.ones(10), np.ones(10)).auc.value == 0.5
 
 
@@ -36,6 +41,23 @@ def test_rate_allows_exactly_its_share_of_false_positives() -> None:
     assert true_positive_rate([196.5, 197.5, 198.5, 300], outside) == 0.75
     assert true_positive_rate([197.0], outside) == 0.0
     assert true_positive_rate([8.5, 9.5], np.arange(10.0)) == 0.5
+
+
+def test_weights_count_a_case_as_often_as_it_was_drawn() -> None:
+    generator = np.random.default_rng(4)
+    inside, outside = generator.normal(0.5, 1, 40).round(1), generator.normal(size=60).round(1)
+    for _ in range(20):
+        u, v = generator.multinomial(40, np.full(40, 1 / 40)), generator.multinomial(60, np.full(60, 1 / 60))
+        drawn = true_positive_rate(inside.repeat(u), outside.repeat(v), at=0.1)
+        assert true_positive_rate(inside, outside, at=0.1, weights=(u, v)) == pytest.approx(drawn)
+
+
+def test_chance_of_the_rate_is_that_of_an_order_statistic() -> None:
+    """5 members, all above the largest of 7 others: one of the ways to choose 5 of 12 ranks."""
+    scores = np.arange(10.0)
+    result = infer_membership(np.tile(scores[7:], 2)[:5], scores[:7], n_resamples=20)
+    assert result.true_positive_rate.value == 1.0
+    assert result.p_value == pytest.approx(1 / math.comb(12, 5))
 
 
 def test_calibration_takes_away_the_difficulty_of_a_case() -> None:
@@ -109,7 +131,7 @@ def test_memorised_cases_stand_out_and_new_ones_do_not() -> None:
     inside = score_cases(case_loss, members.split(1))
     outside = score_cases(case_loss, others.split(1))
     overfitted = infer_membership(inside, outside)
-    assert overfitted.auc.lower > 0.9 and overfitted.true_positive_rate > 0.8
+    assert overfitted.auc.lower > 0.9 and overfitted.true_positive_rate.lower > 0.5
     honest = infer_membership(outside[::2], outside[1::2])
     assert honest.auc.lower < 0.5 < honest.auc.upper
 
