@@ -108,20 +108,17 @@ def main() -> None:
     device = choose_device(options.device)
     data = load_cases(cohort.training, recipe, cohort.schema)
     seconds = 60 * options.minutes
-    with autocast(device, options.precision):
-        first = train_autoencoder(data[0], recipe, seconds * recipe.autoencoder_share, device)
-        second = train_denoiser(*data, first, recipe, seconds * (1 - recipe.autoencoder_share), device)
-        write_cohort(
-            [case["label"] for case in getattr(cohort, options.label_maps)],
-            options.output_dir,
-            make=lambda latent_size, maps, seed: sample(
-                first, *second, latent_size, maps, options, seed=seed
-            ),
-            recipe=recipe,
-            schema=cohort.schema,
-            n=options.num_samples,
-            seed=options.seed,
-        )
+    first = train_autoencoder(data[0], recipe, seconds * recipe.autoencoder_share, device)
+    second = train_denoiser(*data, first, recipe, seconds * (1 - recipe.autoencoder_share), device)
+    write_cohort(
+        [case["label"] for case in getattr(cohort, options.label_maps)],
+        options.output_dir,
+        make=lambda latent_size, maps, seed: sample(first, *second, latent_size, maps, options, seed=seed),
+        recipe=recipe,
+        schema=cohort.schema,
+        n=options.num_samples,
+        seed=options.seed,
+    )
 
 
 def load_cases(cases: Sequence[dict[str, Any]], recipe: Recipe, schema: LabelSchema) -> tuple[Tensor, Tensor]:
