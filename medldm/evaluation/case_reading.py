@@ -33,6 +33,7 @@ from medldm.transforms.orientation import to_ras_affine
 from medldm.transforms.raw_volume import spacing_of
 
 IntensityKind = Literal["auto", "ct", "mr"]
+Read = Callable[[Case, Sequence[float]], tuple[Image | None, Labels | None, npt.NDArray[np.float64]]]
 CT_BELOW = -200.0
 """A real training set whose images typically reach below this many units is taken for CT."""
 
@@ -194,12 +195,14 @@ def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, f
 
 
 def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, with_images: bool, n_workers: int) -> CaseSet:
-    read_one = read_case if with_images else _read_label_map
+    read_one: Read = read_case if with_images else _read_label_map
     with ThreadPoolExecutor(n_workers) as pool:
         read = list(pool.map(lambda case: read_one(case, spacing_mm), cohort.cases))
     images = [each[0] for each in read if each[0] is not None]
     labels = [each[1] for each in read if each[1] is not None]
-    ranges = np.median([np.percentile(image, (0.5, 99.5)) for image in images] or [(0, 0)], axis=0)
+    ranges = np.zeros(2)
+    if images:
+        ranges = np.median([np.percentile(image, (0.5, 99.5)) for image in images], axis=0)
     return CaseSet(
         images=tuple(images),
         labels=tuple(labels) if len(labels) == len(read) else None,

@@ -41,7 +41,7 @@ from medldm.evaluation.usefulness import Usefulness, fit_steps, measure_usefulne
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose figures stand on trained segmenters."""
 
-N_STAGES = 10
+N_STAGES = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,8 @@ def gather_evidence(
 ) -> Evidence:
     """Read the cohorts and compute every figure; what cannot be computed says why."""
     resources = resources or EvaluationResources()
-    with Stages(N_STAGES) as stages:
+    n_more = 2 * (resources.model is not None) + (resources.feature_weights is not None)
+    with Stages(N_STAGES + n_more) as stages:
         cohorts = Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic)))
         judged = open_model(resources, of_label_maps=bool(cohorts.without_images))
         network = None

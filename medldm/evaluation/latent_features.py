@@ -48,7 +48,8 @@ def pool_latents(latents: Tensor, *, grid: int = 2) -> Floats:
             "least 1 are needed"
         )
     exact = latents.double()
-    cells = tuple(min(grid, size) for size in latents.shape[2:])
+    depth, height, width = (min(grid, size) for size in latents.shape[2:])
+    cells = (depth, height, width)
     mean = F.adaptive_avg_pool3d(exact, cells)
     variance = F.adaptive_avg_pool3d(exact.square(), cells) - mean.square()
     pooled = torch.cat([mean.flatten(), variance.clamp(min=0).sqrt().flatten()])

@@ -8,10 +8,12 @@ measures one half of them against the other, whom no model can tell apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from medldm.evaluation.bootstrap import Estimate
 from medldm.evaluation.feature_checks import Floats
@@ -99,26 +101,9 @@ def membership_figures(
         seed: of the resamples and of the halves.
         note: about the cases, for every figure.
     """
-    halves = split_by_subject(others, seed=seed)
     figures = []
     for attack in ATTACKS:
-        results: dict[Column, MembershipResult] = {}
-
-        def infer(
-            column: Column, attack: str = attack, results: dict[Column, MembershipResult] = results
-        ) -> MembershipResult:
-            if column not in results:
-                first, second = (members, others) if column == "synthetic" else halves
-                results[column] = infer_membership(
-                    first.by_attack[attack],
-                    second.by_attack[attack],
-                    subjects=(first.subjects, second.subjects),
-                    n_resamples=n_resamples,
-                    alarm_rate=ALARM_RATE / len(ATTACKS),
-                    seed=seed,
-                )
-            return results[column]
-
+        infer = _attack(attack, members, others, n_resamples=n_resamples, seed=seed)
         figures += [_auc_figure(attack, infer, note), _rate_figure(attack, infer, note)]
     return figures
 
@@ -129,16 +114,37 @@ def split_by_subject(scores: MembershipScores, *, seed: int) -> tuple[Membership
     order = np.random.default_rng(seed).permutation(np.unique(subjects))
     is_first = np.isin(subjects, order[: len(order) // 2])
 
-    def take(mask: Sequence[bool]) -> MembershipScores:
+    def take(mask: npt.NDArray[np.bool_]) -> MembershipScores:
         return MembershipScores(
-            by_attack={name: each[np.asarray(mask)] for name, each in scores.by_attack.items()},
-            subjects=tuple(subjects[np.asarray(mask)].tolist()),
+            by_attack={name: each[mask] for name, each in scores.by_attack.items()},
+            subjects=tuple(subjects[mask].tolist()),
         )
 
-    return take(is_first.tolist()), take((~is_first).tolist())
+    return take(is_first), take(~is_first)
 
 
 Infer = Callable[[Column], MembershipResult]
+
+
+def _attack(
+    attack: str, members: MembershipScores, others: MembershipScores, *, n_resamples: int, seed: int
+) -> Infer:
+    """Return a function from a column to its result, computed once."""
+    halves = split_by_subject(others, seed=seed)
+
+    @cache
+    def infer(column: Column) -> MembershipResult:
+        first, second = (members, others) if column == "synthetic" else halves
+        return infer_membership(
+            first.by_attack[attack],
+            second.by_attack[attack],
+            subjects=(first.subjects, second.subjects),
+            n_resamples=n_resamples,
+            alarm_rate=ALARM_RATE / len(ATTACKS),
+            seed=seed,
+        )
+
+    return infer
 
 
 def _auc_figure(attack: str, infer: Infer, note: str) -> Figure:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -144,10 +145,7 @@ def network_features(
         images: Sequence[npt.NDArray[Any]] = getattr(sets, name).boxed_images(sets.shape)
         settings = {"weights": network.sha256}
         found[name] = np.stack(
-            [
-                cache.recall_row("network", image, settings, lambda i=image: network.embed(i))
-                for image in images
-            ]
+            [cache.recall_row("network", image, settings, partial(network.embed, image)) for image in images]
         )
     return found
 

@@ -110,7 +110,7 @@ class ConditionValuesd(Transform):
         return case
 
 
-def raw_condition(case: Mapping[Hashable, Any], name: str) -> Any:
+def raw_condition(case: Mapping[Any, Any], name: str) -> Any:
     """Return what a cohort's list says of a condition that is not spatial; None where it says nothing."""
     if name in ("class", "text"):
         return case.get(name)

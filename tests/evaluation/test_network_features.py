@@ -83,7 +83,7 @@ def test_a_volume_that_the_network_would_halve_away_is_refused(tmp_path: Path) -
         load_feature_network(tmp_path / "weights.safetensors").embed(np.ones((16, 15, 16)))
 
 
-def make_sets(n: int = 10) -> CaseSets:
+def make_sets(n: int = 40) -> CaseSets:
     generator = np.random.default_rng(0)
 
     def make() -> CaseSet:
@@ -117,11 +117,11 @@ def test_figures_carry_the_file_and_put_noise_far(tmp_path: Path) -> None:
     found = network_features(network, sets, cache=FeatureCache(tmp_path / "cache"))
     again = network_features(network, sets, cache=FeatureCache(tmp_path / "cache"))
     assert all(np.array_equal(found[name], again[name]) for name in found)
-    assert len(list((tmp_path / "cache").iterdir())) == 40
+    assert len(list((tmp_path / "cache").iterdir())) == 160
     for figure in feature_figures(sets, found, network.kind, n_resamples=20, seed=0):
         assert "some_weights.safetensors" in figure.description.title
         assert network.sha256 in figure.note and str(tmp_path) not in figure.note
         assert figure.synthetic is not None and figure.noise is not None
-        assert abs(figure.synthetic.value) < 0.2 * figure.noise.value
-    text = published_style(found, n_matched=10)
-    assert "on all 512 features of 10 cases" in text
+        assert abs(figure.synthetic.value) < 0.3 * figure.noise.value
+    text = published_style(found, n_matched=40)
+    assert "on all 512 features of 40 cases" in text
