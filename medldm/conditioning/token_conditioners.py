@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from medldm.conditioning.conditioner import Conditioner, EncodedConditions
 
-N_FREQUENCIES = 6
+N_FREQUENCIES = 3
+"""Up to two periods over the range: near values get near tokens, and none of them names a training case."""
 
 
 class ClassConditioner(Conditioner):
@@ -35,6 +36,9 @@ class ScalarConditioner(Conditioner):
 
         u = 2 (x - low) / (high - low) - 1;    features u, sin(2^k pi u / 2), cos(2^k pi u / 2)
 
+    The token begins with a variance near one, that of a class's and of the null: with a tenth of it a number is
+    not heard beside them.
+
     Args:
         low: lowest value in training.
         high: highest value in training.
@@ -53,6 +57,11 @@ class ScalarConditioner(Conditioner):
         self.layers = nn.Sequential(
             nn.Linear(1 + 2 * N_FREQUENCIES, context_dim), nn.SiLU(), nn.Linear(context_dim, context_dim)
         )
+        for parameter in self.layers.parameters():
+            if parameter.ndim == 2:
+                nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+            else:
+                nn.init.zeros_(parameter)
 
     def encode(self, value: Tensor) -> EncodedConditions:
         """Map the range of the training to [-1, 1] and embed it."""

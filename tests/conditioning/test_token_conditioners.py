@@ -32,8 +32,15 @@ def test_scalar_features_are_those_of_the_formula() -> None:
     conditioner.layers.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     conditioner.encode(torch.tensor([1.5]))
     u = torch.tensor(0.5)
-    angles = torch.pi / 2 * 2.0 ** torch.arange(6) * u
+    angles = torch.pi / 2 * 2.0 ** torch.arange(3) * u
     assert torch.allclose(seen[0][0], torch.cat([u[None], angles.sin(), angles.cos()]), atol=1e-6)
+
+
+def test_a_number_is_heard_beside_a_class() -> None:
+    torch.manual_seed(0)
+    of_scalar = ScalarConditioner(0.0, 2.0, context_dim=64).encode(torch.linspace(0, 2, 101)).tokens[:, 0]
+    of_class = ClassConditioner(101, context_dim=64).encode(torch.arange(101)).tokens[:, 0]
+    assert 0.5 < of_scalar.std(0).mean() / of_class.std(0).mean() < 2
 
 
 def test_a_short_text_is_padded_by_a_learned_token() -> None:
