@@ -13,7 +13,7 @@ with as many steps as ours, or DDPM with all (--ddpm).
 What is the same as ours: the cases and their split, the numbers of channels, the label maps of the new
 volumes, the time of training, the precision (autocast, which MONAI's bundle uses too). Sizes are multiples of
 16, as MONAI's networks ask for; ours takes 44 x 60 x 48. The affine is the label map's; MONAI's bundle writes
-the identity.
+the identity. Time is that of the processor on a CPU, all threads together, so that work beside it takes none.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, PatchDiscriminator
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from monai.transforms import ScaleIntensityRangePercentiles
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,7 +47,7 @@ from medldm.volume_space import VolumeSpace
 
 logger = logging.getLogger("monai_recipe")
 
-SCHEDULE = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0195}
+SCHEDULE = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0195, "clip_sample": False}
 KL_WEIGHT, ADVERSARIAL_WEIGHT = 1e-7, 0.01
 
 
@@ -82,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("dataset_dir")
     parser.add_argument("output_dir", type=Path, help="receives the synthetic cohort: images/ and labels/")
-    parser.add_argument("--minutes", type=float, required=True, help="of both trainings together")
+    parser.add_argument("--minutes", type=float, required=True, help="of both trainings together, see above")
     parser.add_argument("--autoencoder-share", type=float, default=Recipe.autoencoder_share)
     parser.add_argument("--validation-fraction", type=float, default=0.1, help="as in our training")
     parser.add_argument("--split-seed", type=int, default=0, help="as in our training")
@@ -94,6 +95,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="auto", help="of autocast; auto is bfloat16 where it is fast")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--weights", type=Path, help="safetensors file to keep the trained networks in")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(options.seed)
@@ -110,6 +112,8 @@ def main() -> None:
     seconds = 60 * options.minutes
     first = train_autoencoder(data[0], recipe, seconds * recipe.autoencoder_share, device)
     second = train_denoiser(*data, first, recipe, seconds * (1 - recipe.autoencoder_share), device)
+    if options.weights:
+        keep_weights(options.weights, first, *second)
     write_cohort(
         [case["label"] for case in getattr(cohort, options.label_maps)],
         options.output_dir,
@@ -213,6 +217,17 @@ def train_denoiser(
     return network.eval(), scale_factor
 
 
+def keep_weights(path: Path, first: AutoencoderKL, second: DiffusionModelUNet, scale_factor: float) -> None:
+    """Write both networks and the scale factor into one file."""
+    networks = {"autoencoder": first, "denoiser": second}
+    tensors = {
+        f"{name}.{key}": value.contiguous()
+        for name, network in networks.items()
+        for key, value in network.state_dict().items()
+    }
+    save_file(tensors | {"scale_factor": torch.tensor(scale_factor)}, path)
+
+
 def to_latent_grid(maps: Tensor, n_labels: int, size: Sequence[int]) -> Tensor:
     """Return one-hot channels (B, K + 1, x, y, z), nearest neighbour, of label maps (B, X, Y, Z)."""
     channels = F.one_hot(maps, n_labels).movedim(-1, 1).float()
@@ -286,8 +301,9 @@ def timed_batches(
     tensors: tuple[Tensor, ...], size: int, seconds: float, device: torch.device
 ) -> Iterator[tuple[int, float, tuple[Tensor, ...]]]:
     """Yield step, share of the time that is over, and a random batch, until the time is over."""
-    start, step = time.monotonic(), 0
-    while (progress := (time.monotonic() - start) / seconds) < 1 or step == 0:
+    clock = time.process_time if device.type == "cpu" else time.monotonic
+    start, step = clock(), 0
+    while (progress := (clock() - start) / seconds) < 1 or step == 0:
         step += 1
         places = torch.randperm(len(tensors[0]))[:size]
         yield step, min(progress, 1.0), tuple(each[places].to(device) for each in tensors)
