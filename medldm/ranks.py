@@ -1,4 +1,4 @@
-"""The processes that `torchrun` starts for one training or generation; alone, every call here still works.
+"""The processes that `torchrun` starts for one training, generation or evaluation; alone, every call works.
 
 A rank is the number of a process, from 0. Random numbers are drawn for the whole batch in every process, from
 generators of equal state, and each process takes its rows: so the number of processes changes nothing.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -106,6 +108,38 @@ def is_first() -> bool:
 def own_part(items: Sequence[Item]) -> list[Item]:
     """Return the items that this process works on: every n-th, beginning with its rank."""
     return list(items[rank() :: n_ranks()])
+
+
+def rows_of_all(
+    items: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[npt.NDArray[np.float64]]]
+) -> npt.NDArray[np.float64]:
+    """Return a row for each item, of which each process computes its own part.
+
+    Where a process meets an error, every one computes all rows, and so ends as one alone would.
+
+    Args:
+        items: the same in every process.
+        compute: returns a row (D,) of float64 for each of some items.
+
+    Returns:
+        (len(items), D), the same bytes in every process and for any number of them.
+    """
+    if n_ranks() == 1:
+        return np.stack(list(compute(items)))
+    rows, error = [], None
+    try:
+        rows = list(compute(own_part(items)))
+    except Exception as each:  # whatever it is, the others must not wait for rows that never come
+        error = each
+    if bool(true_on_any_rank(torch.tensor(error is not None))):
+        logger.warning("a process met an error (%s): each computes all rows", error or "another one")
+        return np.stack(list(compute(items)))
+    table = torch.zeros(len(items), largest_on_any_rank(max((len(row) for row in rows), default=0)))
+    table = table.double()
+    for place, row in enumerate(rows):
+        table[rank() + place * n_ranks()] = torch.from_numpy(row)
+    dist.all_reduce(table)
+    return table.numpy()
 
 
 def wait_for_all() -> None:

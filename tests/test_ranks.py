@@ -6,6 +6,7 @@ import math
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from medldm.ranks import (
     largest_on_any_rank,
     own_part,
     require_joined,
+    rows_of_all,
     share_of,
     sum_over_ranks,
     true_on_any_rank,
@@ -144,3 +146,36 @@ def test_exchanges_between_three_processes(tmp_path) -> None:
     alone = BatchShare(start=0, stop=2, total=2)
     assert alone.weight == 1.0
     assert float(sum_over_ranks(torch.tensor(3.0))) == 3.0
+
+
+def rows_on_a_rank(rank: int, *, n_items: int) -> None:
+    seen: list[int] = []
+
+    def compute(items: range) -> list[np.ndarray]:
+        seen.extend(items)
+        return [np.array([each, math.nan, -0.1 * each]) for each in items]
+
+    rows = rows_of_all(range(n_items), compute)
+    expected = np.array([[each, math.nan, -0.1 * each] for each in range(n_items)])
+    assert np.array_equal(rows, expected, equal_nan=True)
+    assert seen == list(range(rank, n_items, 2))
+
+
+@pytest.mark.parametrize("n_items", [1, 2, 5])
+def test_rows_are_computed_once_and_known_to_all(tmp_path: Path, n_items: int) -> None:
+    assert run_on_ranks(partial(rows_on_a_rank, n_items=n_items), tmp_path) == [0, 0]
+
+
+def rows_with_an_error(rank: int) -> None:
+    def compute(items: range) -> list[np.ndarray]:
+        for each in items:
+            if each == 3:
+                raise ValueError("case 3 cannot be used")
+        return [np.zeros(1) for _ in items]
+
+    with pytest.raises(ValueError, match="case 3 cannot be used"):
+        rows_of_all(range(4), compute)
+
+
+def test_an_error_in_one_process_is_the_error_of_all(tmp_path: Path) -> None:
+    assert run_on_ranks(rows_with_an_error, tmp_path) == [0, 0]

@@ -36,8 +36,8 @@ class ScalarConditioner(Conditioner):
 
         u = 2 (x - low) / (high - low) - 1;    features u, sin(2^k pi u / 2), cos(2^k pi u / 2)
 
-    The token begins with a variance near one, that of a class's and of the null: with a tenth of it a number is
-    not heard beside them.
+    The token begins with a variance near one, that of a class's and of the null: with a tenth of it a number
+    is not heard beside them.
 
     Args:
         low: lowest value in training.

@@ -18,7 +18,7 @@ from medldm.evaluation.evidence import Evidence, gather_evidence
 from medldm.evaluation.figures import SECTIONS, Figure
 from medldm.evaluation.privacy_figures import joint_power
 from medldm.evaluation.resources import EvaluationResources
-from medldm.ranks import n_ranks
+from medldm.ranks import is_first
 from medldm.version import __version__
 
 EXIT_NOT_COMPUTED = 3
@@ -49,6 +49,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a synthetic cohort and write report.json and report.html.
 
+    Of several processes each extracts features of its part of the cases, trains its part of the segmenters
+    and asks the model about its part; the first one writes what one alone would.
+
     Args:
         real_train: cohort that the model was trained on: a folder with images/ and labels/, or a datalist.
         real_test: cohort of subjects that the model never saw.
@@ -74,8 +77,9 @@ def evaluate(
     report = make_report(evidence, config)
     page = make_page(report, evidence, config)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    write_atomically(output_dir / "report.json", text.encode())
-    write_atomically(output_dir / "report.html", page.encode())
+    if is_first():
+        write_atomically(output_dir / "report.json", text.encode())
+        write_atomically(output_dir / "report.html", page.encode())
     return report
 
 
@@ -104,8 +108,6 @@ def evaluate_or_exit(
     Raises:
         SystemExit: with the code of `exit_code` where that is not 0; with a message for an error.
     """
-    if n_ranks() > 1:
-        raise SystemExit(f"error: evaluation runs in one process, not in {n_ranks()}: leave out torchrun")
     try:
         report = evaluate(real_train, real_test, synthetic, output_dir, config, resources=resources)
     except (ValueError, OSError, RuntimeError) as error:

@@ -26,6 +26,7 @@ from medldm.evaluation.membership import (
 )
 from medldm.evaluation.model_cases import ModelCases
 from medldm.evaluation.model_losses import make_case_loss, mirror_case
+from medldm.ranks import rows_of_all
 
 ATTACKS = {
     "mirror": (
@@ -78,15 +79,15 @@ def score_membership(cases: ModelCases, config: MembershipConfig, *, seed: int) 
         n_noises=config.n_noises,
         seed=seed,
     )
-    own, mirrored = [], []
-    for case in cases:
-        own.append(float(score_cases(loss, [case])[0]))
-        mirrored.append(float(score_cases(loss, mirror_case(case))[0]))
-    plain = np.array(own, dtype=np.float64)
-    return MembershipScores(
-        by_attack={"mirror": plain - np.array(mirrored, dtype=np.float64), "loss": plain},
-        subjects=cases.subjects,
-    )
+
+    def ask(place: int) -> Floats:
+        case = cases.load(place)
+        return np.array(
+            [score_cases(loss, each)[0] for each in ([case], mirror_case(case))], dtype=np.float64
+        )
+
+    plain, mirrored = rows_of_all(range(len(cases)), lambda places: [ask(place) for place in places]).T
+    return MembershipScores(by_attack={"mirror": plain - mirrored, "loss": plain}, subjects=cases.subjects)
 
 
 def membership_figures(

@@ -54,7 +54,7 @@ class JudgedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCases:
-    """Cases that are loaded one by one while they are gone through; all of them would fill the memory.
+    """Cases that are loaded one by one when they are needed; all of them would fill the memory.
 
     Args:
         judged: the model that takes them.
@@ -73,12 +73,13 @@ class ModelCases:
         return len(self.cases)
 
     def __iter__(self) -> Iterator[ModelCase]:
+        return map(self.load, range(len(self)))
+
+    def load(self, place: int) -> ModelCase:
+        """Load one case."""
         names = self.judged.conditioning.names
-        for case in self.cases:
-            batch = default_collate([dict(self.judged.transform(case))])
-            yield ModelCase(
-                volume=batch["image"], conditions=gather_conditions(batch, names) if names else None
-            )
+        batch = default_collate([dict(self.judged.transform(self.cases[place]))])
+        return ModelCase(volume=batch["image"], conditions=gather_conditions(batch, names) if names else None)
 
 
 def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -> JudgedModel | None:

@@ -30,6 +30,7 @@ from medldm.evaluation.feature_cache import FeatureCache
 from medldm.evaluation.feature_checks import Floats, check_volume
 from medldm.evaluation.feature_kinds import FeatureKind
 from medldm.evaluation.frechet import frechet_distance
+from medldm.ranks import rows_of_all
 
 NETWORKS: Mapping[str, Callable[..., ResNet]] = {
     "resnet10": resnet10,
@@ -139,14 +140,15 @@ def network_features(
         ValueError: for volumes that are too small for the network.
     """
     tell = progress or (lambda _: None)
+    settings = {"weights": network.sha256}
+
+    def embed_some(images: Sequence[npt.NDArray[Any]]) -> list[Floats]:
+        return [cache.recall_row("network", each, settings, partial(network.embed, each)) for each in images]
+
     found = {}
     for name in ("train", "test", "synthetic", "noise"):
         tell(f"network features of the {name} set")
-        images: Sequence[npt.NDArray[Any]] = getattr(sets, name).boxed_images(sets.shape)
-        settings = {"weights": network.sha256}
-        found[name] = np.stack(
-            [cache.recall_row("network", image, settings, partial(network.embed, image)) for image in images]
-        )
+        found[name] = rows_of_all(getattr(sets, name).boxed_images(sets.shape), embed_some)
     return found
 
 

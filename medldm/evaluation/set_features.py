@@ -18,6 +18,7 @@ from medldm.evaluation.feature_space import fit_feature_space
 from medldm.evaluation.frechet import CASES_FOR_EACH_FEATURE
 from medldm.evaluation.radiomics import radiomics_features
 from medldm.evaluation.spectrum import power_of_cases
+from medldm.ranks import rows_of_all
 
 MAX_COMPONENTS = 16
 
@@ -118,8 +119,11 @@ def _radiomics(part: CaseSet, *, limits: tuple[float, float], n_workers: int, ca
             lambda: list(radiomics_features(image, limits=limits).values()),
         )
 
-    with ThreadPoolExecutor(n_workers) as pool:
-        return np.stack(list(pool.map(recall, part.images)))
+    def recall_some(images: Sequence[Image]) -> list[Floats]:
+        with ThreadPoolExecutor(n_workers) as pool:
+            return list(pool.map(recall, images))
+
+    return rows_of_all(part.images, recall_some)
 
 
 def _recall_encoder(

@@ -8,6 +8,7 @@ import time
 from tqdm import tqdm
 
 from medldm.evaluation.figures import SECTIONS, Description, Figure
+from medldm.ranks import is_first
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,13 @@ class Stages:
 
     def __enter__(self) -> Stages:
         self._last = time.monotonic()
-        self._bar = tqdm(total=self.n_stages, unit="stage", desc="evaluation", leave=False, disable=None)
+        self._bar = tqdm(
+            total=self.n_stages,
+            unit="stage",
+            desc="evaluation",
+            leave=False,
+            disable=None if is_first() else True,
+        )
         return self
 
     def __exit__(self, *_: object) -> None:

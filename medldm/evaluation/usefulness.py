@@ -15,6 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from medldm.configs import Config
 from medldm.evaluation.agreement import choose_column, weighted_mean
@@ -30,6 +31,7 @@ from medldm.evaluation.segmenter import (
     seconds_per_step,
     train_segmenter,
 )
+from medldm.ranks import from_first_rank, rows_of_all
 
 logger = logging.getLogger(__name__)
 
@@ -178,24 +180,30 @@ def measure_usefulness(
             f"at least"
         )
     sources = {"real": list(real), "synthetic": list(synthetic), "both": [*real, *synthetic]}
-    regimes = {}
-    for regime, cases in sources.items():
-        scores = []
-        for number in range(config.n_seeds):
-            if progress is not None:
-                progress(f"segmenter on {regime} cases, seed {number + 1} of {config.n_seeds}")
-            known = real_segmenters[number] if regime == "real" and number < len(real_segmenters) else None
-            segmenter = known or train_segmenter(
-                cases, config.segmenter, n_structures=n_structures, n_steps=n_steps, seed=seed + number
-            )
-            answers = [segmenter.segment(image) for image, _ in test]
-            scores.append(_score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures))
-        regimes[regime] = _stack(scores)
+
+    def train_and_score(regime: str, number: int) -> Floats:
+        if progress is not None:
+            progress(f"segmenter on {regime} cases, seed {number + 1} of {config.n_seeds}")
+        known = real_segmenters[number] if regime == "real" and number < len(real_segmenters) else None
+        segmenter = known or train_segmenter(
+            sources[regime], config.segmenter, n_structures=n_structures, n_steps=n_steps, seed=seed + number
+        )
+        answers = [segmenter.segment(image) for image, _ in test]
+        return np.ravel(_score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures))
+
+    trainings = [(regime, number) for regime in sources for number in range(config.n_seeds)]
+    rows = rows_of_all(trainings, lambda own: [train_and_score(*each) for each in own])
+    scores = rows.reshape(len(sources), config.n_seeds, 2, len(test), n_structures)
+    regimes = {
+        regime: RegimeScores(dice=each[:, 0], hd95_mm=each[:, 1])
+        for regime, each in zip(sources, scores, strict=True)
+    }
     blind = blind_answer([labels for _, labels in real], n_structures=n_structures)
     answers = [fit_shape(blind, labels.shape) for _, labels in test]
+    dice, hd95 = _score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures)
     return Usefulness(
         regimes=regimes,
-        blind=_stack([_score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures)]),
+        blind=RegimeScores(dice=dice[None], hd95_mm=hd95[None]),
         n_steps=n_steps,
         subjects=tuple(range(len(test)) if subjects is None else subjects),
     )
@@ -216,7 +224,8 @@ def fit_steps(cases: Sequence[Pair], config: UsefulnessConfig, *, n_structures: 
         return config.segmenter.n_steps
     if config.time_budget_s == 0:
         raise TooFewCasesError("the time budget of the segmenter trainings is 0")
-    seconds = seconds_per_step(cases, config.segmenter, n_structures=n_structures)
+    measured = seconds_per_step(cases, config.segmenter, n_structures=n_structures)
+    seconds = float(from_first_rank(torch.tensor(measured, dtype=torch.float64)))
     n_steps = int(config.time_budget_s / (len(REGIMES) * config.n_seeds * seconds))
     if n_steps < MIN_STEPS:
         needed = MIN_STEPS * seconds * len(REGIMES) * config.n_seeds
@@ -246,12 +255,6 @@ def _score(
     dice = np.stack([dice_scores(*pair, n_structures=n_structures) for pair in pairs])
     hd95 = np.stack([hausdorff95_mm(*pair, spacing_mm, n_structures=n_structures) for pair in pairs])
     return dice, hd95
-
-
-def _stack(scores: Sequence[tuple[Floats, Floats]]) -> RegimeScores:
-    return RegimeScores(
-        dice=np.stack([dice for dice, _ in scores]), hd95_mm=np.stack([hd95 for _, hd95 in scores])
-    )
 
 
 def _divide(top: float, bottom: float) -> float:

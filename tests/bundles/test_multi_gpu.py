@@ -15,6 +15,7 @@ from monai.bundle import run
 
 import medldm
 from medldm.checkpoints import load_checkpoint
+from medldm.evaluation.evaluate import EXIT_NOT_COMPUTED
 from tests.bundles.test_mri_label_ldm import TINY_1, TINY_2
 from tests.rank_processes import run_on_ranks
 
@@ -40,10 +41,12 @@ def run_workflow(tmp_path: Path) -> Callable[..., None]:
     """Run a workflow of a bundle in n processes."""
     calls = []
 
-    def run_it(workflow: str, *, n: int, bundle: str = "mri_label_ldm", **knobs: object) -> None:
+    def run_it(
+        workflow: str, *, n: int, bundle: str = "mri_label_ldm", code: int = 0, **knobs: object
+    ) -> None:
         calls.append(workflow)
         function = partial(work, bundle=bundle, workflow=workflow, **knobs)
-        assert run_on_ranks(function, tmp_path / f"call_{len(calls)}", n=n, joined=False) == [0] * n
+        assert run_on_ranks(function, tmp_path / f"call_{len(calls)}", n=n, joined=False) == [code] * n
 
     return run_it
 
@@ -100,3 +103,23 @@ def test_two_processes_train_both_stages_and_generate_what_one_does(
     made = digests(tmp_path / "synthetic_1")
     assert sorted(made)[:3] == [f"images/synthetic_{index:04d}.nii.gz" for index in range(3)]
     assert digests(tmp_path / "synthetic_2") == made
+
+
+def test_two_processes_evaluate_as_one_does(make_cohort, run_workflow, tmp_path) -> None:
+    """Three test cases are too few for some figures, which both say by their exit code."""
+    own = {
+        "dataset_dir": str(make_cohort(9)),
+        "synthetic_dir": str(make_cohort(4, name="synthetic")),
+        "output_dir": str(tmp_path),
+        "validation_fraction": 0.4,
+        "n_seeds": 2,
+        "segmenter_steps": 2,
+        "encoder_steps": 2,
+    }
+    reports = []
+    for n in (1, 2):
+        folder = tmp_path / f"evaluation_{n}"
+        knobs = {"evaluation_dir": str(folder), "cache_dir": str(tmp_path / f"cache_{n}"), **own}
+        run_workflow("evaluate", n=n, code=EXIT_NOT_COMPUTED, **knobs)
+        reports.append(json.loads((folder / "report.json").read_text()) | {"seconds": {}})
+    assert reports[0] == reports[1]

@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from medldm import LatentDiffusionConfig
 from medldm.checkpoints import save_checkpoint
@@ -21,14 +23,15 @@ from medldm.evaluation.evaluate import (
     EXIT_NOT_COMPUTED,
     EvaluationConfig,
     evaluate,
-    evaluate_or_exit,
     exit_code,
     summary_text,
 )
 from medldm.evaluation.neighbours import NeighbourConfig
 from medldm.evaluation.resources import EvaluationResources
+from medldm.evaluation.segmenter import SegmenterConfig
 from medldm.evaluation.usefulness import UsefulnessConfig
 from medldm.model_files import describe_latent_diffusion
+from tests.rank_processes import run_on_ranks
 
 TINY = EvaluationConfig(
     n_resamples=20,
@@ -192,7 +195,22 @@ def test_wrong_settings_are_named() -> None:
         EvaluationConfig(n_resamples=1)
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("medldm.evaluation.evaluate.n_ranks", lambda: 2)
-    with pytest.raises(SystemExit, match="runs in one process, not in 2"):
-        evaluate_or_exit("a", "b", "c", tmp_path)
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
+    cohorts = [make_cohort(tmp_path / str(seed), n, seed=seed) for seed, n in ((1, 5), (2, 3), (3, 4))]
+    usefulness = UsefulnessConfig(n_seeds=2, segmenter=SegmenterConfig(n_steps=2))
+    config = replace(TINY, usefulness=usefulness)
+
+    def run(rank: int, name: str = "two") -> None:
+        torch.set_num_threads(1)
+        resources = EvaluationResources(cache_dir=str(tmp_path / f"{name}_cache"))
+        evaluate(*cohorts, tmp_path / name / str(rank), config, resources=resources)
+
+    assert run_on_ranks(run, tmp_path / "meeting") == [0, 0]
+    assert run_on_ranks(lambda rank: run(rank, "one"), tmp_path / "alone", n=1) == [0]
+    two, one = (json.loads((tmp_path / name / "0" / "report.json").read_text()) for name in ("two", "one"))
+    assert two | {"seconds": {}} == one | {"seconds": {}}
+    assert any(each["key"].startswith("usefulness.ratio") for each in one["figures"])
+    assert not list((tmp_path / "two" / "1").iterdir())
+    names = [{each.name for each in (tmp_path / f"{name}_cache").iterdir()} for name in ("one", "two")]
+    assert names[0] == names[1]
