@@ -2,6 +2,7 @@
 
 python -c "from medldm.data.demo import make_demo_cohort; make_demo_cohort('unseen', conditions=True, seed=1)"
 python benchmarks/conditions/report.py CHECKPOINT unseen --num-samples 16 --guidance-scale 2
+python benchmarks/conditions/report.py CHECKPOINT unseen --sweep fluid_ml
 
 For each set of conditions one volume is drawn for each case of the cohort, with that case's values of these
 conditions and the learned null of the others. All volumes are then measured against the case: does the
@@ -9,6 +10,9 @@ contrast agree, does the volume of fluid follow, is the anatomy that of the case
 was given must be followed; where none is given that tells, chance is right. The first row measures the cases'
 own images: the most that the measures can show. By chance a correlation of n cases scatters about 0 by
 1 / sqrt(n - 1), so that fewer than 16 say little. The measures were tried at 4 mm.
+
+`--sweep` asks the same of one number without the scatter between cases: each case's noise and class are drawn
+with values at 10, 50 and 90 % of the training's range, and guidance on the number alone is raised.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from medldm.training import case_transforms, gather_conditions, open_cohort
 
 TISSUES = (1, 2, 3)
 GREY, WHITE = 1, 2
+SHARES, SWEEP_WEIGHTS = (0.1, 0.5, 0.9), (1.0, 4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,7 @@ def main() -> None:
     parser.add_argument(
         "--given", nargs="+", metavar="NAME,NAME", help="sets of conditions in the place of the usual ones"
     )
+    parser.add_argument("--sweep", metavar="SCALAR", help="draw with low, middle and high values of it alone")
     options = parser.parse_args()
     device = choose_device(options.device)
     sampler = LatentDiffusionSampler.from_checkpoint(options.checkpoint, device=device)
@@ -84,6 +90,9 @@ def main() -> None:
         "seed": options.seed,
         "batch_size": options.batch_size,
     }
+    if options.sweep:
+        write_sweep(sampler, cases, options.sweep, settings)
+        return
     names = sampler.model.conditioning_config.names
     sets = [tuple(filter(None, each.split(","))) for each in options.given or []] or usual_sets(names)
     write_line(
@@ -172,6 +181,24 @@ def sample(
         *(-(-n // autoencoder.downsampling) for n in size),
     )
     return sampler.sample(shape, conditions=conditions, size=size, **settings).float().cpu()
+
+
+def write_sweep(sampler: LatentDiffusionSampler, cases: Cases, name: str, settings: dict[str, Any]) -> None:
+    """Write the mean volume of fluid seen for three values of a scalar, at two weights of its guidance."""
+    low, high = sampler.model.conditioning_config.scalars[name]
+    n = len(cases.images)
+    others = {key: cases.conditions.values[key] for key in ("class",) if key in cases.conditions.values}
+    write_line(["guidance", *(f"{low + share * (high - low):.0f} ml" for share in SHARES), "rises in"])
+    write_line(["---:", *["---:"] * 4])
+    for weight in SWEEP_WEIGHTS:
+        seen = []
+        for share in SHARES:
+            values = {name: torch.full((n,), low + share * (high - low)), **others}
+            scales = {"guidance_scale": {name: weight, **dict.fromkeys(others, 1.0)}}
+            volumes = sample(sampler, cases, Conditions(values), settings | scales)[:, 0].numpy()
+            seen.append([deep_fluid_ml(each, spacing_mm=cases.spacing_mm) for each in volumes])
+        rises = sum(last > first for first, last in zip(seen[0], seen[-1], strict=True))
+        write_line([f"{weight:g}", *(f"{np.nanmean(each):.1f} ml" for each in seen), f"{rises} of {n}"])
 
 
 def compare_dropped(sampler: LatentDiffusionSampler, cases: Cases, settings: dict[str, Any]) -> float:
