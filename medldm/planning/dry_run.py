@@ -97,9 +97,12 @@ class _Ledger(TorchDispatchMode):
             return False if args[0].dtype == torch.bool else 1
         if func in _DRAWS:
             return args[0]
+        keeps_order = func in _CONVOLUTIONS and _has_channels_last(args[0])
         if func in _AS_PLAIN:
             func, args = _AS_PLAIN[func](*args)
         output = func(*args, **kwargs)
+        if keeps_order:
+            output = output.contiguous(memory_format=torch.channels_last_3d)
         count = flop_registry.get(func.overloadpacket)
         if count is not None:
             self.operations += count(*args, **kwargs, out_val=output)
@@ -129,6 +132,13 @@ def _onednn(x: Any, weight: Any, bias: Any, padding: Any, stride: Any, dilation:
     geometry = (stride, padding, dilation, False, [0] * len(stride), groups)
     return aten.convolution.default, (x, weight, bias, *geometry)
 
+
+def _has_channels_last(x: Tensor) -> bool:
+    return x.ndim == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+_CONVOLUTIONS = (aten.mkldnn_convolution.default, torch.ops.mkldnn._convolution_pointwise.default)
+"""They give their maps the order of the input; a plain convolution without values does not always."""
 
 _AS_PLAIN: dict[Any, Callable[..., Any]] = {
     aten.mkldnn_convolution.default: _onednn,
