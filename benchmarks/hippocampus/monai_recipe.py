@@ -33,7 +33,7 @@ from monai.losses import PatchAdversarialLoss
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet, PatchDiscriminator
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from monai.transforms import ScaleIntensityRangePercentiles
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -90,12 +90,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=3, default=Recipe.size)
     parser.add_argument("--label-maps", choices=("validation", "training"), default="validation")
     parser.add_argument("--num-samples", type=int, help="one for each of these label maps if not given")
+    parser.add_argument("--first-sample", type=int, default=0, help="index of the first volume")
     parser.add_argument("--num-steps", type=int, default=50, help="of DDIM")
     parser.add_argument("--ddpm", action="store_true", help="all 1000 steps of DDPM in the place of DDIM")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="auto", help="of autocast; auto is bfloat16 where it is fast")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--weights", type=Path, help="safetensors file to keep the trained networks in")
+    parser.add_argument(
+        "--weights", type=Path, help="safetensors file that keeps them; taken where it exists"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(options.seed)
@@ -109,20 +112,36 @@ def main() -> None:
         raise SystemExit("error: the cohort has no label maps, which this recipe is conditioned on")
     device = choose_device(options.device)
     data = load_cases(cohort.training, recipe, cohort.schema)
-    seconds = 60 * options.minutes
-    first = train_autoencoder(data[0], recipe, seconds * recipe.autoencoder_share, device)
-    second = train_denoiser(*data, first, recipe, seconds * (1 - recipe.autoencoder_share), device)
-    if options.weights:
-        keep_weights(options.weights, first, *second)
+    first, *second = trained_networks(data, recipe, options, device)
+    label_maps = [case["label"] for case in getattr(cohort, options.label_maps)]
     write_cohort(
-        [case["label"] for case in getattr(cohort, options.label_maps)],
+        label_maps,
         options.output_dir,
         make=lambda latent_size, maps, seed: sample(first, *second, latent_size, maps, options, seed=seed),
         recipe=recipe,
         schema=cohort.schema,
-        n=options.num_samples,
+        indices=range(options.first_sample, options.num_samples or len(label_maps)),
         seed=options.seed,
     )
+
+
+def trained_networks(
+    data: tuple[Tensor, Tensor], recipe: Recipe, options: argparse.Namespace, device: torch.device
+) -> tuple[AutoencoderKL, DiffusionModelUNet, float]:
+    """Train both stages, or take them from the file of weights where there is one; the scale factor last."""
+    if options.weights and options.weights.exists():
+        first, second = make_autoencoder(recipe), make_denoiser(recipe, int(data[1].max()) + 1)
+        tensors = load_file(options.weights)
+        for name, network in (("autoencoder.", first), ("denoiser.", second)):
+            own = {key.removeprefix(name): value for key, value in tensors.items() if key.startswith(name)}
+            network.load_state_dict(own)
+        return first.to(device).eval(), second.to(device).eval(), float(tensors["scale_factor"])
+    seconds, share = 60 * options.minutes, recipe.autoencoder_share
+    first = train_autoencoder(data[0], recipe, seconds * share, device)
+    second, scale_factor = train_denoiser(*data, first, recipe, seconds * (1 - share), device)
+    if options.weights:
+        keep_weights(options.weights, first, second, scale_factor)
+    return first, second, scale_factor
 
 
 def load_cases(cases: Sequence[dict[str, Any]], recipe: Recipe, schema: LabelSchema) -> tuple[Tensor, Tensor]:
@@ -137,9 +156,9 @@ def load_cases(cases: Sequence[dict[str, Any]], recipe: Recipe, schema: LabelSch
     return torch.stack(images).float(), torch.stack(maps)
 
 
-def train_autoencoder(images: Tensor, recipe: Recipe, seconds: float, device: torch.device) -> AutoencoderKL:
-    """Train the first stage until the time is over."""
-    network = AutoencoderKL(
+def make_autoencoder(recipe: Recipe) -> AutoencoderKL:
+    """Return the untrained first stage."""
+    return AutoencoderKL(
         spatial_dims=3,
         in_channels=1,
         out_channels=1,
@@ -150,7 +169,26 @@ def train_autoencoder(images: Tensor, recipe: Recipe, seconds: float, device: to
         norm_num_groups=8,
         with_encoder_nonlocal_attn=False,
         with_decoder_nonlocal_attn=False,
-    ).to(device)
+    )
+
+
+def make_denoiser(recipe: Recipe, n_labels: int) -> DiffusionModelUNet:
+    """Return the untrained second stage."""
+    return DiffusionModelUNet(
+        spatial_dims=3,
+        in_channels=recipe.latent_channels + n_labels,
+        out_channels=recipe.latent_channels,
+        channels=recipe.unet_channels,
+        num_res_blocks=2,
+        attention_levels=(False, *(True for _ in recipe.unet_channels[1:])),
+        num_head_channels=(0, *(channels // 4 for channels in recipe.unet_channels[1:])),
+        norm_num_groups=16,
+    )
+
+
+def train_autoencoder(images: Tensor, recipe: Recipe, seconds: float, device: torch.device) -> AutoencoderKL:
+    """Train the first stage until the time is over."""
+    network = make_autoencoder(recipe).to(device)
     critic = PatchDiscriminator(spatial_dims=3, in_channels=1, channels=16, num_layers_d=3, out_channels=1)
     critic = critic.to(device)
     adversarial = PatchAdversarialLoss(criterion="least_squares")
@@ -181,16 +219,7 @@ def train_denoiser(
 ) -> tuple[DiffusionModelUNet, float]:
     """Train the second stage until the time is over; return it with the scale factor."""
     n_labels = int(maps.max()) + 1
-    network = DiffusionModelUNet(
-        spatial_dims=3,
-        in_channels=recipe.latent_channels + n_labels,
-        out_channels=recipe.latent_channels,
-        channels=recipe.unet_channels,
-        num_res_blocks=2,
-        attention_levels=(False, *(True for _ in recipe.unet_channels[1:])),
-        num_head_channels=(0, *(channels // 4 for channels in recipe.unet_channels[1:])),
-        norm_num_groups=16,
-    ).to(device)
+    network = make_denoiser(recipe, n_labels).to(device)
     scheduler = DDPMScheduler(num_train_timesteps=1000, **SCHEDULE)
     with torch.no_grad():
         one_batch = first.encode_stage_2_inputs(images[: recipe.batch_sizes[1]].to(device))
@@ -273,7 +302,7 @@ def write_cohort(
     make: Any,
     recipe: Recipe,
     schema: LabelSchema,
-    n: int | None,
+    indices: range,
     seed: int,
 ) -> None:
     """Write images/, labels/ and sidecars/, each image on its label map's grid with its affine."""
@@ -281,8 +310,8 @@ def write_cohort(
     intensity = IntensityMapping(kind="identity_range", lower=0.0, upper=1.0)
     space = VolumeSpace(spacing_mm=(1, 1, 1), size=recipe.size, intensity=intensity)
     writer = SyntheticWriter(output_dir)
-    writer.refuse_existing(range(n or len(label_maps)))
-    for index in range(n or len(label_maps)):
+    writer.refuse_existing(indices)
+    for index in indices:
         grid = LabelGrid(label_maps[index % len(label_maps)], space, multiple=multiple)
         maps = schema.index_map(grid.prepared).long()
         volume = make([size // multiple for size in grid.size], maps, seed + index)
