@@ -138,7 +138,8 @@ def rows_of_all(
     table = table.double()
     for place, row in enumerate(rows):
         table[rank() + place * n_ranks()] = torch.from_numpy(row)
-    dist.all_reduce(table)
+    # As integers: a sum with 0.0 would lose the sign of -0.0.
+    dist.all_reduce(table.view(torch.int64))
     return table.numpy()
 
 
