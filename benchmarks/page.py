@@ -34,7 +34,7 @@ def describe(results: dict[str, Any], growth: dict[str, dict[str, list[float]]])
     """The machine, the table, what MONAI gains by allocating as medldm does, and the growth."""
     machine = results["machine"]
     rates = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {name}" for name, rate in machine["peaks"].items())
-    lines = [f"Machine: {machine['text']}; fastest matrix product {rates}.", ""]
+    lines = [f"Machine: {machine['text']}; fastest product or convolution {rates}.", ""]
     if machine["quick"]:
         lines += ["Small sizes (`--quick`): these figures say nothing about speed.", ""]
     lines += ["| " + " | ".join(HEADER) + " |", "|" + "---|" * len(HEADER)]

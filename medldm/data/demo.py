@@ -43,8 +43,8 @@ CENTRE_MM = (0.0, -17.0, 4.0)
 VENTRICLE_PULL_MM = (-2.0, 6.0)
 """How far the ventricles' walls are moved at most, outward above 0; drawn between these for each subject."""
 
-WIDE_VENTRICLE_PULL_MM = (-6.0, 10.0)
-"""The same where the size of the ventricles is a condition to be learned."""
+WIDE_VENTRICLE_PULL_MM = (-6.0, 18.0)
+"""The same where the size of the ventricles is a condition to be learned: from slits to a hydrocephalus."""
 
 _GREY, _WHITE, _FLUID = 0.65, 0.86, 0.27  # mean intensities of the template's tissues, white matter near 1
 _SQUARINGS = 5

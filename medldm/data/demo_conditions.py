@@ -38,7 +38,7 @@ def describe_subject(
         contrast: of the image.
         generator: draws the wording and the scatter of the age, 6 years of standard deviation.
     """
-    years = 30.0 + 0.8 * (fluid_ml - 40.0) + generator.normal(0.0, 6.0)
+    years = 30.0 + 0.5 * (fluid_ml - 40.0) + generator.normal(0.0, 6.0)
     return {
         "class": CONTRASTS.index(contrast),
         "text": make_text(contrast, ventricle_size(fluid_ml), generator=generator),

@@ -188,7 +188,7 @@ def plot_columns(figures: Sequence[Figure]) -> str:
         for each in figures
         if each.synthetic and each.real and each.noise and each.noise.value != each.real.value
     ]
-    canvas = Canvas(figsize=(6.4, 0.24 * len(shown) + 0.8), dpi=130, facecolor="white", layout="constrained")
+    canvas = Canvas(figsize=(6.4, 0.24 * len(shown) + 0.9), dpi=130, facecolor="white", layout="constrained")
     FigureCanvasAgg(canvas)
     panel = canvas.subplots()
     for row, each in enumerate(reversed(shown)):
@@ -203,7 +203,7 @@ def plot_columns(figures: Sequence[Figure]) -> str:
     panel.axvline(1, color=COLOURS["noise"], linewidth=0.8, linestyle=":")
     panel.set_yticks(range(len(shown)), [each.description.title for each in reversed(shown)], fontsize=7)
     panel.set_xlabel(
-        "0: real training set (blue), 1: noise; synthetic set in red, with 95 % intervals", fontsize=7
+        "0: real training set (blue), 1: noise\nsynthetic set in red, with 95 % intervals", fontsize=7
     )
     panel.set_xlim(-0.6, 1.2)
     panel.tick_params(labelsize=7)

@@ -13,8 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medldm.networks.levers import convolve, convolve_transposed, double_and_convolve, forget, project
+from medldm.networks.levers import (
+    Rules,
+    channels_last,
+    convolve,
+    convolve_transposed,
+    double_and_convolve,
+    forget,
+    project,
+)
 from medldm.networks.recomputation import normalise, normalise_and_convolve
+from medldm.networks.residual_slabs import run_residual
+from medldm.networks.slabs import held
 
 Direction: TypeAlias = Literal["up", "down"]
 
@@ -165,6 +175,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Transform (B, in, X, Y, Z), told the embedding (B, embedding_dim), to (B, out, X', Y', Z')."""
+        is_plain = self.time_projection is None and self.resample is None
+        if is_plain and Rules.run_in_slabs(x, self.conv1.weight, *self.parameters()):
+            slabs = held(channels_last(x), axis=2, thickness=Rules.planes_of_slab(x))
+            return run_residual(slabs, self).tensor
         if self.resample is None:
             h = normalise_and_convolve(x, self.norm1, self.conv1, silu=True)
         elif self.resample == "up":

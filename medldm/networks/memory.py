@@ -164,20 +164,24 @@ def _count_values(config: TrunkConfig, levels: list[_Level], *, slab: int | None
         )
     finest = max(levels, key=lambda level: level.voxels)
     return ALLOWANCE * max(
-        _count_residual(level, slab=slab, recompute=recompute and level is finest) for level in levels
+        _count_residual(level, slab=slab, recompute=recompute, is_finest=level is finest) for level in levels
     )
 
 
-def _count_residual(level: _Level, *, slab: int | None, recompute: bool) -> float:
+def _count_residual(level: _Level, *, slab: int | None, recompute: bool, is_finest: bool) -> float:
     """Count the values of a level's maps: input, inner maps and output of its first block, and slabs."""
     n_in, n_out = level.n_in, level.n_out
     attention = 8 * n_out * level.voxels if level.has_attention else 0
     if slab is None:
         # The level's input, and of one block the input, the inner map, its normalised form and the output.
         return max(attention, (n_in + 4 * n_out) * level.voxels)
-    # A narrowing block follows an upsampling: its input is computed from a map with 2^-dims of the voxels.
+    # A narrowing block follows an upsampling. At the finest level its input is computed from a map with
+    # 2^-dims of the voxels, at others it is stored.
     before = n_in / 2 ** len(level.size) if n_out < n_in else n_in
-    if recompute:
+    recompute = recompute and is_finest
+    if n_out < n_in and not is_finest:
+        kept = n_in + max(before, n_out)
+    elif recompute:
         kept = n_in if n_in == n_out else before + n_out
     else:
         kept = before + n_out * (2 if n_out < n_in else 1)

@@ -22,6 +22,9 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 CONVOLVE: dict[int, Callable[..., Tensor]] = {4: F.conv2d, 5: F.conv3d}
 CONVOLVE_TRANSPOSED: dict[int, Callable[..., Tensor]] = {4: F.conv_transpose2d, 5: F.conv_transpose3d}
 
+_PART = 2**14
+"""About as many voxels have their moments taken in float32 at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SlabMap:
@@ -50,43 +53,60 @@ class SlabMap:
 
 
 class Moments:
-    """Mean and variance of each channel over all slabs seen, accumulated in float64."""
+    """Mean and variance of each channel over all slabs seen: of planes in float32, joined in float64."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.total: Tensor | float = 0.0
-        self.square: Tensor | float = 0.0
+        self._parts: list[tuple[int, Tensor, Tensor]] = []
 
     def see(self, slab: Tensor) -> Tensor:
         """Add a slab (B, C, X, Y, Z) to the moments and return it."""
-        axes = tuple(range(2, slab.ndim))
-        for plane in slab.split(1, dim=2):
-            values = plane.double()
-            self.count += values[0, 0].numel()
-            self.total = self.total + values.sum(axes)
-            self.square = self.square + values.square_().sum(axes)
+        n_planes = max(1, _PART // slab[0, 0, 0].numel())
+        for part in slab.split(n_planes, dim=2):
+            of_samples = [
+                torch.batch_norm_update_stats(each, *_no_moments(each), 0.0) for each in part.split(1)
+            ]
+            means, variances = (torch.stack(each).double() for each in zip(*of_samples, strict=True))
+            self._parts.append((part[0, 0].numel(), means, variances))
         return slab
 
     def normaliser(self, norm: nn.GroupNorm, *, silu: bool) -> Callable[[Tensor], Tensor]:
         """Make the function that normalises slabs as `norm` normalises the whole map, and applies SiLU.
 
-        (x - mean) / sqrt(variance + eps) * weight + bias, of which everything but x is one scale and one
-        shift for each channel.
+        A variance over parts is the mean of their variances and of the squares by which their means differ.
+        Once they are known, normalisation by groups is one by channels, which PyTorch computes in one pass.
         """
-        mean, square = (
-            torch.as_tensor(total).unflatten(1, (norm.num_groups, -1)).mean(2, keepdim=True) / self.count
-            for total in (self.total, self.square)
+        counts, means, variances = zip(*self._parts, strict=True)
+        shares = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+        # (parts, B, groups, channels of a group)
+        means, variances = (
+            torch.stack(each).unflatten(2, (norm.num_groups, -1)) for each in (means, variances)
         )
-        rstd = (square - mean.square() + norm.eps).rsqrt()
-        weight, bias = (values.double().view(1, norm.num_groups, -1) for values in (norm.weight, norm.bias))
-        scale, shift = weight * rstd, bias - mean * rstd * weight
+        shares = shares.to(means.device).view(-1, 1, 1, 1) / means.shape[3]
+        mean = (shares * means).sum((0, 3), keepdim=True)
+        variance = (shares * (variances + (means - mean).square())).sum((0, 3))
+        moments = [each.repeat_interleave(means.shape[3], dim=1) for each in (mean[0, ..., 0], variance)]
 
         def normalise(x: Tensor) -> Tensor:
-            per_channel = (*x.shape[:2], *[1] * (x.ndim - 2))
-            y = torch.addcmul(shift.float().view(per_channel), x, scale.float().view(per_channel))
-            return (F.silu(y, inplace=True) if silu else y).to(x.dtype)
+            dtype = _dtype_of_moments(x)
+            weight, bias = norm.weight.to(dtype), norm.bias.to(dtype)
+            samples = [
+                F.batch_norm(each, m.to(dtype), v.to(dtype), weight, bias, eps=norm.eps)
+                for each, m, v in zip(x.split(1), *moments, strict=True)
+            ]
+            y = samples[0] if len(samples) == 1 else torch.cat(samples)
+            return F.silu(y, inplace=True) if silu else y
 
         return normalise
+
+
+def _dtype_of_moments(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _no_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Running moments that are not used; their dtype is that in which PyTorch computes and returns others."""
+    zeros = torch.zeros(x.shape[1], dtype=_dtype_of_moments(x), device=x.device)
+    return zeros, zeros.clone()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +130,12 @@ def from_tensor(x: Tensor, *, axis: int, thickness: int, device: torch.device | 
         axis=axis,
         thickness=thickness,
     )
+
+
+def held(x: Tensor, *, axis: int, thickness: int) -> StoredMap:
+    """Measure an existing tensor and hand out its slabs."""
+    slabs = from_tensor(x, axis=axis, thickness=thickness)
+    return _whole(slabs, x, measure(slabs))
 
 
 def measure(x: SlabMap) -> Moments:
@@ -139,13 +165,16 @@ def stored(x: SlabMap, *, into: Tensor | None = None) -> StoredMap:
         del slab
     if into is None:
         raise ValueError("the map to store has no planes: give a volume with at least one voxel")
-    slabs = from_tensor(into, axis=x.axis, thickness=x.thickness)
+    return _whole(from_tensor(into, axis=x.axis, thickness=x.thickness), into, moments)
+
+
+def _whole(slabs: SlabMap, x: Tensor, moments: Moments) -> StoredMap:
     return StoredMap(
         read=slabs.read,
         length=slabs.length,
         axis=slabs.axis,
         thickness=slabs.thickness,
-        tensor=into,
+        tensor=x,
         moments=moments,
     )
 
@@ -177,12 +206,13 @@ def _windows(x: SlabMap, ranges: list[tuple[int, int]]) -> Iterator[Tensor]:
 def _join(held: deque[Tensor], start: int, stop: int, *, axis: int) -> Tensor:
     """Copy the planes [start, stop) of consecutive slabs, counted from the first, into one tensor."""
     shape = list(held[0].shape)
+    layout = CHANNELS_LAST[len(shape)]
     pieces, position = [], 0
 
     def add_zeros(number: int) -> None:
         shape[axis] = number
         if number > 0:
-            pieces.append(held[0].new_zeros(shape))
+            pieces.append(held[0].new_zeros(shape).contiguous(memory_format=layout))
 
     add_zeros(min(stop, 0) - start)
     for slab in held:
@@ -191,7 +221,7 @@ def _join(held: deque[Tensor], start: int, stop: int, *, axis: int) -> Tensor:
             pieces.append(slab.narrow(axis, low, high - low))
         position += slab.shape[axis]
     add_zeros(stop - max(start, position))
-    return torch.cat(pieces, dim=axis).contiguous(memory_format=CHANNELS_LAST[len(shape)])
+    return torch.cat(pieces, dim=axis).contiguous(memory_format=layout)
 
 
 def convolved(x: SlabMap, conv: nn.Conv2d | nn.Conv3d, *, end_padding: bool = False) -> SlabMap:

@@ -3,14 +3,14 @@
 Every layer runs over slabs along the volume's longest axis with the halo its convolution needs, so that the
 result is that of the whole volume. Group normalisation needs the moments of a whole map, which are gathered
 while the map's slabs are computed. A residual block therefore stores two maps, its input and the output of
-its first convolution, or one when `recompute` trades a second run of that convolution for memory. An
-upsampled map is not stored where the block after it has fewer channels, but computed for each reading.
+its first convolution, or one when `recompute` trades a second run of that convolution for memory. The
+upsampled map of the finest level is not stored where the block after it has fewer channels, but computed for
+each reading.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -20,21 +20,19 @@ from torch import Tensor, nn
 
 from medldm.networks.blocks import (
     Downsample,
-    NormActivation,
     Upsample,
     pad_to_multiple,
 )
 from medldm.networks.levers import transposed_kernel
 from medldm.networks.network_checks import check_positive, check_shape
 from medldm.networks.posterior import DiagonalGaussian
+from medldm.networks.residual_slabs import add_to_branch, as_stored, run_residual
 from medldm.networks.slabs import (
-    Moments,
     SlabMap,
-    StoredMap,
     convolved,
     convolved_transposed,
     from_tensor,
-    measure,
+    held,
     stored,
 )
 from medldm.networks.strided_trunk import ResidualUnit, StridedDecoder, StridedEncoder
@@ -131,6 +129,8 @@ def _run_decoder(decoder: Any, h: SlabMap, *, recompute: bool) -> SlabMap:
     levels = [decoder.middle, *decoder.levels]
     for level in levels:
         h = _run_level(h, level, recompute=recompute and level is levels[-1])
+        # An upsampled map of the finest level is computed for each reading.
+        h = h if level in levels[-2:] else as_stored(h)
     return _run_output(h, decoder)
 
 
@@ -145,8 +145,8 @@ def _run_encoder(encoder: Any, h: SlabMap, *, recompute: bool) -> SlabMap:
 
 
 def _run_output(h: SlabMap, trunk: Any) -> SlabMap:
-    h = _as_stored(h)
-    return convolved(_normalised(h, trunk.norm_out, h.moments), trunk.conv_out)
+    whole = as_stored(h)
+    return convolved(whole.map(whole.moments.normaliser(trunk.norm_out, silu=False)), trunk.conv_out)
 
 
 def _run_level(h: SlabMap, level: nn.Module, *, recompute: bool) -> SlabMap:
@@ -155,71 +155,10 @@ def _run_level(h: SlabMap, level: nn.Module, *, recompute: bool) -> SlabMap:
         return h
     layers: Iterable[Any] = level.layers
     for layer in layers:
-        h = y = _run_residual(h, layer.residual, recompute=recompute)
+        h = y = run_residual(h, layer.residual, recompute=recompute)
         if layer.attention is not None:
-            whole = layer.attention(y.tensor)
-            h = stored(from_tensor(whole, axis=h.axis, thickness=h.thickness), into=whole)
+            h = held(layer.attention(y.tensor), axis=h.axis, thickness=h.thickness)
     return h if level.resample is None else _resampled(h, level.resample)
-
-
-def _run_residual(x: SlabMap, block: Any, *, recompute: bool) -> StoredMap:
-    """y = shortcut(x) + conv2(silu(norm2(h))), h = conv1(silu(norm1(x))).
-
-    Three readings of x: for its moments, for h and for the shortcut. The first one stores x, or shortcut(x)
-    where that is narrower. The second one stores h, and y takes its place; with `recompute` it gathers only
-    the moments of h, the third one computes h again and y takes the place of x.
-    """
-    is_narrowing = block.conv1.out_channels < block.conv1.in_channels
-
-    def first_half(x: SlabMap) -> SlabMap:
-        return convolved(_normalised(x, block.norm1, of_x), block.conv1)
-
-    def second_half(h: SlabMap, of_h: Moments) -> SlabMap:
-        return convolved(_normalised(h, block.norm2, of_h), block.conv2)
-
-    place = None
-    if not is_narrowing:
-        x = _as_stored(x)
-        of_x, shortcut = x.moments, x.map(block.shortcut)
-        place = x.tensor if isinstance(block.shortcut, nn.Identity) else None
-    elif recompute:
-        of_x = measure(x)
-    else:
-        of_x = Moments()
-        shortcut = stored(x.map(of_x.see).map(block.shortcut))
-    if recompute:
-        of_h = measure(first_half(x))
-        y = _add_to_branch(x, lambda x: second_half(first_half(x), of_h), block.shortcut)
-        return stored(y, into=place)
-    h = stored(first_half(x))
-    branch = second_half(h, h.moments)
-    return stored(branch.then(lambda: map(Tensor.add_, branch.read(), shortcut.read())), into=h.tensor)
-
-
-def _as_stored(x: SlabMap) -> StoredMap:
-    return x if isinstance(x, StoredMap) else stored(x)
-
-
-def _normalised(x: SlabMap, norm: nn.GroupNorm, moments: Moments) -> SlabMap:
-    """Normalise a map by the moments of the whole, and activate where the layer does."""
-    return x.map(moments.normaliser(norm, silu=isinstance(norm, NormActivation)))
-
-
-def _add_to_branch(
-    x: SlabMap, branch: Callable[[SlabMap], SlabMap], shortcut: Callable[[Tensor], Tensor]
-) -> SlabMap:
-    """branch(x) + shortcut(x), of which x is read once; its slabs wait for the branch, which lags behind."""
-
-    def read() -> Iterator[Tensor]:
-        waiting: deque[Tensor] = deque()
-
-        def keep(slab: Tensor) -> Tensor:
-            waiting.append(slab)
-            return slab
-
-        return map(lambda y: y.add_(shortcut(waiting.popleft())), branch(x.map(keep)).read())
-
-    return x.then(read)
 
 
 def _resampled(x: SlabMap, resample: Any) -> SlabMap:
@@ -247,7 +186,7 @@ def _run_sequential(h: SlabMap, layers: Iterable[nn.Module]) -> SlabMap:
     for layer in layers:
         if isinstance(layer, ResidualUnit):
             body = [layer.conv1, layer.activation, layer.conv2]
-            h = _add_to_branch(h, partial(_run_sequential, layers=body), nn.Identity()).map(F.relu)
+            h = add_to_branch(h, partial(_run_sequential, layers=body), nn.Identity()).map(F.relu)
         elif isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
             h = convolved_transposed(
                 h,
