@@ -56,11 +56,14 @@ def test_inference_on_a_large_map_runs_in_slabs_and_gives_the_same(
         assert Rules.run_in_slabs(x, *block.parameters())
         found, peak = block(x), count_peak(lambda: block(x))
         monkeypatch.setattr(Rules, "run_in_slabs", lambda *_: False)
-        expected, whole_peak = block(x), count_peak(lambda: block(x))
-    assert found.dtype == expected.dtype
-    tolerance = 0.05 if enabled else 1e-5
-    assert (found.float() - expected.float()).norm() < tolerance * expected.float().norm()
-    assert peak < 0.75 * whole_peak
+        whole, whole_peak = block(x), count_peak(lambda: block(x))
+    expected = block.double()(x.double())
+    errors = [float((y - expected).norm() / expected.norm()) for y in (found, whole)]
+    assert found.dtype == whole.dtype
+    assert errors[0] < (0.01 if enabled else 1e-6)
+    # PyTorch's normalisation with channels last adds up in float32: 1e-5 on this map.
+    assert errors[0] <= errors[1]
+    assert peak < 0.9 * whole_peak
 
 
 def test_trainings_small_maps_and_blocks_that_are_told_a_time_run_whole(
