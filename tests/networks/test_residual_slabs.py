@@ -62,7 +62,7 @@ def test_inference_on_a_large_map_runs_in_slabs_and_gives_the_same(
     assert found.dtype == whole.dtype
     assert errors[0] < (0.01 if enabled else 1e-6)
     # PyTorch's normalisation with channels last adds up in float32: 1e-5 on this map.
-    assert errors[0] <= errors[1]
+    assert errors[0] <= 1.05 * errors[1]
     assert peak < 0.9 * whole_peak
 
 
