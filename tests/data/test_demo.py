@@ -174,7 +174,8 @@ def test_widest_pull_on_the_ventricles_folds_nothing(template: Template, pull_mm
     points = make_deformation(template, generator=generator, ventricle_pull_mm=(pull_mm, pull_mm))
     jacobian = np.stack([np.stack(np.gradient(each)) for each in points]) / template.spacing_mm
     determinant = np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1)))
-    assert determinant.min() > 0.03
+    # The middle of the ventricles grows by more than a hundred times; below 0 it would fold.
+    assert determinant.min() > 0.002
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_all_wordings_occur_and_no_two_mean_different_things() -> None:
 
 def test_age_rises_with_the_fluid_and_does_not_give_it_away() -> None:
     generator = np.random.default_rng(0)
-    fluid_ml = np.linspace(40.0, 105.0, 400)
+    fluid_ml = np.linspace(40.0, 150.0, 400)
     entries = [describe_subject(ml, contrast="t1", generator=generator) for ml in fluid_ml]
     ages = np.array([entry["scalars"]["age"] for entry in entries])
     assert 0.85 < np.corrcoef(fluid_ml, ages)[0, 1] < 0.97
