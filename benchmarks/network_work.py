@@ -142,7 +142,7 @@ def _decode_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -
         return lambda: network.decode(latents)
     if row.max_memory_gb is not None:
         return lambda: decode_within(network, latents, row.max_memory_gb)
-    return lambda: stream_decode(network, latents, slab=row.slab)
+    return lambda: stream_decode(network, latents, slab=row.slab, recompute=row.recompute)
 
 
 def _unet_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> Work:

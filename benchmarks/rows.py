@@ -25,6 +25,7 @@ class Row:
         batch: samples.
         steps: of a sampling, or repetitions of what is looped.
         slab: planes of a slab of streaming.
+        recompute: whether streaming stores one map in place of two at the finest level.
         max_memory_gb: limit within which a volume is decoded.
         precisions: measured.
         speed: wanted speed in float32 and bfloat16, over the first side's.
@@ -45,6 +46,7 @@ class Row:
     batch: int = 1
     steps: int = 50
     slab: int = 8
+    recompute: bool = False
     max_memory_gb: float | None = None
     precisions: tuple[str, ...] = ("float32", "bfloat16")
     speed: tuple[float | None, float | None] = (None, None)
@@ -189,6 +191,15 @@ ROWS = {
         kind="decode",
         size=(32,) * 3,
         quick=(8,) * 3,
+        speed=(1.0, 1.3),
+        memory=0.35,
+    ),
+    "decode_128_lean": Row(
+        title="decode to 128^3, streaming with `recompute`",
+        kind="decode",
+        size=(32,) * 3,
+        quick=(8,) * 3,
+        recompute=True,
         speed=(1.0, 1.3),
         memory=0.35,
     ),

@@ -22,6 +22,7 @@ from medldm.networks.blocks import (
     zero_init,
 )
 from medldm.networks.network_checks import check_shape
+from medldm.networks.position import with_position
 from medldm.networks.recomputation import normalise_and_convolve
 from medldm.networks.time_embedding import TimeEmbedding
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
@@ -98,7 +99,8 @@ class LatentUNet(nn.Module):
         if config.pooled_context:
             self.pooled_projection = nn.Linear(config.context_dim or 0, self.time_embedding.out_dim)
             zero_init(self.pooled_projection)
-        self.conv_in = conv(config.in_channels, channels[0], spatial_dims=dims)
+        in_channels = config.in_channels + config.position_channels
+        self.conv_in = conv(in_channels, channels[0], spatial_dims=dims)
         maker = _LayerMaker(config, self.time_embedding.out_dim)
         self.down, self.middle, self.up = maker.down_levels(), maker.middle(), maker.up_levels()
         self.norm_out = NormActivation(config.n_groups, channels[0], eps=config.norm_eps)
@@ -135,7 +137,8 @@ class LatentUNet(nn.Module):
             embedding = embedding + self.class_embedding(class_labels).to(embedding.dtype)
         if self.pooled_projection is not None:
             embedding = embedding + self.pooled_projection(pooled)
-        h = self.conv_in(pad_to_multiple(x, self.config.downsampling))
+        placed = with_position(x, self.config.position_frequencies)
+        h = self.conv_in(pad_to_multiple(placed, self.config.downsampling))
         skips = [h]
         for down in self.down:
             skips += down(skips[-1], embedding, context)

@@ -31,6 +31,8 @@ class LatentUNetConfig(Config):
         context_dim: width of the context; None only without cross-attention.
         pooled_context: whether a summary of the context (B, context_dim) is added to the time embedding as
             well, so that it reaches every residual block (Podell et al. 2024, "SDXL", Section 2.1).
+        position_frequencies: with k > 0, the network is told where each voxel lies, in 2 k channels for each
+            axis; see `with_position`.
         attention_levels: levels with attention; None for all but the finest, for that one too if it is alone.
         mid_attention: whether the middle block has attention.
         n_res_blocks: residual blocks of a level on the way down; one number, or one for each level.
@@ -60,6 +62,7 @@ class LatentUNetConfig(Config):
     cross_attention: bool = True
     context_dim: int | None = 512
     pooled_context: bool = False
+    position_frequencies: int = 0
     attention_levels: tuple[bool, ...] | None = None
     mid_attention: bool = True
     n_res_blocks: int | tuple[int, ...] = 2
@@ -102,6 +105,10 @@ class LatentUNetConfig(Config):
         if self.n_class_embeds is not None:
             check_positive(owner, n_class_embeds=self.n_class_embeds)
         check_norm_eps(owner, self.norm_eps)
+        if self.position_frequencies < 0:
+            raise ValueError(
+                f"{owner}: position_frequencies is {self.position_frequencies}: 0 (none) or more are needed"
+            )
         check_choice(owner, "spatial_dims", self.spatial_dims, (2, 3))
         if self.cross_attention and self.context_dim is None:
             raise ValueError(
@@ -131,6 +138,11 @@ class LatentUNetConfig(Config):
         if isinstance(self.n_head_channels, tuple):
             return f"heads of {self.n_head_channels[level]} channels"
         return f"{self.n_heads} heads"
+
+    @property
+    def position_channels(self) -> int:
+        """Channels that say where a voxel lies."""
+        return 2 * self.spatial_dims * self.position_frequencies
 
     @property
     def downsampling(self) -> int:
