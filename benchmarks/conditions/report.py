@@ -38,7 +38,7 @@ from medldm.training import case_transforms, gather_conditions, open_cohort
 
 TISSUES = (1, 2, 3)
 GREY, WHITE = 1, 2
-SHARES, SWEEP_WEIGHTS = (0.1, 0.5, 0.9), (1.0, 4.0)
+SHARES, SWEEP_WEIGHTS = (0.1, 0.5, 0.9), (1.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,9 @@ def main() -> None:
     parser.add_argument(
         "--given", nargs="+", metavar="NAME,NAME", help="sets of conditions in the place of the usual ones"
     )
+    parser.add_argument(
+        "--weight", nargs=2, metavar=("NAME", "W"), help="guide this condition on its own, with this weight"
+    )
     parser.add_argument("--sweep", metavar="SCALAR", help="draw with low, middle and high values of it alone")
     options = parser.parse_args()
     device = choose_device(options.device)
@@ -101,7 +104,8 @@ def main() -> None:
     write_line(["---", *["---:"] * 5])
     write_line(["the cases' own images", *measure(cases.images, cases)])
     for given in sets:
-        volumes = draw(sampler, cases, given, settings)
+        scale = guidance_of(given, options.guidance_scale, options.weight)
+        volumes = draw(sampler, cases, given, settings | {"guidance_scale": scale})
         write_line([" + ".join(given) or "nothing", *measure(volumes, cases)])
     difference = compare_dropped(sampler, cases, settings)
     sys.stdout.write(
@@ -155,6 +159,16 @@ def usual_sets(names: Sequence[str]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys([*sets, tuple(names)]))
 
 
+def guidance_of(
+    given: Sequence[str], scale: float, weight: tuple[str, str] | None
+) -> float | dict[str, float]:
+    """Return one weight for all conditions together, or one of their own for the condition that has it."""
+    if weight is None or weight[0] not in given:
+        return scale
+    others = "+".join(name for name in given if name != weight[0])
+    return {weight[0]: float(weight[1]), **({others: scale} if others else {})}
+
+
 def draw(
     sampler: LatentDiffusionSampler, cases: Cases, given: Sequence[str], settings: dict[str, Any]
 ) -> np.ndarray:
@@ -184,7 +198,7 @@ def sample(
 
 
 def write_sweep(sampler: LatentDiffusionSampler, cases: Cases, name: str, settings: dict[str, Any]) -> None:
-    """Write the mean volume of fluid seen for three values of a scalar, at two weights of its guidance."""
+    """Write the mean volume of fluid seen for three values of a scalar, at several weights."""
     low, high = sampler.model.conditioning_config.scalars[name]
     n = len(cases.images)
     others = {key: cases.conditions.values[key] for key in ("class",) if key in cases.conditions.values}
