@@ -9,6 +9,7 @@ the functions they wrap, which raise.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -106,6 +107,10 @@ def text_encoder_for(
     return open_text_encoder(directory, identity=identity, cache_dir=cache_dir)
 
 
+_FIRST_TO_END_S = 1.0
+"""torchrun looks every 0.1 s which process has ended, and names one as the cause: the others wait for that."""
+
+
 @contextmanager
 def _among_ranks() -> Iterator[None]:
     """Leave the other processes at the end, and say so where one of them is the cause of an error."""
@@ -117,6 +122,7 @@ def _among_ranks() -> Iterator[None]:
     except RuntimeError as error:
         if not ranks.lost_touch(error):
             raise
+        time.sleep(_FIRST_TO_END_S)
         raise RuntimeError(
             f"process {ranks.rank()} of {ranks.n_ranks()} lost touch with another one ({error}). Its error "
             "above, or torchrun's summary below, names the cause; a training goes on from its last saved "
