@@ -108,7 +108,7 @@ def text_encoder_for(
 
 
 _FIRST_TO_END_S = 1.0
-"""torchrun looks every 0.1 s which process has ended, and names one as the cause: the others wait for that."""
+"""torchrun looks every 0.1 s which process has ended and names one as the cause; the others wait for that."""
 
 
 @contextmanager
