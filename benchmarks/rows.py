@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 NETWORKS = ("MONAI", "medldm")
 
@@ -83,6 +83,15 @@ def _growth(length: int) -> Row:
         slab=min(8, length),
     )
 
+
+_STREAMING = Row(
+    title="decode to 128^3, streaming",
+    kind="decode",
+    size=(32,) * 3,
+    quick=(8,) * 3,
+    speed=(1.0, 1.3),
+    memory=0.35,
+)
 
 ROWS = {
     "autoencoder_forward": Row(
@@ -186,22 +195,9 @@ ROWS = {
     "decode_32": _growth(8),
     "decode_64": _growth(16),
     "decode_96": _growth(24),
-    "decode_128": Row(
-        title="decode to 128^3, streaming",
-        kind="decode",
-        size=(32,) * 3,
-        quick=(8,) * 3,
-        speed=(1.0, 1.3),
-        memory=0.35,
-    ),
-    "decode_128_lean": Row(
-        title="decode to 128^3, streaming with `recompute`",
-        kind="decode",
-        size=(32,) * 3,
-        quick=(8,) * 3,
-        recompute=True,
-        speed=(1.0, 1.3),
-        memory=0.35,
+    "decode_128": _STREAMING,
+    "decode_128_lean": replace(
+        _STREAMING, title="decode to 128^3, streaming with `recompute`", recompute=True
     ),
     "sampling": Row(
         title="50-step DDIM, guidance 7.5, 4 x 16^3, decoded",
