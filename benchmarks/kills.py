@@ -33,9 +33,9 @@ from ignite.engine import Events
 from pages import table, write_between_marks
 from tiny_trainings import STAGES, hash_state
 
-from medldm.checkpoints import load_checkpoint
-from medldm.training.resumable_trainer import ResumableTrainer
-from medldm.training.state_folders import SavedState, StateFolders
+from medldm.latent_diffusion.checkpoints import load_checkpoint
+from medldm.training.resume.resumable_trainer import ResumableTrainer
+from medldm.training.resume.state_folders import SavedState, StateFolders
 
 PHASES = ("building", "loading", "step", "saving", "pruning", "epoch end", "ended")
 BUILDING, LOADING, STEP, SAVING, PRUNING, EPOCH_END, ENDED = range(len(PHASES))

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser
 from medldm.networks import VAE, LatentUNet, StaticContext
-from medldm.networks.levers import forget_all
-from medldm.networks.memory import decode_within
-from medldm.networks.monai_weights import unet_from_monai, vae_from_monai
-from medldm.networks.streaming import stream_decode
-from medldm.networks.vector_quantiser import VectorQuantiser
+from medldm.networks.kernels.dispatch import forget_all
+from medldm.networks.pretrained.monai_weights import unet_from_monai, vae_from_monai
+from medldm.networks.quantiser import VectorQuantiser
+from medldm.networks.streaming.encode_decode import stream_decode
+from medldm.networks.streaming.memory_limit import decode_within
 
 GUIDANCE = 7.5
 AUTOENCODER: dict[str, Any] = {

@@ -32,7 +32,7 @@ from rows import NETWORKS, ROWS, Row, Setting
 from side_by_side import describe_machine, peak_rate
 from worker import Side
 
-from medldm.networks.levers import has_bfloat16
+from medldm.networks.kernels.dispatch import has_bfloat16
 
 SECONDS = {"float32": 30.0, "bfloat16": 20.0}
 """For the repetitions of a row; its first runs come on top."""

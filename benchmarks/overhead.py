@@ -32,7 +32,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
-from medldm.latent_diffusion import make_autoencoder
+from medldm.latent_diffusion.model import make_autoencoder
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig
 from medldm.training import (
     AutoencoderLoss,

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from medldm import LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig, VAEConfig
 from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser
+from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import LatentUNet, StaticContext
 from medldm.training import cache_latents, training_loader, volume_transforms
 from medldm.training.diffusion import DenoisingTask
 from medldm.transforms import IntensityMapping
-from medldm.volume_space import VolumeSpace
 
 VAE_OPTIONS = {"down_channels": AUTOENCODER["channels"], "n_groups": 32, "mid_attention": False}
 UNET_OPTIONS = {

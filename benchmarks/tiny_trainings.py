@@ -12,9 +12,9 @@ from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
-from medldm.checkpoints import hash_weights
-from medldm.latent_diffusion import make_autoencoder
-from medldm.model_files import describe_autoencoder, describe_latent_diffusion
+from medldm.latent_diffusion.checkpoints import hash_weights
+from medldm.latent_diffusion.model import make_autoencoder
+from medldm.latent_diffusion.model_files import describe_autoencoder, describe_latent_diffusion
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig, VQVAEConfig
 from medldm.training import (
     AutoencoderEvaluator,
@@ -32,8 +32,8 @@ from medldm.training import (
     seed_everything,
     training_loader,
 )
-from medldm.training.resumable_trainer import ResumableTrainer
-from medldm.training.state_tree import flatten_state
+from medldm.training.resume.resumable_trainer import ResumableTrainer
+from medldm.training.resume.state_tree import flatten_state
 from medldm.training.volumes import RandomPatchd
 
 CPU = torch.device("cpu")

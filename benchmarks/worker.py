@@ -19,7 +19,7 @@ from pipeline_work import make_pipeline_work
 from rows import ROWS, Row, Setting
 from side_by_side import count_operations, measure_memory, share_of_time, synchronise
 
-from medldm.allocation import tune_allocation
+from medldm.runtime.allocation import tune_allocation
 
 PIPELINE = ("reading", "stage_2", "loop", "loading")
 _CONTEXT = multiprocessing.get_context("forkserver")

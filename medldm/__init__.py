@@ -1,8 +1,8 @@
 """medldm: 3D latent diffusion for medical images."""
 
 from medldm.conditioning import ConditioningConfig, Conditions
-from medldm.latent_diffusion import LatentDiffusionModel
-from medldm.latent_diffusion_config import LatentDiffusionConfig
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.networks import (
     VAE,
     VQVAE,
@@ -13,7 +13,7 @@ from medldm.networks import (
     VAEConfig,
     VQVAEConfig,
 )
-from medldm.sampling import LatentDiffusionSampler
+from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.training import LatentDiffusionTrainer
 from medldm.version import __version__
 

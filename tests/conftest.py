@@ -62,8 +62,8 @@ def make_cohort(tmp_path: Path) -> Callable[..., Path]:
 def make_model() -> Callable[..., Any]:
     """Build a tiny latent diffusion model with random weights, its output layer included."""
     from medldm import ConditioningConfig, LatentDiffusionModel, LatentUNetConfig, VAEConfig
+    from medldm.latent_diffusion.volume_space import VolumeSpace
     from medldm.transforms import IntensityMapping
-    from medldm.volume_space import VolumeSpace
 
     def make(
         conditioning_type: tuple[str, ...] = ("class", "label_map"), **options: Any

@@ -46,7 +46,7 @@ def shorten(command: str) -> list[str]:
     words = shlex.split(command)
     if words[0] == "python":
         return [sys.executable, *words[1:]]
-    return [sys.executable, "-m", "medldm.cli", *words[1:]]
+    return [sys.executable, "-m", "medldm.cli.main", *words[1:]]
 
 
 @pytest.mark.slow
@@ -73,8 +73,8 @@ def test_commands_run_in_their_order(page: str, make_cohort, tmp_path) -> None:
 @pytest.mark.slow
 def test_python_example_runs_with_small_networks(tmp_path, monkeypatch) -> None:
     from medldm import VAE, VAEConfig
-    from medldm.checkpoints import save_checkpoint
-    from medldm.model_files import describe_autoencoder
+    from medldm.latent_diffusion.checkpoints import save_checkpoint
+    from medldm.latent_diffusion.model_files import describe_autoencoder
 
     (code,) = blocks("README.md", "python")
     for large, small in (

@@ -1,6 +1,6 @@
 """Show that each condition of a trained model, alone and with others, moves the picture as it should.
 
-python -c "from medldm.data.demo import make_demo_cohort; make_demo_cohort('unseen', conditions=True, seed=1)"
+python -c "from medldm.demo.cohort import make_demo_cohort as make; make('unseen', conditions=True, seed=1)"
 python benchmarks/conditions/report.py CHECKPOINT unseen --num-samples 16 --guidance-scale 2
 python benchmarks/conditions/report.py CHECKPOINT unseen --sweep fluid_ml
 
@@ -31,9 +31,9 @@ from torch.utils.data import default_collate
 from medldm import Conditions, LatentDiffusionSampler
 from medldm.conditioning import open_text_encoder
 from medldm.data.cohort import Case
-from medldm.devices import choose_device
-from medldm.evaluation.label_contrast import shuffle_labels
-from medldm.evaluation.tissue import contrast_skewness, deep_fluid_ml, fit_line, map_overlap
+from medldm.evaluation.metrics.label_contrast import shuffle_labels
+from medldm.evaluation.metrics.tissue import contrast_skewness, deep_fluid_ml, fit_line, map_overlap
+from medldm.runtime.devices import choose_device
 from medldm.training import case_transforms, gather_conditions, open_cohort
 
 TISSUES = (1, 2, 3)

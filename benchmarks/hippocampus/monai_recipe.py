@@ -39,11 +39,11 @@ from torch.nn import functional as F
 
 from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
-from medldm.devices import choose_device
-from medldm.synthetic_files import LabelGrid, SyntheticWriter
+from medldm.generation.files import LabelGrid, SyntheticWriter
+from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.runtime.devices import choose_device
 from medldm.training.precision import autocast
 from medldm.transforms import CentreCropOrPad, IntensityMapping, LoadVolume, ResampleToSpacing
-from medldm.volume_space import VolumeSpace
 
 logger = logging.getLogger("monai_recipe")
 

@@ -16,11 +16,11 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from medldm.checkpoints import load_checkpoint
 from medldm.data.cohort import read_cohort
-from medldm.evaluation.label_contrast import compare_label_contrast, format_table
-from medldm.evaluation.overview import draw_overview
-from medldm.model_files import space_of
+from medldm.evaluation.metrics.label_contrast import compare_label_contrast, format_table
+from medldm.evaluation.report.overview import draw_overview
+from medldm.latent_diffusion.checkpoints import load_checkpoint
+from medldm.latent_diffusion.model_files import space_of
 from medldm.transforms import LoadVolume
 
 N_PICTURED = 4

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from medldm.data.cohort import read_cohort
-from medldm.evaluation.label_contrast import compare_label_contrast, format_table
-from medldm.evaluation.overview import draw_overview
-from medldm.evaluation.tissue import fit_line
-from medldm.evaluation.volumes import compare_volumes, format_volume_table, volumes_ml
+from medldm.evaluation.metrics.label_contrast import compare_label_contrast, format_table
+from medldm.evaluation.metrics.tissue import fit_line
+from medldm.evaluation.metrics.volumes import compare_volumes, format_volume_table, volumes_ml
+from medldm.evaluation.report.overview import draw_overview
 from medldm.transforms import LoadVolume
 
 N_PICTURED = 4

@@ -23,7 +23,7 @@ from torch.utils.data import default_collate
 
 from medldm import Conditions, LatentDiffusionSampler
 from medldm.conditioning import open_text_encoder
-from medldm.sampling_config import SamplingConfig
+from medldm.sampling.config import SamplingConfig
 from medldm.training import case_transforms, gather_conditions, open_cohort
 
 STEPS = (5, 10, 20, 50)

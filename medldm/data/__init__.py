@@ -2,9 +2,9 @@
 
 from medldm.data.checks import check_cohort, require_sound, run_check
 from medldm.data.cohort import Cohort, read_cohort, split_by_subject
-from medldm.data.cohort_listing import Case
-from medldm.data.findings import CohortError, Finding
+from medldm.data.issues import CohortError, Finding
 from medldm.data.labels import LabelSchema, read_label_schema
+from medldm.data.listing import Case
 
 __all__ = [
     "Case",

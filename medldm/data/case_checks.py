@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medldm.data.findings import Finding, Severity
 from medldm.data.inspection import VolumeFacts, inspect_header
+from medldm.data.issues import Finding, Severity
 from medldm.data.labels import LabelSchema, unknown_values_reason
 
 AFFINE_TOLERANCE_MM = 1e-3

@@ -9,9 +9,9 @@ from pathlib import Path
 from medldm.data.case_checks import VOLUME_KEYS, check_cases
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.cohort_checks import check_across
-from medldm.data.facts_cache import gather_facts
-from medldm.data.findings import CohortError, Finding, format_table
+from medldm.data.file_info import gather_facts
 from medldm.data.inspection import VolumeFacts, inspect_header
+from medldm.data.issues import CohortError, Finding, format_table
 
 logger = logging.getLogger(__name__)
 

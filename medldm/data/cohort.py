@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medldm.data.case_checks import check_cases
-from medldm.data.cohort_listing import SPLITS, Case, layout_error, read_lists
-from medldm.data.facts_cache import gather_facts
-from medldm.data.findings import CohortError, Finding
+from medldm.data.file_info import gather_facts
+from medldm.data.issues import CohortError, Finding
 from medldm.data.labels import LabelSchema, read_label_schema
+from medldm.data.listing import SPLITS, Case, layout_error, read_lists
 
 logger = logging.getLogger(__name__)
 

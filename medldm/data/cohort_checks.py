@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from medldm.data.case_checks import FactsByFile, main_file
-from medldm.data.findings import Finding
 from medldm.data.inspection import VolumeFacts
+from medldm.data.issues import Finding
 from medldm.data.labels import LabelSchema
 
 SPACING_OUTLIER = 1.5

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medldm.data.case_checks import main_file
 from medldm.data.cohort import Cohort
-from medldm.data.facts_cache import gather_facts
+from medldm.data.file_info import gather_facts
 from medldm.data.inspection import VolumeFacts, inspect_header
 from medldm.data.labels import LabelSchema
 

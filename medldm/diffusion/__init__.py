@@ -1,7 +1,14 @@
 """Noise paths, solvers and guidance, in one formalism over (alpha_t, sigma_t)."""
 
 from medldm.diffusion.guidance import combine, guided_denoiser
-from medldm.diffusion.keep import Inversion, KeptRegion, PartialStart, invert_noise, last_pairs, sample_from
+from medldm.diffusion.inpainting import (
+    Inversion,
+    KeptRegion,
+    PartialStart,
+    invert_noise,
+    last_pairs,
+    sample_from,
+)
 from medldm.diffusion.kernel import (
     LOSS_WEIGHTINGS,
     PREDICTION_TYPES,

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medldm.checkpoints import write_atomically
 from medldm.data.cohort import Cohort
-from medldm.evaluation.bootstrap import Estimate
-from medldm.evaluation.case_sets import CaseSet
-from medldm.evaluation.copy_rule import RULE
-from medldm.evaluation.evaluation_config import EvaluationConfig
-from medldm.evaluation.evaluation_page import make_page
-from medldm.evaluation.evidence import Evidence, gather_evidence
-from medldm.evaluation.figures import SECTIONS, Figure
-from medldm.evaluation.privacy_figures import joint_power
+from medldm.evaluation.cases.sets import CaseSet
+from medldm.evaluation.config import EvaluationConfig
+from medldm.evaluation.metrics.bootstrap import Estimate
+from medldm.evaluation.metrics.copy_rule import RULE
+from medldm.evaluation.report.assembly import make_page
 from medldm.evaluation.resources import EvaluationResources
-from medldm.ranks import is_first
+from medldm.evaluation.results import Evidence, gather_evidence
+from medldm.evaluation.sections.metric_result import SECTIONS, Figure
+from medldm.evaluation.sections.privacy import joint_power
+from medldm.latent_diffusion.checkpoints import write_atomically
+from medldm.runtime.distributed import is_first
 from medldm.version import __version__
 
 EXIT_NOT_COMPUTED = 3

@@ -19,17 +19,17 @@ import numpy.typing as npt
 from medldm.configs import Config
 from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
-from medldm.evaluation.agreement import choose_column
-from medldm.evaluation.case_reading import read_case
-from medldm.evaluation.case_sets import fit_shape
-from medldm.evaluation.feature_checks import TooFewCasesError
-from medldm.evaluation.neighbours import NeighbourConfig, NeighbourIndex
-from medldm.evaluation.privacy import copy_threshold
+from medldm.evaluation.cases.reading import read_case
+from medldm.evaluation.cases.sets import fit_shape
+from medldm.evaluation.metrics.checks import TooFewCasesError
+from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex
+from medldm.evaluation.metrics.privacy import copy_threshold
+from medldm.evaluation.sections.agreement import choose_column
+from medldm.evaluation.sections.usefulness import blind_answer
 from medldm.evaluation.segmenter import Pair, Segmenter, SegmenterConfig, dice_scores, train_segmenter
-from medldm.evaluation.usefulness import blind_answer
-from medldm.latent_diffusion import LatentDiffusionModel
-from medldm.redraws import Gate
-from medldm.volume_space import VolumeSpace
+from medldm.generation.rejection import Gate
+from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.latent_diffusion.volume_space import VolumeSpace
 
 logger = logging.getLogger(__name__)
 

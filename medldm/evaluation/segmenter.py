@@ -21,8 +21,8 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor, nn
 
 from medldm.configs import Config
-from medldm.evaluation.case_sets import fit_shape
-from medldm.evaluation.feature_checks import Floats, TooFewCasesError
+from medldm.evaluation.cases.sets import fit_shape
+from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
 
 Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """An image (X, Y, Z) and its labels 0..K."""

@@ -3,10 +3,10 @@
 from medldm.networks.attention import StaticContext
 from medldm.networks.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from medldm.networks.posterior import AutoencoderOutput, DiagonalGaussian
+from medldm.networks.quantiser import Quantised
 from medldm.networks.unet import LatentUNet, UNet
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
 from medldm.networks.vae import VAE, VAEConfig
-from medldm.networks.vector_quantiser import Quantised
 from medldm.networks.vqvae import VQVAE
 from medldm.networks.vqvae_config import VQVAEConfig
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medldm.networks.blocks import Linear, Norm, ResidualBlock, conv, zero_init
-from medldm.networks.levers import attend_to
+from medldm.networks.kernels.dispatch import attend_to
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, *, n_heads: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medldm.networks.levers import (
+from medldm.networks.kernels.dispatch import (
     Rules,
     channels_last,
     convolve,
@@ -22,9 +22,9 @@ from medldm.networks.levers import (
     forget,
     project,
 )
-from medldm.networks.recomputation import normalise, normalise_and_convolve
-from medldm.networks.residual_slabs import run_residual
-from medldm.networks.slabs import held
+from medldm.networks.kernels.fused_norm_conv import normalise, normalise_and_convolve
+from medldm.networks.kernels.tiled_maps import held
+from medldm.networks.kernels.tiled_residual import run_residual
 
 Direction: TypeAlias = Literal["up", "down"]
 

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from medldm.configs import Config
 from medldm.networks.blocks import conv
-from medldm.networks.network_checks import check_choice, check_positive
+from medldm.networks.config_checks import check_choice, check_positive
 
 NORMS = ("instance", "batch", "none")
 

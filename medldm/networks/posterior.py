@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medldm.ranks import BatchShare, whole_batch
+from medldm.runtime.distributed import BatchShare, whole_batch
 
 MIN_LOGVAR, MAX_LOGVAR = -30.0, 20.0
 

@@ -21,9 +21,9 @@ from medldm.networks.blocks import (
     run_block,
     zero_init,
 )
-from medldm.networks.network_checks import check_shape
+from medldm.networks.config_checks import check_shape
+from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
 from medldm.networks.position import with_position
-from medldm.networks.recomputation import normalise_and_convolve
 from medldm.networks.time_embedding import TimeEmbedding
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
 

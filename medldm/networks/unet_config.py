@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medldm.configs import Config
-from medldm.networks.network_checks import (
+from medldm.networks.config_checks import (
     check_channels,
     check_choice,
     check_norm_eps,

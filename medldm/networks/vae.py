@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from medldm.networks.blocks import conv, crop_to, pad_to_multiple
-from medldm.networks.network_checks import check_shape
+from medldm.networks.config_checks import check_shape
+from medldm.networks.encoder_decoder import Decoder, Encoder, TrunkConfig
 from medldm.networks.posterior import AutoencoderOutput, DiagonalGaussian
-from medldm.networks.trunk import Decoder, Encoder, TrunkConfig
-from medldm.ranks import BatchShare, equal_share
+from medldm.runtime.distributed import BatchShare, equal_share
 
 FIRST_LOGVAR = -4.0
 """Bias of the posterior's log-variance at the start of a training: a standard deviation of about 0.14."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from medldm.networks.blocks import crop_to, pad_to_multiple
-from medldm.networks.network_checks import check_shape
+from medldm.networks.config_checks import check_shape
+from medldm.networks.encoder_decoder import Decoder, Encoder
 from medldm.networks.posterior import AutoencoderOutput
-from medldm.networks.strided_trunk import StridedDecoder, StridedEncoder
-from medldm.networks.trunk import Decoder, Encoder
-from medldm.networks.vector_quantiser import Quantised, VectorQuantiser
+from medldm.networks.quantiser import Quantised, VectorQuantiser
+from medldm.networks.strided_encoder_decoder import StridedDecoder, StridedEncoder
 from medldm.networks.vqvae_config import VQVAEConfig
-from medldm.ranks import BatchShare, equal_share
+from medldm.runtime.distributed import BatchShare, equal_share
 
 __all__ = ["VQVAE", "VQVAEConfig"]
 

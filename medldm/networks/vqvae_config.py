@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from medldm.networks.network_checks import check_choice, check_positive, per_level
-from medldm.networks.strided_trunk import ACTIVATIONS
-from medldm.networks.trunk import TrunkConfig
+from medldm.networks.config_checks import check_choice, check_positive, per_level
+from medldm.networks.encoder_decoder import TrunkConfig
+from medldm.networks.strided_encoder_decoder import ACTIVATIONS
 
 
 @dataclass(frozen=True, kw_only=True)

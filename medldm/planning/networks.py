@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from medldm.checkpoints import load_checkpoint
 from medldm.conditioning import ConditioningConfig
 from medldm.configs import unknown_name_message
-from medldm.latent_diffusion import AUTOENCODER_CONFIGS
+from medldm.latent_diffusion.checkpoints import load_checkpoint
+from medldm.latent_diffusion.model import AUTOENCODER_CONFIGS
 from medldm.networks import LatentUNetConfig, VAEConfig, VQVAEConfig
 from medldm.training.precision import DTYPES
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from medldm.networks.memory import choose_plan, estimate_decode_bytes
+from medldm.networks.streaming.memory_limit import choose_plan, estimate_decode_bytes
 from medldm.planning import workloads
 from medldm.planning.dry_run import DryRun
 from medldm.planning.networks import PlannedNetworks, StageKnobs

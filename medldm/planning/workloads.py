@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medldm.conditioning import Conditions
-from medldm.latent_diffusion import LatentDiffusionModel, make_autoencoder
-from medldm.latent_diffusion_config import LatentDiffusionConfig
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.model import LatentDiffusionModel, make_autoencoder
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig
 from medldm.planning.networks import PlannedNetworks
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
 from medldm.training.diffusion import DiffusionTrainer
 from medldm.training.latent_cache import LatentDataset
-from medldm.training.losses import AutoencoderLoss, AutoencoderLossConfig
+from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.precision import average_weights
 from medldm.training.volumes import SPATIAL_KEYS
 

@@ -1,18 +1,18 @@
 """Both training stages on MONAI's engines."""
 
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer, reconstruct
+from medldm.training.batches import ValidationBatches
 from medldm.training.condition_columns import conditioning_of
 from medldm.training.data_order import training_loader
 from medldm.training.diffusion import DenoisingTask, DiffusionEvaluator, DiffusionTrainer, SampleWriter
 from medldm.training.handlers import CheckpointWriter, LossBar, SliceWriter, TrainingLog
-from medldm.training.health import HealthConfig
 from medldm.training.latent_cache import LatentDataset, cache_latents, encode_cases
-from medldm.training.losses import AutoencoderLoss, AutoencoderLossConfig
+from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.optimisation import OptimiserStep, make_schedule
 from medldm.training.precision import autocast, average_weights, seed_everything
 from medldm.training.quarantine import GuardedTransforms, Quarantine
-from medldm.training.rank_batches import ValidationBatches
-from medldm.training.resume import TrainingKeeper
+from medldm.training.resume.divergence import HealthConfig
+from medldm.training.resume.keeper import TrainingKeeper
 from medldm.training.trainer import LatentDiffusionTrainer
 from medldm.training.volumes import (
     case_transforms,

@@ -16,13 +16,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from medldm.networks import VAE, VQVAE, AutoencoderOutput
-from medldm.ranks import BatchShare, accumulating, parallel
+from medldm.runtime.distributed import BatchShare, accumulating, parallel
+from medldm.training.batches import share_of_batch
 from medldm.training.handlers import TERMS
-from medldm.training.losses import FirstStageLoss
+from medldm.training.losses.reconstruction import FirstStageLoss
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, average_weights, make_scaler
-from medldm.training.rank_batches import share_of_batch
-from medldm.training.resumable_trainer import HasState, ResumableTrainer
+from medldm.training.resume.resumable_trainer import HasState, ResumableTrainer
 
 
 class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[misc]

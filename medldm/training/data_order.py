@@ -19,8 +19,8 @@ from monai.data import list_data_collate
 from monai.transforms import Randomizable
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from medldm.training.batches import TrainingBatches
 from medldm.training.quarantine import FOUND, BadCase, CollateSound, Quarantine, QuarantineError
-from medldm.training.rank_batches import TrainingBatches
 
 
 class DrawnCase(int):

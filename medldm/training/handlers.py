@@ -22,8 +22,8 @@ from ignite.handlers import ProgressBar
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from medldm.checkpoints import save_checkpoint
-from medldm.ranks import is_first
+from medldm.latent_diffusion.checkpoints import save_checkpoint
+from medldm.runtime.distributed import is_first
 from medldm.training.sharding import gather_state
 
 logger = logging.getLogger(__name__)

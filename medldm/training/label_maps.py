@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from medldm.conditioning import ConditioningConfig
 from medldm.data.labels import LabelSchema
-from medldm.label_map_model import decode_indices, draw_label_maps, encode_one_hot
+from medldm.label_maps.model import decode_indices, draw_label_maps, encode_one_hot
+from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.training.autoencoder import reconstruct
 from medldm.training.diffusion import DiffusionEvaluator, SampleWriter
 from medldm.training.handlers import middle_slices
 from medldm.training.precision import autocast
 from medldm.training.volumes import ConditionValuesd, IndexLabelsd, RandomPatchd
 from medldm.transforms import CentreCropOrPadd, LoadVolumed, ResampleToSpacingd
-from medldm.volume_space import VolumeSpace
 
 COUNTS = "counts"
 

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from medldm.checkpoints import hash_weights, write_atomically
-from medldm.latent_diffusion import LatentDiffusionModel
-from medldm.ranks import is_first, n_ranks, own_part, sum_over_ranks, wait_for_all
+from medldm.latent_diffusion.checkpoints import hash_weights, write_atomically
+from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.runtime.distributed import is_first, n_ranks, own_part, sum_over_ranks, wait_for_all
 from medldm.training.quarantine import BadCase, GuardedTransforms, Quarantine, find_fault
 from medldm.training.volumes import ABSENT, SPATIAL_KEYS
 from medldm.version import __version__

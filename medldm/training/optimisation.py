@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from medldm.ranks import true_on_any_rank
+from medldm.runtime.distributed import true_on_any_rank
 from medldm.training.sharding import shard_optimiser_state, whole
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from monai.transforms import Compose, RandomizableTrait, Transform
 
-from medldm.ranks import n_ranks
+from medldm.runtime.distributed import n_ranks
 
 logger = logging.getLogger(__name__)
 

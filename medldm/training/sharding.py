@@ -21,9 +21,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 
-from medldm.latent_diffusion import ConditionalDenoiser
-from medldm.networks.levers import forget_all
-from medldm.ranks import is_first, n_ranks, parallel
+from medldm.latent_diffusion.model import ConditionalDenoiser
+from medldm.networks.kernels.dispatch import forget_all
+from medldm.runtime.distributed import is_first, n_ranks, parallel
 
 SHARDINGS = ("ddp", "fsdp")
 

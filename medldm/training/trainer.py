@@ -10,11 +10,11 @@ import torch
 from monai.handlers import ValidationHandler
 from torch.utils.data import DataLoader
 
-from medldm.checkpoints import CheckpointError, load_weights
-from medldm.devices import choose_device
-from medldm.latent_diffusion import LatentDiffusionModel, name_autoencoder_type
-from medldm.latent_diffusion_config import LatentDiffusionConfig
-from medldm.model_files import describe_latent_diffusion, load_autoencoder, space_of
+from medldm.latent_diffusion.checkpoints import CheckpointError, load_weights
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.model import LatentDiffusionModel, name_autoencoder_type
+from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_autoencoder, space_of
+from medldm.runtime.devices import choose_device
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer, averaged_denoiser
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
 from medldm.training.latent_cache import LatentDataset, cache_latents

@@ -15,6 +15,7 @@ from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.data.measured_scalars import with_measured_scalars
+from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.transforms import (
     CentreCropOrPadd,
     IntensityMapping,
@@ -23,7 +24,6 @@ from medldm.transforms import (
     ResampleToSpacingd,
     measure_intensity_mapping,
 )
-from medldm.volume_space import VolumeSpace
 
 SPATIAL_KEYS = {"label_map": "label", "image": "condition_image"}
 ABSENT = "absent:"

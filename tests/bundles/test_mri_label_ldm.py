@@ -14,7 +14,7 @@ import pytest
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 
 import medldm
-from medldm.bundle import check_required_packages
+from medldm.workflows import check_required_packages
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
 TINY_1 = {
@@ -83,7 +83,7 @@ def test_three_commands_lead_from_a_cohort_to_labelled_volumes(
         bundle_root=BUNDLE, dataset_dir=cohort, output_dir=tmp_path / "out", validation_fraction=0.4
     )
     # One of the two under the lint of `medldm run`.
-    program = {"vae": "monai.bundle", "vqvae": "medldm.cli"}[autoencoder_type]
+    program = {"vae": "monai.bundle", "vqvae": "medldm.cli.main"}[autoencoder_type]
     first = run_as_user(
         [
             "--config_file",

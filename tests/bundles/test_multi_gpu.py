@@ -14,8 +14,8 @@ import torch
 from monai.bundle import run
 
 import medldm
-from medldm.checkpoints import load_checkpoint
 from medldm.evaluation.evaluate import EXIT_NOT_COMPUTED
+from medldm.latent_diffusion.checkpoints import load_checkpoint
 from tests.bundles.test_mri_label_ldm import TINY_1, TINY_2
 from tests.rank_processes import run_on_ranks
 

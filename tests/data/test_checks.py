@@ -10,7 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medldm.data import CohortError, Finding, check_cohort, facts_cache, read_cohort, require_sound, run_check
+from medldm.data import CohortError, Finding, check_cohort, read_cohort, require_sound, run_check
+from medldm.data import file_info as facts_cache
 from medldm.transforms import write_nifti
 
 MakeCohort = Callable[..., Path]

@@ -16,8 +16,6 @@ import pytest
 import torch
 
 from medldm import LatentDiffusionConfig
-from medldm.checkpoints import save_checkpoint
-from medldm.evaluation.contrastive import ContrastiveConfig
 from medldm.evaluation.evaluate import (
     EXIT_COPIES,
     EXIT_NOT_COMPUTED,
@@ -26,11 +24,13 @@ from medldm.evaluation.evaluate import (
     exit_code,
     summary_text,
 )
-from medldm.evaluation.neighbours import NeighbourConfig
+from medldm.evaluation.features.contrastive import ContrastiveConfig
+from medldm.evaluation.metrics.neighbours import NeighbourConfig
 from medldm.evaluation.resources import EvaluationResources
+from medldm.evaluation.sections.usefulness import UsefulnessConfig
 from medldm.evaluation.segmenter import SegmenterConfig
-from medldm.evaluation.usefulness import UsefulnessConfig
-from medldm.model_files import describe_latent_diffusion
+from medldm.latent_diffusion.checkpoints import save_checkpoint
+from medldm.latent_diffusion.model_files import describe_latent_diffusion
 from tests.rank_processes import run_on_ranks
 
 TINY = EvaluationConfig(

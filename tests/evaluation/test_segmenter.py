@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.metrics import compute_hausdorff_distance
 
-from medldm.evaluation.feature_checks import TooFewCasesError
+from medldm.evaluation.metrics.checks import TooFewCasesError
 from medldm.evaluation.segmenter import (
     Pair,
     SegmenterConfig,

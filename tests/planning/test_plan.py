@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from medldm.cli import main
+from medldm.cli.main import main
+from medldm.cli.plan import read_knobs
 from medldm.planning import plan as planning
-from medldm.planning.command import read_knobs
 from medldm.planning.networks import networks_of_bundle
 from medldm.planning.plan import Budget, Prediction, make_plan
 from medldm.planning.report import report_plan

@@ -13,11 +13,11 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from medldm.ranks import wait_for_all
+from medldm.runtime.distributed import wait_for_all
 from medldm.training import seed_everything
 from medldm.training.handlers import TERMS
+from tests.training.resume.training_states import everything
 from tests.training.small_trainings import LENGTH
-from tests.training.training_states import everything
 
 
 def smooth(make: Callable[..., Any], folder: Path, **keeping: Any) -> Any:

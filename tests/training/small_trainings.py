@@ -14,8 +14,8 @@ from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
 from medldm import LatentDiffusionConfig
-from medldm.latent_diffusion import make_autoencoder
-from medldm.model_files import describe_autoencoder, describe_latent_diffusion
+from medldm.latent_diffusion.model import make_autoencoder
+from medldm.latent_diffusion.model_files import describe_autoencoder, describe_latent_diffusion
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig, VQVAEConfig
 from medldm.training import (
     AutoencoderEvaluator,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ignite.engine import Engine, Events
 
-from medldm.checkpoints import load_checkpoint
+from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.training.handlers import TERMS, CheckpointWriter, TrainingLog
 
 

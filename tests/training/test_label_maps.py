@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from medldm.conditioning import ConditioningConfig
 from medldm.data.labels import LabelSchema
-from medldm.label_map_model import (
+from medldm.label_maps.model import (
     build_label_map_autoencoder,
     decode_indices,
     describe_with_schema,
@@ -21,9 +21,8 @@ from medldm.label_map_model import (
     label_map_space,
     schema_of,
 )
-from medldm.model_files import describe_autoencoder, load_autoencoder
+from medldm.latent_diffusion.model_files import describe_autoencoder, load_autoencoder
 from medldm.training import AutoencoderTrainer, CheckpointWriter, TrainingLog, average_weights, open_cohort
-from medldm.training.label_map_loss import LabelMapLoss
 from medldm.training.label_maps import (
     LabelMapEvaluator,
     OneHotInferer,
@@ -33,6 +32,7 @@ from medldm.training.label_maps import (
     overlap_metrics,
     to_grey,
 )
+from medldm.training.losses.label_maps import LabelMapLoss
 
 CPU = torch.device("cpu")
 SCHEMA = LabelSchema(structures={1: "shell", 5: "core"})

@@ -7,7 +7,7 @@ import torch
 
 from medldm.training import OptimiserStep, make_schedule
 from medldm.training.precision import make_scaler
-from medldm.training.state_tree import flatten_state, unflatten_state
+from medldm.training.resume.state_tree import flatten_state, unflatten_state
 
 CPU = torch.device("cpu")
 

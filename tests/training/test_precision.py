@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medldm.devices import choose_device
+from medldm.runtime.devices import choose_device
 from medldm.training import autocast, average_weights
 from medldm.training.precision import choose_precision
 

@@ -13,10 +13,10 @@ from ignite.engine import Events
 from monai.data import CacheDataset
 from monai.transforms import Compose, Transform
 
-from medldm.latent_diffusion import make_autoencoder
+from medldm.latent_diffusion.model import make_autoencoder
 from medldm.networks import VAEConfig
 from medldm.training import AutoencoderTrainer, TrainingKeeper, encode_cases, training_loader
-from medldm.training.losses import AutoencoderLoss
+from medldm.training.losses.reconstruction import AutoencoderLoss
 from medldm.training.quarantine import (
     FOUND,
     BadCase,

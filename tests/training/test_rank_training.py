@@ -14,8 +14,8 @@ from monai.handlers import ValidationHandler
 from torch.utils.data import DataLoader
 
 from medldm.data.labels import LabelSchema
-from medldm.latent_diffusion import make_autoencoder
-from medldm.model_files import describe_autoencoder
+from medldm.latent_diffusion.model import make_autoencoder
+from medldm.latent_diffusion.model_files import describe_autoencoder
 from medldm.networks import VAEConfig
 from medldm.training import (
     AutoencoderTrainer,
@@ -27,12 +27,18 @@ from medldm.training import (
     seed_everything,
     training_loader,
 )
-from medldm.training.label_map_loss import LabelMapLoss
 from medldm.training.label_maps import LabelMapEvaluator, OneHotInferer
+from medldm.training.losses.label_maps import LabelMapLoss
 from tests.rank_processes import run_on_ranks
 from tests.training.rank_trainings import follow, load, smooth, straight_and_stopped
+from tests.training.resume.training_states import (
+    differences,
+    everything,
+    history,
+    largest_difference,
+    numbers,
+)
 from tests.training.small_trainings import EPOCHS, LENGTH, make_first_stage, make_second_stage
-from tests.training.training_states import differences, everything, history, largest_difference, numbers
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 
 from medldm.conditioning import Conditions
-from medldm.model_files import load_latent_diffusion
+from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.training import OptimiserStep, average_weights
 from medldm.training.sharding import (
     gather_state,
@@ -27,8 +27,14 @@ from medldm.training.sharding import (
 )
 from tests.rank_processes import run_on_ranks
 from tests.training.rank_trainings import everything_of, follow, load, smooth, straight_and_stopped
+from tests.training.resume.training_states import (
+    differences,
+    everything,
+    history,
+    largest_difference,
+    numbers,
+)
 from tests.training.small_trainings import EPOCHS, LENGTH, make_second_stage, run_killed_after
-from tests.training.training_states import differences, everything, history, largest_difference, numbers
 
 CPU = torch.device("cpu")
 

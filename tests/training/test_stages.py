@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from medldm import LatentDiffusionConfig, LatentDiffusionTrainer
-from medldm.checkpoints import load_checkpoint
-from medldm.latent_diffusion import make_autoencoder
-from medldm.model_files import describe_autoencoder, load_latent_diffusion
+from medldm.latent_diffusion.checkpoints import load_checkpoint
+from medldm.latent_diffusion.model import make_autoencoder
+from medldm.latent_diffusion.model_files import describe_autoencoder, load_latent_diffusion
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig, VQVAEConfig
 from medldm.training import (
     AutoencoderEvaluator,

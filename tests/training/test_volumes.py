@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medldm import ConditioningConfig
-from medldm.data.findings import CohortError
+from medldm.data.issues import CohortError
 from medldm.training import case_transforms, gather_conditions, measure_space, open_cohort, volume_transforms
 
 

@@ -1,0 +1,16 @@
+"""Read DICOM series right, or refuse them by name: the public face of the dicom_* modules."""
+
+from medldm.data.dicom.errors import DicomError, Refusal
+from medldm.data.dicom.read import read_dicom, read_series
+from medldm.data.dicom.scan import DicomScan, DicomSeries, choose_series, scan_dicom
+
+__all__ = [
+    "DicomError",
+    "DicomScan",
+    "DicomSeries",
+    "Refusal",
+    "choose_series",
+    "read_dicom",
+    "read_series",
+    "scan_dicom",
+]

@@ -1,0 +1,354 @@
+"""Scan a folder tree for DICOM series and say for each, before any voxel is read, whether it is a volume."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medldm.data.dicom.errors import DicomError, Refusal
+from medldm.data.dicom.files import NotDicomError, open_dicom
+from medldm.data.dicom.frames import HEADER_TAGS, Frame, ImageHeader, frames_of
+from medldm.data.dicom.geometry import make_stack, regular_step
+from medldm.data.dicom.volumes import group_by_geometry, places_of, split_volumes
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
+
+logger = logging.getLogger(__name__)
+
+IRREGULAR = (
+    Refusal.GANTRY_TILT,
+    Refusal.SHIFTED_SLICES,
+    Refusal.MISSING_SLICES,
+    Refusal.VARIABLE_SPACING,
+)
+"""What `regularise=True` resamples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomSeries:
+    """The slices of one volume.
+
+    Args:
+        number: 1, 2, ... in the scan; names the series without saying who it is.
+        frames: its slices, in no order.
+        refusal: why it is not read; None for a regular volume.
+        volume: 1-based place among the volumes of a 4D series, and their number.
+    """
+
+    number: int
+    frames: tuple[Frame, ...] = field(repr=False)
+    refusal: DicomError | None = None
+    volume: tuple[int, int] = (1, 1)
+
+    @property
+    def image(self) -> ImageHeader:
+        """Return the header of the first slice's file."""
+        return self.frames[0].image
+
+    @property
+    def modality(self) -> str:
+        """Return (0008,0060)."""
+        return self.image.modality
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (columns, rows, slices)."""
+        return self.image.columns, self.image.rows, len(self.frames)
+
+    @property
+    def is_localizer(self) -> bool:
+        """Return whether (0008,0008) Image Type says LOCALIZER (PS3.3 C.8.2.1.1.1, C.8.3.1.1.1)."""
+        return "LOCALIZER" in self.image.image_type
+
+    @property
+    def is_irregular(self) -> bool:
+        """Return whether `regularise=True` would read it."""
+        return self.refusal is not None and self.refusal.refusal in IRREGULAR
+
+
+@dataclass(frozen=True, kw_only=True)
+class DicomScan:
+    """What a folder tree holds.
+
+    Args:
+        series: one for each volume.
+        n_files: all files seen.
+        ignored: how many files were passed over, by reason.
+        damaged: one error for each series without a readable slice and each damaged file of unknown series.
+    """
+
+    series: tuple[DicomSeries, ...]
+    n_files: int
+    ignored: dict[str, int]
+    damaged: tuple[DicomError, ...] = ()
+
+    def table(self) -> str:
+        """Lay the series out as text, without any identity."""
+        lines = [f"{'series':>6}  {'modality':8}  {'columns x rows x slices':24}  state"]
+        for series in self.series:
+            size = " x ".join(str(number) for number in series.shape)
+            state = "regular" if series.refusal is None else str(series.refusal)
+            volume = "" if series.volume[1] == 1 else f"volume {series.volume[0]} of {series.volume[1]}, "
+            lines.append(f"{series.number:>6}  {_plain(series.modality):8}  {size:24}  {volume}{state}")
+        lines += [f"{'-':>6}  {error}" for error in self.damaged]
+        lines += [f"passed over: {count} files ({reason})" for reason, count in sorted(self.ignored.items())]
+        return "\n".join(lines)
+
+
+def scan_dicom(folder: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> DicomScan:
+    """Find all series below a folder, at any depth, with or without DICOMDIR, whatever the files are called.
+
+    Only headers are read. Files that are not DICOM, DICOM objects that are not images, and byte-equal copies
+    of slices are passed over and counted.
+
+    Args:
+        folder: the tree, or one file.
+        max_bytes: cap on a volume as float32.
+
+    Raises:
+        FileNotFoundError: where there is no such folder.
+    """
+    root = Path(folder).expanduser()
+    if not root.exists():
+        raise FileNotFoundError("the DICOM folder does not exist; check the path")
+    return scan_files(walk_files(root), max_bytes=max_bytes)
+
+
+def scan_files(files: Iterable[Path], *, max_bytes: int = DEFAULT_MAX_BYTES) -> DicomScan:
+    """Scan given files; see `scan_dicom`."""
+    collected = _Collected()
+    n_files = 0
+    for path in files:
+        n_files += 1
+        collected.add(path)
+    series: list[DicomSeries] = []
+    for key, frames in sorted(collected.frames.items()):
+        frames, conflict = _without_copies(frames, collected.ignored)
+        damage = collected.damage_of(key)
+        for group in group_by_geometry(frames):
+            for one in _judged_volumes(group, damage=conflict or damage, max_bytes=max_bytes):
+                series.append(replace(one, number=len(series) + 1))
+    damaged = collected.unassigned_damage()
+    if damaged:
+        logger.warning("%d damaged DICOM files or series have no readable slice", len(damaged))
+    return DicomScan(
+        series=tuple(series), n_files=n_files, ignored=dict(collected.ignored), damaged=tuple(damaged)
+    )
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Yield the regular files below a folder in a fixed order; folders already seen are not entered again."""
+    if root.is_file():
+        yield root
+        return
+    seen: set[str] = set()
+    for folder, names, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        names.sort()
+        for name in sorted(files):
+            path = Path(folder) / name
+            if path.is_file():
+                yield path
+
+
+class _Collected:
+    """Frames by series, and the files that are none."""
+
+    def __init__(self) -> None:
+        self.frames: dict[str, list[Frame]] = defaultdict(list)
+        self.ignored: Counter[str] = Counter()
+        self.damaged: dict[str, DicomError] = {}
+        self.unassigned: list[Path] = []
+        self._series_of_folder: dict[Path, set[str]] = defaultdict(set)
+
+    def add(self, path: Path) -> None:
+        """Read a file's header and put its frames where they belong."""
+        key = None
+        try:
+            opened = open_dicom(path, tags=HEADER_TAGS)
+            key = opened.series_uid or None
+            frames = frames_of(opened, path)
+        except NotDicomError:
+            self.ignored["not DICOM"] += 1
+        except DicomError as error:
+            if key is None:
+                self.unassigned.append(path)
+            else:
+                self.damaged.setdefault(key, error)
+                self._series_of_folder[path.parent].add(key)
+                self.frames.setdefault(key, [])
+        else:
+            if not frames:
+                is_index = path.name.upper() == "DICOMDIR"
+                self.ignored["DICOMDIR" if is_index else "DICOM object that is no image"] += 1
+                return
+            key = key or f"folder {path.parent}"
+            self._series_of_folder[path.parent].add(key)
+            self.frames[key].extend(frames)
+
+    def damage_of(self, key: str) -> DicomError | None:
+        """Return why a series is incomplete: a damaged file of its own, or in a folder of its own."""
+        if key in self.damaged:
+            return self.damaged[key]
+        for path in self.unassigned:
+            if self._is_alone(key, path.parent):
+                return DicomError(
+                    Refusal.UNREADABLE,
+                    "a damaged DICOM file lies among its slices and may be one of them; restore or remove it",
+                )
+        return None
+
+    def unassigned_damage(self) -> list[DicomError]:
+        """Return one error for each series and each file of which no slice can be read."""
+        lost = [error for key, error in self.damaged.items() if not self.frames[key]]
+        for path in self.unassigned:
+            if not any(
+                self._is_alone(key, path.parent) for key in self._series_of_folder.get(path.parent, ())
+            ):
+                lost.append(
+                    DicomError(Refusal.UNREADABLE, "a damaged DICOM file of unknown series; restore it")
+                )
+        return lost
+
+    def _is_alone(self, key: str, folder: Path) -> bool:
+        return self._series_of_folder.get(folder) == {key}
+
+
+def _without_copies(frames: list[Frame], ignored: Counter[str]) -> tuple[list[Frame], DicomError | None]:
+    """Drop files that repeat a slice to the byte; a slice that comes in two versions refuses its series."""
+    first: dict[tuple[str, int], Frame] = {}
+    kept: list[Frame] = []
+    conflict = None
+    for frame in frames:
+        key = (frame.image.sop_uid, frame.index)
+        other = first.setdefault(key, frame) if frame.image.sop_uid else frame
+        if other is frame:
+            kept.append(frame)
+        elif _digest(other.image.path) == _digest(frame.image.path):
+            ignored["copy of a slice"] += frame.index == 0
+        else:
+            kept.append(frame)
+            conflict = DicomError(
+                Refusal.DUPLICATE_POSITIONS,
+                f"{frame} comes in two versions with one SOP Instance UID; remove one of them",
+            )
+    return kept, conflict
+
+
+def _digest(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1024 * 1024):
+            digest.update(block)
+    return digest.digest()
+
+
+def _judged_volumes(
+    group: list[Frame], *, damage: DicomError | None, max_bytes: int
+) -> Iterator[DicomSeries]:
+    """Split a group into volumes and judge each by its headers."""
+    volumes = split_volumes(group)
+    n_places = _n_places(group) if len(volumes) > 1 else 0
+    for index, frames in enumerate(volumes):
+        series = DicomSeries(number=0, frames=tuple(frames), volume=(index + 1, len(volumes)))
+        refusal = damage
+        try:
+            check_kind(series, max_bytes=max_bytes)
+            if n_places > len(frames):
+                raise DicomError(
+                    Refusal.INCOMPLETE_VOLUME,
+                    f"volume {index + 1} of {len(volumes)} has {len(frames)} of {n_places} slices; restore "
+                    "the others",
+                )
+            regular_step(make_stack(frames))
+        except DicomError as error:
+            refusal = refusal or error
+        yield replace(series, refusal=refusal)
+
+
+def _n_places(frames: Sequence[Frame]) -> int:
+    return len(set(places_of(frames).tolist()))
+
+
+def check_kind(series: DicomSeries, *, max_bytes: int) -> None:
+    """Refuse what is not a stack of scalar slices.
+
+    Raises:
+        DicomError: COLOUR, MOSAIC, LOCALIZER, MODALITY_LUT, PIXEL_FORMAT or TOO_LARGE.
+
+    Source: PS3.3 C.7.6.3.1.2 Photometric Interpretation (0028,0004); C.11.1 Modality LUT.
+    """
+    image = series.image
+    if any(
+        frame.image.samples != 1 or "MONOCHROME" not in frame.image.photometric for frame in series.frames
+    ):
+        raise DicomError(
+            Refusal.COLOUR,
+            f"its pixels are colours ({image.samples} samples); only monochrome images are volumes",
+        )
+    if image.is_mosaic:
+        raise DicomError(
+            Refusal.MOSAIC,
+            "each file tiles a whole volume into one image (Siemens mosaic); export it as slices",
+        )
+    if any(frame.image.has_modality_lut for frame in series.frames):
+        raise DicomError(
+            Refusal.MODALITY_LUT, "it has a Modality LUT Sequence (0028,3000); only slopes are read"
+        )
+    if any(frame.image.bits_allocated not in (8, 16, 32) for frame in series.frames):
+        raise DicomError(
+            Refusal.PIXEL_FORMAT, f"it stores {image.bits_allocated} bits a voxel; 8, 16 and 32 are read"
+        )
+    n_bytes = series.shape[0] * series.shape[1] * series.shape[2] * 4
+    if n_bytes > max_bytes:
+        raise DicomError(
+            Refusal.TOO_LARGE, f"it takes {n_bytes} bytes in memory; the cap is {max_bytes}; raise max_bytes"
+        )
+    if series.is_localizer:
+        raise DicomError(Refusal.LOCALIZER, "it is a localizer (0008,0008), not a volume")
+
+
+def choose_series(
+    scan: DicomScan,
+    *,
+    modality: str | None = None,
+    description: str | None = None,
+    min_slices: int = 2,
+    min_size: tuple[int, int] | None = None,
+    regularise: bool = False,
+    refused: bool = False,
+) -> tuple[DicomSeries, ...]:
+    """Choose the series that fit and, unless asked otherwise, can be read.
+
+    Args:
+        scan: from `scan_dicom`.
+        modality: (0008,0060), such as "CT" or "MR".
+        description: regular expression searched in (0008,103E), upper or lower case.
+        min_slices: at least so many slices.
+        min_size: at least so many columns and rows.
+        regularise: also choose irregular stacks, which are then resampled.
+        refused: also choose series that cannot be read; those of unknown slices count as large enough.
+    """
+    pattern = None if description is None else re.compile(description, re.IGNORECASE)
+    return tuple(
+        series
+        for series in scan.series
+        if (refused or series.refusal is None or (regularise and series.is_irregular))
+        and (modality is None or series.modality.upper() == modality.upper())
+        and (pattern is None or pattern.search(series.image.description))
+        and series.shape[2] >= min_slices
+        and (min_size is None or (series.shape[0] >= min_size[0] and series.shape[1] >= min_size[1]))
+    )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Z]", "", text.upper())[:4]

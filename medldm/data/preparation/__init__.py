@@ -1,0 +1,1 @@
+"""From a hospital's folders to a cohort."""

@@ -1,0 +1,137 @@
+"""Rename and renumber the structures of label maps by a table or a preset."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medldm.data.labels import LabelSchema, read_label_schema
+from medldm.data.preparation.presets import PRESETS
+from medldm.transforms.errors import VoxelValueError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelTable:
+    """How the values of the source files become those of the cohort.
+
+    Args:
+        mapping: source value -> cohort value; 0 drops the structure. None keeps all values.
+        names: cohort value -> name.
+        colours: cohort value -> "#rrggbb".
+
+    Example:
+        >>> table = LabelTable(mapping={2: 1, 41: 1}, names={1: "white matter"})
+        >>> table.apply(np.array([0, 2, 41])).tolist()
+        [0, 1, 1]
+    """
+
+    mapping: Mapping[int, int] | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
+    colours: Mapping[int, str] = field(default_factory=dict)
+
+    def apply(self, labels: np.ndarray) -> np.ndarray:
+        """Map the values of a label map.
+
+        Args:
+            labels: integers from 0, any shape.
+
+        Returns:
+            The smallest unsigned type that holds the result.
+
+        Raises:
+            VoxelValueError: for values without an entry.
+        """
+        values, inverse = np.unique(labels.astype(np.int64), return_inverse=True)
+        if self.mapping is None:
+            mapped = values
+        else:
+            known = dict(self.mapping) | {0: 0}
+            if unknown := [int(value) for value in values if int(value) not in known]:
+                shown = ", ".join(str(value) for value in unknown[:10])
+                raise VoxelValueError(
+                    f"label values {shown} have no entry in the label table; add them, with 0 to drop them"
+                )
+            mapped = np.array([known[int(value)] for value in values], dtype=np.int64)
+        return mapped.astype(np.min_scalar_type(int(mapped.max())))[inverse].reshape(labels.shape)
+
+    def schema(self, values: Iterable[int]) -> LabelSchema | None:
+        """Return the schema of the values found; None without any."""
+        found = sorted({int(value) for value in values} - {0})
+        if not found:
+            return None
+        return LabelSchema(
+            structures={value: self.names.get(value, f"structure_{value}") for value in found},
+            colours={value: self.colours[value] for value in found if value in self.colours},
+        )
+
+
+def read_label_table(source: str | Path | None) -> LabelTable:
+    """Read a label table.
+
+    Args:
+        source: None keeps values and numbers the names; "totalsegmentator" or "freesurfer" names the
+            structures of these tools; a .csv or .tsv file with the columns "from" and, if wanted, "to",
+            "name" and "colour"; a labels.json.
+
+    Raises:
+        ValueError: for unknown presets, columns or values; the message names them.
+    """
+    if source is None:
+        return LabelTable()
+    if str(source).lower() in PRESETS:
+        schema = PRESETS[str(source).lower()]()
+        return _identity(schema)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no label table of that name; give a file or one of {', '.join(PRESETS)}")
+    if path.suffix.lower() == ".json":
+        return _identity(read_label_schema(path))
+    return _from_rows(path)
+
+
+def _identity(schema: LabelSchema) -> LabelTable:
+    return LabelTable(
+        mapping={value: value for value in schema.values}, names=schema.structures, colours=schema.colours
+    )
+
+
+def _from_rows(path: Path) -> LabelTable:
+    mapping: dict[int, int] = {}
+    names: dict[int, str] = {}
+    colours: dict[int, str] = {}
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
+        columns = reader.fieldnames or []
+        if "from" not in columns or set(columns) - {"from", "to", "name", "colour"}:
+            raise ValueError(
+                f'the label table has columns {list(columns)}; "from", "to", "name", "colour" are known'
+            )
+        for row in reader:
+            source = _value_of(row["from"], line=reader.line_num)
+            target = _value_of(row.get("to") or row["from"], line=reader.line_num)
+            if source in mapping:
+                raise ValueError(f"line {reader.line_num} of the label table maps {source} a second time")
+            mapping[source] = target
+            name = (row.get("name") or "").strip()
+            if target and name:
+                if names.setdefault(target, name) != name:
+                    raise ValueError(
+                        f"line {reader.line_num} of the label table gives {target} a second name"
+                    )
+                if colour := (row.get("colour") or "").strip():
+                    colours[target] = colour
+    return LabelTable(mapping=mapping, names=names, colours=colours)
+
+
+def _value_of(text: str | None, *, line: int) -> int:
+    try:
+        value = int(str(text).strip())
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 2**24:
+        raise ValueError(f"line {line} of the label table holds no value from 0 to {2**24}")
+    return value

@@ -1,0 +1,84 @@
+"""What a preparation made, refused and passed over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from medldm.data.preparation.files import CaseRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """One source that was not converted.
+
+    Args:
+        id: the case it would have become, or its ordinal.
+        reason: what is wrong, the value found, what is allowed, what to do.
+    """
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareResult:
+    """The outcome of `prepare`.
+
+    Args:
+        cases: everything in the output, also from earlier runs.
+        refused: sources that were not converted.
+        passed_over: numbers of files and series that were not meant, by reason.
+        n_subjects: in the output.
+        n_validation: cases set aside.
+    """
+
+    cases: tuple[CaseRecord, ...]
+    refused: tuple[Refused, ...]
+    passed_over: dict[str, int]
+    n_subjects: int
+    n_validation: int
+
+    @property
+    def exit_code(self) -> int:
+        """Return 0 where cases were made and none refused, else 1."""
+        return 0 if self.cases and not self.refused else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form, as in prepare.json."""
+        return {
+            "cases": [
+                {
+                    "id": case.id,
+                    "subject": case.subject,
+                    "shape": list(case.shape),
+                    "spacing_mm": list(case.spacing_mm),
+                    "label_values": list(case.label_values),
+                    "notes": list(case.notes),
+                }
+                for case in self.cases
+            ],
+            "refused": [{"id": one.id, "reason": one.reason} for one in self.refused],
+            "passed_over": self.passed_over,
+        }
+
+    def table(self) -> str:
+        """Lay the outcome out as text, refusals last."""
+        n_labelled = sum(case.has_label for case in self.cases)
+        lines = [
+            f"{len(self.cases)} cases of {self.n_subjects} subjects, {n_labelled} with a label map, "
+            f"{self.n_validation} for validation"
+        ]
+        for case in self.cases:
+            size = " x ".join(str(size) for size in case.shape)
+            spacing = " x ".join(f"{value:.3g}" for value in case.spacing_mm)
+            lines.append(
+                f"  {case.id}  {size} voxels  {spacing} mm" + "".join(f"; {note}" for note in case.notes)
+            )
+        if self.passed_over:
+            lines.append("passed over")
+            lines += [f"  {count} x {reason}" for reason, count in sorted(self.passed_over.items())]
+        if self.refused:
+            lines.append(f"{len(self.refused)} refused")
+            lines += [f"  {one.id}: {one.reason}" for one in self.refused]
+        return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Change a region of real volumes and leave the rest."""

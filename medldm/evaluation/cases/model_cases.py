@@ -1,0 +1,177 @@
+"""The cases of an evaluation as the model's training saw them: spacing, size, intensity, conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from monai.transforms import Compose
+from torch.utils.data import default_collate
+
+from medldm.conditioning import ConditioningConfig, open_text_encoder
+from medldm.data.cohort import Cohort
+from medldm.data.labels import LabelSchema
+from medldm.data.listing import Case
+from medldm.data.measured_scalars import with_measured_scalars
+from medldm.evaluation.cases.model_losses import ModelCase
+from medldm.evaluation.cases.reading import number_subjects
+from medldm.evaluation.resources import EvaluationResources
+from medldm.label_maps.model import SCHEMA_KEY, schema_of
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.latent_diffusion.model_files import load_latent_diffusion
+from medldm.runtime.devices import choose_device
+from medldm.training import case_transforms, gather_conditions
+from medldm.training.label_maps import label_map_case_transforms
+from medldm.training.volumes import raw_condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedModel:
+    """A trained model and what its training did to a case.
+
+    Args:
+        model: in evaluation mode, on its device.
+        config: noise path and prediction type of its training.
+        transform: from a cohort's case to the volume and the conditions of the training.
+        weights_sha256: says in the report which model it was.
+        needs_label: whether it takes a case's label map.
+    """
+
+    model: LatentDiffusionModel
+    config: LatentDiffusionConfig
+    transform: Callable[[Case], Mapping[Any, Any]]
+    weights_sha256: str
+    needs_label: bool = False
+
+    @property
+    def conditioning(self) -> ConditioningConfig:
+        """Return the model's conditions."""
+        return self.model.conditioning_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCases:
+    """Cases that are loaded one by one when they are needed; all of them would fill the memory.
+
+    Args:
+        judged: the model that takes them.
+        cases: of a cohort.
+        subjects: number of each case's subject, from 0.
+        n_unknown: cases that were left out because they lack a label map that the model needs, or
+            because the training never saw the value of a condition.
+    """
+
+    judged: JudgedModel
+    cases: tuple[Case, ...]
+    subjects: tuple[int, ...]
+    n_unknown: int = 0
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __iter__(self) -> Iterator[ModelCase]:
+        return map(self.load, range(len(self)))
+
+    def load(self, place: int) -> ModelCase:
+        """Load one case."""
+        names = self.judged.conditioning.names
+        batch = default_collate([dict(self.judged.transform(self.cases[place]))])
+        return ModelCase(volume=batch["image"], conditions=gather_conditions(batch, names) if names else None)
+
+
+def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -> JudgedModel | None:
+    """Load the model of an evaluation and set up its training's way of preparing a case; None without one.
+
+    Args:
+        resources: names the model.
+        of_label_maps: whether label maps alone are evaluated, which only a model of label maps makes.
+
+    Raises:
+        CheckpointError: for a file that is missing, damaged or of another kind.
+        ValueError: for a model without a space, of the other kind, or another text encoder than that of the
+            training.
+    """
+    if resources.model is None:
+        return None
+    model, config, checkpoint = load_latent_diffusion(resources.model)
+    makes = "label maps" if SCHEMA_KEY in checkpoint.card else "images"
+    if (makes == "label maps") != of_label_maps:
+        wanted = "label maps" if of_label_maps else "images"
+        raise ValueError(
+            f"the model makes {makes}, the evaluation is of {wanted}: give the model that made the synthetic "
+            f"{wanted}, or none"
+        )
+    return JudgedModel(
+        model=model.to(choose_device(resources.device)).eval(),
+        config=config,
+        transform=_make_transform(model, resources, schema_of(checkpoint) if of_label_maps else None),
+        weights_sha256=checkpoint.card["weights_sha256"],
+        needs_label=of_label_maps or "label_map" in model.conditioning_config.names,
+    )
+
+
+def _make_transform(
+    model: LatentDiffusionModel, resources: EvaluationResources, schema: LabelSchema | None
+) -> Compose:
+    conditioning, space = model.conditioning_config, model.space
+    if space is None:
+        raise ValueError("the model has no space (spacing, size, intensity): train it through the bundle")
+    if schema is not None:
+        return label_map_case_transforms(space, conditioning, schema=schema)
+    encoder = None
+    if "text" in conditioning.conditioning_type:
+        encoder = open_text_encoder(resources.text_encoder, identity=conditioning.text_encoder)
+    return case_transforms(space, conditioning, text_encoder=encoder)
+
+
+def choose_model_cases(cohort: Cohort, judged: JudgedModel, *, n_max: int, seed: int) -> ModelCases:
+    """Choose the cases of a cohort that a model can be asked about.
+
+    A case whose class, category or scalar the training never saw is left out, not given the null condition:
+    that would change its loss, and members have no such values.
+
+    Args:
+        cohort: a sound one.
+        judged: the model.
+        n_max: cases at most; more are drawn from.
+        seed: of the draw.
+    """
+    own = with_measured_scalars(cohort) if judged.conditioning.scalars else cohort
+    known = [
+        case
+        for case in own.cases
+        if ("label" in case or not judged.needs_label) and is_known(case, judged.conditioning)
+    ]
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(known))[:n_max])
+    taken = [known[place] for place in chosen]
+    return ModelCases(
+        judged=judged,
+        cases=tuple(taken),
+        subjects=number_subjects(taken),
+        n_unknown=len(own.cases) - len(known),
+    )
+
+
+def is_known(case: Case, config: ConditioningConfig) -> bool:
+    """Whether the training had a place for each of a case's values."""
+    for name in config.names:
+        raw = raw_condition(case, name)
+        if raw is None:
+            continue
+        if name in config.classes and str(raw) not in config.classes[name]:
+            return False
+        if name in config.scalars and not _is_between(raw, *config.scalars[name]):
+            return False
+        if name == "class" and not _is_between(raw, 0, (config.num_classes or 0) - 1):
+            return False
+    return True
+
+
+def _is_between(raw: Any, low: float, high: float) -> bool:
+    try:
+        return low <= float(raw) <= high
+    except (TypeError, ValueError):
+        return False

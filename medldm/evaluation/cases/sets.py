@@ -1,0 +1,150 @@
+"""The cases of an evaluation, on one grid and one intensity scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medldm.data.labels import LabelSchema
+from medldm.evaluation.metrics.checks import TooFewCasesError
+
+Image = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseSet:
+    """The cases of one set, on the common grid.
+
+    Args:
+        images: (X, Y, Z) each, on the common scale; empty where label maps alone are evaluated.
+        labels: (X, Y, Z) each, values of the schema; None where any case has none.
+        subjects: number of each case's subject within the set, from 0; no identifier is kept.
+        file_spacing_mm: median spacing of the files.
+        file_range: median over cases of the 0.5th and 99.5th percentile in the files' units; 0 and 0 without
+            images.
+    """
+
+    images: tuple[Image, ...]
+    labels: tuple[Labels, ...] | None
+    subjects: tuple[int, ...]
+    file_spacing_mm: tuple[float, ...]
+    file_range: tuple[float, float]
+
+    def __len__(self) -> int:
+        return len(self.subjects)
+
+    @property
+    def n_subjects(self) -> int:
+        """Return how many different subjects there are."""
+        return len(set(self.subjects))
+
+    def known_labels(self) -> tuple[Labels, ...]:
+        """Return the label maps.
+
+        Raises:
+            TooFewCasesError: where there are none.
+        """
+        if self.labels is None:
+            raise TooFewCasesError("a set has no label maps, or not of every case")
+        return self.labels
+
+    def picture(self, place: int) -> Image:
+        """Return an image to show, (X, Y, Z): of a label map alone, where its structures are."""
+        return self.images[place] if self.images else (self.known_labels()[place] > 0).astype(np.float32)
+
+    def boxed_images(self, shape: Sequence[int]) -> list[Image]:
+        """Return the images, cropped or padded about their centre to one shape by repeating the border."""
+        return [fit_shape(image, shape) for image in self.images]
+
+    def take(self, places: Sequence[int] | npt.NDArray[np.integer]) -> CaseSet:
+        """Return the cases at these places."""
+        return replace(
+            self,
+            images=tuple(self.images[place] for place in places) if self.images else (),
+            labels=None if self.labels is None else tuple(self.labels[place] for place in places),
+            subjects=tuple(self.subjects[place] for place in places),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseSets:
+    """Everything that is evaluated.
+
+    Args:
+        train: real cases that the model was trained on.
+        test: real cases that it never saw.
+        synthetic: cases of the model.
+        noise: as many cases as `test`, of white noise with its mean and standard deviation, and random
+            labels.
+        schema: the structures; None without label maps.
+        spacing_mm: of the common grid.
+        shape: voxels that measures of one shape crop or pad to.
+        is_ct: whether intensities are Hounsfield units.
+        findings: what the reader should know about the sets, without identifiers.
+    """
+
+    train: CaseSet
+    test: CaseSet
+    synthetic: CaseSet
+    noise: CaseSet
+    schema: LabelSchema | None
+    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    is_ct: bool
+    findings: tuple[str, ...]
+
+    def known_schema(self) -> LabelSchema:
+        """Return the structures.
+
+        Raises:
+            TooFewCasesError: where no set has label maps.
+        """
+        if self.schema is None:
+            raise TooFewCasesError("the sets have no label maps")
+        return self.schema
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images, not label maps alone."""
+        return bool(self.train.images)
+
+    @property
+    def same_spacing(self) -> bool:
+        """Whether the files of the synthetic and the real sets have the same spacing within 5 %."""
+        first = np.asarray(self.train.file_spacing_mm)
+        return all(np.allclose(s.file_spacing_mm, first, rtol=0.05) for s in (self.test, self.synthetic))
+
+    @property
+    def same_units(self) -> bool:
+        """Whether synthetic intensities span between a third and three times the real range."""
+        real, synthetic = (s.file_range[1] - s.file_range[0] for s in (self.train, self.synthetic))
+        return bool(real / 3 <= synthetic <= 3 * real)
+
+
+def fit_shape(array: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
+    """Crop or pad (X, Y, Z) about its centre; padding repeats the border."""
+    for axis, (size, wanted) in enumerate(zip(array.shape, shape, strict=True)):
+        start = (size - wanted) // 2
+        array = array.take(np.clip(np.arange(start, start + wanted), 0, size - 1), axis=axis)
+    return array
+
+
+def make_noise(test: CaseSet, *, schema: LabelSchema | None, seed: int = 0) -> CaseSet:
+    """Return noise with each test image's shape, mean and standard deviation, and labels drawn evenly."""
+    generator = np.random.default_rng(seed)
+    images = tuple(
+        (image.mean() + image.std() * generator.standard_normal(image.shape)).astype(np.float32)
+        for image in test.images
+    )
+    # A stream of their own, so that the labels are the same with images and without.
+    generator = np.random.default_rng([seed, 1])
+    labels = None
+    if schema is not None and test.labels is not None:
+        values = np.array([0, *schema.values])
+        labels = tuple(values[generator.integers(len(values), size=each.shape)] for each in test.labels)
+    return replace(test, images=images, labels=labels)

@@ -1,0 +1,1 @@
+"""Features of volumes, and their cache."""

@@ -1,0 +1,163 @@
+"""How much the cases of a set differ from each other, real beside synthetic.
+
+A model that draws the same few volumes again and again has a high similarity between its samples (MS-SSIM)
+and a small distance between their features, next to those of real subjects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.metrics.regression import KernelType, compute_ms_ssim
+from scipy.spatial.distance import cdist
+
+from medldm.evaluation.metrics.checks import (
+    Floats,
+    TooFewCasesError,
+    check_features,
+    check_volume,
+    check_weights,
+)
+
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of the scales, from fine to coarse; Wang et al. 2003, Section 3.2."""
+Pairs = npt.NDArray[np.int64]
+
+
+def choose_pairs(n: int, *, n_pairs: int = 200, seed: int = 0) -> Pairs:
+    """Draw different pairs i < j of n cases.
+
+    Returns:
+        (P, 2), all n (n - 1) / 2 pairs where there are no more than `n_pairs`.
+
+    Raises:
+        TooFewCasesError: for fewer than 2 cases.
+    """
+    if n < 2:
+        raise TooFewCasesError(f"{n} case; pairs need at least 2")
+    every = np.stack(np.triu_indices(n, 1), axis=1)
+    if len(every) <= n_pairs:
+        return every
+    return every[np.sort(np.random.default_rng(seed).permutation(len(every))[:n_pairs])]
+
+
+def pairwise_ms_ssim(
+    volumes: Sequence[npt.ArrayLike], pairs: Pairs, *, data_range: float, batch_size: int = 16
+) -> Floats:
+    """Return the multi-scale structural similarity of pairs of volumes.
+
+    Volumes too small for five scales get as many as fit, with the paper's weights for those, made to sum to
+    1.
+
+    Args:
+        volumes: each (X, Y, Z), all of one shape, at least 7 voxels along each axis.
+        pairs: (P, 2) indices, from `choose_pairs`.
+        data_range: span of the intensities, such as 2 for [-1, 1]; the same for the sets compared.
+        batch_size: pairs at a time.
+
+    Returns:
+        (P,), 1 for equal volumes; negative similarities at a scale count as 0.
+
+    Raises:
+        ValueError: for shapes that differ or are too small, or a range not above 0.
+
+    Source: Wang, Simoncelli and Bovik 2003, Eq. 7, as monai.metrics.regression.compute_ms_ssim computes it.
+    """
+    arrays = [check_volume(volume) for volume in volumes]
+    if len({array.shape for array in arrays}) != 1:
+        raise ValueError(
+            f"volumes of shapes {sorted({a.shape for a in arrays})} are given; crop or pad to one shape"
+        )
+    if not data_range > 0:
+        raise ValueError(f"data_range is {data_range}; the span of the intensities, above 0, is needed")
+    kernel_size, weights = _fit_scales(min(arrays[0].shape))
+    stack = torch.from_numpy(np.stack(arrays).astype(np.float32))[:, None]
+    values = []
+    for start in range(0, len(pairs), batch_size):
+        first, second = torch.from_numpy(pairs[start : start + batch_size]).T
+        similarity = compute_ms_ssim(
+            stack[first],
+            stack[second],
+            spatial_dims=3,
+            data_range=data_range,
+            kernel_type=KernelType.GAUSSIAN,
+            kernel_size=kernel_size,
+            kernel_sigma=1.5 * kernel_size / 11,
+            weights=weights,
+        )
+        values.append(similarity.flatten())
+    return torch.cat(values).double().numpy()
+
+
+def pairwise_feature_distance(features: npt.ArrayLike, pairs: Pairs) -> Floats:
+    """Return the Euclidean distance (P,) of the features (N, D) of each pair.
+
+    Raises:
+        ValueError: for features that do not fit.
+    """
+    array = check_features(features, "features")
+    return np.linalg.norm(array[pairs[:, 0]] - array[pairs[:, 1]], axis=1)
+
+
+def mean_over_pairs(values: npt.ArrayLike, pairs: Pairs, *, weights: npt.ArrayLike | None, n: int) -> float:
+    """Return the mean of pair values, each pair weighted with the product of its cases' weights.
+
+    Args:
+        values: (P,).
+        pairs: (P, 2).
+        weights: (n,) how often each case counts, for the bootstrap.
+        n: number of cases.
+
+    Returns:
+        NaN where the weights leave no pair.
+    """
+    w = check_weights(weights, n)
+    of_pairs = w[pairs[:, 0]] * w[pairs[:, 1]]
+    total = of_pairs.sum()
+    return float(of_pairs @ np.asarray(values, dtype=np.float64) / total) if total > 0 else math.nan
+
+
+def vendi_score(features: npt.ArrayLike, *, bandwidth: float) -> float:
+    """Return how many clearly different cases a set holds: exp of the entropy of its kernel's eigenvalues.
+
+    Args:
+        features: (N, D).
+        bandwidth: of the RBF kernel; the same for the sets compared, such as the real set's median distance.
+
+    Returns:
+        1 where all cases are equal, N where none resembles another.
+
+    Raises:
+        ValueError: for features that do not fit or a bandwidth not above 0.
+
+    Source: Friedman and Dieng 2023, The Vendi Score, Definition 2.1.
+    """
+    array = check_features(features, "features", n_min=1)
+    if not bandwidth > 0:
+        raise ValueError(f"bandwidth is {bandwidth}; a number above 0 is needed")
+    kernel = np.exp(-cdist(array, array, "sqeuclidean") / (2 * bandwidth**2))
+    eigenvalues = np.linalg.eigvalsh(kernel / len(array))
+    positive = eigenvalues[eigenvalues > 1e-15]
+    return float(np.exp(-(positive * np.log(positive)).sum()))
+
+
+def _fit_scales(shortest: int) -> tuple[int, tuple[float, ...]]:
+    """Return kernel size and weights: the paper's kernel of 11 voxels where 3 scales hold it, else 7."""
+    for kernel_size, fewest in ((11, 3), (7, 1)):
+        n_scales = max(
+            (n for n in range(1, len(MS_SSIM_WEIGHTS) + 1) if _holds_kernel(shortest, kernel_size, n)),
+            default=0,
+        )
+        if n_scales >= fewest:
+            kept = MS_SSIM_WEIGHTS[:n_scales]
+            return kernel_size, tuple(weight / sum(kept) for weight in kept)
+    raise ValueError(f"the shortest axis has {shortest} voxels; MS-SSIM needs at least 7")
+
+
+def _holds_kernel(shortest: int, kernel_size: int, n_scales: int) -> bool:
+    """Whether the coarsest scale holds one kernel, also by MONAI's own stricter rule."""
+    return shortest // max(2 ** (n_scales - 1), (n_scales - 1) ** 2) >= kernel_size

@@ -1,0 +1,90 @@
+"""Precision and recall, density and coverage: how two clouds of features overlap.
+
+A ball about each case of a set, reaching to its k-th nearest other case of that set, stands for the region
+that the set fills.
+
+    precision   share of synthetic cases in a ball of a real one           fidelity
+    recall      share of real cases in a ball of a synthetic one           diversity
+    density     real balls that hold a synthetic case, mean, divided by k  fidelity, not drawn in by outliers
+    coverage    share of real balls that hold a synthetic case             diversity, not drawn in by outliers
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.distance import cdist
+
+from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_two_sets
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifoldScores:
+    """Each score case by case; its mean is the figure, and resampling the cases gives its interval.
+
+    Args:
+        precision: (M,) 0 or 1 for each synthetic case.
+        recall: (N,) 0 or 1 for each real case.
+        density: (M,) for each synthetic case, at least 0.
+        coverage: (N,) 0 or 1 for each real case.
+    """
+
+    precision: Floats
+    recall: Floats
+    density: Floats
+    coverage: Floats
+
+    def means(self) -> dict[str, float]:
+        """Return the four figures by name."""
+        return {
+            name: float(getattr(self, name).mean()) for name in ("precision", "recall", "density", "coverage")
+        }
+
+
+def neighbour_radii(features: npt.ArrayLike, *, k: int) -> Floats:
+    """Return the distance (N,) of each case to its k-th nearest other case.
+
+    Raises:
+        ValueError: for k below 1.
+        TooFewCasesError: for k cases or fewer.
+    """
+    array = np.asarray(features, dtype=np.float64)
+    if k < 1:
+        raise ValueError(f"k is {k}; at least 1 is needed")
+    if len(array) <= k:
+        raise TooFewCasesError(f"{len(array)} cases; {k} neighbours of each need at least {k + 1}")
+    distances = cdist(array, array)
+    np.fill_diagonal(distances, np.inf)
+    return np.partition(distances, k - 1, axis=1)[:, k - 1]
+
+
+def measure_manifolds(
+    real: npt.ArrayLike, synthetic: npt.ArrayLike, *, k: int = 3, k_coverage: int = 5
+) -> ManifoldScores:
+    """Measure how the region of synthetic features overlaps that of real ones.
+
+    Args:
+        real: (N, D).
+        synthetic: (M, D).
+        k: neighbours for precision and recall.
+        k_coverage: neighbours for density and coverage.
+
+    Raises:
+        ValueError: for arrays or neighbours that do not fit.
+        TooFewCasesError: for no more cases than neighbours.
+
+    Source: Kynkaanniemi et al. 2019, Eqs. 1 and 2 (k = 3); Naeem et al. 2020, Section 3 (k = 5).
+    """
+    x, y = check_two_sets(real, synthetic)
+    distances = cdist(x, y)
+    in_real_ball = distances <= neighbour_radii(x, k=k)[:, None]
+    in_synthetic_ball = distances <= neighbour_radii(y, k=k)[None, :]
+    in_wide_ball = distances <= neighbour_radii(x, k=k_coverage)[:, None]
+    return ManifoldScores(
+        precision=in_real_ball.any(axis=0).astype(np.float64),
+        recall=in_synthetic_ball.any(axis=1).astype(np.float64),
+        density=in_wide_ball.sum(axis=0) / k_coverage,
+        coverage=in_wide_ball.any(axis=1).astype(np.float64),
+    )

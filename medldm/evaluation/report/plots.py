@@ -1,0 +1,226 @@
+"""The plots of a report, as data URIs, so that the page needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+
+from medldm.evaluation.metrics.anatomy import AnatomyTable
+from medldm.evaluation.metrics.checks import Floats
+from medldm.evaluation.sections.metric_result import Figure
+from medldm.evaluation.sections.usefulness import Usefulness
+
+COLOURS = {
+    "train": "#0072b2",
+    "test": "#56b4e9",
+    "synthetic": "#d55e00",
+    "noise": "#999999",
+    "both": "#009e73",
+    "blind": "#999999",
+    "real": "#0072b2",
+}
+NAMES = {"train": "real training", "test": "real test", "synthetic": "synthetic", "noise": "noise"}
+MAX_STRUCTURES = 12
+
+
+def to_data_uri(canvas: Canvas) -> str:
+    """Return a drawn figure as a PNG in a data URI."""
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format="png", metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def plot_features(features: dict[str, Floats]) -> str:
+    """Draw each set's cases on two principal axes of the real training set.
+
+    Args:
+        features: (N, D) by set.
+    """
+    centre = features["train"].mean(axis=0)
+    _, _, axes = np.linalg.svd(features["train"] - centre, full_matrices=False)
+    canvas, (panel,) = _make_canvas(1, width=5.2)
+    limits = []
+    for name in ("noise", "train", "test", "synthetic"):
+        x, y = (
+            ((features[name] - centre) @ axes[:2].T).T
+            if len(axes) > 1
+            else np.zeros((2, len(features[name])))
+        )
+        panel.scatter(x, y, s=14, alpha=0.75, color=COLOURS[name], label=NAMES[name], edgecolors="none")
+        if name != "noise":
+            limits.append((x, y))
+    for set_limits, values in zip((panel.set_xlim, panel.set_ylim), zip(*limits, strict=True), strict=True):
+        pooled = np.concatenate(values)
+        margin = 0.15 * max(float(np.ptp(pooled)), 1e-6)
+        set_limits(pooled.min() - margin, pooled.max() + margin)
+    panel.set_xlabel("first principal axis, in sd of features")
+    panel.set_ylabel("second")
+    panel.legend(fontsize=7, frameon=False)
+    panel.set_title("Radiomics features (noise may lie outside)", fontsize=9)
+    return to_data_uri(canvas)
+
+
+def plot_spectra(frequency: Floats, power: dict[str, Floats]) -> str:
+    """Draw each set's mean spectrum with the band from its 10th to 90th percentile.
+
+    Args:
+        frequency: (K,) in cycles per mm.
+        power: (N, K) by set.
+    """
+    canvas, (panel,) = _make_canvas(1, width=5.2)
+    for name, each in power.items():
+        decibels = 10 * np.log10(each)
+        low, high = np.percentile(decibels, (10, 90), axis=0)
+        panel.fill_between(frequency, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
+        panel.plot(frequency, decibels.mean(axis=0), color=COLOURS[name], label=NAMES[name], linewidth=1.4)
+    panel.set_xlabel("spatial frequency (cycles per mm)")
+    panel.set_ylabel("power (dB)")
+    panel.legend(fontsize=7, frameon=False)
+    panel.set_title("Power spectrum: mean, and 10th to 90th percentile of cases", fontsize=9)
+    return to_data_uri(canvas)
+
+
+def plot_volumes(tables: dict[str, AnatomyTable], names: Sequence[str]) -> str:
+    """Draw each structure's volumes, one point a case.
+
+    Args:
+        tables: by set.
+        names: of the structures.
+    """
+    shown = list(names)[:MAX_STRUCTURES]
+    kinds = {**NAMES, "seen_test": "test, segmented", "seen_synthetic": "synthetic, segmented"}
+    kinds = {name: text for name, text in kinds.items() if name in tables and name != "noise"}
+    canvas, panels = _make_canvas(len(shown), width=3.1)
+    for place, (panel, structure) in enumerate(zip(panels, shown, strict=True)):
+        for row, name in enumerate(kinds):
+            volumes = tables[name].volume_ml[:, place]
+            jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(volumes))
+            colour = COLOURS[name.removeprefix("seen_")]
+            panel.scatter(row + jitter, volumes, s=9, alpha=0.7, color=colour, edgecolors="none")
+            panel.hlines(np.median(volumes), row - 0.3, row + 0.3, color="black", linewidth=1)
+        panel.set_xticks(range(len(kinds)), list(kinds.values()), fontsize=6, rotation=25, ha="right")
+        panel.set_title(structure, fontsize=9)
+        panel.set_ylabel("ml", fontsize=8)
+    return to_data_uri(canvas)
+
+
+def plot_usefulness(usefulness: Usefulness, names: Sequence[str]) -> str:
+    """Draw Dice on the real test subjects after each training, one point a subject (mean over seeds).
+
+    Args:
+        usefulness: scores of all regimes.
+        names: of the structures.
+    """
+    shown = list(names)[:MAX_STRUCTURES]
+    canvas, panels = _make_canvas(len(shown), width=3.1)
+    scores = {name: each.dice for name, each in usefulness.regimes.items()} | {"blind": usefulness.blind.dice}
+    for place, (panel, structure) in enumerate(zip(panels, shown, strict=True)):
+        for row, (name, dice) in enumerate(scores.items()):
+            of_cases = dice[:, :, place].mean(axis=0)
+            jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(of_cases))
+            panel.scatter(row + jitter, of_cases, s=9, alpha=0.7, color=COLOURS[name], edgecolors="none")
+            panel.hlines(np.nanmean(of_cases), row - 0.3, row + 0.3, color="black", linewidth=1)
+        labels = ["real", "synthetic", "both", "no image"]
+        panel.set_xticks(range(len(scores)), labels, fontsize=7)
+        panel.set_ylim(0, 1)
+        panel.set_title(f"{structure}, trained on", fontsize=9)
+        panel.set_ylabel("Dice on real test subjects", fontsize=8)
+    return to_data_uri(canvas)
+
+
+def plot_similarity(best: dict[str, Floats], *, threshold: float, title: str) -> str:
+    """Draw how similar each case is to its nearest training volume, with the threshold.
+
+    Args:
+        best: (N,) by set.
+        threshold: above it a synthetic volume is called a copy.
+        title: of the plot.
+    """
+    canvas, (panel,) = _make_canvas(1, width=5.2)
+    low = min(float(each.min()) for each in best.values())
+    bins = np.linspace(min(low, threshold), max(1.0, threshold), 41)
+    for name in ("noise", "test", "synthetic"):
+        share = np.full(len(best[name]), 1 / len(best[name]))
+        panel.hist(best[name], bins=bins, weights=share, alpha=0.55, color=COLOURS[name], label=NAMES[name])
+    panel.axvline(threshold, color="black", linewidth=1, linestyle="--", label=f"threshold {threshold:.3f}")
+    panel.set_xlabel("similarity to the nearest training volume")
+    panel.set_ylabel("share of cases")
+    panel.legend(fontsize=7, frameon=False)
+    panel.set_title(title, fontsize=9)
+    return to_data_uri(canvas)
+
+
+def picture_pairs(pairs: Sequence[tuple[npt.NDArray, npt.NDArray, float]]) -> str:
+    """Picture synthetic volumes beside their nearest training volumes, middle planes.
+
+    Args:
+        pairs: synthetic and training volume (X, Y, Z), and their similarity.
+    """
+    canvas = Canvas(figsize=(6.2, 1.25 * len(pairs) + 0.3), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(canvas)
+    panels = np.atleast_2d(canvas.subplots(len(pairs), 6, squeeze=False))
+    for row, (synthetic, train, similarity) in zip(panels, pairs, strict=True):
+        for column, (volume, axis) in enumerate([(v, a) for a in range(3) for v in (synthetic, train)]):
+            plane = np.take(volume, volume.shape[axis] // 2, axis=axis).T
+            low, high = np.percentile(volume, (0.5, 99.5))
+            row[column].imshow(plane, cmap="gray", origin="lower", vmin=low, vmax=max(high, low + 1e-6))
+            row[column].set_axis_off()
+            row[column].set_title(
+                f"synthetic {similarity:.3f}" if column % 2 == 0 else "training", fontsize=6
+            )
+    return to_data_uri(canvas)
+
+
+def plot_columns(figures: Sequence[Figure]) -> str:
+    """Draw figures of one section with their intervals, each scaled so that noise stands at 1 and real at 0.
+
+    Args:
+        figures: with all three columns; others are left out.
+    """
+    shown = [
+        each
+        for each in figures
+        if each.synthetic and each.real and each.noise and each.noise.value != each.real.value
+    ]
+    canvas = Canvas(figsize=(6.4, 0.24 * len(shown) + 0.9), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(canvas)
+    panel = canvas.subplots()
+    for row, each in enumerate(reversed(shown)):
+        if each.synthetic is None or each.real is None or each.noise is None:
+            continue
+        base, way = each.real.value, each.noise.value - each.real.value
+        for estimate, name, shift in ((each.real, "train", 0.16), (each.synthetic, "synthetic", -0.16)):
+            ends = sorted(((estimate.lower - base) / way, (estimate.upper - base) / way))
+            panel.plot(ends, [row + shift] * 2, color=COLOURS[name], linewidth=1.6, alpha=0.6)
+            panel.plot((estimate.value - base) / way, row + shift, "o", color=COLOURS[name], markersize=4)
+    panel.axvline(0, color=COLOURS["train"], linewidth=0.8, linestyle=":")
+    panel.axvline(1, color=COLOURS["noise"], linewidth=0.8, linestyle=":")
+    panel.set_yticks(range(len(shown)), [each.description.title for each in reversed(shown)], fontsize=7)
+    panel.set_xlabel(
+        "0: real training set (blue), 1: noise\nsynthetic set in red, with 95 % intervals", fontsize=7
+    )
+    panel.set_xlim(-0.6, 1.2)
+    panel.tick_params(labelsize=7)
+    return to_data_uri(canvas)
+
+
+def _make_canvas(n_panels: int, *, width: float) -> tuple[Canvas, list]:
+    n_columns = min(n_panels, 4)
+    n_rows = -(-n_panels // n_columns)
+    canvas = Canvas(
+        figsize=(width * n_columns, 2.9 * n_rows), dpi=130, facecolor="white", layout="constrained"
+    )
+    FigureCanvasAgg(canvas)
+    panels = list(np.atleast_1d(canvas.subplots(n_rows, n_columns)).ravel())
+    for panel in panels:
+        panel.tick_params(labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[n_panels:]:
+        panel.set_visible(False)
+    return canvas, panels[:n_panels]

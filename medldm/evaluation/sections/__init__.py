@@ -1,0 +1,1 @@
+"""From measures to the results of a report."""

@@ -1,0 +1,142 @@
+"""Label agreement: does a synthetic image show the anatomy of the label map it was made from?
+
+A segmenter that learned from real training data alone segments each synthetic image. Its Dice against the
+conditioning map mixes two errors: the image not following the map, and the segmenter's own. The second is
+known from real test data, so that
+
+    label agreement = Dice(synthetic image, conditioning map) - Dice(real test image, its map)            (1)
+
+is 0 where synthetic images follow their maps as well as real ones do, and negative where they do not.
+Chance is the Dice between the output on each synthetic image and another synthetic case's map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medldm.evaluation.cases.sets import fit_shape
+from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
+from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
+from medldm.evaluation.segmenter import Pair, dice_scores
+
+Segment = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelAgreement:
+    """Dice of a segmenter's output, case by case and structure by structure; NaN where neither map has one.
+
+    Args:
+        synthetic: (N, K) against the conditioning map.
+        test: (M, K) real test images against their own maps.
+        chance: (N, K) synthetic images against the map of another synthetic case.
+        subjects: of the synthetic and of the test cases.
+        predicted: the segmenter's maps of the synthetic images.
+        predicted_test: of the real test images.
+    """
+
+    synthetic: Floats
+    test: Floats
+    chance: Floats
+    subjects: tuple[Sequence[Hashable], Sequence[Hashable]]
+    predicted: tuple[npt.NDArray[np.int64], ...]
+    predicted_test: tuple[npt.NDArray[np.int64], ...]
+
+    def difference(self, structure: int | None = None, *, chance: bool = False, seed: int = 0) -> Estimate:
+        """Return Eq. (1) with its interval by subject.
+
+        Args:
+            structure: column, from 0; None takes the mean over structures.
+            chance: put the shuffled maps in the place of the conditioning maps.
+            seed: of the resamples.
+        """
+        first, second = (
+            choose_column(each, structure) for each in (self.chance if chance else self.synthetic, self.test)
+        )
+        return bootstrap_interval(
+            lambda u, v: weighted_mean(first, u) - weighted_mean(second, v), self.subjects, seed=seed
+        )
+
+    def dice(self, which: str, structure: int | None = None, *, seed: int = 0) -> Estimate:
+        """Return the mean Dice of "synthetic", "test" or "chance" with its interval by subject."""
+        subjects = self.subjects[1] if which == "test" else self.subjects[0]
+        column = choose_column(getattr(self, which), structure)
+        return bootstrap_interval(lambda w: weighted_mean(column, w), [subjects], seed=seed)
+
+
+def measure_label_agreement(
+    segment: Segment,
+    synthetic: Sequence[Pair],
+    test: Sequence[Pair],
+    *,
+    n_structures: int,
+    subjects: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,
+    seed: int = 0,
+) -> LabelAgreement:
+    """Segment synthetic and real test images and compare with their maps.
+
+    Args:
+        segment: image (X, Y, Z) to labels 0..K, trained on real training data.
+        synthetic: images with their conditioning maps 0..K.
+        test: real test images with their maps.
+        n_structures: K.
+        subjects: of the synthetic and of the test cases; without it each case is its own.
+        seed: of the shuffling.
+
+    Raises:
+        TooFewCasesError: for fewer than 2 cases in either set.
+    """
+    if len(synthetic) < 2 or len(test) < 2:
+        raise TooFewCasesError(
+            f"{len(synthetic)} synthetic and {len(test)} test cases; at least 2 each are needed"
+        )
+    predicted = tuple(segment(image) for image, _ in synthetic)
+    predicted_test = tuple(segment(image) for image, _ in test)
+    others = _derangement(len(synthetic), seed=seed)
+    shuffled = [
+        fit_shape(synthetic[other][1], map_.shape) for other, map_ in zip(others, predicted, strict=True)
+    ]
+    return LabelAgreement(
+        synthetic=_score(predicted, [labels for _, labels in synthetic], n_structures),
+        test=_score(predicted_test, [labels for _, labels in test], n_structures),
+        chance=_score(predicted, shuffled, n_structures),
+        subjects=subjects or (range(len(synthetic)), range(len(test))),
+        predicted=predicted,
+        predicted_test=predicted_test,
+    )
+
+
+def choose_column(scores: Floats, structure: int | None) -> Floats:
+    """Return one structure's scores (N,), or each case's mean over the structures that have one."""
+    if structure is not None:
+        return scores[:, structure]
+    counts = np.isfinite(scores).sum(axis=1)
+    return np.where(counts > 0, np.nansum(scores, axis=1) / np.maximum(counts, 1), np.nan)
+
+
+def weighted_mean(column: Floats, weights: Floats) -> float:
+    """Return the weighted mean of the entries that are not NaN; NaN where the weights leave none."""
+    known = np.isfinite(column) & (weights > 0)
+    if not known.any():
+        return float("nan")
+    return float(weights[known] @ column[known] / weights[known].sum())
+
+
+def _score(
+    predicted: Sequence[npt.NDArray[np.int64]], truth: Sequence[npt.NDArray[np.int64]], n_structures: int
+) -> Floats:
+    return np.stack(
+        [dice_scores(p, t, n_structures=n_structures) for p, t in zip(predicted, truth, strict=True)]
+    )
+
+
+def _derangement(n: int, *, seed: int) -> npt.NDArray[np.int64]:
+    """Return an order of n cases in which none keeps its place: a random cycle."""
+    cycle = np.random.default_rng(seed).permutation(n)
+    others = np.empty(n, dtype=np.int64)
+    others[cycle] = np.roll(cycle, 1)
+    return others

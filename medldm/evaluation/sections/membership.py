@@ -1,0 +1,212 @@
+"""Membership inference as figures: does the model itself give away whom it was trained on?
+
+Two attackers hold the model and a volume. One takes the model's loss as it is; the other compares it with the
+loss on the volume's mirror image, which is as difficult but was not trained on, so that a difference between
+the two sets of patients is not taken for memory. The real test cases are the non-members. The real column
+measures one half of them against the other, whom no model can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from medldm.evaluation.cases.model_cases import ModelCases
+from medldm.evaluation.cases.model_losses import make_case_loss, mirror_case
+from medldm.evaluation.metrics.bootstrap import Estimate
+from medldm.evaluation.metrics.checks import Floats
+from medldm.evaluation.metrics.membership import (
+    MembershipConfig,
+    MembershipResult,
+    infer_membership,
+    score_cases,
+)
+from medldm.evaluation.sections.metric_result import Column, Description, Figure, Light, compute_figure
+from medldm.runtime.distributed import rows_of_all
+
+ATTACKS = {
+    "mirror": (
+        "loss against the mirror image",
+        "A difference between the two sets of patients alone does not count. Of no use where the training "
+        "mirrored volumes.",
+    ),
+    "loss": (
+        "loss",
+        "A difference between the two sets of patients counts as well: compare with the row of the mirror "
+        "image.",
+    ),
+}
+ALARM_RATE = 0.01
+"""Probability that the AUC of either attack is red for a model that remembers nobody; likewise of the TPR."""
+
+NOTICEABLE_AUC = 0.6
+"""An interval that reaches beyond it cannot exclude that patients are recognised: amber."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MembershipScores:
+    """Scores (N,) of the cases of one set, for each attack; higher means more likely a member.
+
+    Args:
+        by_attack: of each of `ATTACKS`.
+        subjects: number of each case's subject.
+    """
+
+    by_attack: dict[str, Floats]
+    subjects: tuple[int, ...]
+
+
+def score_membership(cases: ModelCases, config: MembershipConfig, *, seed: int) -> MembershipScores:
+    """Ask the model for its loss on each case and on its mirror image.
+
+    Args:
+        cases: of one set.
+        config: of the loss.
+        seed: of the noise, the same for every case.
+
+    Raises:
+        ValueError: for a case that the training's way of preparing cases refuses.
+    """
+    judged = cases.judged
+    loss = make_case_loss(
+        judged.model,
+        judged.config,
+        half_log_snrs=config.half_log_snrs,
+        n_noises=config.n_noises,
+        seed=seed,
+    )
+
+    def ask(place: int) -> Floats:
+        case = cases.load(place)
+        return np.array(
+            [score_cases(loss, each)[0] for each in ([case], mirror_case(case))], dtype=np.float64
+        )
+
+    plain, mirrored = rows_of_all(range(len(cases)), lambda places: [ask(place) for place in places]).T
+    return MembershipScores(by_attack={"mirror": plain - mirrored, "loss": plain}, subjects=cases.subjects)
+
+
+def membership_figures(
+    members: MembershipScores, others: MembershipScores, *, n_resamples: int, seed: int, note: str = ""
+) -> list[Figure]:
+    """Compute the AUC and the true positive rate at 1 % false positives of each attack.
+
+    Args:
+        members: cases that the model was trained on.
+        others: cases of subjects that it never saw.
+        n_resamples: of the intervals.
+        seed: of the resamples and of the halves.
+        note: about the cases, for every figure.
+    """
+    figures = []
+    for attack in ATTACKS:
+        infer = _attack(attack, members, others, n_resamples=n_resamples, seed=seed)
+        figures += [_auc_figure(attack, infer, note), _rate_figure(attack, infer, note)]
+    return figures
+
+
+def split_by_subject(scores: MembershipScores, *, seed: int) -> tuple[MembershipScores, MembershipScores]:
+    """Split scores into two halves of different subjects."""
+    subjects = np.array(scores.subjects)
+    order = np.random.default_rng(seed).permutation(np.unique(subjects))
+    is_first = np.isin(subjects, order[: len(order) // 2])
+
+    def take(mask: npt.NDArray[np.bool_]) -> MembershipScores:
+        return MembershipScores(
+            by_attack={name: each[mask] for name, each in scores.by_attack.items()},
+            subjects=tuple(subjects[mask].tolist()),
+        )
+
+    return take(is_first), take(~is_first)
+
+
+Infer = Callable[[Column], MembershipResult]
+
+
+def _attack(
+    attack: str, members: MembershipScores, others: MembershipScores, *, n_resamples: int, seed: int
+) -> Infer:
+    """Return a function from a column to its result, computed once."""
+    halves = split_by_subject(others, seed=seed)
+
+    @cache
+    def infer(column: Column) -> MembershipResult:
+        first, second = (members, others) if column == "synthetic" else halves
+        return infer_membership(
+            first.by_attack[attack],
+            second.by_attack[attack],
+            subjects=(first.subjects, second.subjects),
+            n_resamples=n_resamples,
+            alarm_rate=ALARM_RATE / len(ATTACKS),
+            seed=seed,
+        )
+
+    return infer
+
+
+def _auc_figure(attack: str, infer: Infer, note: str) -> Figure:
+    title, remark = ATTACKS[attack]
+    description = Description(
+        key=f"privacy.membership_auc_{attack}",
+        title=f"Membership inference, AUC ({title})",
+        meaning="How often whoever holds the model would guess rightly which of two patients it was trained "
+        "on; 0.5 is guessing.",
+        better="lower",
+    )
+    figure = compute_figure(description, _estimates(infer, lambda result: result.auc), note=note)
+    if figure.synthetic is None:
+        return figure
+    result = infer("synthetic")
+    counted = f"{result.n_members} members and {result.n_non_members} non-members. {remark} {note}".strip()
+    return replace(figure, note=counted, verdict=auc_verdict(result))
+
+
+def _rate_figure(attack: str, infer: Infer, note: str) -> Figure:
+    title, _ = ATTACKS[attack]
+    description = Description(
+        key=f"privacy.membership_tpr_{attack}",
+        title=f"Membership inference, found at 1 % false alarms ({title})",
+        meaning="Share of training patients whom such a guesser recognises while taking 1 in 100 others for "
+        "one; 0.01 is guessing.",
+        better="lower",
+    )
+    figure = compute_figure(description, _estimates(infer, lambda result: result.true_positive_rate))
+    if figure.synthetic is None:
+        return figure
+    result = infer("synthetic")
+    text = f"p = {result.p_value:.2g} of as many by chance."
+    if not result.is_resolved:
+        n = result.n_non_members
+        text += (
+            f" With {n} non-members, fewer than 100, no false alarm is allowed at all and 1 in {n + 1} "
+            "training patients would be found by guessing."
+        )
+    return replace(figure, note=f"{text} {note}".strip(), verdict=rate_verdict(result))
+
+
+def auc_verdict(result: MembershipResult) -> Light:
+    """Red: beyond chance. Amber: members cannot be excluded to stand out, or the sets differ. Green: neither.
+
+    An interval wholly below 0.5 is no memory; it says that the two sets of patients differ in difficulty.
+    """
+    if result.auc_beyond_chance:
+        return "red"
+    is_clear = result.auc.upper <= NOTICEABLE_AUC and result.auc.upper >= 0.5
+    return "green" if is_clear else "amber"
+
+
+def rate_verdict(result: MembershipResult) -> Light:
+    """Red: more than chance finds. Amber: too few non-members to say, or nearly so. Green: neither."""
+    if result.p_value < ALARM_RATE / len(ATTACKS):
+        return "red"
+    return "green" if result.is_resolved and result.p_value >= 0.05 else "amber"
+
+
+def _estimates(
+    infer: Infer, read: Callable[[MembershipResult], Estimate]
+) -> Callable[[Column], Estimate | None]:
+    return lambda column: None if column == "noise" else read(infer(column))

@@ -1,0 +1,183 @@
+"""One figure of a report: a measure of the synthetic set beside the same of real data and of noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from medldm.evaluation.metrics.bootstrap import Estimate
+
+Light = Literal["green", "amber", "red", "grey"]
+Better = Literal["lower", "higher", "near"]
+Column = Literal["synthetic", "real", "noise"]
+
+SECTIONS = {
+    "fidelity": "Fidelity",
+    "diversity": "Diversity",
+    "anatomy": "Anatomy",
+    "agreement": "Label agreement",
+    "usefulness": "Usefulness",
+    "privacy": "Privacy",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a figure is, before it is computed.
+
+    Args:
+        key: "section.name"; the section is one of `SECTIONS`.
+        title: of its row.
+        meaning: one sentence that says what the figure tells.
+        better: "lower", "higher", or "near" the real column.
+        unit: of the numbers; empty for pure numbers.
+    """
+
+    key: str
+    title: str
+    meaning: str
+    better: Better
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.section not in SECTIONS:
+            raise ValueError(f"the figure's key is {self.key!r}; it must start with one of {list(SECTIONS)}")
+
+    @property
+    def section(self) -> str:
+        """Return the first part of the key."""
+        return self.key.split(".")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A computed figure, or the reason why there is none.
+
+    Args:
+        description: what it is.
+        synthetic: of the synthetic set.
+        real: the same measure between real sets.
+        noise: the same measure of noise.
+        note: a sentence about this result.
+        not_computed: why `synthetic` is None.
+        verdict: a traffic light by a rule of the measure's own, instead of that of `light`.
+    """
+
+    description: Description
+    synthetic: Estimate | None = None
+    real: Estimate | None = None
+    noise: Estimate | None = None
+    note: str = ""
+    not_computed: str = ""
+    verdict: Light | None = None
+
+    @property
+    def light(self) -> Light:
+        """Return the traffic light, from the three columns alone.
+
+        Green: no worse than the worse end of the real column's interval. Amber: worse, but its own interval
+        reaches that far. Red: worse than that. Grey: not computed, or without a real column.
+        """
+        if self.verdict is not None:
+            return self.verdict
+        if self.synthetic is None or self.real is None:
+            return "grey"
+        s, r = _as_distance(self.synthetic, self), _as_distance(self.real, self)
+        if s.value <= r.upper:
+            return "green"
+        return "amber" if s.lower <= r.upper else "red"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        return {
+            "key": self.description.key,
+            "title": self.description.title,
+            "unit": self.description.unit,
+            "better": self.description.better,
+            "meaning": self.description.meaning,
+            "light": self.light,
+            "synthetic": estimate_to_dict(self.synthetic),
+            "real": estimate_to_dict(self.real),
+            "noise": estimate_to_dict(self.noise),
+            "note": self.note,
+            "not_computed": self.not_computed or None,
+        }
+
+
+def compute_figure(
+    description: Description, measure: Callable[[Column], Estimate | None], *, note: str = ""
+) -> Figure:
+    """Compute a figure's three columns; a measure that refuses its input becomes "not computed: why".
+
+    Args:
+        description: what it is.
+        measure: returns a column's estimate, or None for a column that has none.
+        note: a sentence about this result.
+    """
+    try:
+        synthetic = measure("synthetic")
+    except ValueError as error:
+        return Figure(description=description, not_computed=str(error))
+    return Figure(
+        description=description,
+        synthetic=synthetic,
+        real=_if_defined(measure, "real"),
+        noise=_if_defined(measure, "noise"),
+        note=note,
+    )
+
+
+def at_least_zero(estimate: Estimate) -> Estimate:
+    """Return a distance's estimate with its interval cut at 0 and made to hold the value."""
+    lower, upper = min(estimate.lower, estimate.value), max(estimate.upper, estimate.value)
+    return _replace(estimate, estimate.value, max(lower, 0.0), max(upper, 0.0))
+
+
+def exact(value: float, *, n: int = 0) -> Estimate:
+    """Return a number that has no sampling interval, such as a statistic, as an estimate of width 0."""
+    return Estimate(value=value, lower=value, upper=value, level=0.95, n_subjects=(n,))
+
+
+def estimate_to_dict(estimate: Estimate | None) -> dict[str, Any] | None:
+    """Return a JSON-able form; numbers that are not finite become None."""
+    if estimate is None:
+        return None
+    numbers = {name: getattr(estimate, name) for name in ("value", "lower", "upper")}
+    return {
+        **{name: number if math.isfinite(number) else None for name, number in numbers.items()},
+        "level": estimate.level,
+        "n_subjects": list(estimate.n_subjects),
+    }
+
+
+def _if_defined(measure: Callable[[Column], Estimate | None], column: Column) -> Estimate | None:
+    try:
+        return measure(column)
+    except ValueError:
+        return None
+
+
+def _as_distance(estimate: Estimate, figure: Figure) -> Estimate:
+    """Turn an estimate so that lower is better."""
+    if figure.description.better == "lower":
+        return estimate
+    if figure.description.better == "higher":
+        return _replace(estimate, -estimate.value, -estimate.upper, -estimate.lower)
+    real = figure.real
+    if real is None:
+        return estimate
+    centre = real.value
+    width = max(real.upper - centre, centre - real.lower)
+    if estimate is real:
+        return _replace(estimate, 0.0, 0.0, width)
+    ends = (abs(estimate.lower - centre), abs(estimate.upper - centre))
+    nearest = 0.0 if estimate.lower <= centre <= estimate.upper else min(ends)
+    return _replace(estimate, abs(estimate.value - centre), nearest, max(ends))
+
+
+def _replace(estimate: Estimate, value: float, lower: float, upper: float) -> Estimate:
+    return Estimate(
+        value=value, lower=lower, upper=upper, level=estimate.level, n_subjects=estimate.n_subjects
+    )

@@ -1,0 +1,214 @@
+"""Privacy figures: copies of training patients by two detectors, and whether the set as a whole keeps too
+near to the training set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from medldm.evaluation.cases.sets import CaseSets
+from medldm.evaluation.features.contrastive import ContrastiveEncoder
+from medldm.evaluation.metrics.bootstrap import Estimate
+from medldm.evaluation.metrics.checks import Floats
+from medldm.evaluation.metrics.data_copying import data_copying_test
+from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex, cosine_neighbours
+from medldm.evaluation.metrics.privacy import (
+    CopySearch,
+    Detector,
+    find_planted,
+    measure_power,
+    search_copies,
+    share_with_interval,
+)
+from medldm.evaluation.sections.metric_result import Column, Description, Figure, Light, compute_figure, exact
+
+GOOD_POWER = 0.8
+ALARM_RATE = 0.01
+"""Probability of failing a cohort without copies, of all searches together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorResult:
+    """One detector's search.
+
+    Args:
+        name: of the detector.
+        search: what it found; None where it could not search.
+        best: similarity of each case to its nearest training case, by set.
+        planted: similarity of planted copies to their sources; minus infinity where another volume is nearer.
+        not_computed: why `search` is None.
+    """
+
+    name: str
+    search: CopySearch | None
+    best: dict[str, Floats]
+    planted: Floats | None = None
+    not_computed: str = ""
+
+
+def search_with(
+    name: str,
+    detector: Detector,
+    sets: CaseSets,
+    *,
+    quantile: float,
+    n_planted: int,
+    n_searches: int = 2,
+    seed: int = 0,
+) -> DetectorResult:
+    """Search copies with one detector, and measure its power by planting.
+
+    Args:
+        name: of the detector.
+        detector: volumes to their similarity to each training volume.
+        sets: the cases.
+        quantile: of the test volumes, for the threshold.
+        n_planted: copies to plant.
+        n_searches: detectors of the evaluation, which share the false alarms that are allowed.
+        seed: of the planted copies.
+    """
+    boxed = {
+        each: getattr(sets, each).boxed_images(sets.shape) for each in ("train", "test", "synthetic", "noise")
+    }
+    similarity = {each: np.asarray(detector(boxed[each])) for each in ("test", "synthetic", "noise")}
+    best = {each: table.max(axis=1).astype(np.float64) for each, table in similarity.items()}
+    try:
+        search = search_copies(
+            similarity["synthetic"],
+            similarity["test"],
+            quantile=quantile,
+            train_subjects=sets.train.subjects,
+            alarm_rate=ALARM_RATE / n_searches,
+        )
+        planted = find_planted(detector, boxed["train"], n=n_planted, seed=seed)
+    except ValueError as error:
+        return DetectorResult(name=name, search=None, best=best, not_computed=str(error))
+    search = replace(
+        search,
+        power=measure_power(planted, search.threshold),
+        lone_power=measure_power(planted, search.lone_threshold),
+    )
+    return DetectorResult(name=name, search=search, best=best, planted=planted)
+
+
+def correlation_detector(sets: CaseSets, config: NeighbourConfig) -> Detector:
+    """Return the detector by shift-tolerant cross-correlation."""
+    index = NeighbourIndex(sets.train.boxed_images(sets.shape), config)
+    return lambda volumes: index.search(volumes).similarity
+
+
+def contrastive_detector(sets: CaseSets, encoder: ContrastiveEncoder) -> Detector:
+    """Return the detector by the contrastive encoder's cosine similarity, to a volume or its mirror image."""
+    train = encoder.embed(sets.train.boxed_images(sets.shape))
+
+    def similarity(volumes: Sequence[npt.ArrayLike]) -> Floats:
+        mirrored = [np.asarray(volume)[::-1] for volume in volumes]
+        return np.maximum(*(cosine_neighbours(encoder.embed(each), train) for each in (volumes, mirrored)))
+
+    return similarity
+
+
+def privacy_figures(
+    results: Sequence[DetectorResult], sets: CaseSets, features: dict[str, Floats] | None, *, seed: int
+) -> list[Figure]:
+    """Compute the privacy figures.
+
+    Args:
+        results: of the detectors.
+        sets: for the numbers of cases.
+        features: of "train", "test", "synthetic" and "noise", for the data-copying test; None leaves it out.
+        seed: of the test.
+    """
+    figures = [_copies_figure(each) for each in results]
+    if features is not None:
+        figures.append(_copying_figure(features, seed=seed))
+    return figures
+
+
+def joint_power(results: Sequence[DetectorResult]) -> Estimate | None:
+    """Return the share of planted copies that at least one search finds; None where nothing was planted."""
+    found = [
+        each.planted > each.search.threshold
+        for each in results
+        if each.search is not None and each.planted is not None
+    ]
+    if not found:
+        return None
+    seen = np.logical_or.reduce(found)
+    return share_with_interval(int(seen.sum()), len(seen))
+
+
+def _copies_figure(result: DetectorResult) -> Figure:
+    description = Description(
+        key=f"privacy.copies_{result.name}",
+        title=f"Copies ({result.name})",
+        meaning="Share of synthetic volumes that are more like a training patient than real test patients "
+        "are; the real column "
+        "is the share of real test volumes above the same threshold.",
+        better="lower",
+    )
+    search = result.search
+    if search is None:
+        return Figure(description=description, not_computed=result.not_computed)
+
+    def measure(column: Column) -> Estimate:
+        if column == "real":
+            return share_with_interval(round(search.false_positive_rate * search.n_test), search.n_test)
+        values = result.best["synthetic" if column == "synthetic" else "noise"]
+        return share_with_interval(int((values > search.threshold).sum()), len(values))
+
+    note = search.sentence()
+    if search.power is not None and search.power.value < GOOD_POWER:
+        note += " With so little power the search says little: copies may well have gone unseen."
+    return replace(compute_figure(description, measure, note=note), verdict=_verdict(search))
+
+
+def _verdict(search: CopySearch) -> Light:
+    """Red: more or nearer copies than chance explains. Amber: too little power to say so. Green: neither."""
+    if search.fails:
+        return "red"
+    return "green" if search.power is not None and search.power.value >= GOOD_POWER else "amber"
+
+
+def _copying_figure(features: dict[str, Floats], *, seed: int) -> Figure:
+    tests = {}
+
+    def measure(column: Column) -> Estimate | None:
+        if column == "real":
+            # The test set against itself: no copying, by definition.
+            return Estimate(
+                value=0.0, lower=-1.96, upper=1.96, level=0.95, n_subjects=(len(features["test"]),)
+            )
+        tests[column] = data_copying_test(features["train"], features["test"], features[column], seed=seed)
+        return exact(tests[column].statistic, n=len(features[column]))
+
+    description = Description(
+        key="privacy.data_copying",
+        title="Data-copying test (C_T)",
+        meaning="Whether the set as a whole lies nearer to the training set than real test cases do: far "
+        "below 0 means copying, "
+        "far above 0 keeping further away than patients do.",
+        better="higher",
+        unit="standard normal",
+    )
+    figure = compute_figure(description, measure)
+    if "synthetic" not in tests:
+        return figure
+    note = f"p = {tests['synthetic'].p_value:.3f} of copying. The real column is what chance gives."
+    return compute_figure(description, measure, note=note)
+
+
+def worst_pairs(
+    result: DetectorResult, sets: CaseSets, *, n: int = 4
+) -> list[tuple[npt.NDArray, npt.NDArray, float]]:
+    """Return the most similar synthetic and training volumes, on one shape, with their similarity."""
+    if result.search is None:
+        return []
+    synthetic, train = (each.boxed_images(sets.shape) for each in (sets.synthetic, sets.train))
+    return [
+        (synthetic[pair.synthetic], train[pair.train], pair.similarity) for pair in result.search.worst[:n]
+    ]

@@ -1,0 +1,1 @@
+"""Files of synthetic volumes: requests, writers, the engine, rejection of bad volumes."""

@@ -1,0 +1,311 @@
+"""From label maps, or from noise alone, to a folder of labelled synthetic volumes.
+
+The folder that is written is itself a cohort: images/, labels/, labels.json, and sidecars/ with one JSON file
+for each volume that says how to make it again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.engines import SupervisedEvaluator
+from monai.inferers import Inferer
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from medldm.conditioning import Conditions, open_text_encoder
+from medldm.conditioning.values import EncodesText
+from medldm.data.preparation.labels import LabelTable, read_label_table
+from medldm.generation.files import SyntheticWriter
+from medldm.generation.rejection import Drawn, Gate, draw_until_good
+from medldm.generation.requests import (
+    GenerationDataset,
+    PreparedRequest,
+    RequestPreparer,
+    list_label_maps,
+)
+from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.latent_diffusion.model_files import load_latent_diffusion
+from medldm.runtime.devices import choose_device
+from medldm.runtime.distributed import own_part, wait_for_all
+from medldm.sampling.config import SamplingConfig
+from medldm.sampling.sampler import LatentDiffusionSampler
+
+logger = logging.getLogger(__name__)
+
+
+class LatentDiffusionInferer(Inferer):
+    """Draw volumes behind MONAI's inferer interface.
+
+    Args:
+        config: noise path and prediction type of the training.
+        sampling: how volumes are drawn.
+    """
+
+    def __init__(self, config: LatentDiffusionConfig, sampling: SamplingConfig) -> None:
+        self.config = config
+        self.sampling = sampling
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Sequence[int],
+        network: LatentDiffusionModel,
+        *,
+        conditions: Conditions | None,
+        index: int,
+        seed: int | None = None,
+    ) -> Tensor:
+        """Draw one volume.
+
+        Args:
+            inputs: (X, Y, Z) voxels of the volume, multiples of the autoencoder's downsampling.
+            network: the model.
+            conditions: of this volume, or None.
+            index: of the volume in its seed.
+            seed: in the place of the sampling's.
+
+        Returns:
+            (1, 1, X, Y, Z) in [-1, 1] up to overshoot.
+        """
+        factor = network.autoencoder.downsampling
+        shape = (1, network.autoencoder.latent_channels, *(n // factor for n in inputs))
+        sampler = LatentDiffusionSampler(network, self.config)
+        settings = self.sampling.to_dict() | ({} if seed is None else {"seed": seed})
+        return sampler.sample(shape, conditions=conditions, indices=[index], **settings)
+
+
+class GenerationEvaluator(SupervisedEvaluator):
+    """Generate and write the volumes of a `GenerationDataset`, on MONAI's engine.
+
+    Several processes make a part of the volumes each, to the bit the same as one process makes.
+
+    Args:
+        device: where to generate.
+        dataset: what to generate.
+        network: the model.
+        inferer: draws a volume.
+        writer: writes it.
+        preparer: makes the tensors of a request; None takes the model's, without text and remapping.
+        gate: draws volumes again that do not pass; None writes each as it comes.
+
+    Raises:
+        FileExistsError: if volumes exist that would be replaced, before anything is generated.
+        ValueError: if a request holds what the model does not know, likewise.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        dataset: GenerationDataset,
+        *,
+        network: LatentDiffusionModel,
+        inferer: LatentDiffusionInferer,
+        writer: SyntheticWriter,
+        preparer: RequestPreparer | None = None,
+        gate: Gate | None = None,
+        val_handlers: Sequence[Any] | None = None,
+    ) -> None:
+        self.model = network
+        self.draw = inferer
+        self.writer = writer
+        self.preparer = preparer or RequestPreparer(network)
+        self.gate = gate
+        self.refused: list[int] = []
+        self.weights_sha256 = hash_weights(network.state_dict())
+        requests = [dataset[position] for position in range(len(dataset))]
+        self.indices = [request["index"] for request in requests]
+        writer.refuse_existing(self.indices)
+        for request in requests:
+            self.preparer.check(request)
+        super().__init__(
+            device=device,
+            val_data_loader=DataLoader(Subset(dataset, own_part(range(len(dataset)))), batch_size=None),
+            network=network.to(device).eval(),
+            inferer=inferer,
+            val_handlers=val_handlers,
+            decollate=False,
+        )
+
+    def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
+        """Generate; the volumes of all processes are there on return."""
+        # What one process writes must not stand in the way of another that is still checking.
+        wait_for_all()
+        if self.state.epoch_length > 0:
+            super().run(global_epoch)
+        wait_for_all()
+
+    @property
+    def written(self) -> list[Path]:
+        """The files of the volumes that `run` has written, in the order of their indices."""
+        files = [self.writer.file_of(index) for index in self.indices if index not in self.refused]
+        return [file for file in files if file.is_file()]
+
+    def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
+        request = self.preparer.prepare(batchdata)
+        if self.gate is not None:
+            return {Keys.PRED: self._draw_through(self.gate, request)}
+        volume = self.draw(request.size, self.model, conditions=request.conditions, index=request.index)[0]
+        self._write(request, volume)
+        return {Keys.PRED: volume}
+
+    def _draw_through(self, gate: Gate, request: PreparedRequest) -> Tensor:
+        """Draw a volume, again where it does not pass, and write it unless it is refused."""
+        drawn = draw_until_good(
+            lambda seed: self.draw(
+                request.size, self.model, conditions=request.conditions, index=request.index, seed=seed
+            )[0],
+            lambda volume: gate.judge(*_seen_by_gate(request, volume)),
+            seed=self.draw.sampling.seed,
+            index=request.index,
+            max_redraws=gate.max_redraws,
+        )
+        if drawn.passed or not gate.refuse:
+            self._write(replace(request, drawn=drawn), drawn.volume)
+        else:
+            self.refused.append(request.index)
+            logger.warning(
+                "volume %d failed all %d tries: it is not written", request.index, len(drawn.tries)
+            )
+        return drawn.volume
+
+    def _write(self, request: PreparedRequest, volume: Tensor) -> Path:
+        space, grid = self.preparer.space, request.grid
+        if grid is None:
+            image, affine = volume[0].cpu().numpy(), space.affine(tuple(volume.shape[1:]))
+        else:
+            image, affine = grid.to_file_grid(volume), grid.affine
+        return self.writer.write(
+            request.index,
+            np.asarray(space.intensity.from_model(image)),
+            affine=affine,
+            sidecar={
+                "synthetic": True,
+                "index": request.index,
+                "sampling": self.draw.sampling.to_dict(),
+                "conditions": request.description,
+                "weights_sha256": self.weights_sha256,
+                "versions": describe_versions(),
+            }
+            | ({} if request.drawn is None else self._describe_gate(request.drawn)),
+            labels=request.labels,
+            schema=self.preparer.schema if request.labels is not None else None,
+        )
+
+    def _describe_gate(self, drawn: Drawn) -> dict[str, Any]:
+        """Name the seed that makes the volume again without a gate, and every try."""
+        sampling = self.draw.sampling.to_dict()
+        gate = {"seed": sampling["seed"], "passed": drawn.passed, "tries": list(drawn.tries)}
+        return {"sampling": sampling | {"seed": drawn.seed}, "quality_gate": gate}
+
+
+def _seen_by_gate(
+    request: PreparedRequest, volume: Tensor
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None]:
+    """Return image and labels (X, Y, Z) without what was padded around the file's volume."""
+    grid, labels = request.grid, None
+    if request.conditions is not None and "label_map" in request.conditions.values:
+        labels = request.conditions.values["label_map"][0]
+    image, maps = (
+        None if each is None else (each if grid is None else grid.cut_padding(each))[0].cpu().numpy()
+        for each in (volume, labels)
+    )
+    return np.asarray(image, dtype=np.float32), None if maps is None else maps.astype(np.int64)
+
+
+def generate(
+    checkpoint: str | Path,
+    output_dir: str | Path,
+    *,
+    label_dir: str | None = None,
+    labels: Sequence[str] | None = None,
+    num_samples: int | None = None,
+    first_index: int = 0,
+    conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | Path | None = None,
+    label_table: str | Path | None = None,
+    text_encoder: str | None = None,
+    sampling: SamplingConfig | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+) -> list[Path]:
+    """Make synthetic volumes with a trained model; what `inference.yaml` does, without a bundle.
+
+    Args:
+        checkpoint: of the second stage.
+        output_dir: receives images/, labels/ and sidecars/.
+        label_dir: folder of label maps to condition on, for a model with that condition.
+        labels: the files themselves, in the place of a folder.
+        num_samples: volumes to make; None for one of each label map.
+        first_index: index of the first volume of the seed.
+        conditions: values of the model's other conditions, see `GenerationDataset`.
+        label_table: file or preset that says how values of the label maps become the model's, see
+            `read_label_table`.
+        text_encoder: folder of the encoder of the training, for the condition "text"; None for the default.
+        sampling: how volumes are drawn.
+        overwrite: replace volumes that exist.
+        device: "auto", "cpu", "cuda", ...
+
+    Returns:
+        The images' files.
+    """
+    model, config, _ = load_latent_diffusion(checkpoint)
+    conditioning = model.conditioning_config
+    encoder = None
+    if "text" in conditioning.conditioning_type:
+        encoder = open_text_encoder(text_encoder, identity=conditioning.text_encoder)
+    dataset = GenerationDataset(
+        num_samples=num_samples,
+        first_index=first_index,
+        labels=list_label_maps(label_dir) if label_dir is not None else labels,
+        conditions=conditions,
+    )
+    evaluator = GenerationEvaluator(
+        choose_device(device),
+        dataset,
+        network=model,
+        inferer=LatentDiffusionInferer(config, sampling or SamplingConfig()),
+        writer=SyntheticWriter(output_dir, overwrite=overwrite),
+        preparer=make_preparer(model, text_encoder=encoder, label_table=label_table),
+    )
+    evaluator.run()
+    return evaluator.written
+
+
+def make_preparer(
+    model: LatentDiffusionModel,
+    *,
+    text_encoder: EncodesText | None = None,
+    label_table: str | Path | None = None,
+) -> RequestPreparer:
+    """Build what turns requests into tensors; the arguments are those of `generate`.
+
+    Raises:
+        ValueError: if the model makes label maps, not images.
+    """
+    n_channels = model.autoencoder.config.in_channels
+    if n_channels != 1:
+        raise ValueError(
+            f"the model has {n_channels} channels, it makes label maps: use the bundle labelmap_ldm"
+        )
+    table: LabelTable | None = None if label_table is None else read_label_table(label_table)
+    return RequestPreparer(model, text_encoder=text_encoder, label_table=table)
+
+
+__all__ = [
+    "GenerationDataset",
+    "GenerationEvaluator",
+    "LatentDiffusionInferer",
+    "SamplingConfig",
+    "generate",
+    "list_label_maps",
+    "make_preparer",
+]

@@ -1,0 +1,185 @@
+"""The files of synthetic volumes: the geometry of the volumes they are made from, and whole writing.
+
+A label map or an image is brought to the networks' grid, the image made there is brought back to the file's
+own grid and affine, to the bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from torch import Tensor
+
+from medldm.configs import read_switch
+from medldm.data.labels import LabelSchema
+from medldm.data.preparation.labels import LabelTable
+from medldm.latent_diffusion.checkpoints import write_atomically
+from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.transforms import (
+    CentreCropOrPad,
+    LoadVolume,
+    ResampleToSpacing,
+    restore_file_geometry,
+    write_nifti,
+)
+from medldm.transforms.window import Fill
+
+logger = logging.getLogger(__name__)
+
+
+class FileGrid:
+    """Bring a volume to the space of the networks, and an image made there back to the file's grid.
+
+    The networks' grid has the training spacing and at least the training size; nothing of the volume is cut
+    off.
+
+    Args:
+        file: the volume.
+        space: of the networks.
+        multiple: sizes are made multiples of this.
+        is_label: whether it is a label map.
+
+    Attributes:
+        volume: as loaded, RAS+ (1, X, Y, Z).
+        shape: voxels (X, Y, Z) of the volume at the networks' spacing.
+        size: of the networks' grid, at least that.
+    """
+
+    def __init__(
+        self, file: str | Path, space: VolumeSpace, *, multiple: int, is_label: bool = False
+    ) -> None:
+        self.volume = LoadVolume(is_label=is_label)(str(file))
+        self._spacing_mm = space.spacing_mm
+        resampled = ResampleToSpacing(space.spacing_mm, is_label=is_label)(self.volume)
+        shape = tuple(int(n) for n in resampled.shape[1:])
+        self.shape = shape
+        self.size = tuple(
+            max(-(-n // multiple) * multiple, own) for n, own in zip(shape, space.size, strict=True)
+        )
+        if any(n > own for n, own in zip(self.size, space.size, strict=True)):
+            logger.warning(
+                "a volume of %s voxels exceeds the training size %s: the model extrapolates there",
+                shape,
+                space.size,
+            )
+        self._way = Compose([ResampleToSpacing(space.spacing_mm), CentreCropOrPad(self.size)])
+        self._template = self._way(self.volume.clone())
+
+    def to_network_grid(
+        self, volume: MetaTensor, *, is_label: bool = False, fill: Fill = "minimum"
+    ) -> Tensor:
+        """Bring a volume on the file's grid, loaded RAS+ (1, X, Y, Z), to the networks' grid."""
+        resampled = ResampleToSpacing(self._spacing_mm, is_label=is_label)(volume)
+        return CentreCropOrPad(self.size, fill=fill)(resampled).as_tensor()
+
+    def cut_padding(self, volume: Tensor) -> Tensor:
+        """Return the part (C, *shape) of a volume (C, *size) on the networks' grid that the file covers."""
+        for axis, (size, n) in enumerate(zip(self.size, self.shape, strict=True), start=volume.ndim - 3):
+            volume = volume.narrow(axis, (size - n) // 2, n)
+        return volume
+
+    def to_file_grid(self, image: Tensor) -> np.ndarray:
+        """Bring an image (1, X, Y, Z) on the networks' grid to the file's axes and grid."""
+        tensor = MetaTensor(image.detach().cpu().float()).copy_meta_from(self._template)
+        # A copy: inverting takes the operations off the list.
+        tensor.applied_operations = list(self._template.applied_operations)
+        return restore_file_geometry(self._way.inverse(tensor)).as_tensor()[0].numpy()
+
+    @property
+    def affine(self) -> np.ndarray:
+        """The affine of the file, to the bit."""
+        return np.asarray(self.volume.meta["original_affine"])
+
+
+class LabelGrid(FileGrid):
+    """The grid of a label map, and the map itself.
+
+    Args:
+        file: the label map.
+        space: of the networks.
+        multiple: sizes are made multiples of this.
+        table: how the file's values become the model's; None leaves them.
+
+    Attributes:
+        prepared: the map on the networks' grid (1, X, Y, Z).
+    """
+
+    def __init__(
+        self, file: str | Path, space: VolumeSpace, *, multiple: int, table: LabelTable | None = None
+    ) -> None:
+        super().__init__(file, space, multiple=multiple, is_label=True)
+        if table is not None:
+            values = torch.from_numpy(table.apply(self.volume.numpy()).astype(np.int64))
+            self.volume = MetaTensor(values).copy_meta_from(self.volume)
+        self.prepared = self.to_network_grid(self.volume, is_label=True, fill=0.0)
+
+    @property
+    def label(self) -> MetaTensor:
+        """The map as loaded, RAS+ (1, X, Y, Z)."""
+        return self.volume
+
+    def file_labels(self) -> np.ndarray:
+        """Return the map on the file's grid, with the model's values."""
+        return restore_file_geometry(self.volume).as_tensor()[0].numpy()
+
+
+class SyntheticWriter:
+    """Write images, label maps and sidecars; each file whole or not at all.
+
+    Args:
+        output_dir: receives images/, labels/, sidecars/.
+        overwrite: allow replacing volumes that exist.
+
+    Raises:
+        FileExistsError: from `refuse_existing`, before anything is generated.
+    """
+
+    def __init__(self, output_dir: str | Path, *, overwrite: bool = False) -> None:
+        self.output_dir = Path(output_dir)
+        self.overwrite = read_switch(overwrite, name="overwrite")
+
+    def file_of(self, index: int) -> Path:
+        """Return the file of an image."""
+        return self.output_dir / "images" / f"{self._name(index)}.nii.gz"
+
+    def refuse_existing(self, indices: Sequence[int]) -> None:
+        """Refuse to replace volumes unless `overwrite` is set."""
+        existing = [self._name(index) for index in indices if self.file_of(index).exists()]
+        if existing and not self.overwrite:
+            raise FileExistsError(
+                f"{len(existing)} volumes, such as {existing[0]}, exist in {self.output_dir}: "
+                "choose another output_dir or first_index, or set overwrite to true"
+            )
+
+    def write(
+        self,
+        index: int,
+        image: np.ndarray,
+        *,
+        affine: np.ndarray,
+        sidecar: dict[str, Any],
+        labels: np.ndarray | None = None,
+        schema: LabelSchema | None = None,
+    ) -> Path:
+        """Write one volume; returns the image's file."""
+        name = f"{self._name(index)}"
+        if labels is not None:
+            integer = np.min_scalar_type(int(labels.max()))
+            write_nifti(self.output_dir / "labels" / f"{name}.nii.gz", labels, affine, dtype=integer)
+        content = json.dumps(sidecar, indent=2, sort_keys=True).encode()
+        write_atomically(self.output_dir / "sidecars" / f"{name}.json", content)
+        if schema is not None:
+            write_atomically(self.output_dir / "labels.json", json.dumps(schema.to_dict(), indent=2).encode())
+        return write_nifti(self.file_of(index), image, affine, dtype=image.dtype)
+
+    @staticmethod
+    def _name(index: int) -> str:
+        return f"synthetic_{index:04d}"

@@ -1,0 +1,239 @@
+"""What is to be generated: label maps, conditions and indices, and their tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from medldm.conditioning import Conditions
+from medldm.conditioning.config import SPATIAL_TYPES
+from medldm.conditioning.values import EncodesText, condition_value
+from medldm.data.labels import LabelSchema
+from medldm.data.preparation.labels import LabelTable
+from medldm.generation.files import FileGrid, LabelGrid
+from medldm.generation.rejection import Drawn
+from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.transforms import IntensityMapping, LoadVolume
+from medldm.transforms.readers import volume_suffix
+
+Values = Mapping[str, Any]
+
+
+class GenerationDataset(Dataset[dict[str, Any]]):
+    """List what is to be generated.
+
+    Args:
+        num_samples: volumes to make; None for one of each label map, or of each entry of `conditions`.
+        first_index: index of the first volume; `--seed 7 --first_index 3` makes the fourth volume of seed 7.
+        labels: files of the label maps, used in turn; None for a model without that condition.
+        conditions: values of the other conditions by name, {"age": 61, "sex": "F", "text": "...", "image":
+            file}; for all volumes, or a list used in turn, or the JSON file of either.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_samples: int | None,
+        first_index: int = 0,
+        labels: Sequence[str] | None = None,
+        conditions: Values | Sequence[Values] | str | Path | None = None,
+    ) -> None:
+        self.labels = list(labels or [])
+        self.conditions = read_conditions(conditions)
+        self.num_samples = num_samples or max(len(self.labels), len(self.conditions))
+        self.first_index = first_index
+        if self.num_samples < 1:
+            raise ValueError(
+                "nothing to generate: give num_samples, conditions, or a label_dir with label maps"
+            )
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        if not 0 <= position < self.num_samples:
+            raise IndexError(position)
+        index = self.first_index + position
+        request: dict[str, Any] = {"index": index, "conditions": {}}
+        if self.labels:
+            request["label"] = self.labels[index % len(self.labels)]
+        if self.conditions:
+            request["conditions"] = dict(self.conditions[index % len(self.conditions)])
+        return request
+
+
+def read_conditions(source: Values | Sequence[Values] | str | Path | None) -> list[Values]:
+    """Return the conditions as a list with one entry for each volume in turn.
+
+    Raises:
+        ValueError: if it is no mapping, no list of them, and no JSON file of either.
+    """
+    if isinstance(source, str | Path):
+        try:
+            content: Any = json.loads(Path(source).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"conditions: {Path(str(source)).name} is no JSON file ({error})") from error
+    else:
+        content = source
+    if content is None:
+        return []
+    entries = [content] if isinstance(content, Mapping) else list(content)
+    if not all(isinstance(entry, Mapping) for entry in entries):
+        raise ValueError("conditions must be a mapping of names to values, or a list of such mappings")
+    return [{name: value for name, value in entry.items() if value is not None} for entry in entries]
+
+
+def list_label_maps(label_dir: str | Path) -> list[str]:
+    """Return the label maps of a folder, sorted by name.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no volume in it.
+    """
+    folder = Path(label_dir)
+    files = sorted(file for file in folder.iterdir() if volume_suffix(file)) if folder.is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"no label maps in {label_dir}: give a folder of NIfTI files as label_dir")
+    return [str(file) for file in files]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedRequest:
+    """One volume to be made.
+
+    Args:
+        index: of the volume in its seed.
+        conditions: as tensors; None for none.
+        size: voxels (X, Y, Z) to draw.
+        grid: of the label map or the image it is made from; None for a volume made from noise alone.
+        labels: on the file's grid, with the model's values; None without a label map.
+        description: of the conditions, for the sidecar.
+        drawn: how a quality gate came to the volume; None without one.
+    """
+
+    index: int
+    conditions: Conditions | None
+    size: tuple[int, ...]
+    grid: FileGrid | None
+    labels: np.ndarray | None
+    description: dict[str, Any]
+    drawn: Drawn | None = None
+
+
+class RequestPreparer:
+    """Turn requests into tensors on the grid of the networks.
+
+    Args:
+        model: whose conditions and space count.
+        text_encoder: for the condition "text".
+        label_table: how values of the label maps become the model's; None leaves them.
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusionModel,
+        *,
+        text_encoder: EncodesText | None = None,
+        label_table: LabelTable | None = None,
+    ) -> None:
+        if model.space is None:
+            raise ValueError("the model has no space (spacing, size, intensity): train it through the bundle")
+        self.config = model.conditioning_config
+        self.encoder = model.denoiser.conditioning
+        self.space = model.space
+        self.multiple = model.autoencoder.downsampling
+        self.text_encoder = text_encoder
+        self.label_table = label_table
+        structures = self.config.structures
+        self.schema = LabelSchema(structures=structures) if structures else None
+        self._sound_labels: set[str] = set()
+
+    def check(self, request: Mapping[str, Any]) -> None:
+        """Refuse what the model does not know, before anything is drawn; each label map is read once.
+
+        Raises:
+            ValueError: if a condition, a value or a structure is none the model knows.
+        """
+        strangers = sorted(set(request["conditions"]) - set(self.config.names) - {"label_map"})
+        if strangers or "label_map" in request["conditions"]:
+            raise ValueError(
+                f"conditions name {strangers or ['label_map']}: this model knows {list(self.config.names)}; "
+                "label maps are given by label_dir"
+            )
+        values = self._plain_values(request["conditions"])
+        self.encoder.check(Conditions({name: value[None] for name, value in values.items()}))
+        if "image" in request["conditions"]:
+            LoadVolume()(str(request["conditions"]["image"]))
+        if "label" in request and self.schema is not None and request["label"] not in self._sound_labels:
+            labels = LoadVolume(is_label=True)(request["label"]).numpy()
+            labels = labels if self.label_table is None else self.label_table.apply(labels)
+            self.schema.check(np.unique(labels), request["label"])
+            self._sound_labels.add(request["label"])
+
+    def prepare(self, request: Mapping[str, Any]) -> PreparedRequest:
+        """Load the volumes of a request and make its tensors."""
+        raw = request["conditions"]
+        values = {name: value[None] for name, value in self._plain_values(raw).items()}
+        described: dict[str, Any] = {name: raw[name] for name in values}
+        grid: FileGrid | None = None
+        labels = None
+        if "label" in request and self.schema is not None:
+            label_grid = LabelGrid(
+                request["label"], self.space, multiple=self.multiple, table=self.label_table
+            )
+            values["label_map"] = self.schema.index_map(label_grid.prepared)[None]
+            labels, grid = label_grid.file_labels(), label_grid
+            described["label_map"] = self._describe_labels(labels)
+        if "image" in raw:
+            grid, values["image"] = self._load_image(raw["image"], grid)
+            described["image"] = {"voxels_sha256": _hash(values["image"].numpy())}
+        return PreparedRequest(
+            index=request["index"],
+            conditions=Conditions(values) if values else None,
+            size=self.space.size if grid is None else grid.size,
+            grid=grid,
+            labels=labels,
+            description=described,
+        )
+
+    def _plain_values(self, raw: Values) -> dict[str, Tensor]:
+        return {
+            name: condition_value(self.config, name, raw[name], text_encoder=self.text_encoder)
+            for name in self.config.names
+            if name in raw and name not in SPATIAL_TYPES
+        }
+
+    def _load_image(self, file: str, grid: FileGrid | None) -> tuple[FileGrid, Tensor]:
+        """Bring the condition image to the networks' grid, which is the label map's where there is one."""
+        if grid is None:
+            grid = FileGrid(file, self.space, multiple=self.multiple)
+            volume = grid.volume
+        else:
+            volume = LoadVolume()(str(file))
+            if volume.shape != grid.volume.shape or not torch.allclose(
+                torch.as_tensor(volume.affine), torch.as_tensor(grid.volume.affine), atol=1e-3
+            ):
+                raise ValueError("the condition image does not lie on the grid of its label map: resample it")
+        intensity = IntensityMapping.from_dict(self.config.image_intensity or {})
+        limits = intensity.case_limits(volume.as_tensor())
+        on_grid = grid.to_network_grid(volume)
+        return grid, torch.as_tensor(intensity.to_model(on_grid, limits=limits))[None]
+
+    def _describe_labels(self, labels: np.ndarray) -> dict[str, Any]:
+        structures = self.schema.structures if self.schema is not None else {}
+        return {
+            "voxels_sha256": _hash(labels),
+            "structures": {str(value): name for value, name in structures.items()},
+        }
+
+
+def _hash(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Diffusion over label maps, and operations on label maps."""

@@ -1,0 +1,1 @@
+"""The latent diffusion model, its configuration, its space and its files."""

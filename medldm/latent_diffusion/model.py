@@ -1,0 +1,262 @@
+"""LatentDiffusionModel: the one module that holds autoencoder, denoiser, conditions and latent statistics.
+
+Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", Section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions, EncodedConditions
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
+from medldm.networks.attention import Context
+from medldm.networks.streaming.memory_limit import decode_within, encode_moments_within
+
+AUTOENCODER_CONFIGS: dict[str, type[VAEConfig] | type[VQVAEConfig]] = {"vae": VAEConfig, "vqvae": VQVAEConfig}
+
+
+def make_autoencoder(config: VAEConfig | VQVAEConfig) -> VAE | VQVAE:
+    """Build the autoencoder that a configuration describes."""
+    return VAE(config) if isinstance(config, VAEConfig) else VQVAE(config)
+
+
+def build_autoencoder(
+    autoencoder_type: str,
+    *,
+    options: Mapping[str, Any],
+    vae_options: Mapping[str, Any] | None = None,
+    vqvae_options: Mapping[str, Any] | None = None,
+) -> VAE | VQVAE:
+    """Build an autoencoder of the type that a bundle's one key names.
+
+    Args:
+        autoencoder_type: "vae" or "vqvae".
+        options: of the configuration, shared by both types.
+        vae_options: those of the VAE alone.
+        vqvae_options: those of the VQ-VAE alone.
+
+    Raises:
+        ValueError: if the type or an option is unknown.
+    """
+    if autoencoder_type not in AUTOENCODER_CONFIGS:
+        raise ValueError(f"autoencoder_type is {autoencoder_type!r}: choose from {list(AUTOENCODER_CONFIGS)}")
+    own = {"vae": vae_options, "vqvae": vqvae_options}[autoencoder_type]
+    config_class = AUTOENCODER_CONFIGS[autoencoder_type]
+    return make_autoencoder(config_class.from_dict({**options, **(own or {})}))
+
+
+def name_autoencoder_type(config: VAEConfig | VQVAEConfig) -> str:
+    """Return "vae" or "vqvae"."""
+    return "vae" if isinstance(config, VAEConfig) else "vqvae"
+
+
+class ConditionalDenoiser(nn.Module):
+    """The trainable part: the U-Net with the encoders of its conditions.
+
+    Args:
+        unet: predicts from (B, latent channels + spatial channels, x, y, z).
+        conditioning: encodes the conditions.
+    """
+
+    def __init__(self, unet: LatentUNet, conditioning: ConditionEncoder) -> None:
+        super().__init__()
+        self.unet = unet
+        self.conditioning = conditioning
+
+    def encode_conditions(
+        self, conditions: Conditions | None, latents: Tensor, *, drop: Mapping[str, Tensor] | None = None
+    ) -> EncodedConditions:
+        """Encode conditions for latents (B, C, x, y, z)."""
+        return self.conditioning(
+            conditions, batch_size=len(latents), latent_size=latents.shape[2:], drop=drop
+        )
+
+    def predict(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        *,
+        context: Context | None,
+        spatial: Tensor | None,
+        pooled: Tensor | None = None,
+    ) -> Tensor:
+        """Predict from noisy latents (B, C, x, y, z), told what `encode_conditions` returns."""
+        hidden = x_t if spatial is None else torch.cat([x_t, spatial.to(x_t.dtype)], dim=1)
+        pooled = pooled if self.unet.config.pooled_context else None
+        return self.unet(hidden, timesteps, context=context, pooled=pooled)
+
+    def forward(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        conditions: Conditions | None = None,
+        *,
+        drop: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Predict what the training's prediction type says.
+
+        Args:
+            x_t: (B, C, x, y, z) noisy standardised latents.
+            timesteps: (B,) network times.
+            conditions: values for the batch; None for the null of each condition.
+            drop: name to (B,) bool, the samples whose condition is replaced by its null.
+
+        Returns:
+            (B, C, x, y, z).
+        """
+        told = self.encode_conditions(conditions, x_t, drop=drop)
+        return self.predict(x_t, timesteps, context=told.tokens, spatial=told.spatial, pooled=told.pooled)
+
+
+class LatentDiffusionModel(nn.Module):
+    """Hold all that generation needs; the autoencoder is frozen.
+
+    Args:
+        autoencoder_config: of the first stage, VAE or VQ-VAE.
+        conditioning_config: the conditions; None for an unconditional model.
+        unet_config: of the denoiser. Its input and output channels, its context width and whether it has
+            cross-attention follow from the two configurations above and are set here.
+        latent_scaling_factor: scale of the latents where no statistics were measured (Rombach et al. 2022,
+            Appendix G).
+        space: spacing, size and intensity of the training volumes; None for a model outside of a cohort.
+
+    Example:
+        >>> from medldm import LatentDiffusionModel, LatentUNetConfig, VAEConfig
+        >>> model = LatentDiffusionModel(
+        ...     autoencoder_config=VAEConfig(down_channels=[8, 16], n_groups=4),
+        ...     unet_config=LatentUNetConfig(down_channels=[16, 32], n_groups=4, n_heads=2),
+        ... )
+        >>> model.encode(torch.zeros(1, 1, 16, 16, 16)).shape
+        torch.Size([1, 4, 8, 8, 8])
+    """
+
+    latent_shift: Tensor
+    latent_scale: Tensor
+
+    def __init__(
+        self,
+        *,
+        autoencoder_config: VAEConfig | VQVAEConfig,
+        conditioning_config: ConditioningConfig | None = None,
+        unet_config: LatentUNetConfig | None = None,
+        latent_scaling_factor: float = 0.18215,
+        space: VolumeSpace | None = None,
+    ) -> None:
+        super().__init__()
+        self.autoencoder_config = autoencoder_config
+        self.conditioning_config = conditioning_config or ConditioningConfig()
+        self.autoencoder = make_autoencoder(autoencoder_config)
+        self.autoencoder.requires_grad_(False).eval()
+        self.unet_config = fit_unet_config(
+            unet_config or LatentUNetConfig(), self.autoencoder.latent_channels, self.conditioning_config
+        )
+        self.denoiser = ConditionalDenoiser(
+            LatentUNet(self.unet_config),
+            ConditionEncoder(self.conditioning_config, downsampling=self.autoencoder.downsampling),
+        )
+        channels = self.autoencoder.latent_channels
+        self.register_buffer("latent_shift", torch.zeros(channels))
+        self.register_buffer("latent_scale", torch.full((channels,), float(latent_scaling_factor)))
+        self.space = space
+
+    def train(self, mode: bool = True) -> LatentDiffusionModel:
+        """Set the mode of the denoiser; the frozen autoencoder stays in evaluation mode."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Store the statistics (C,) of the training cohort's latents.
+
+        Standardised latents have mean 0, sd 1.
+        """
+        if not bool((std > 0).all()) or not bool(torch.isfinite(mean).all()):
+            raise ValueError(
+                f"latent statistics have mean {mean.tolist()} and sd {std.tolist()}: a channel "
+                "that never varies "
+                "means that the autoencoder has collapsed; train it longer or with less regularisation"
+            )
+        self.latent_shift.copy_(mean)
+        self.latent_scale.copy_(1 / std)
+
+    def standardise(self, latents: Tensor) -> Tensor:
+        """Map the autoencoder's latents (B, C, x, y, z) to those the denoiser works on."""
+        return (latents - _per_channel(self.latent_shift, latents)) * _per_channel(self.latent_scale, latents)
+
+    def unstandardise(self, latents: Tensor) -> Tensor:
+        """Invert `standardise`."""
+        return latents / _per_channel(self.latent_scale, latents) + _per_channel(self.latent_shift, latents)
+
+    @torch.no_grad()
+    def encode(
+        self,
+        volume: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        max_memory_gb: float | None = None,
+    ) -> Tensor:
+        """Encode volumes (B, 1, X, Y, Z) in [-1, 1] to standardised latents (B, C, x, y, z).
+
+        Args:
+            volume: sizes that are no multiple of the downsampling are padded.
+            generator: if given, the posterior is sampled with it; else its mean is taken.
+            max_memory_gb: 10^9 bytes above weights and volume; where the estimate exceeds them, the volume is
+                streamed through the layers, with the same result. None for no limit.
+        """
+        mean, std = encode_moments_within(self.autoencoder, volume, max_memory_gb)
+        if generator is not None:
+            noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
+            mean = mean + std * noise
+        return self.standardise(mean)
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Tensor, *, size: tuple[int, ...] | None = None, max_memory_gb: float | None = None
+    ) -> Tensor:
+        """Decode standardised latents to volumes, cropped to `size` if given; memory as in `encode`."""
+        volume = decode_within(self.autoencoder, self.unstandardise(latents), max_memory_gb)
+        if size is None:
+            return volume
+        x, y, z = size
+        return volume[..., :x, :y, :z]
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Return what the latent space keeps of volumes (B, 1, X, Y, Z): encode to the mean and decode."""
+        return self.decode(self.encode(volume), size=tuple(volume.shape[2:]))
+
+
+def fit_unet_config(
+    config: LatentUNetConfig, latent_channels: int, conditioning: ConditioningConfig
+) -> LatentUNetConfig:
+    """Set the denoiser's channels and context to those of its autoencoder and conditions."""
+    return replace(
+        config,
+        in_channels=latent_channels + conditioning.spatial_channels,
+        out_channels=latent_channels,
+        cross_attention=conditioning.has_tokens,
+        pooled_context=config.pooled_context and conditioning.has_tokens,
+        context_dim=conditioning.context_dim if conditioning.has_tokens else config.context_dim,
+    )
+
+
+def _per_channel(values: Tensor, like: Tensor) -> Tensor:
+    return values.to(like).view(1, -1, *[1] * (like.ndim - 2))
+
+
+__all__ = [
+    "AUTOENCODER_CONFIGS",
+    "ConditionalDenoiser",
+    "LatentDiffusionConfig",
+    "LatentDiffusionModel",
+    "build_autoencoder",
+    "fit_unet_config",
+    "make_autoencoder",
+    "name_autoencoder_type",
+]

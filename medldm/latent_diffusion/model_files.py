@@ -1,0 +1,191 @@
+"""Models to and from their checkpoint files; the file alone rebuilds the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medldm.conditioning import ConditioningConfig
+from medldm.latent_diffusion.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    build_with_weights,
+    hash_weights,
+    load_checkpoint,
+    load_weights,
+)
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.model import (
+    AUTOENCODER_CONFIGS,
+    ConditionalDenoiser,
+    LatentDiffusionModel,
+    make_autoencoder,
+    name_autoencoder_type,
+)
+from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.networks import VAE, VQVAE, LatentUNetConfig, VAEConfig, VQVAEConfig
+
+Describe = Callable[[], tuple[Mapping[str, Tensor], dict[str, Any]]]
+
+
+def describe_autoencoder(network: VAE | VQVAE, space: VolumeSpace | None) -> Describe:
+    """Return a function that gives an autoencoder's weights and card, for `CheckpointWriter`."""
+    card = {
+        "kind": "autoencoder",
+        "autoencoder": _describe_autoencoder_config(network.config),
+        "space": space.to_dict() if space is not None else None,
+    }
+    return lambda: (network.state_dict(), card)
+
+
+def load_autoencoder(
+    path: str | Path, *, autoencoder_type: str | None = None
+) -> tuple[VAE | VQVAE, Checkpoint]:
+    """Rebuild a first stage from its file alone.
+
+    Args:
+        path: written by the first stage.
+        autoencoder_type: if given, the type the file must hold.
+
+    Raises:
+        CheckpointError: if the file is damaged, of another kind, or holds the other type of autoencoder.
+    """
+    checkpoint = load_checkpoint(path, kind="autoencoder")
+    with _reading_card(path):
+        config = _rebuild_autoencoder_config(checkpoint.card["autoencoder"])
+    found = name_autoencoder_type(config)
+    if autoencoder_type is not None and found != autoencoder_type:
+        raise CheckpointError(
+            f"{path} holds a {found!r}, but autoencoder_type is {autoencoder_type!r}: give "
+            "the file of the right "
+            "first stage, or change autoencoder_type"
+        )
+    autoencoder = build_with_weights(lambda: make_autoencoder(config), checkpoint.weights, source=str(path))
+    return autoencoder.eval(), checkpoint
+
+
+def space_of(checkpoint: Checkpoint) -> VolumeSpace | None:
+    """Return the space in a checkpoint's card."""
+    description = checkpoint.card.get("space")
+    return VolumeSpace.from_dict(description) if description is not None else None
+
+
+def make_latent_diffusion(
+    autoencoder_path: str | Path,
+    *,
+    conditioning_config: ConditioningConfig | None = None,
+    unet_config: LatentUNetConfig | None = None,
+    autoencoder_type: str | None = None,
+) -> LatentDiffusionModel:
+    """Build an untrained second stage around a trained first stage.
+
+    Args:
+        autoencoder_path: written by the first stage; its space becomes the model's.
+        conditioning_config: the conditions to train with.
+        unet_config: of the denoiser.
+        autoencoder_type: if given, the type the file must hold.
+    """
+    autoencoder, checkpoint = load_autoencoder(autoencoder_path, autoencoder_type=autoencoder_type)
+    model = LatentDiffusionModel(
+        autoencoder_config=autoencoder.config,
+        conditioning_config=conditioning_config,
+        unet_config=unet_config,
+        space=space_of(checkpoint),
+    )
+    load_weights(model.autoencoder, checkpoint.weights, source=str(autoencoder_path))
+    return model
+
+
+def describe_latent_diffusion(
+    model: LatentDiffusionModel, config: LatentDiffusionConfig, *, denoiser: ConditionalDenoiser | None = None
+) -> Describe:
+    """Return a function that gives a model's weights and card, for `CheckpointWriter`.
+
+    Args:
+        model: autoencoder, statistics and configurations are taken from it.
+        config: the noise path and prediction type of the training.
+        denoiser: if given, its (averaged) weights stand in the place of the model's own.
+    """
+
+    def describe() -> tuple[Mapping[str, Tensor], dict[str, Any]]:
+        weights = dict(model.state_dict())
+        if denoiser is not None:
+            weights.update({f"denoiser.{name}": tensor for name, tensor in denoiser.state_dict().items()})
+        autoencoder = _describe_autoencoder_config(model.autoencoder_config)
+        card = {
+            "kind": "latent_diffusion",
+            "autoencoder": {**autoencoder, "weights_sha256": hash_weights(model.autoencoder.state_dict())},
+            "unet": model.unet_config.to_dict(),
+            "conditioning": model.conditioning_config.to_dict(),
+            "diffusion": config.describe_diffusion(),
+            "space": model.space.to_dict() if model.space is not None else None,
+        }
+        return weights, card
+
+    return describe
+
+
+def load_latent_diffusion(
+    path: str | Path, *, autoencoder_path: str | Path | None = None
+) -> tuple[LatentDiffusionModel, LatentDiffusionConfig, Checkpoint]:
+    """Rebuild a model from its file alone.
+
+    Args:
+        path: written by the second stage.
+        autoencoder_path: a first stage to check: it must be the one the model was trained on.
+
+    Raises:
+        CheckpointError: if the file is damaged or of another kind, or the autoencoder is another one.
+    """
+    checkpoint = load_checkpoint(path, kind="latent_diffusion")
+    card = checkpoint.card
+    with _reading_card(path):
+        parts: dict[str, Any] = {
+            "autoencoder_config": _rebuild_autoencoder_config(card["autoencoder"]),
+            "conditioning_config": ConditioningConfig.from_dict(card["conditioning"]),
+            "unet_config": LatentUNetConfig.from_dict(card["unet"]),
+            "space": space_of(checkpoint),
+        }
+        config = LatentDiffusionConfig.from_dict(
+            {"autoencoder_type": card["autoencoder"]["type"], **card["diffusion"]}
+        )
+    model = build_with_weights(lambda: LatentDiffusionModel(**parts), checkpoint.weights, source=str(path))
+    if autoencoder_path is not None:
+        require_same_autoencoder(checkpoint, autoencoder_path)
+    return model.eval(), config, checkpoint
+
+
+def require_same_autoencoder(checkpoint: Checkpoint, autoencoder_path: str | Path) -> None:
+    """Refuse an autoencoder that is not the one a latent model was trained on.
+
+    Raises:
+        CheckpointError: if the hashes differ.
+    """
+    expected = checkpoint.card["autoencoder"]["weights_sha256"]
+    found = load_checkpoint(autoencoder_path, kind="autoencoder").card["weights_sha256"]
+    if found != expected:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on the autoencoder {expected[:12]}, but {autoencoder_path} is "
+            f"{found[:12]}: give the first stage it was trained on, or train the second stage again"
+        )
+
+
+@contextmanager
+def _reading_card(path: str | Path) -> Iterator[None]:
+    """Turn what a card's strange contents raise into one error that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"the card of {path} does not describe a model ({error!r})") from error
+
+
+def _describe_autoencoder_config(config: VAEConfig | VQVAEConfig) -> dict[str, Any]:
+    return {"type": name_autoencoder_type(config), "config": config.to_dict()}
+
+
+def _rebuild_autoencoder_config(description: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:
+    return AUTOENCODER_CONFIGS[description["type"]].from_dict(description["config"])

@@ -1,0 +1,1 @@
+"""Faster equal computations behind the blocks."""

@@ -1,0 +1,76 @@
+"""A residual block slab by slab: it stores one map besides its input and output.
+
+Streaming runs all of a network's blocks so; on CPUs inference runs those on large maps so, where the block's
+plain form would hold its normalised input and the inner maps whole.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from medldm.networks.kernels.tiled_maps import Moments, SlabMap, StoredMap, convolved, measure, stored
+
+
+def run_residual(x: SlabMap, block: Any, *, recompute: bool = False) -> StoredMap:
+    """y = shortcut(x) + conv2(silu(norm2(h))), h = conv1(silu(norm1(x))).
+
+    Three readings of x: for its moments, for h and for the shortcut. The first one stores x, or shortcut(x)
+    where that is narrower and x not stored yet. The second one stores h, and y takes its place; with
+    `recompute` it gathers only the moments of h, the third one computes h again and y takes the place of x.
+
+    Args:
+        x: the input, (B, in, X, Y, Z).
+        block: a `ResidualBlock` that is told no time and does not resample.
+        recompute: store one map in place of two and run the first convolution twice; x may be overwritten.
+    """
+    stores_shortcut = block.conv1.out_channels < block.conv1.in_channels and not isinstance(x, StoredMap)
+
+    def first_half(x: SlabMap) -> SlabMap:
+        return convolved(x.map(of_x.normaliser(block.norm1, silu=True)), block.conv1)
+
+    def second_half(h: SlabMap, of_h: Moments) -> SlabMap:
+        return convolved(h.map(of_h.normaliser(block.norm2, silu=True)), block.conv2)
+
+    place = None
+    if not stores_shortcut:
+        x = as_stored(x)
+        of_x, shortcut = x.moments, x.map(block.shortcut)
+        place = x.tensor if isinstance(block.shortcut, nn.Identity) else None
+    elif recompute:
+        of_x = measure(x)
+    else:
+        of_x = Moments()
+        shortcut = stored(x.map(of_x.see).map(block.shortcut))
+    if recompute:
+        of_h = measure(first_half(x))
+        y = add_to_branch(x, lambda x: second_half(first_half(x), of_h), block.shortcut)
+        return stored(y, into=place)
+    h = stored(first_half(x))
+    branch = second_half(h, h.moments)
+    return stored(branch.then(lambda: map(Tensor.add_, branch.read(), shortcut.read())), into=h.tensor)
+
+
+def as_stored(x: SlabMap) -> StoredMap:
+    """Return a map that exists whole, computed now if it did not."""
+    return x if isinstance(x, StoredMap) else stored(x)
+
+
+def add_to_branch(
+    x: SlabMap, branch: Callable[[SlabMap], SlabMap], shortcut: Callable[[Tensor], Tensor]
+) -> SlabMap:
+    """branch(x) + shortcut(x), of which x is read once; its slabs wait for the branch, which lags behind."""
+
+    def read() -> Iterator[Tensor]:
+        waiting: deque[Tensor] = deque()
+
+        def keep(slab: Tensor) -> Tensor:
+            waiting.append(slab)
+            return slab
+
+        return map(lambda y: y.add_(shortcut(waiting.popleft())), branch(x.map(keep)).read())
+
+    return x.then(read)

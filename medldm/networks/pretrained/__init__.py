@@ -1,0 +1,1 @@
+"""Weights of MONAI's networks brought into those of medldm."""

@@ -1,0 +1,211 @@
+"""Turn constructor arguments of MONAI's networks into configurations, and MONAI's modules into arguments.
+
+The names are those of monai.networks.nets 1.6: AutoencoderKL, VQVAE and DiffusionModelUNet.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai.networks.nets import VQVAE as MonaiVQVAE
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from torch import nn
+
+from medldm.configs import unknown_name_message
+from medldm.networks.strided_encoder_decoder import ACTIVATIONS
+from medldm.networks.unet_config import LatentUNetConfig
+from medldm.networks.vae import VAEConfig
+from medldm.networks.vqvae_config import VQVAEConfig
+
+logger = logging.getLogger(__name__)
+
+
+def vae_config_from_monai(arguments: Mapping[str, Any]) -> VAEConfig:
+    """Make the configuration of the VAE that equals MONAI's AutoencoderKL(**arguments)."""
+    given = complete_arguments(AutoencoderKL, arguments)
+    return VAEConfig(
+        down_channels=given["channels"],
+        latent_channels=given["latent_channels"],
+        n_groups=given["norm_num_groups"],
+        in_channels=given["in_channels"],
+        out_channels=given["out_channels"],
+        n_res_blocks=given["num_res_blocks"],
+        attention_levels=given["attention_levels"],
+        mid_attention=given["with_encoder_nonlocal_attn"],
+        decoder_mid_attention=given["with_decoder_nonlocal_attn"],
+        attention_projection=given["include_fc"],
+        upsampling="transposed" if given["use_convtranspose"] else "nearest",
+        spatial_dims=given["spatial_dims"],
+        norm_eps=given["norm_eps"],
+        checkpointing=given["use_checkpoint"],
+    )
+
+
+def vqvae_config_from_monai(arguments: Mapping[str, Any]) -> VQVAEConfig:
+    """Make the configuration of the VQVAE that equals MONAI's VQVAE(**arguments)."""
+    given = complete_arguments(MonaiVQVAE, arguments)
+    _warn_of_dropout("dropout", given["dropout"])
+    return VQVAEConfig(
+        trunk="strided",
+        down_channels=given["channels"],
+        latent_channels=given["embedding_dim"],
+        in_channels=given["in_channels"],
+        out_channels=given["out_channels"],
+        n_res_blocks=given["num_res_layers"],
+        res_channels=given["num_res_channels"],
+        down_parameters=given["downsample_parameters"],
+        up_parameters=given["upsample_parameters"],
+        activation=_name_activation("act", given["act"]),
+        output_activation=_name_activation("output_act", given["output_act"]),
+        spatial_dims=given["spatial_dims"],
+        n_codes=given["num_embeddings"],
+        commitment_weight=given["commitment_cost"],
+        decay=given["decay"],
+        codebook_init="normal",
+        checkpointing=given["use_checkpointing"],
+    )
+
+
+def unet_config_from_monai(arguments: Mapping[str, Any]) -> LatentUNetConfig:
+    """Make the configuration of the LatentUNet that equals MONAI's DiffusionModelUNet(**arguments)."""
+    given = complete_arguments(DiffusionModelUNet, arguments)
+    _warn_of_dropout("dropout_cattn", given["dropout_cattn"])
+    return LatentUNetConfig(
+        in_channels=given["in_channels"],
+        out_channels=given["out_channels"],
+        down_channels=given["channels"],
+        n_head_channels=given["num_head_channels"],
+        cross_attention=given["with_conditioning"],
+        context_dim=given["cross_attention_dim"],
+        attention_levels=given["attention_levels"],
+        n_res_blocks=given["num_res_blocks"],
+        n_groups=given["norm_num_groups"],
+        n_class_embeds=given["num_class_embeds"],
+        n_transformer_layers=given["transformer_num_layers"],
+        residual_resampling=given["resblock_updown"],
+        attention_projection=given["include_fc"],
+        spatial_dims=given["spatial_dims"],
+        norm_eps=given["norm_eps"],
+    )
+
+
+def read_autoencoder_arguments(module: AutoencoderKL) -> dict[str, Any]:
+    """Read from a module the arguments of AutoencoderKL that decide its outputs."""
+    encoder: Any = module.encoder
+    decoder: Any = module.decoder
+    names = list(module.state_dict())
+    in_levels = sum(n for n, has in zip(encoder.num_res_blocks, encoder.attention_levels, strict=True) if has)
+    return {
+        "spatial_dims": encoder.spatial_dims,
+        "in_channels": encoder.in_channels,
+        "out_channels": decoder.out_channels,
+        "num_res_blocks": encoder.num_res_blocks,
+        "channels": encoder.channels,
+        "attention_levels": encoder.attention_levels,
+        "latent_channels": module.latent_channels,
+        "norm_num_groups": encoder.norm_num_groups,
+        "norm_eps": encoder.norm_eps,
+        "with_encoder_nonlocal_attn": _count_attentions(names, "encoder.") > in_levels,
+        "with_decoder_nonlocal_attn": _count_attentions(names, "decoder.") > in_levels,
+        "use_checkpoint": module.use_checkpoint,
+        "use_convtranspose": any(".deconv." in name for name in names),
+        "include_fc": _has_projection(names),
+    }
+
+
+def read_vqvae_arguments(module: MonaiVQVAE) -> dict[str, Any]:
+    """Read from a module the arguments of MONAI's VQVAE that decide its outputs."""
+    encoder, decoder, quantiser = module.encoder, module.decoder, module.quantizer.quantizer
+    return {
+        "spatial_dims": module.spatial_dims,
+        "in_channels": module.in_channels,
+        "out_channels": module.out_channels,
+        "channels": module.channels,
+        "num_res_layers": module.num_res_layers,
+        "num_res_channels": module.num_res_channels,
+        "downsample_parameters": encoder.downsample_parameters,
+        "upsample_parameters": decoder.upsample_parameters,
+        "num_embeddings": module.num_embeddings,
+        "embedding_dim": module.embedding_dim,
+        "commitment_cost": quantiser.commitment_cost,
+        "decay": quantiser.decay,
+        "act": encoder.act,
+        "dropout": encoder.dropout,
+        "output_act": decoder.output_act,
+        "use_checkpointing": module.use_checkpointing,
+    }
+
+
+def read_unet_arguments(module: DiffusionModelUNet) -> dict[str, Any]:
+    """Read from a module the arguments of DiffusionModelUNet that decide its outputs."""
+    weights, norm = module.state_dict(), module.out[0]
+    blocks = "middle_block.attention.transformer_blocks."
+    n_layers = len({name[len(blocks) :].split(".")[0] for name in weights if name.startswith(blocks)})
+    context = weights.get(f"{blocks}0.attn2.to_k.weight")
+    return {
+        "spatial_dims": weights["conv_in.conv.weight"].ndim - 2,
+        "in_channels": module.in_channels,
+        "out_channels": module.out_channels,
+        "num_res_blocks": module.num_res_blocks,
+        "channels": module.block_out_channels,
+        "attention_levels": module.attention_levels,
+        "norm_num_groups": norm.num_groups,
+        "norm_eps": norm.eps,
+        "resblock_updown": any("downsampler.conv1" in name for name in weights),
+        "num_head_channels": module.num_head_channels,
+        "with_conditioning": module.with_conditioning,
+        "transformer_num_layers": max(1, n_layers),
+        "cross_attention_dim": None if context is None else context.shape[1],
+        "num_class_embeds": module.num_class_embeds,
+        "include_fc": _has_projection([name for name in weights if ".attn2." not in name]),
+    }
+
+
+def complete_arguments(network: type[nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Add MONAI's defaults to constructor arguments.
+
+    Raises:
+        ValueError: if an argument is unknown to the MONAI network, or a needed one is missing.
+    """
+    parameters = dict(inspect.signature(network.__init__).parameters)
+    parameters.pop("self")
+    for name in arguments:
+        if name not in parameters:
+            raise ValueError(
+                unknown_name_message(name, list(parameters), kind=f"MONAI {network.__name__} argument")
+            )
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    missing = [name for name in parameters if name not in {**defaults, **arguments}]
+    if missing:
+        raise ValueError(f"MONAI {network.__name__} needs {missing}: pass the arguments it was made with")
+    return {**defaults, **arguments}
+
+
+def _count_attentions(names: Sequence[str], prefix: str) -> int:
+    ends = (".attn.to_q.weight", ".attn.qkv.weight")
+    return sum(name.startswith(prefix) and name.endswith(ends) for name in names)
+
+
+def _has_projection(names: Sequence[str]) -> bool:
+    """Whether self-attention ends with a linear layer; True where there is no attention."""
+    has_attention = any(".to_q." in name or ".qkv." in name for name in names)
+    return not has_attention or any(".out_proj." in name for name in names)
+
+
+def _name_activation(argument: str, value: Any) -> str:
+    name = "none" if value is None else str(getattr(value, "value", value)).lower()
+    if name not in ACTIVATIONS:
+        raise ValueError(f"MONAI VQVAE argument {argument} is {value!r}: supported are {list(ACTIVATIONS)}")
+    return name
+
+
+def _warn_of_dropout(argument: str, value: float) -> None:
+    if value:
+        logger.warning(
+            "%s = %s is left out: the networks have no dropout; outputs in evaluation are equal",
+            argument,
+            value,
+        )

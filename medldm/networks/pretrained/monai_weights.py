@@ -1,0 +1,141 @@
+"""Load the weights of MONAI's AutoencoderKL, VQVAE and DiffusionModelUNet into the networks of medldm.
+
+The result computes the same outputs and the same gradients. Weights come as a module or as a state dict that
+the caller has loaded; nothing here opens a file, so nothing is unpickled.
+
+Example:
+    >>> from monai.networks.nets import AutoencoderKL
+    >>> arguments = {"channels": (8, 16), "attention_levels": (False, False), "norm_num_groups": 4}
+    >>> arguments |= {"spatial_dims": 3, "num_res_blocks": 1}
+    >>> module = AutoencoderKL(**arguments)
+    >>> vae = vae_from_monai(module)
+    >>> vae = vae_from_monai(module.state_dict(), arguments)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from monai.networks.nets import VQVAE as MonaiVQVAE
+from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
+from torch import Tensor, nn
+
+from medldm.networks.pretrained.monai_arguments import (
+    read_autoencoder_arguments,
+    read_unet_arguments,
+    read_vqvae_arguments,
+    unet_config_from_monai,
+    vae_config_from_monai,
+    vqvae_config_from_monai,
+)
+from medldm.networks.pretrained.monai_layout import Pairs, pair_unet, pair_vae, pair_vqvae
+from medldm.networks.unet import LatentUNet
+from medldm.networks.vae import VAE
+from medldm.networks.vqvae import VQVAE
+
+Weights: TypeAlias = Mapping[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
+CODEBOOK = "quantizer.quantizer."
+
+
+def vae_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] | None = None) -> VAE:
+    """Make the VAE that equals one of MONAI's AutoencoderKL.
+
+    Args:
+        source: the module or its state dict.
+        arguments: what MONAI's constructor was called with; needed with a state dict, which does not tell the
+            number of groups; read from a module if None.
+
+    Raises:
+        TypeError: if `source` is neither.
+        ValueError: if the weights do not fit the arguments, by name.
+    """
+    arguments = _find_arguments(source, arguments, AutoencoderKL, read_autoencoder_arguments)
+    network = VAE(vae_config_from_monai(arguments))
+    return _fill(network, source, pair_vae(network))
+
+
+def vqvae_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] | None = None) -> VQVAE:
+    """Make the VQVAE that equals one of MONAI's; arguments and errors as of `vae_from_monai`.
+
+    The running means go on from the codebook as it is, with MONAI's cluster sizes.
+    """
+    arguments = _find_arguments(source, arguments, MonaiVQVAE, read_vqvae_arguments)
+    network = VQVAE(vqvae_config_from_monai(arguments))
+    return _fill(network, source, pair_vqvae(network))
+
+
+def unet_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] | None = None) -> LatentUNet:
+    """Make the LatentUNet that equals one of MONAI's DiffusionModelUNet; as `vae_from_monai`."""
+    arguments = _find_arguments(source, arguments, DiffusionModelUNet, read_unet_arguments)
+    network = LatentUNet(unet_config_from_monai(arguments))
+    return _fill(network, source, pair_unet(network))
+
+
+def _find_arguments(
+    source: object,
+    arguments: Mapping[str, Any] | None,
+    network: type[nn.Module],
+    read: Callable[[Any], dict[str, Any]],
+) -> Mapping[str, Any]:
+    """Return the given arguments, or read them from a module."""
+    if not isinstance(source, (nn.Module, Mapping)):
+        raise TypeError(
+            f"expected a MONAI {network.__name__} or its state dict, got {type(source).__name__}: "
+            "files are not opened here; load one with safetensors.torch.load_file or "
+            "torch.load(..., weights_only=True)"
+        )
+    if isinstance(source, nn.Module) and not isinstance(source, network):
+        raise TypeError(f"expected a MONAI {network.__name__}, got a module of type {type(source).__name__}")
+    if arguments is not None:
+        return arguments
+    if isinstance(source, network):
+        return read(source)
+    raise ValueError(
+        f"a state dict does not tell all arguments of {network.__name__} (such as the number of groups): "
+        "pass `arguments`, as they stand in network_def of its bundle"
+    )
+
+
+def _fill(network: Network, source: nn.Module | Weights, pairs: Pairs) -> Network:
+    """Load the weights of `source` into `network` and give it the mode of `source`."""
+    weights = dict(source.state_dict() if isinstance(source, nn.Module) else source)
+    state = network.state_dict()
+    used = _take_codebook(state, weights) if isinstance(network, VQVAE) else set()
+    filled = {name for name in state if name.startswith("quantiser.")} if used else set()
+    for here, there in pairs:
+        for kind in ("weight", "bias"):
+            names = [f"{name}.{kind}" for name in there]
+            if f"{here}.{kind}" in state and all(name in weights for name in names):
+                state[f"{here}.{kind}"] = torch.cat([weights[name] for name in names])
+                filled.add(f"{here}.{kind}")
+                used.update(names)
+    _check_complete(sorted(state.keys() - filled), sorted(weights.keys() - used))
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights do not fit the arguments that MONAI's network had: {error}") from error
+    return network.train(source.training) if isinstance(source, nn.Module) else network
+
+
+def _take_codebook(state: dict[str, Tensor], weights: Weights) -> set[str]:
+    """Fill in the codebook and its running means; return the MONAI names used, none if one is missing."""
+    names = {f"{CODEBOOK}{name}" for name in ("embedding.weight", "ema_cluster_size", "ema_w")}
+    if not names <= weights.keys():
+        return set()
+    codebook, counts = weights[f"{CODEBOOK}embedding.weight"], weights[f"{CODEBOOK}ema_cluster_size"]
+    state["quantiser.codebook"], state["quantiser.counts"] = codebook, counts
+    state["quantiser.sums"] = counts[:, None] * codebook
+    return names
+
+
+def _check_complete(missing: list[str], unused: list[str]) -> None:
+    """Raise if a weight of the network was not found, or one of MONAI's was not used."""
+    if missing or unused:
+        raise ValueError(
+            f"the weights do not fit the arguments that MONAI's network had: not found for {len(missing)} "
+            f"weights {missing[:8]}, no use for {len(unused)} weights {unused[:8]}; check channels, levels "
+            "and attention"
+        )

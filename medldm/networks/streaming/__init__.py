@@ -1,0 +1,1 @@
+"""Encode and decode within a memory limit."""

@@ -1,0 +1,284 @@
+"""How much memory encoding and decoding take, and running them within a budget.
+
+The estimates count the values of all feature maps that exist at the same time, at the level that needs most,
+and allow for what allocators and convolution libraries take besides. They hold for what is allocated above
+weights and input, the result included.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medldm.networks.encoder_decoder import TrunkConfig
+from medldm.networks.kernels.dispatch import compute_dtype
+from medldm.networks.quantiser import MAX_DISTANCES
+from medldm.networks.streaming.encode_decode import stream_decode, stream_encode_moments
+from medldm.networks.vae import VAE
+from medldm.networks.vqvae import VQVAE
+from medldm.networks.vqvae_config import VQVAEConfig
+
+logger = logging.getLogger(__name__)
+
+ALLOWANCE = 1.15
+"""Resident memory over counted memory, besides `OVERHEAD`: gaps that an allocator leaves."""
+
+OVERHEAD = 50e6
+"""Bytes that the kernels and the allocator hold whatever the size; measured 40 to 60 MB on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """Say how to run an encoder or a decoder.
+
+    Args:
+        n_bytes: estimate of what it takes.
+        slab: planes of a slab; None to run whole.
+        recompute: store one map of the finest level in place of two.
+    """
+
+    n_bytes: int
+    slab: int | None = None
+    recompute: bool = False
+
+
+PLANS: tuple[tuple[int | None, bool], ...] = (
+    (None, False),
+    *((slab, False) for slab in (16, 8, 4)),
+    *((slab, True) for slab in (16, 8, 4, 2, 1)),
+)
+"""Slab and recomputation of the plans that are tried, fastest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Level:
+    """Channels that enter and leave a level, its size and its layers."""
+
+    n_in: int
+    n_out: int
+    size: tuple[int, ...]
+    n_blocks: int
+    has_attention: bool
+
+    @property
+    def voxels(self) -> int:
+        return math.prod(self.size)
+
+    @property
+    def plane(self) -> int:
+        return self.voxels // max(self.size)
+
+
+def estimate_decode_bytes(
+    config: TrunkConfig,
+    latent_size: Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 1,
+    slab: int | None = None,
+    recompute: bool = False,
+) -> int:
+    """Estimate the peak of decoding, in bytes above weights and latents.
+
+    Args:
+        config: of the autoencoder.
+        latent_size: (x, y, z).
+        dtype: of the maps, that in which the network computes.
+        batch_size: number of volumes.
+        slab: planes of a slab of `stream_decode`; None for decoding whole.
+        recompute: as given to `stream_decode`.
+
+    Example:
+        >>> config = VAEConfig(down_channels=[32, 64, 128], mid_attention=False)
+        >>> estimate_decode_bytes(config, (64, 64, 64), slab=4) < 6e9
+        True
+    """
+    levels = _levels(config, [n * config.downsampling for n in latent_size], is_decoder=True)
+    values = _count_values(config, levels, slab=slab, recompute=recompute)
+    if isinstance(config, VQVAEConfig):
+        values = max(values, min(math.prod(latent_size) * config.n_codes, MAX_DISTANCES))
+    values += config.out_channels * math.prod(latent_size) * config.downsampling ** len(latent_size)
+    return round(batch_size * values * dtype.itemsize + OVERHEAD)
+
+
+def estimate_encode_bytes(
+    config: TrunkConfig,
+    volume_size: Sequence[int],
+    *,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 1,
+    slab: int | None = None,
+    recompute: bool = False,
+) -> int:
+    """Estimate the peak of encoding, in bytes above weights and volume; arguments as `estimate_decode_bytes`.
+
+    Args:
+        config: of the autoencoder.
+        volume_size: (X, Y, Z).
+        dtype: in which the network computes.
+        batch_size: number of volumes.
+        slab: planes of a slab of `stream_encode_moments`; None for encoding whole.
+        recompute: as given to `stream_encode_moments`.
+    """
+    levels = _levels(config, volume_size, is_decoder=False)
+    values = _count_values(config, levels, slab=slab, recompute=recompute)
+    values += config.in_channels * math.prod(volume_size)
+    return round(batch_size * values * dtype.itemsize + OVERHEAD)
+
+
+def _levels(config: TrunkConfig, size: Sequence[int], *, is_decoder: bool) -> list[_Level]:
+    """The levels in the order in which they run; `size` is that of the volume."""
+    n_levels = len(config.down_channels)
+    channels = (config.up_channels or ()) if is_decoder else config.down_channels
+    order = range(n_levels)[::-1] if is_decoder else range(n_levels)
+    sizes = [tuple(-(-n // 2**level) for n in size) for level in range(n_levels)]
+    if isinstance(config, VQVAEConfig) and config.trunk == "strided":
+        strides = [math.prod(row[0] for row in config.down_rows[: level + 1]) for level in range(n_levels)]
+        sizes = [tuple(-(-n // stride) for n in size) for stride in strides]
+    mid = config.decoder_mid_attention if is_decoder else config.mid_attention
+    return [
+        _Level(
+            n_in=n_in,
+            n_out=n_out,
+            size=sizes[level],
+            n_blocks=config.blocks_of_level(level),
+            has_attention=bool((config.attention_levels or ())[level] or (mid and level == n_levels - 1)),
+        )
+        for level, n_in, n_out in zip(order, (channels[0], *channels), channels, strict=False)
+    ]
+
+
+def _count_values(config: TrunkConfig, levels: list[_Level], *, slab: int | None, recompute: bool) -> float:
+    """Count the values of all maps that exist at once, at the level that has most."""
+    if isinstance(config, VQVAEConfig) and config.trunk == "strided":
+        if slab is None:
+            return ALLOWANCE * max(4 * level.n_out * level.voxels for level in levels)
+        # Nothing is stored: each convolution waits with a slab and its halo.
+        return ALLOWANCE * sum(
+            (2 * level.n_blocks + 1) * (slab + 3) * level.n_out * level.plane for level in levels
+        )
+    finest = max(levels, key=lambda level: level.voxels)
+    return ALLOWANCE * max(
+        _count_residual(level, slab=slab, recompute=recompute, is_finest=level is finest) for level in levels
+    )
+
+
+def _count_residual(level: _Level, *, slab: int | None, recompute: bool, is_finest: bool) -> float:
+    """Count the values of a level's maps: input, inner maps and output of its first block, and slabs."""
+    n_in, n_out = level.n_in, level.n_out
+    attention = 8 * n_out * level.voxels if level.has_attention else 0
+    if slab is None:
+        # The level's input, and of one block the input, the inner map, its normalised form and the output.
+        return max(attention, (n_in + 4 * n_out) * level.voxels)
+    # A narrowing block follows an upsampling. At the finest level its input is computed from a map with
+    # 2^-dims of the voxels, at others it is stored.
+    before = n_in / 2 ** len(level.size) if n_out < n_in else n_in
+    recompute = recompute and is_finest
+    if n_out < n_in and not is_finest:
+        kept = n_in + max(before, n_out)
+    elif recompute:
+        kept = n_in if n_in == n_out else before + n_out
+    else:
+        kept = before + n_out * (2 if n_out < n_in else 1)
+    passing = (4 if recompute else 2) * min(slab + 2, max(level.size)) * max(n_in, n_out) * level.plane
+    return max(attention, kept * level.voxels + passing)
+
+
+def choose_plan(
+    estimate: Callable[..., int],
+    config: TrunkConfig,
+    size: Sequence[int],
+    *,
+    max_memory_gb: float,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 1,
+) -> MemoryPlan:
+    """Choose the fastest way to encode or decode whose estimate is within a budget; the leanest if none is.
+
+    Args:
+        estimate: `estimate_decode_bytes` or `estimate_encode_bytes`.
+        config: of the autoencoder.
+        size: of the latents to decode or the volume to encode.
+        max_memory_gb: budget in 10^9 bytes, above weights and input.
+        dtype: in which the network computes.
+        batch_size: number of volumes.
+
+    Raises:
+        ValueError: if the budget is not positive.
+    """
+    if not max_memory_gb > 0:
+        raise ValueError(f"max_memory_gb is {max_memory_gb}: give a positive number of 10^9 bytes, such as 8")
+    plans = []
+    for slab, recompute in PLANS:
+        n_bytes = estimate(config, size, dtype=dtype, batch_size=batch_size, slab=slab, recompute=recompute)
+        plans.append(MemoryPlan(n_bytes=n_bytes, slab=slab, recompute=recompute))
+        if n_bytes <= max_memory_gb * 1e9:
+            return plans[-1]
+    leanest = min(plans, key=lambda plan: plan.n_bytes)
+    logger.warning(
+        "size %s does not fit max_memory_gb = %g: running the leanest way, which takes about %.1f GB",
+        tuple(size),
+        max_memory_gb,
+        leanest.n_bytes / 1e9,
+    )
+    return leanest
+
+
+def decode_within(
+    autoencoder: VAE | VQVAE, latents: Tensor, max_memory_gb: float | None, *, out: Tensor | None = None
+) -> Tensor:
+    """Decode whole where the estimate is within the budget, slab by slab where it is not.
+
+    Args:
+        autoencoder: a VAE or a VQVAE; when it streams, gradients are not followed.
+        latents: (B, latent_channels, x, y, z).
+        max_memory_gb: budget in 10^9 bytes, above weights and latents; None for no limit.
+        out: (B, out_channels, X, Y, Z) to write to, on any device; None for a new tensor.
+
+    Returns:
+        (B, out_channels, X, Y, Z), equal to rounding however it was computed.
+    """
+    plan = _plan(estimate_decode_bytes, autoencoder, latents, max_memory_gb)
+    if plan is not None and plan.slab is not None:
+        return stream_decode(autoencoder, latents, slab=plan.slab, recompute=plan.recompute, out=out)
+    volume = autoencoder.decode(latents)
+    return volume if out is None else out.copy_(volume)
+
+
+def encode_moments_within(
+    autoencoder: VAE | VQVAE, volume: Tensor, max_memory_gb: float | None
+) -> tuple[Tensor, Tensor]:
+    """Encode whole where the estimate is within the budget, slab by slab where it is not.
+
+    Args:
+        autoencoder: a VAE or a VQVAE; when it streams, gradients are not followed.
+        volume: (B, in_channels, X, Y, Z) on any device.
+        max_memory_gb: budget in 10^9 bytes, above weights and volume; None for no limit.
+
+    Returns:
+        Mean and standard deviation, (B, latent_channels, x, y, z) each, on the autoencoder's device.
+    """
+    plan = _plan(estimate_encode_bytes, autoencoder, volume, max_memory_gb)
+    if plan is not None and plan.slab is not None:
+        return stream_encode_moments(autoencoder, volume, slab=plan.slab, recompute=plan.recompute)
+    return autoencoder.encode_moments(volume.to(next(autoencoder.parameters()).device))
+
+
+def _plan(
+    estimate: Callable[..., int], autoencoder: VAE | VQVAE, x: Tensor, max_memory_gb: float | None
+) -> MemoryPlan | None:
+    if max_memory_gb is None:
+        return None
+    return choose_plan(
+        estimate,
+        autoencoder.config,
+        x.shape[2:],
+        max_memory_gb=max_memory_gb,
+        dtype=compute_dtype(next(autoencoder.parameters())),
+        batch_size=len(x),
+    )

@@ -1,0 +1,1 @@
+"""The process: devices, memory allocation, and the other processes of one job."""

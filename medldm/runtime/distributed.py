@@ -1,0 +1,304 @@
+"""The processes that `torchrun` starts for one training, generation or evaluation; alone, every call works.
+
+A rank is the number of a process, from 0. Random numbers are drawn for the whole batch in every process, from
+generators of equal state, and each process takes its rows: so the number of processes changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from medldm.runtime.devices import choose_device
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+def join_ranks(*, device: str = "auto", timeout_minutes: float = 30.0) -> None:
+    """Join the processes that torchrun started; a single process needs nothing and gets nothing.
+
+    GPUs talk through NCCL, each process with the GPU of its local rank; CPUs through gloo. All but the first
+    process log warnings only.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        timeout_minutes: that a process waits for another before the run ends.
+
+    Raises:
+        ValueError: if there are fewer GPUs than processes, or the device is one GPU for all.
+    """
+    if not is_launched() or is_joined():
+        return
+    on_gpus = choose_device(device).type == "cuda"
+    if on_gpus:
+        _take_gpu(device)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timedelta(minutes=timeout_minutes)
+    )
+    if not is_first():
+        logging.disable(logging.INFO)
+    logger.info("%d processes on %s", n_ranks(), "GPUs" if on_gpus else "CPUs")
+
+
+def leave_ranks() -> None:
+    """Leave the other processes, at the end of a run."""
+    if is_joined():
+        dist.destroy_process_group()
+
+
+def is_launched() -> bool:
+    """Say whether torchrun, or what sets the same variables, started this process."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+
+
+def is_joined() -> bool:
+    """Say whether this process talks to others."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def require_joined() -> None:
+    """Refuse to run beside other processes without talking to them.
+
+    Raises:
+        RuntimeError: if torchrun started several processes that were not joined.
+    """
+    if is_launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_joined():
+        raise RuntimeError(
+            f"torchrun started {os.environ['WORLD_SIZE']} processes, each of which would do the whole work: "
+            "add multi_gpu.yaml, as in --config_file \"['train_diffusion.yaml','multi_gpu.yaml']\""
+        )
+
+
+def lost_touch(error: RuntimeError) -> bool:
+    """Say whether an error says that another process is gone, or does not answer in time."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
+    return is_joined() and (isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs))
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if is_joined() else 0
+
+
+def n_ranks() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if is_joined() else 1
+
+
+def is_first() -> bool:
+    """Say whether this process is the one that writes what is written once."""
+    return rank() == 0
+
+
+def own_part(items: Sequence[Item]) -> list[Item]:
+    """Return the items that this process works on: every n-th, beginning with its rank."""
+    return list(items[rank() :: n_ranks()])
+
+
+def rows_of_all(
+    items: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[npt.NDArray[np.float64]]]
+) -> npt.NDArray[np.float64]:
+    """Return a row for each item, of which each process computes its own part.
+
+    Where a process meets an error, every one computes all rows, and so ends as one alone would.
+
+    Args:
+        items: the same in every process.
+        compute: returns a row (D,) of float64 for each of some items.
+
+    Returns:
+        (len(items), D), the same bytes in every process and for any number of them.
+    """
+    if n_ranks() == 1:
+        return np.stack(list(compute(items)))
+    rows, error = [], None
+    try:
+        rows = list(compute(own_part(items)))
+    except Exception as each:  # whatever it is, the others must not wait for rows that never come
+        error = each
+    if bool(true_on_any_rank(torch.tensor(error is not None))):
+        logger.warning("a process met an error (%s): each computes all rows", error or "another one")
+        return np.stack(list(compute(items)))
+    table = torch.zeros(len(items), largest_on_any_rank(max((len(row) for row in rows), default=0)))
+    table = table.double()
+    for place, row in enumerate(rows):
+        table[rank() + place * n_ranks()] = torch.from_numpy(row)
+    # As integers: a sum with 0.0 would lose the sign of -0.0.
+    dist.all_reduce(table.view(torch.int64))
+    return table.numpy()
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    if n_ranks() > 1:
+        dist.all_reduce(torch.zeros(1))
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes; gradients pass to each process's part."""
+    return _Sum.apply(values) if n_ranks() > 1 else values
+
+
+def true_on_any_rank(flag: Tensor) -> Tensor:
+    """Return whether a flag, a boolean scalar, is set in any process."""
+    if n_ranks() == 1:
+        return flag
+    votes = flag.to(torch.int32)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return votes > 0
+
+
+def largest_on_any_rank(value: int) -> int:
+    """Return the largest of the processes' numbers."""
+    if n_ranks() == 1:
+        return value
+    votes = torch.tensor(value)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return int(votes)
+
+
+def from_first_rank(values: Tensor) -> Tensor:
+    """Return the first process's tensor; the others give one of the same shape and type."""
+    if n_ranks() == 1:
+        return values
+    own = values.clone().contiguous()
+    dist.broadcast(own, src=0)
+    return own
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchShare:
+    """The rows of a batch that one process works on.
+
+    A batch with fewer rows than processes leaves some without one. They stand in with the first row, so that
+    all take part in the exchange of gradients, and what they compute counts nothing.
+
+    Args:
+        start: first row.
+        stop: the row after the last.
+        total: rows of the batch, of all processes together.
+        counts: False for a stand-in.
+    """
+
+    start: int
+    stop: int
+    total: int
+    counts: bool = True
+
+    @property
+    def weight(self) -> float:
+        """Factor of a mean over the own rows with which the mean over processes is that over the batch."""
+        return n_ranks() * (self.stop - self.start) / self.total if self.counts else 0.0
+
+    def own(self, values: Tensor) -> Tensor:
+        """Return the own rows of a tensor of the whole batch."""
+        return values[self.start : self.stop]
+
+    def draw_normal(self, like: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Draw standard normal noise for the whole batch and return the own rows, of the shape of `like`.
+
+        The noise is drawn on the generator's device.
+        """
+        device = like.device if generator is None else generator.device
+        shape = (self.total, *like.shape[1:])
+        noise = torch.randn(shape, generator=generator, device=device, dtype=like.dtype)
+        return self.own(noise).to(like.device)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum over the batch of what each process has summed over its rows."""
+        return sum_over_ranks(values if self.counts else 0 * values)
+
+    def mean_terms(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the means over the batch of scalars that are means over the own rows, without gradient."""
+        own = {name: term.detach() for name, term in terms.items()}
+        if n_ranks() == 1:
+            return own
+        stacked = torch.stack([term.float() for term in own.values()]) * (self.weight / n_ranks())
+        return dict(zip(own, sum_over_ranks(stacked), strict=True))
+
+
+def whole_batch(n_rows: int) -> BatchShare:
+    """Return the share of a process that works on a batch by itself."""
+    return BatchShare(start=0, stop=n_rows, total=n_rows)
+
+
+def share_of(total: int) -> BatchShare:
+    """Return the own rows of a batch that is split evenly among the processes, in their order."""
+    own, n = rank(), n_ranks()
+    start, stop = own * total // n, (own + 1) * total // n
+    if start == stop:
+        return BatchShare(start=0, stop=1, total=total, counts=False)
+    return BatchShare(start=start, stop=stop, total=total)
+
+
+def equal_share(n_rows: int) -> BatchShare:
+    """Return the own rows of a batch of which every process has as many."""
+    return BatchShare(start=rank() * n_rows, stop=(rank() + 1) * n_rows, total=n_ranks() * n_rows)
+
+
+def parallel(module: nn.Module) -> nn.Module:
+    """Return what to call in the place of a module, so that its gradients are the mean over the processes."""
+    if n_ranks() == 1 or not any(weight.requires_grad for weight in module.parameters()):
+        return module
+    # Kernels of one channel come with other strides of the axis of length 1: the same layout.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # What it is called from torch 2.13 on, torch 2.8 does not know.
+    warnings.filterwarnings("ignore", message=".broadcast_buffers. is deprecated", category=FutureWarning)
+    return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def accumulating(module: nn.Module, *, is_last: bool) -> AbstractContextManager[Any]:
+    """Return a context in which gradients stay in the process unless the batch is the last of its step.
+
+    A module that is sharded exchanges them for each batch: to keep them it would have to hold all of them.
+
+    Args:
+        module: of `parallel`; both passes belong into the context.
+        is_last: whether the step follows.
+    """
+    if isinstance(module, DistributedDataParallel) and not is_last:
+        return module.no_sync()
+    return nullcontext()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over processes: the gradient of a part is the sum of what every process has as gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone().contiguous()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Tensor:
+        total = gradients[0].clone().contiguous()
+        dist.all_reduce(total)
+        return total
+
+
+def _take_gpu(device: str) -> None:
+    own, n_here = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if torch.device("cuda" if device == "auto" else device).index is not None:
+        raise ValueError(f"device is {device!r}, one GPU for all processes: use 'auto', or 'cuda'")
+    if own >= n_here:
+        raise ValueError(
+            f"process {own} of this machine has no GPU, there are {n_here}: start as many processes as GPUs "
+            "(torchrun --nproc_per_node), or use device: cpu"
+        )
+    torch.cuda.set_device(own)

@@ -1,0 +1,327 @@
+"""LatentDiffusionSampler: from noise to volumes, with bounded memory and one seed for each volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medldm.conditioning import ConditionEncoder, Conditions, EncodedConditions
+from medldm.diffusion import (
+    SOLVERS,
+    Denoise,
+    Inversion,
+    KeptRegion,
+    NoisePath,
+    PartialStart,
+    SolverStep,
+    guided_denoiser,
+    invert_noise,
+    last_pairs,
+    sample_from,
+)
+from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, load_weights
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
+from medldm.latent_diffusion.model_files import load_latent_diffusion
+from medldm.networks import StaticContext
+from medldm.networks.kernels.dispatch import forget_all
+from medldm.sampling.config import SamplingConfig
+
+Callback = Callable[[SolverStep], None]
+
+
+def sample_seed(seed: int, index: int) -> int:
+    """Return the seed of one volume: independent for each index, the same alone or in a batch."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class SampleNoise:
+    """Draw standard normal noise, each sample of a batch from its own generator.
+
+    The generators live on the CPU, so that a seed gives the same noise on every device.
+
+    Args:
+        seeds: one for each sample of the batch.
+        shape: of one sample.
+        device: where the noise is needed.
+    """
+
+    def __init__(self, seeds: Sequence[int], shape: Sequence[int], *, device: torch.device) -> None:
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._shape = tuple(shape)
+        self._device = device
+
+    def __call__(self) -> Tensor:
+        """Return fresh noise (B, *shape)."""
+        return torch.stack([torch.randn(self._shape, generator=g) for g in self._generators]).to(self._device)
+
+
+class LatentDiffusionSampler:
+    """Draw volumes from a latent diffusion model.
+
+    Args:
+        model: the model; its weights may also come later, through `load_checkpoint`.
+        config: noise path and prediction type of the training.
+        denoiser: stands in the place of the model's own, e.g. the averaged one during a training.
+
+    Example:
+        >>> sampler = LatentDiffusionSampler.from_checkpoint("model.safetensors")  # doctest: +SKIP
+        >>> volumes = sampler.sample((2, 4, 12, 16, 12), num_steps=50, seed=7)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: LatentDiffusionModel,
+        config: LatentDiffusionConfig | None = None,
+        *,
+        denoiser: ConditionalDenoiser | None = None,
+    ) -> None:
+        self.model = model.eval()
+        self.denoiser = model.denoiser if denoiser is None else denoiser.eval()
+        self.config = config or LatentDiffusionConfig()
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, *, device: torch.device | str = "cpu"
+    ) -> LatentDiffusionSampler:
+        """Rebuild model and sampler from a checkpoint alone."""
+        model, config, _ = load_latent_diffusion(path)
+        return cls(model.to(device), config)
+
+    def load_checkpoint(self, path: str | Path) -> None:
+        """Load weights and noise path of a training into this sampler's model.
+
+        Raises:
+            CheckpointError: if the file holds a model of another configuration.
+        """
+        checkpoint = load_checkpoint(path, kind="latent_diffusion")
+        own = self.model.conditioning_config.to_dict()
+        found = checkpoint.card["conditioning"]
+        different = sorted(name for name in own if _plain(own[name]) != _plain(found.get(name)))
+        if different:
+            raise CheckpointError(
+                f"{path} was trained with other conditions: {different} differ from this model's"
+            )
+        load_weights(self.model, checkpoint.weights, source=str(path))
+        self.config = LatentDiffusionConfig.from_dict(
+            {**self.config.to_dict(), **checkpoint.card["diffusion"]}
+        )
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        shape: Sequence[int],
+        *,
+        conditions: Conditions | None = None,
+        indices: Sequence[int] | None = None,
+        callback: Callback | None = None,
+        keep: KeptRegion | None = None,
+        start: PartialStart | None = None,
+        settings: SamplingConfig | None = None,
+    ) -> Tensor:
+        """Draw standardised latents (B, C, x, y, z) in one batch.
+
+        Args:
+            shape: as of `sample`, as the other arguments.
+            conditions: of the B samples.
+            indices: of the samples in their seed.
+            callback: called after each step.
+            keep: region of the latents to leave as it is.
+            start: noised latents to begin from, in the place of noise alone.
+            settings: how to draw.
+        """
+        settings = settings or SamplingConfig()
+        batch_size, *sample_shape = shape
+        device = self.model.latent_shift.device
+        indices = range(batch_size) if indices is None else indices
+        seeds = [sample_seed(settings.seed, index) for index in indices]
+        noise = SampleNoise(seeds, sample_shape, device=device)
+        path = self.config.noise_path()
+        if conditions is not None:
+            conditions = conditions.to(device)
+            self.denoiser.conditioning.check(conditions)
+        denoise = self._denoiser(path, conditions, settings)
+        pairs = path.time_pairs(settings.n_steps, grid=settings.grid_name)
+        return sample_from(
+            SOLVERS[settings.solver_name],
+            denoise,
+            path,
+            pairs,
+            noise=noise,
+            eta=settings.eta,
+            callback=callback,
+            keep=keep,
+            start=start,
+        )
+
+    @torch.no_grad()
+    def invert(
+        self,
+        latents: Tensor,
+        *,
+        conditions: Conditions | None = None,
+        strength: float = 1.0,
+        settings: SamplingConfig | None = None,
+    ) -> Inversion:
+        """Return the noise from which DDIM makes these standardised latents again, and the way there.
+
+        Args:
+            latents: (B, C, x, y, z) standardised.
+            conditions: of what the latents show now.
+            strength: see `PartialStart`, for whose `noise` the result is meant.
+            settings: steps, grid and guidance; inversion is the more exact the nearer guidance is to 1.
+        """
+        settings = settings or SamplingConfig()
+        path = self.config.noise_path()
+        if conditions is not None:
+            conditions = conditions.to(latents.device)
+            self.denoiser.conditioning.check(conditions)
+        denoise = self._denoiser(path, conditions, settings)
+        pairs = last_pairs(
+            path, path.time_pairs(settings.n_steps, grid=settings.grid_name), strength=strength
+        )
+        return invert_noise(denoise, latents, path, pairs)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        context: Tensor | None = None,
+        conditions: Conditions | None = None,
+        indices: Sequence[int] | None = None,
+        size: tuple[int, ...] | None = None,
+        batch_size: int = 1,
+        callback: Callback | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """Draw volumes.
+
+        Args:
+            shape: (B, C, x, y, z) of the latents.
+            context: (B, N, D) text embeddings; short for `conditions` with "text".
+            conditions: of the B samples; None for the null of every condition.
+            indices: which volumes of the seed to draw; 0 to B - 1 if None. A volume is the same whatever the
+                others.
+            size: voxels (X, Y, Z) to crop the volumes to.
+            batch_size: samples that are denoised and decoded together. More than 1 is faster on a GPU; the
+                result then agrees to rounding, not to the bit.
+            callback: called after each step.
+            settings: fields of `SamplingConfig`: guidance_scale, num_steps, eta, solver, seed, ...
+
+        Returns:
+            (B, 1, X, Y, Z) in [-1, 1] up to overshoot, on the model's device.
+
+        Raises:
+            ValueError: if a condition is unknown to the model or an argument outside its range.
+        """
+        self._check_shape(shape)
+        config = SamplingConfig.from_dict(settings)
+        conditions = _with_context(conditions, context)
+        indices = list(range(shape[0]) if indices is None else indices)
+        volumes = []
+        for start in range(0, shape[0], batch_size):
+            rows = slice(start, min(start + batch_size, shape[0]))
+            latents = self.sample_latents(
+                (rows.stop - start, *shape[1:]),
+                conditions=conditions[rows] if conditions is not None else None,
+                indices=indices[rows],
+                callback=callback,
+                settings=config,
+            )
+            # The denoiser's reordered weights would lie beside the decoder's maps, which set the peak.
+            forget_all(self.model.denoiser)
+            volumes.append(self.model.decode(latents, size=size, max_memory_gb=config.max_memory_gb))
+        return torch.cat(volumes)
+
+    def _check_shape(self, shape: Sequence[int]) -> None:
+        channels = self.model.autoencoder.latent_channels
+        if len(shape) != 5 or shape[1] != channels or min(shape) < 1:
+            raise ValueError(
+                f"shape is {tuple(shape)}: (B, {channels}, x, y, z) of the latents is needed; a "
+                "volume of X voxels has "
+                f"x = X / {self.model.autoencoder.downsampling} latents"
+            )
+
+    def _denoiser(self, path: NoisePath, conditions: Conditions | None, settings: SamplingConfig) -> Denoise:
+        """Return the solver's denoiser; the conditions are encoded and projected once for all steps."""
+        static = _StaticConditions(self.denoiser.conditioning, conditions)
+
+        def predict(x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
+            context, told = static.for_passes(x, drop)
+            return self.denoiser.predict(x, times, context=context, spatial=told.spatial, pooled=told.pooled)
+
+        return guided_denoiser(
+            predict,
+            # Without conditions there is nothing to guide: the plain model is asked.
+            settings.guidance_scale if static.names else 1.0,
+            path=path,
+            prediction_type=self.config.prediction_type,
+            conditions=static.names,
+            interval=settings.interval,
+            rescale_amount=settings.guidance_rescale,
+        )
+
+
+class _StaticConditions:
+    """The encoded conditions of a sampling: for each set of passes they are joined once and kept."""
+
+    def __init__(self, encoder: ConditionEncoder, conditions: Conditions | None) -> None:
+        self._encoder = encoder
+        self._encoded = encoder.encode_values(conditions)
+        self._absent = {} if conditions is None else conditions.absent
+        # The masks are kept with what follows from them, so that no other object can take their place.
+        self._kept: list[tuple[Mapping[str, Tensor], StaticContext | None, EncodedConditions]] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conditions that are given."""
+        return tuple(self._encoded)
+
+    def for_passes(
+        self, x: Tensor, drop: Mapping[str, Tensor]
+    ) -> tuple[StaticContext | None, EncodedConditions]:
+        """Return context and conditions for the rows x (n, C, x, y, z) of a step with these masks."""
+        for masks, context, told in self._kept:
+            if masks is drop:
+                return context, told
+        told = self._join(x, drop)
+        context = None if told.tokens is None else StaticContext(told.tokens)
+        self._kept.append((drop, context, told))
+        return context, told
+
+    def _join(self, x: Tensor, drop: Mapping[str, Tensor]) -> EncodedConditions:
+        def rows(tensor: Tensor) -> Tensor:
+            return tensor.repeat(len(x) // len(tensor), *[1] * (tensor.ndim - 1))
+
+        absent = {
+            name: mask | rows(self._absent[name]) if name in self._absent else mask
+            for name, mask in drop.items()
+        }
+        encoded = {
+            name: EncodedConditions(*(None if part is None else rows(part) for part in parts))
+            for name, parts in self._encoded.items()
+        }
+        return self._encoder.assemble(encoded, absent, batch_size=len(x), latent_size=x.shape[2:])
+
+
+def _with_context(conditions: Conditions | None, context: Tensor | None) -> Conditions | None:
+    if context is None:
+        return conditions
+    if conditions is not None and "text" in conditions.values:
+        raise ValueError("context and conditions both give 'text': give one of them")
+    values = {} if conditions is None else dict(conditions.values)
+    absent = {} if conditions is None else conditions.absent
+    return Conditions({**values, "text": context}, absent)
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON would give it back, so that a card and a configuration compare equal."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

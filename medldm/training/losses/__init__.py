@@ -1,0 +1,1 @@
+"""The losses of the first stage."""

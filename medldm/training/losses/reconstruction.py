@@ -1,0 +1,163 @@
+"""The losses of the first stage.
+
+L = |x - x'|_1 + w_reg L_reg + w_perc L_perc + w_adv L_adv    (Rombach et al. 2022, Appendix G, Eq. 25)
+
+L_reg is the KL divergence in nats per voxel (VAE) or the commitment loss (VQ-VAE). L_perc matches the
+features of the discriminator (Wang et al. 2018, Eq. 3), which needs no download, or of a network whose
+weights are given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from monai.losses import PatchAdversarialLoss
+from torch import Tensor, nn
+
+from medldm.configs import Config, unknown_name_message
+from medldm.networks import AutoencoderOutput
+from medldm.runtime.distributed import BatchShare
+from medldm.training.losses.perceptual import NETWORKS, MedicalNetLoss
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderLossConfig(Config):
+    """Weigh the terms of the first stage's loss.
+
+    Args:
+        regularisation_weight: of the KL (nats per voxel) or the commitment loss. A KL weight of 1e-4 keeps
+            the latents near a normal without blurring.
+        adversarial_weight: of the least-squares adversarial term.
+        perceptual_weight: of the feature term.
+        adversarial_start: training step from which the discriminator takes part.
+        perceptual_weights: path of a local safetensors file for `MedicalNetLoss`; None to match the
+            discriminator's features.
+        perceptual_network: the network of that file, one of `NETWORKS`.
+    """
+
+    regularisation_weight: float = 1e-4
+    adversarial_weight: float = 0.005
+    perceptual_weight: float = 0.05
+    adversarial_start: int = 1000
+    perceptual_weights: str | None = None
+    perceptual_network: str = NETWORKS[0]
+
+    def __post_init__(self) -> None:
+        for name in ("regularisation_weight", "adversarial_weight", "perceptual_weight", "adversarial_start"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: at least 0 is needed")
+        if self.perceptual_weights is not None and not Path(self.perceptual_weights).is_file():
+            raise ValueError(f"perceptual_weights names {self.perceptual_weights!r}, which is not a file")
+        if self.perceptual_network not in NETWORKS:
+            message = unknown_name_message(self.perceptual_network, list(NETWORKS), kind="perceptual_network")
+            raise ValueError(message)
+
+
+class FirstStageLoss(nn.Module):
+    """What `AutoencoderTrainer` asks of a loss."""
+
+    adversarial_start: int = 0
+    """Training step from which a discriminator takes part."""
+
+    def for_autoencoder(
+        self,
+        output: AutoencoderOutput,
+        volume: Tensor,
+        *,
+        discriminator: nn.Module | None,
+        share: BatchShare | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the terms, and under "loss" their weighted sum, for a batch of the data loader's volumes.
+
+        A term must be a mean over the rows, or add up with `share` what couples the rows of the whole batch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} lacks for_autoencoder")
+
+    def for_discriminator(self, real: Tensor, fake: Tensor, *, discriminator: nn.Module) -> Tensor:
+        """Return the discriminator's loss; a loss without an adversary has none."""
+        raise TypeError(f"{type(self).__name__} has no adversary: train without a discriminator")
+
+
+class AutoencoderLoss(FirstStageLoss):
+    """Compute the losses of autoencoder and discriminator.
+
+    Args:
+        config: the weights of the terms.
+    """
+
+    def __init__(self, config: AutoencoderLossConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or AutoencoderLossConfig()
+        self.adversarial_start = self.config.adversarial_start
+        self.adversarial = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
+        self.perceptual = _load_perceptual(self.config)
+
+    def for_autoencoder(
+        self,
+        output: AutoencoderOutput,
+        volume: Tensor,
+        *,
+        discriminator: nn.Module | None,
+        share: BatchShare | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the terms, and under "loss" their weighted sum.
+
+        Args:
+            output: of the autoencoder, for `volume`.
+            volume: (B, 1, X, Y, Z) in [-1, 1].
+            discriminator: gives a list of features, the last one its logits; None before it takes part.
+            share: not needed: every term is a mean over the rows.
+        """
+        fake = output.reconstruction.float()
+        terms = {"l1": (fake - volume).abs().mean(), "regularisation": output.regularisation}
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(fake, volume)
+        if discriminator is not None:
+            *features, logits = _judge(discriminator, fake)
+            terms["adversarial"] = self.adversarial(logits, target_is_real=True, for_discriminator=False)
+            if self.perceptual is None:
+                with torch.no_grad():
+                    *real_features, _ = _judge(discriminator, volume)
+                terms["perceptual"] = match_features(features, real_features)
+        weights = {
+            "l1": 1.0,
+            "regularisation": self.config.regularisation_weight,
+            "perceptual": self.config.perceptual_weight,
+            "adversarial": self.config.adversarial_weight,
+        }
+        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        return {"loss": total, **terms}
+
+    def for_discriminator(self, real: Tensor, fake: Tensor, *, discriminator: nn.Module) -> Tensor:
+        """Return the discriminator's loss for real and reconstructed volumes (B, 1, X, Y, Z)."""
+        logits_real, logits_fake = _judge(discriminator, real)[-1], _judge(discriminator, fake.detach())[-1]
+        return 0.5 * (
+            self.adversarial(logits_real, target_is_real=True, for_discriminator=True)
+            + self.adversarial(logits_fake, target_is_real=False, for_discriminator=True)
+        )
+
+
+def match_features(fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    """Return the mean absolute difference of features, each layer weighing the same.
+
+    Source: Wang et al. 2018, "High-Resolution Image Synthesis and Semantic Manipulation with Conditional
+    GANs", Eq. 3.
+    """
+    return torch.stack([(f.float() - r.float()).abs().mean() for f, r in zip(fake, real, strict=True)]).mean()
+
+
+def _judge(discriminator: nn.Module, volume: Tensor) -> list[Tensor]:
+    """Run the discriminator in float32.
+
+    Its instance norms lose all digits on the flat background in bfloat16.
+    """
+    with torch.autocast(volume.device.type, enabled=False):
+        return discriminator(volume.float())
+
+
+def _load_perceptual(config: AutoencoderLossConfig) -> nn.Module | None:
+    if config.perceptual_weights is None:
+        return None
+    return MedicalNetLoss(config.perceptual_weights, network=config.perceptual_network)

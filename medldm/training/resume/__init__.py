@@ -1,0 +1,1 @@
+"""State on disk, so that a training goes on bit for bit."""

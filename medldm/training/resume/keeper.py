@@ -1,0 +1,284 @@
+"""Go on where a training stopped: bit for bit, after a kill at any moment.
+
+The state after a batch is everything that the next batch depends on. It is saved before anything of an
+epoch's end has run (validation, checkpoints); a training that goes on from an epoch's last batch runs the
+epoch's end first.
+
+Of several processes the first one saves, since all have the same state.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from medldm.runtime.distributed import from_first_rank, is_first, wait_for_all
+from medldm.training.batches import has_common_batch
+from medldm.training.data_order import EpochSampler
+from medldm.training.quarantine import FOUND, Quarantine
+from medldm.training.resume.divergence import HealthConfig, RollBackError, StepHealth
+from medldm.training.resume.preemption import StopSignals
+from medldm.training.resume.random_state import capture_random_state, restore_random_state
+from medldm.training.resume.resumable_trainer import START_ANEW, HasState, ResumableTrainer
+from medldm.training.resume.state_folders import SavedState, StateError, StateFolders
+
+logger = logging.getLogger(__name__)
+
+RESUME = ("auto", "never", "must")
+_LONGEST_SHARE = 0.01
+_LIGHT = ("training", "handlers", "random")
+"""The parts of a state that an epoch's end changes."""
+
+
+class TrainingKeeper:
+    """Save a trainer's state, go on from it, end on signals, and roll back when numbers go wrong.
+
+    Attach it last, after the handlers whose state it keeps.
+
+    Args:
+        directory: of the state folders of this stage, such as outputs/state/autoencoder.
+        resume: "auto" goes on from the newest state if there is one, "must" refuses to begin without one,
+            "never" moves states that are there out of the way and begins anew.
+        handlers: with `state_dict` and `load_state_dict`, such as `TrainingLog` and `CheckpointWriter`.
+        evaluator: the validation engine; a signal ends it at once.
+        every_minutes: between two savings; longer where saving would take over 1 % of the time.
+        every_steps: batches between two savings, beside the minutes; None for the minutes alone.
+        keep: states to keep, at least 2.
+        health: how many bad steps are borne.
+        quarantine: that of the training's data loader; its cases are saved, and named at the end.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        resume: str = "auto",
+        handlers: Sequence[HasState] = (),
+        evaluator: Engine | None = None,
+        every_minutes: float = 10.0,
+        every_steps: int | None = None,
+        keep: int = 2,
+        health: HealthConfig | None = None,
+        quarantine: Quarantine | None = None,
+    ) -> None:
+        if resume not in RESUME:
+            raise ValueError(f"resume is {resume!r}: choose from {list(RESUME)}")
+        self.folders = StateFolders(directory, keep=keep)
+        self.resume = resume
+        self.handlers = list(handlers)
+        self.evaluator = evaluator
+        self.every_seconds = 60 * every_minutes
+        self.every_steps = every_steps
+        self.health = StepHealth(health)
+        self.quarantine = quarantine or Quarantine()
+        self.signals = StopSignals()
+        self._saved_step: int | None = None
+        self._saved_at = time.monotonic()
+        self._seconds_of_a_save = 0.0
+        self._is_rolling_back = False
+        self._at_epoch_end: dict[str, Any] | None = None
+
+    def attach(self, trainer: Any) -> None:
+        """Keep a `ResumableTrainer`.
+
+        Raises:
+            TypeError: if it is none.
+        """
+        if not isinstance(trainer, ResumableTrainer):
+            raise TypeError(f"a {type(trainer).__name__} cannot be kept: make it a ResumableTrainer")
+        trainer.keeper = self
+        engine: Any = trainer
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._before_batch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_batch)
+        engine.add_event_handler(Events.COMPLETED, self._report_quarantine)
+        if self.evaluator is not None:
+            self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._during_validation, trainer)
+
+    def run(self, run: Callable[[], None]) -> None:
+        """Run a trainer's loop, again from the last saved state after each roll back.
+
+        Raises:
+            SystemExit: with the code 75 after SIGTERM or SIGUSR1, and 130 after Ctrl-C; the state is saved.
+            TrainingDivergedError: if rolling back did not help.
+        """
+        if self.resume == "never" and is_first() and (place := self.folders.retire()) is not None:
+            logger.info("resume is never: the states of an earlier training were moved to %s", place)
+        with self.signals:
+            while True:
+                try:
+                    return run()
+                except RollBackError as reason:
+                    self.health.roll_back(reason)
+                    self._is_rolling_back = True
+                    logger.warning("back to the last saved state, with another order of the data: %s", reason)
+
+    def _begin(self, trainer: Any) -> None:
+        sampler = _sampler_of(trainer)
+        saved = self._load_newest()
+        if saved is None:
+            if self.resume == "must" or self._is_rolling_back:
+                raise StateError(f"there is no state in {self.folders.directory} to go on from")
+            self._save(trainer)
+            return
+        self._restore(trainer, saved)
+        if self._is_rolling_back:
+            sampler.reorder(self.health.n_rollbacks)
+            self._is_rolling_back = False
+        if self._stands_at_epoch_end(trainer):
+            trainer.fire_event(Events.EPOCH_COMPLETED)
+
+    def _load_newest(self) -> SavedState | None:
+        """Let the first process choose a state, and set damaged ones aside; the others read the same one."""
+        saved = self.folders.load_newest() if is_first() else None
+        step = int(from_first_rank(torch.tensor(-1 if saved is None else saved.step)))
+        return saved if is_first() or step < 0 else self.folders.load(step)
+
+    def _restore(self, trainer: Any, saved: SavedState) -> None:
+        light = {name: saved.parts[name] for name in _LIGHT}
+        _check_setting(light["training"]["setting"], _describe_setting(trainer))
+        trainer.load_training_state({name: part for name, part in saved.parts.items() if name not in _LIGHT})
+        self._load_light(trainer, light, step=saved.step)
+        self._saved_step, self._saved_at = saved.step, time.monotonic()
+        total = trainer.state.max_epochs * trainer.state.epoch_length
+        logger.info(
+            "going on from %s: %d of %d batches are done; resume: never would start anew",
+            saved.path,
+            saved.step,
+            total,
+        )
+
+    def _load_light(self, trainer: Any, light: Mapping[str, Any], *, step: int) -> None:
+        for handler, state in zip(self.handlers, light["handlers"]["states"], strict=True):
+            handler.load_state_dict(state)
+        self.health.load_state_dict(light["training"]["health"])
+        self.quarantine.load_state_dict(light["training"].get("quarantine", {"reasons": {}}))
+        epoch, index = divmod(step, trainer.state.epoch_length)
+        sampler = _sampler_of(trainer)
+        sampler.load_state_dict(light["training"]["order"])
+        sampler.place(epoch=epoch, start=index * _batch_size_of(trainer))
+        trainer.state.iteration, trainer.state.epoch = step, epoch
+        self._at_epoch_end = dict(light) if self._stands_at_epoch_end(trainer) else None
+        restore_random_state(light["random"])
+
+    def _before_batch(self, trainer: Any) -> None:
+        batch = trainer.state.batch
+        found = batch.get(FOUND, ()) if isinstance(batch, Mapping) else ()
+        for number, reason in found:
+            self.quarantine.add(number, reason, n_cases=len(_sampler_of(trainer)))
+
+    def _report_quarantine(self, trainer: Any) -> None:
+        if self.quarantine.numbers:
+            logger.warning("at the end: %s", self.quarantine.describe(len(_sampler_of(trainer))))
+
+    def _after_batch(self, trainer: Any) -> None:
+        steps = trainer.optimiser_steps
+        if not steps[0].is_complete:
+            return
+        is_bad = any(step.is_bad for step in steps)
+        self.health.record(is_bad=is_bad, cases=_cases_of_step(trainer))
+        self._at_epoch_end = self._capture(trainer) if self._stands_at_epoch_end(trainer) else None
+        if self.signals.agree():
+            self._stop(trainer)
+        if not is_bad and self._is_due(trainer):
+            self._save(trainer)
+
+    def _during_validation(self, evaluator: Any, trainer: Any) -> None:
+        if has_common_batch(evaluator.data_loader, evaluator.state.iteration) and self.signals.agree():
+            self._stop(trainer)
+
+    def _stop(self, trainer: Any) -> None:
+        self._save(trainer)
+        wait_for_all()
+        code = self.signals.exit_code
+        logger.warning(
+            "%s: the state after batch %d is saved; run the same command again to go on (exit code %d)",
+            self.signals.received.name if self.signals.received is not None else "stop",
+            trainer.state.iteration,
+            code,
+        )
+        raise SystemExit(code)
+
+    def _is_due(self, trainer: Any) -> bool:
+        done = trainer.state.iteration
+        if done == trainer.state.max_epochs * trainer.state.epoch_length:
+            return True
+        if self.every_steps is not None and done - (self._saved_step or 0) >= self.every_steps:
+            return True
+        wait = max(self.every_seconds, self._seconds_of_a_save / _LONGEST_SHARE)
+        return time.monotonic() - self._saved_at >= wait
+
+    def _save(self, trainer: Any) -> None:
+        step = trainer.state.iteration
+        if step == self._saved_step:
+            return
+        started = time.monotonic()
+        state = {**trainer.training_state(), **(self._at_epoch_end or self._capture(trainer))}
+        if is_first():
+            self.folders.save(state, step=step)
+        self._saved_step, self._saved_at = step, time.monotonic()
+        self._seconds_of_a_save = self._saved_at - started
+        logger.debug("state after batch %d saved in %.2f s", step, self._seconds_of_a_save)
+
+    def _capture(self, trainer: Any) -> dict[str, Any]:
+        """Return what an epoch's end changes: all of the state but the trainer's parts."""
+        return {
+            "training": {
+                "setting": _describe_setting(trainer),
+                "health": self.health.state_dict(),
+                "quarantine": self.quarantine.state_dict(),
+                "order": _sampler_of(trainer).state_dict(),
+            },
+            "handlers": {"states": [dict(handler.state_dict()) for handler in self.handlers]},
+            "random": capture_random_state(),
+        }
+
+    def _stands_at_epoch_end(self, trainer: Any) -> bool:
+        return trainer.state.iteration > 0 and trainer.state.iteration % trainer.state.epoch_length == 0
+
+
+def _sampler_of(trainer: Any) -> EpochSampler:
+    sampler = getattr(getattr(trainer.data_loader, "batch_sampler", None), "sampler", None)
+    if not isinstance(sampler, EpochSampler):
+        raise TypeError(
+            f"the training's data loader draws with a {type(sampler).__name__}, whose place cannot be kept: "
+            "make the loader with medldm.training.training_loader"
+        )
+    return sampler
+
+
+def _batch_size_of(trainer: Any) -> int:
+    return trainer.data_loader.batch_sampler.batch_size
+
+
+def _cases_of_step(trainer: Any) -> list[int]:
+    """Return the numbers of the cases of all batches of the step that just ended."""
+    size, per_step = _batch_size_of(trainer), trainer.optimiser_steps[0].accumulation_steps
+    last = (trainer.state.iteration - 1) % trainer.state.epoch_length
+    return _sampler_of(trainer).cases(last // per_step * per_step * size, (last + 1) * size)
+
+
+def _describe_setting(trainer: Any) -> dict[str, int]:
+    """Return what must be equal for the state of one run to fit another."""
+    return {
+        "number of training cases": len(_sampler_of(trainer)),
+        "batch_size": _batch_size_of(trainer),
+        "accumulation_steps": trainer.optimiser_steps[0].accumulation_steps,
+        "seed": _sampler_of(trainer).seed,
+    }
+
+
+def _check_setting(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    differing = [
+        f"{name} is {own[name]} here and {saved.get(name)} there"
+        for name in own
+        if saved.get(name) != own[name]
+    ]
+    if differing:
+        raise StateError(f"the saved state is of another training ({'; '.join(differing)}): {START_ANEW}")

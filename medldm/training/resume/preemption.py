@@ -1,0 +1,68 @@
+"""Signals that end a training: remembered at once, acted upon at the next step."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from medldm.runtime.distributed import largest_on_any_rank
+
+logger = logging.getLogger(__name__)
+
+EXIT_PREEMPTED = 75
+"""Exit code of a training that was told to stop and saved its state: run the same command again."""
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a training that was stopped by Ctrl-C and saved its state."""
+
+_NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
+
+
+class StopSignals:
+    """Catch SIGTERM, SIGUSR1 and Ctrl-C while a `with` block runs; a second Ctrl-C ends it at once.
+
+    Outside of the main thread, where Python allows no handlers, nothing is caught.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        """Install the handlers."""
+        self.received = None
+        if threading.current_thread() is not threading.main_thread():
+            logger.info("not in the main thread: signals will end this training without saving it")
+            return self
+        for name in _NAMES:
+            if hasattr(signal, name):
+                number = getattr(signal, name)
+                self._former[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the former handlers back."""
+        for number, former in self._former.items():
+            signal.signal(number, former)
+        self._former = {}
+
+    def agree(self) -> bool:
+        """Say whether a signal came; all processes of a training ask together and get the same answer."""
+        if number := largest_on_any_rank(int(self.received or 0)):
+            self.received = signal.Signals(number)
+        return self.received is not None
+
+    @property
+    def exit_code(self) -> int:
+        """The code to end with: 75, or 130 after Ctrl-C."""
+        return EXIT_INTERRUPTED if self.received == signal.SIGINT else EXIT_PREEMPTED
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)

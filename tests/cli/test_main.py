@@ -1,0 +1,62 @@
+"""The command line: each command on a small cohort, and errors in one line."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import pytest
+
+from medldm.cli.main import main
+from medldm.latent_diffusion.checkpoints import save_checkpoint
+
+
+def test_help_names_the_commands(capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("prepare", "check", "generate", "demo"))
+
+
+def test_check_says_that_a_sound_cohort_is_sound(make_cohort, capsys) -> None:
+    assert main(["check", str(make_cohort(3))]) == 0
+    assert "case_" not in capsys.readouterr().out
+
+
+def test_check_ends_with_1_and_names_the_file(make_cohort, capsys) -> None:
+    folder = make_cohort(3)
+    (folder / "labels" / "case_1.nii.gz").unlink()
+    assert main(["check", str(folder), "--json"]) == 1
+    assert "case_1.nii.gz" in json.dumps(json.loads(capsys.readouterr().out))
+
+
+def test_prepare_makes_a_cohort_that_check_accepts(make_cohort, tmp_path, capsys) -> None:
+    source, output = make_cohort(3), tmp_path / "prepared"
+    key = tmp_path / "key"
+    assert main(["prepare", str(source), str(output), "--key-file", str(key), "--workers", "1"]) == 0
+    assert "3 cases of 3 subjects, 3 with a label map" in capsys.readouterr().out
+    assert main(["check", str(output)]) == 0
+
+
+def test_generate_writes_volumes(make_cohort, make_model, tmp_path, capsys) -> None:
+    from medldm import LatentDiffusionConfig
+    from medldm.latent_diffusion.model_files import describe_latent_diffusion
+
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, *describe_latent_diffusion(make_model(("label_map",)), LatentDiffusionConfig())())
+    labels = str(make_cohort(2) / "labels")
+    arguments = ["generate", str(path), str(tmp_path / "out"), "--label-dir", labels, "--num-steps", "2"]
+    assert main(arguments) == 0
+    assert "2 volumes" in capsys.readouterr().out
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 2
+    assert nib.load(tmp_path / "out" / "images" / "synthetic_0000.nii.gz").shape == (17, 20, 15)
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.startswith("error: 2 volumes")
+
+
+def test_a_missing_checkpoint_is_one_line(tmp_path, capsys) -> None:
+    assert main(["generate", str(tmp_path / "none.safetensors"), str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: no checkpoint at")
+    assert error.count("\n") == 1

@@ -1,0 +1,163 @@
+"""Membership figures: lights on scores with a known answer, and on a model that was made to memorise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medldm import LatentDiffusionConfig
+from medldm.diffusion import training_target
+from medldm.evaluation.cases.model_cases import JudgedModel, ModelCases
+from medldm.evaluation.metrics.bootstrap import Estimate
+from medldm.evaluation.metrics.membership import MembershipConfig, MembershipResult
+from medldm.evaluation.sections.membership import (
+    MembershipScores,
+    auc_verdict,
+    membership_figures,
+    rate_verdict,
+    score_membership,
+    split_by_subject,
+)
+from medldm.evaluation.sections.metric_result import Figure
+
+
+def make_scores(mean: float, n: int, *, seed: int) -> MembershipScores:
+    values = np.random.default_rng(seed).normal(mean, 1, (2, n))
+    return MembershipScores(by_attack={"mirror": values[0], "loss": values[1]}, subjects=tuple(range(n)))
+
+
+def by_key(figures: list[Figure]) -> dict[str, Figure]:
+    return {figure.description.key: figure for figure in figures}
+
+
+def test_members_that_stand_out_are_red_and_others_are_not() -> None:
+    others = make_scores(0, 240, seed=1)
+    for mean, light in ((1.5, "red"), (0.0, "green")):
+        figures = by_key(membership_figures(make_scores(mean, 240, seed=2), others, n_resamples=200, seed=0))
+        assert sorted(figures) == [
+            f"privacy.membership_{measure}_{attack}"
+            for measure in ("auc", "tpr")
+            for attack in ("loss", "mirror")
+        ]
+        assert {figure.light for figure in figures.values()} == {light}
+        for figure in figures.values():
+            assert figure.synthetic is not None and figure.real is not None and figure.noise is None
+        real = figures["privacy.membership_auc_mirror"].real
+        assert real is not None and real.lower < 0.5 < real.upper
+
+
+def test_too_few_cases_are_not_computed_or_amber() -> None:
+    figures = membership_figures(
+        make_scores(0, 4, seed=0), make_scores(0, 30, seed=1), n_resamples=50, seed=0
+    )
+    assert all("4 member cases" in figure.not_computed for figure in figures)
+    figures = membership_figures(make_scores(0, 9, seed=0), make_scores(0, 9, seed=1), n_resamples=50, seed=0)
+    assert {figure.light for figure in figures} == {"amber"}
+    assert all(figure.real is None for figure in figures)
+    assert "With 9 non-members, fewer than 100" in figures[1].note
+
+
+def make_result(low: float, high: float, *, beyond: bool = False, **changed: Any) -> MembershipResult:
+    estimate = Estimate(value=(low + high) / 2, lower=low, upper=high, level=0.95, n_subjects=(9, 9))
+    values = {"p_value": 0.5, "is_resolved": True} | changed
+    return MembershipResult(
+        auc=estimate,
+        true_positive_rate=estimate,
+        auc_beyond_chance=beyond,
+        n_members=9,
+        n_non_members=9,
+        **values,
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "beyond", "light"),
+    [
+        (0.45, 0.55, False, "green"),
+        (0.45, 0.65, False, "amber"),
+        (0.3, 0.4, False, "amber"),
+        (0.51, 0.55, False, "green"),
+        (0.51, 0.55, True, "red"),
+    ],
+)
+def test_light_of_an_auc(low: float, high: float, beyond: bool, light: str) -> None:
+    assert auc_verdict(make_result(low, high, beyond=beyond)) == light
+
+
+@pytest.mark.parametrize(
+    ("p_value", "is_resolved", "light"),
+    [(0.5, True, "green"), (0.5, False, "amber"), (0.02, True, "amber"), (0.001, False, "red")],
+)
+def test_light_of_a_rate(p_value: float, is_resolved: bool, light: str) -> None:
+    assert rate_verdict(make_result(0, 1, p_value=p_value, is_resolved=is_resolved)) == light
+
+
+def test_halves_share_no_subject_and_hold_all_cases() -> None:
+    scores = make_scores(0, 20, seed=3)
+    scores = MembershipScores(by_attack=scores.by_attack, subjects=tuple(n // 2 for n in range(20)))
+    first, second = split_by_subject(scores, seed=0)
+    assert not set(first.subjects) & set(second.subjects)
+    assert set(first.subjects) | set(second.subjects) == set(range(10))
+    for name, values in scores.by_attack.items():
+        together = np.concatenate([each.by_attack[name] for each in (first, second)])
+        assert sorted(together) == sorted(values)
+
+
+def overfit(judged: JudgedModel, cases: list[Any], *, n_steps: int) -> None:
+    """Train the denoiser on these cases alone until it knows them."""
+    model, path = judged.model, judged.config.noise_path()
+    latents = torch.cat([model.encode(case.volume) for case in cases])
+    mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
+    model.set_latent_statistics(model.latent_shift + mean / model.latent_scale, std / model.latent_scale)
+    latents = torch.cat([model.encode(case.volume) for case in cases])
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(model.denoiser.parameters(), lr=3e-3)
+    t = torch.tensor([path.time_at(0.0)]).expand(len(latents))
+    for _ in range(n_steps):
+        noise = torch.randn(latents.shape, generator=generator)
+        x_t = path.add_noise(latents, noise, t)
+        target = training_target(judged.config.prediction_type, latents, noise, *path.alpha_sigma(t))
+        loss = ((model.denoiser(x_t, path.network_time(t)) - target) ** 2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+
+def draw_volume(case: dict[str, Any]) -> dict[str, Any]:
+    """Each case is a noise of its own, so that nothing but memory helps to denoise it."""
+    generator = torch.Generator().manual_seed(case["id"])
+    return {"image": torch.randn((1, 8, 12, 8), generator=generator).clamp(-1, 1)}
+
+
+@pytest.mark.slow
+def test_a_model_that_knows_its_cases_by_heart_is_red(make_model: Callable[..., Any]) -> None:
+    judged = JudgedModel(
+        model=make_model(()), config=LatentDiffusionConfig(), transform=draw_volume, weights_sha256=""
+    )
+    settings = MembershipConfig(half_log_snrs=(0.0,), n_noises=2)
+    members, others = (
+        ModelCases(
+            judged=judged,
+            cases=tuple({"id": number} for number in numbers),
+            subjects=tuple(range(len(numbers))),
+        )
+        for numbers in (range(8), range(100, 124))
+    )
+
+    def measure() -> dict[str, Figure]:
+        scores = (score_membership(each, settings, seed=0) for each in (members, others))
+        return by_key(membership_figures(*scores, n_resamples=200, seed=0))
+
+    auc_keys = [f"privacy.membership_auc_{attack}" for attack in ("mirror", "loss")]
+    before = measure()
+    assert "red" not in {before[key].light for key in auc_keys}
+    overfit(judged, list(members), n_steps=400)
+    after = measure()
+    for key in auc_keys:
+        assert after[key].light == "red"
+        estimate = after[key].synthetic
+        assert estimate is not None and estimate.value > 0.75
