@@ -7,6 +7,8 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from medldm.errors import ConfigError
+
 ConfigType = TypeVar("ConfigType", bound="Config")
 
 
@@ -52,7 +54,7 @@ class Config:
         known = [field.name for field in dataclasses.fields(cls) if field.init]
         for key in mapping:
             if key not in known:
-                raise ValueError(unknown_name_message(str(key), known, kind=f"{cls.__name__} key"))
+                raise ConfigError(unknown_name_message(str(key), known, kind=f"{cls.__name__} key"))
         return cls(**dict(mapping))
 
 
@@ -67,7 +69,7 @@ def read_switch(value: Any, *, name: str) -> bool:
         return value
     if isinstance(value, str) and value.strip().lower() in words:
         return words[value.strip().lower()]
-    raise ValueError(f"{name} is {value!r}: true or false is needed")
+    raise ConfigError(f"{name} is {value!r}: true or false is needed")
 
 
 def unknown_name_message(name: str, known: list[str], *, kind: str) -> str:

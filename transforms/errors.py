@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medldm.errors import MedldmError
 
-class VolumeError(ValueError):
+
+class VolumeError(MedldmError, ValueError):
     """Report a volume that is refused.
 
     Args:

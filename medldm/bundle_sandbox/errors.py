@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from medldm.errors import MedldmError
+
 ADVICE = (
     "nothing was run. Correct it; or, if you have read the whole bundle and trust it, run it with "
     "--trusted-bundle"
 )
 
 
-class ConfigRefused(ValueError):
+class ConfigRefused(MedldmError, ValueError):
     """A config asks for what one that nobody vouches for may not do."""
 
 

@@ -18,6 +18,7 @@ from medldm.bundle_sandbox.logging_files import apply_logging_file
 from medldm.bundle_sandbox.parser import CheckedParser
 from medldm.bundle_sandbox.reading import read_config_file
 from medldm.bundle_sandbox.rules import OUTPUT_KEYS
+from medldm.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class CheckedWorkflow(ConfigWorkflow):
             ValueError: if the config has no key of the name `run_id`.
         """
         if self.run_id not in self.parser:
-            raise ValueError(
+            raise ConfigError(
                 f"the config has no key {self.run_id!r} to run: name one of its keys with --run_id"
             )
         return self._run_expr(id=self.run_id)

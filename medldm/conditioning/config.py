@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 
 CONDITION_TYPES = ("class", "scalars", "text", "label_map", "image")
 SPATIAL_TYPES = ("label_map", "image")
@@ -118,22 +119,22 @@ class ConditioningConfig(Config):
         types = self.conditioning_type
         unknown = [name for name in types if name not in CONDITION_TYPES]
         if unknown:
-            raise ValueError(f"unknown conditioning_type {unknown}: choose from {list(CONDITION_TYPES)}")
+            raise ConfigError(f"unknown conditioning_type {unknown}: choose from {list(CONDITION_TYPES)}")
         if len(set(types)) != len(types):
-            raise ValueError(f"conditioning_type {list(types)} names a condition twice: name each once")
+            raise ConfigError(f"conditioning_type {list(types)} names a condition twice: name each once")
 
     def _check_columns(self) -> None:
         taken = [*CONDITION_TYPES, *RESERVED_NAMES]
         for name, categories in self.classes.items():
             if name in taken or not categories or len(set(categories)) != len(categories):
-                raise ValueError(
+                raise ConfigError(
                     f"classes has {name!r}: {list(categories)}; a name of its own and categories that are "
                     "listed once are needed"
                 )
         taken += self.classes
         for name, (low, high) in self.scalars.items():
             if name in taken or not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise ValueError(
+                raise ConfigError(
                     f"scalars has {name!r}: {[low, high]}; a name of its own and the lowest and highest "
                     "value are needed"
                 )
@@ -141,43 +142,43 @@ class ConditioningConfig(Config):
     def _check_descriptions(self) -> None:
         types = self.conditioning_type
         if "class" in types and not self.classes and (self.num_classes is None or self.num_classes < 1):
-            raise ValueError(
+            raise ConfigError(
                 f"num_classes is {self.num_classes}: a 'class' condition needs the number of classes, or "
                 "classes with named columns"
             )
         if "scalars" in types and not self.scalars:
-            raise ValueError("scalars is empty: a 'scalars' condition needs {column: [lowest, highest]}")
+            raise ConfigError("scalars is empty: a 'scalars' condition needs {column: [lowest, highest]}")
         if "label_map" in types and not self.structures:
-            raise ValueError(
+            raise ConfigError(
                 "structures is empty: a 'label_map' condition needs {value: name}, e.g. {1: 'liver'}"
             )
         if min(self.structures, default=1) < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"structures has the value {min(self.structures)}: 0 is background, use values from 1"
             )
         widths = ("text_embed_dim", "text_tokens", "context_dim")
         for name in (*widths, "label_channels", "label_embed_dim", "image_channels"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+                raise ConfigError(f"{name} is {getattr(self, name)}: at least 1 is needed")
         if self.image_token_grid < 0:
-            raise ValueError(f"image_token_grid is {self.image_token_grid}: 0 or more is needed")
+            raise ConfigError(f"image_token_grid is {self.image_token_grid}: 0 or more is needed")
 
     def _check_dropout(self) -> None:
         if isinstance(self.conditioning_dropout, Mapping):
             strangers = sorted(set(self.conditioning_dropout) - set(self.names))
             if strangers:
-                raise ValueError(
+                raise ConfigError(
                     f"conditioning_dropout names {strangers}, not among the conditions {list(self.names)}"
                 )
         for name in self.names:
             if not 0 <= self.dropout_of(name) < 1:
-                raise ValueError(
+                raise ConfigError(
                     f"conditioning_dropout of {name!r} is {self.dropout_of(name)}: a probability in "
                     "[0, 1) is needed"
                 )
         together = (self.drop_all_probability, self.keep_all_probability)
         if min(together) < 0 or sum(together) > 1:
-            raise ValueError(
+            raise ConfigError(
                 f"drop_all_probability and keep_all_probability are {together[0]:g} and {together[1]:g}: "
                 "probabilities whose sum is at most 1 are needed"
             )

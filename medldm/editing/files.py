@@ -19,10 +19,11 @@ from medldm.editing.editor import EditConfig, Redrawn, redraw
 from medldm.editing.regions import compose, feather_weights, widen
 from medldm.editing.request import EditRequest
 from medldm.editing.stored_images import read_stored_image, require_same_grid
+from medldm.files import write_atomically
 from medldm.generation.files import LabelGrid
 from medldm.generation.requests import RequestPreparer
 from medldm.label_maps.changes import change_labels, count_changes
-from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights, write_atomically
+from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.transforms import LoadVolume, ResampleToSpacing, write_nifti

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medldm.configs import Config, unknown_name_message
 from medldm.data.labels import LabelSchema
+from medldm.errors import ConfigError
 from medldm.label_maps.changes import LabelChange
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -47,19 +48,19 @@ class EditRequest(Config):
         super().__post_init__()
         for key in ("image", "label"):
             if not getattr(self, key):
-                raise ValueError(f"{key} is not set: give the file of the {key} to edit")
+                raise ConfigError(f"{key} is not set: give the file of the {key} to edit")
         if (self.new_label is None) == (self.operation is None):
-            raise ValueError(
+            raise ConfigError(
                 f"new_label is {self.new_label!r} and operation {self.operation!r}: give one of them"
             )
         parts = ("structure", "amount_mm", "centre", "overwrite_structures", "fill")
         given = [key for key in parts if getattr(self, key) not in (None, ())]
         if self.new_label is not None and given:
-            raise ValueError(f"{given} belong to an operation, but new_label is set: leave them out")
+            raise ConfigError(f"{given} belong to an operation, but new_label is set: leave them out")
         if self.operation is not None and self.structure is None:
-            raise ValueError(f"operation is {self.operation!r}, but no structure is named: set structure")
+            raise ConfigError(f"operation is {self.operation!r}, but no structure is named: set structure")
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"name is {self.name!r}: letters, digits, '_', '-' and '.' make a file's name")
+            raise ConfigError(f"name is {self.name!r}: letters, digits, '_', '-' and '.' make a file's name")
 
     def change(self, schema: LabelSchema) -> LabelChange | None:
         """Return the change in the values of a schema; None for a new label map.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 from medldm.evaluation.cases.reading import GridConfig
 from medldm.evaluation.features.contrastive import ContrastiveConfig
 from medldm.evaluation.metrics.membership import MembershipConfig
@@ -60,9 +61,9 @@ class EvaluationConfig(Config):
             if isinstance(getattr(self, name), Mapping):
                 object.__setattr__(self, name, kind.from_dict(getattr(self, name)))
         if self.n_resamples < 20 or self.n_pairs < 1 or self.n_planted < 1 or self.n_shown < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"n_resamples {self.n_resamples}, n_pairs {self.n_pairs}, n_planted {self.n_planted}, "
                 f"n_shown {self.n_shown}: at least 20, 1, 1 and 1 are needed"
             )
         if not 0 < self.copy_quantile < 1:
-            raise ValueError(f"copy_quantile is {self.copy_quantile}; a number between 0 and 1 is needed")
+            raise ConfigError(f"copy_quantile is {self.copy_quantile}; a number between 0 and 1 is needed")

@@ -17,7 +17,7 @@ from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.results import Evidence, gather_evidence
 from medldm.evaluation.sections.metric_result import SECTIONS, Figure
 from medldm.evaluation.sections.privacy import joint_power
-from medldm.latent_diffusion.checkpoints import write_atomically
+from medldm.files import write_atomically
 from medldm.runtime.distributed import is_first
 from medldm.version import __version__
 

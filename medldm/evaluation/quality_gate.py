@@ -19,6 +19,7 @@ import numpy.typing as npt
 from medldm.configs import Config
 from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
+from medldm.errors import ConfigError
 from medldm.evaluation.cases.reading import read_case
 from medldm.evaluation.cases.sets import fit_shape
 from medldm.evaluation.metrics.checks import TooFewCasesError
@@ -70,7 +71,7 @@ class QualityGateConfig(Config):
             if isinstance(getattr(self, name), Mapping):
                 object.__setattr__(self, name, kind.from_dict(getattr(self, name)))
         if self.max_redraws is not None and not (self.copies or self.labels):
-            raise ValueError(
+            raise ConfigError(
                 "max_redraws is given and neither copies nor labels are judged: judge one of them"
             )
 

@@ -21,6 +21,7 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor, nn
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 from medldm.evaluation.cases.sets import fit_shape
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
 
@@ -54,12 +55,12 @@ class SegmenterConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.channels) != 3 or len(self.patch_size) != 3 or any(n < DIVISOR for n in self.patch_size):
-            raise ValueError(
+            raise ConfigError(
                 f"channels {self.channels} and patch_size {self.patch_size} are given; three levels and "
                 f"three sizes of at least {DIVISOR} are needed"
             )
         if self.batch_size < 1 or self.max_steps < 1 or (self.n_steps is not None and self.n_steps < 1):
-            raise ValueError(
+            raise ConfigError(
                 f"batch_size {self.batch_size}, n_steps {self.n_steps}, max_steps {self.max_steps}: at least "
                 f"1 each is "
                 "needed"

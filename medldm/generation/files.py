@@ -21,7 +21,7 @@ from torch import Tensor
 from medldm.configs import read_switch
 from medldm.data.labels import LabelSchema
 from medldm.data.preparation.labels import LabelTable
-from medldm.latent_diffusion.checkpoints import write_atomically
+from medldm.files import write_atomically
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.transforms import (
     CentreCropOrPad,

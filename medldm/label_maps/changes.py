@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 
 Operation = Literal["grow", "shrink", "remove", "add"]
 OPERATIONS: tuple[str, ...] = get_args(Operation)
@@ -47,19 +48,19 @@ class LabelChange(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.operation not in OPERATIONS:
-            raise ValueError(f"operation is {self.operation!r}: choose from {list(OPERATIONS)}")
+            raise ConfigError(f"operation is {self.operation!r}: choose from {list(OPERATIONS)}")
         if self.structure < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"structure is {self.structure}: a value above 0, which is background, is needed"
             )
         if self.operation == "remove" and self.amount_mm is not None:
-            raise ValueError(f"amount_mm is {self.amount_mm}, but 'remove' removes all: leave it out")
+            raise ConfigError(f"amount_mm is {self.amount_mm}, but 'remove' removes all: leave it out")
         if self.operation != "remove" and not (self.amount_mm is not None and 0 < self.amount_mm < np.inf):
-            raise ValueError(f"amount_mm is {self.amount_mm}: {self.operation!r} needs a length above 0 mm")
+            raise ConfigError(f"amount_mm is {self.amount_mm}: {self.operation!r} needs a length above 0 mm")
         if (self.operation == "add") != (self.centre is not None):
-            raise ValueError(f"centre is {self.centre}: a voxel (i, j, k) for 'add', none for the others")
+            raise ConfigError(f"centre is {self.centre}: a voxel (i, j, k) for 'add', none for the others")
         if self.fill == self.structure:
-            raise ValueError(f"fill is {self.fill}, the structure itself: choose another value, or 0")
+            raise ConfigError(f"fill is {self.fill}, the structure itself: choose another value, or 0")
 
 
 def change_labels(labels: np.ndarray, change: LabelChange, *, spacing_mm: Sequence[float]) -> np.ndarray:

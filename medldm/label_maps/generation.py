@@ -16,11 +16,12 @@ from torch import Tensor
 
 from medldm.conditioning import Conditions
 from medldm.data.labels import LabelSchema
+from medldm.files import write_atomically
 from medldm.generation.engine import GenerationEvaluator, LatentDiffusionInferer
 from medldm.generation.files import SyntheticWriter
 from medldm.generation.requests import GenerationDataset, PreparedRequest
 from medldm.label_maps.model import draw_label_maps, load_label_map_model
-from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions, write_atomically
+from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.runtime.devices import choose_device

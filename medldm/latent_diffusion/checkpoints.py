@@ -1,17 +1,12 @@
 """Self-describing checkpoints: safetensors weights and, in the header, a JSON card that says everything else.
 
-Loading needs no other file, never unpickles, and is strict: a missing or surplus weight is an error. Files
-are written to a temporary name, flushed to disk and renamed, so that a file of the final name is always
-whole.
+Loading needs no other file, never unpickles, and is strict: a missing or surplus weight is an error.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,17 +18,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from medldm.errors import MedldmError
+from medldm.files import write_atomically
 from medldm.version import __version__
 
 CARD_KEY = "medldm"
 CARD_FORMAT = 1
 
-_SPARE_BYTES = 2**20
-
 ModuleType = TypeVar("ModuleType", bound=torch.nn.Module)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(MedldmError, ValueError):
     """A checkpoint is missing, damaged, or not the one that is needed."""
 
 
@@ -65,51 +60,6 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
 def describe_versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     return {"medldm": __version__, "torch": str(torch.__version__), "monai": monai.__version__}
-
-
-def flush_folder(folder: Path) -> None:
-    """Flush a folder's list of names to disk, so that a file renamed in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def require_space(folder: Path, n_bytes: int) -> None:
-    """Refuse to begin writing what the disk has no room for.
-
-    Raises:
-        CheckpointError: naming the folder, what is free and what is needed.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes + _SPARE_BYTES:
-        raise CheckpointError(
-            f"the disk of {folder} has {free / 1e6:.1f} MB free; {(n_bytes + _SPARE_BYTES) / 1e6:.1f} MB are "
-            "needed: free some space, or choose another output folder"
-        )
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, flush it to disk, and rename it into place.
-
-    Raises:
-        CheckpointError: if the disk has no room for it.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    require_space(path.parent, len(content))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        flush_folder(path.parent)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def save_checkpoint(path: str | Path, weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:

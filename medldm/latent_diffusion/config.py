@@ -7,6 +7,7 @@ from typing import Any
 
 from medldm.configs import Config
 from medldm.diffusion import LOSS_WEIGHTINGS, PREDICTION_TYPES, NoisePath, make_path
+from medldm.errors import ConfigError
 
 DIFFUSION_FIELDS = (
     "noise_schedule",
@@ -82,15 +83,15 @@ class LatentDiffusionConfig(Config):
             ("precision", ("auto", "float32", "bfloat16", "float16")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {list(allowed)}")
+                raise ConfigError(f"{name} is {getattr(self, name)!r}: choose from {list(allowed)}")
         for name in ("n_timesteps", "n_epochs", "accumulation_steps"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+                raise ConfigError(f"{name} is {getattr(self, name)}: at least 1 is needed")
         for name in ("learning_rate", "gradient_clip"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: a positive number is needed")
+                raise ConfigError(f"{name} is {getattr(self, name)}: a positive number is needed")
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}: a number in [0, 1) is needed")
+            raise ConfigError(f"ema_decay is {self.ema_decay}: a number in [0, 1) is needed")
         self.noise_path().check_prediction_type(self.prediction_type)
 
     def noise_path(self) -> NoisePath:

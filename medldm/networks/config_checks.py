@@ -7,28 +7,30 @@ from typing import Any
 
 from torch import Tensor
 
+from medldm.errors import ConfigError
+
 
 def check_positive(owner: str, **values: int) -> None:
     """Raise unless every value is a whole number of at least 1."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{owner}: {name} is {value!r}: a whole number of at least 1 is needed")
+            raise ConfigError(f"{owner}: {name} is {value!r}: a whole number of at least 1 is needed")
 
 
 def check_choice(owner: str, name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise unless `value` is one of `allowed`."""
     if value not in allowed:
-        raise ValueError(f"{owner}: {name} is {value!r}: choose from {list(allowed)}")
+        raise ConfigError(f"{owner}: {name} is {value!r}: choose from {list(allowed)}")
 
 
 def check_channels(owner: str, name: str, channels: Any, n_groups: int) -> None:
     """Raise unless `channels` is a non-empty sequence of positive multiples of `n_groups`."""
     if not isinstance(channels, tuple) or not channels:
-        raise ValueError(f"{owner}: {name} is {channels!r}: give the channels of each level, finest first")
+        raise ConfigError(f"{owner}: {name} is {channels!r}: give the channels of each level, finest first")
     check_positive(owner, **{f"{name}[{i}]": value for i, value in enumerate(channels)})
     wrong = [value for value in channels if value % n_groups]
     if wrong:
-        raise ValueError(
+        raise ConfigError(
             f"{owner}: {name} has {wrong}, no multiples of n_groups = {n_groups}: "
             "change the channels or take a smaller n_groups"
         )
@@ -37,7 +39,7 @@ def check_channels(owner: str, name: str, channels: Any, n_groups: int) -> None:
 def check_norm_eps(owner: str, norm_eps: float) -> None:
     """Raise unless the number added to a variance is positive."""
     if not norm_eps > 0:
-        raise ValueError(f"{owner}: norm_eps is {norm_eps}: a positive number is needed, such as 1e-6")
+        raise ConfigError(f"{owner}: norm_eps is {norm_eps}: a positive number is needed, such as 1e-6")
 
 
 def per_level(owner: str, name: str, value: Any, n_levels: int) -> tuple[Any, ...]:
@@ -48,7 +50,9 @@ def per_level(owner: str, name: str, value: Any, n_levels: int) -> tuple[Any, ..
     """
     values = value if isinstance(value, tuple) else (value,) * n_levels
     if len(values) != n_levels:
-        raise ValueError(f"{owner}: {name} has {len(values)} values for {n_levels} levels: give one for each")
+        raise ConfigError(
+            f"{owner}: {name} has {len(values)} values for {n_levels} levels: give one for each"
+        )
     return values
 
 
@@ -63,4 +67,4 @@ def check_shape(what: str, x: Tensor, *, channels: int, spatial_dims: int) -> No
     """
     if x.ndim != spatial_dims + 2 or x.shape[1] != channels:
         axes = ", ".join("XYZ"[:spatial_dims])
-        raise ValueError(f"{what} shape {tuple(x.shape)}: (B, {channels}, {axes}) is needed")
+        raise ConfigError(f"{what} shape {tuple(x.shape)}: (B, {channels}, {axes}) is needed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 from medldm.networks.config_checks import (
     check_channels,
     check_choice,
@@ -106,17 +107,17 @@ class LatentUNetConfig(Config):
             check_positive(owner, n_class_embeds=self.n_class_embeds)
         check_norm_eps(owner, self.norm_eps)
         if self.position_frequencies < 0:
-            raise ValueError(
+            raise ConfigError(
                 f"{owner}: position_frequencies is {self.position_frequencies}: 0 (none) or more are needed"
             )
         check_choice(owner, "spatial_dims", self.spatial_dims, (2, 3))
         if self.cross_attention and self.context_dim is None:
-            raise ValueError(
+            raise ConfigError(
                 f"{owner}: cross_attention is True but context_dim is None: give the width of the context, "
                 "or set cross_attention to False"
             )
         if self.pooled_context and not self.cross_attention:
-            raise ValueError(
+            raise ConfigError(
                 f"{owner}: pooled_context is True but cross_attention is False: there is no context to pool"
             )
 
@@ -129,7 +130,7 @@ class LatentUNetConfig(Config):
             n_heads, head_channels = self.heads_of_level(level)
             has_own_width = self.cross_attention and self.n_head_channels is not None and n_heads > 0
             if n_heads * head_channels != channels and not has_own_width:
-                raise ValueError(
+                raise ConfigError(
                     f"{owner}: level {level} has {channels} channels, not divisible into "
                     f"{self._describe_heads(level)}: change down_channels, n_heads or n_head_channels"
                 )

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from medldm.errors import ConfigError
 from medldm.networks.config_checks import check_choice, check_positive, per_level
 from medldm.networks.encoder_decoder import TrunkConfig
 from medldm.networks.strided_encoder_decoder import ACTIVATIONS
@@ -67,16 +68,16 @@ class VQVAEConfig(TrunkConfig):
         check_choice(owner, "activation", self.activation, tuple(ACTIVATIONS))
         check_choice(owner, "output_activation", self.output_activation, tuple(ACTIVATIONS))
         if not 0 <= self.decay < 1:
-            raise ValueError(f"{owner}: decay is {self.decay}: a number in [0, 1) is needed")
+            raise ConfigError(f"{owner}: decay is {self.decay}: a number in [0, 1) is needed")
         if self.commitment_weight < 0:
-            raise ValueError(f"{owner}: commitment_weight is {self.commitment_weight}: at least 0 is needed")
+            raise ConfigError(f"{owner}: commitment_weight is {self.commitment_weight}: at least 0 is needed")
         if self.trunk == "strided":
             self._check_strided(owner)
 
     def _check_strided(self, owner: str) -> None:
         """Fill in the strided trunk's parameters for each level; check that the decoder restores the size."""
         if self.up_channels != self.down_channels[::-1]:
-            raise ValueError(
+            raise ConfigError(
                 f"{owner}: up_channels are {self.up_channels}: the strided trunk has the encoder's channels "
                 f"{self.down_channels} in reverse; leave up_channels out"
             )
@@ -90,7 +91,7 @@ class VQVAEConfig(TrunkConfig):
         for name, rows, length in (("down_parameters", down, 4), ("up_parameters", up, 5)):
             per_level(owner, name, rows, n_levels)
             if any(len(row) != length for row in rows):
-                raise ValueError(f"{owner}: {name} is {rows}: give {length} whole numbers for each level")
+                raise ConfigError(f"{owner}: {name} is {rows}: give {length} whole numbers for each level")
         for name, value in (("res_channels", widths), ("down_parameters", down), ("up_parameters", up)):
             object.__setattr__(self, name, value)
         self._check_sizes(owner)
@@ -104,7 +105,7 @@ class VQVAEConfig(TrunkConfig):
             for stride, kernel, dilation, padding, extra in self.up_rows:
                 size = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
             if size != wanted:
-                raise ValueError(
+                raise ConfigError(
                     f"{owner}: down_parameters {self.down_rows} and up_parameters {self.up_rows} turn "
                     f"{wanted} voxels into {size}: choose paddings that restore the size, as (2, 4, 1, 1) "
                     "and (2, 4, 1, 1, 0) do"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from medldm.configs import Config
 from medldm.diffusion import PRESETS, SOLVERS
+from medldm.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +54,13 @@ class SamplingConfig(Config):
         for name, allowed in (("preset", PRESETS), ("solver", SOLVERS)):
             value = getattr(self, name)
             if value is not None and value not in allowed:
-                raise ValueError(f"{name} is {value!r}: choose from {list(allowed)}")
+                raise ConfigError(f"{name} is {value!r}: choose from {list(allowed)}")
         if self.num_steps is not None and self.num_steps < 1:
-            raise ValueError(f"num_steps is {self.num_steps}: at least 1 is needed")
+            raise ConfigError(f"num_steps is {self.num_steps}: at least 1 is needed")
         if self.max_memory_gb is not None and self.max_memory_gb <= 0:
-            raise ValueError(f"max_memory_gb is {self.max_memory_gb}: a positive number is needed")
+            raise ConfigError(f"max_memory_gb is {self.max_memory_gb}: a positive number is needed")
         if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}: 0 or more is needed")
+            raise ConfigError(f"seed is {self.seed}: 0 or more is needed")
         if isinstance(self.guidance_scale, Mapping):
             object.__setattr__(self, "guidance_scale", dict(self.guidance_scale))
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from medldm.latent_diffusion.checkpoints import hash_weights, write_atomically
+from medldm.files import write_atomically
+from medldm.latent_diffusion.checkpoints import hash_weights
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.runtime.distributed import is_first, n_ranks, own_part, sum_over_ranks, wait_for_all
 from medldm.training.quarantine import BadCase, GuardedTransforms, Quarantine, find_fault

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from monai.transforms import Compose, RandomizableTrait, Transform
 
+from medldm.errors import MedldmError
 from medldm.runtime.distributed import n_ranks
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ FOUND = "quarantined"
 """A batch's key: the (number, reason) of the bad cases that were met when it was loaded."""
 
 
-class QuarantineError(RuntimeError):
+class QuarantineError(MedldmError, RuntimeError):
     """More training cases are bad than the training bears."""
 
 

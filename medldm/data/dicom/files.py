@@ -20,6 +20,7 @@ from pydicom import uid
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medldm.data.dicom.errors import DicomError, Refusal
+from medldm.errors import MedldmError
 
 HEADER_BYTES = 16 * 1024**2
 """Cap on what is inflated of a deflated file before its pixel data is reached."""
@@ -47,7 +48,7 @@ _META_BYTES = 64 * 1024
 _LOCK = threading.RLock()
 
 
-class NotDicomError(ValueError):
+class NotDicomError(MedldmError, ValueError):
     """Report a file that is not DICOM; a scan counts and passes over it."""
 
 

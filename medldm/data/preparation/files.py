@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medldm.errors import MedldmError
+
 RECORDS = ".prepare"
 
 
-class OutputError(ValueError):
+class OutputError(MedldmError, ValueError):
     """Report an output folder in which nothing can be written safely."""
 
 

@@ -26,6 +26,7 @@ from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.inspection import inspect_header
 from medldm.data.listing import Case
+from medldm.errors import ConfigError
 from medldm.evaluation.cases.issues import count_equal, look_at_sets
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, make_noise
 from medldm.transforms import LoadVolume, ResampleToSpacing
@@ -58,7 +59,7 @@ class GridConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.intensity not in ("auto", "ct", "mr") or self.max_voxels < 1000 or self.n_workers < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"intensity {self.intensity!r}, max_voxels {self.max_voxels}, n_workers {self.n_workers}: "
                 f"'auto', 'ct' "
                 "or 'mr', at least 1000 and at least 1 are needed"

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 from medldm.evaluation.features.views import AugmentationConfig, augment
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_volume
 
@@ -66,14 +67,14 @@ class ContrastiveConfig(Config):
         if isinstance(self.augmentation, Mapping):
             object.__setattr__(self, "augmentation", AugmentationConfig.from_dict(self.augmentation))
         if len(self.size) != 3 or min(self.size) < 8 or len(self.channels) != 4 or min(self.channels) < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"size {self.size} and channels {self.channels} are given; three sizes of at least 8 and "
                 "four numbers of at least 1 are needed"
             )
         if self.blur < 3 or self.blur % 2 == 0:
-            raise ValueError(f"blur is {self.blur} voxels; an odd number of at least 3 is needed")
+            raise ConfigError(f"blur is {self.blur} voxels; an odd number of at least 3 is needed")
         if self.n_steps < 1 or self.batch_size < 2 or not self.temperature > 0 or not self.learning_rate > 0:
-            raise ValueError(
+            raise ConfigError(
                 f"n_steps {self.n_steps}, batch_size {self.batch_size}, temperature {self.temperature}, "
                 f"learning_rate {self.learning_rate}: at least 1, at least 2, and above 0 are needed"
             )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from medldm.errors import MedldmError
+
 Floats = npt.NDArray[np.float64]
 
 
-class TooFewCasesError(ValueError):
+class TooFewCasesError(MedldmError, ValueError):
     """A measure was refused because there are too few cases for it to mean anything."""
 
 

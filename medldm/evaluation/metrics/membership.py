@@ -22,6 +22,7 @@ from torch import Tensor
 
 from medldm.configs import Config
 from medldm.diffusion import NoisePath, training_target
+from medldm.errors import ConfigError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_weights
 
@@ -47,7 +48,7 @@ class MembershipConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_cases < 5 or not self.half_log_snrs or self.n_noises < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"n_cases {self.n_cases}, {len(self.half_log_snrs)} half_log_snrs, n_noises {self.n_noises}: "
                 "at least 5, 1 and 1 are needed"
             )

@@ -24,6 +24,7 @@ from scipy.fft import rfftn
 from scipy.ndimage import gaussian_filter
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 from medldm.evaluation.metrics.checks import Floats, check_volume
 
 
@@ -45,9 +46,9 @@ class NeighbourConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_shift < 0:
-            raise ValueError(f"max_shift is {self.max_shift} voxels; at least 0 is needed")
+            raise ConfigError(f"max_shift is {self.max_shift} voxels; at least 0 is needed")
         if len(self.wavelengths) != 2 or not 2 <= self.wavelengths[0] < self.wavelengths[1]:
-            raise ValueError(
+            raise ConfigError(
                 f"wavelengths are {self.wavelengths} voxels; "
                 "a shortest of at least 2 and a longer one are needed"
             )

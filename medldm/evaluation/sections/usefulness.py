@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 from medldm.evaluation.cases.sets import fit_shape
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
@@ -61,7 +62,7 @@ class UsefulnessConfig(Config):
         if isinstance(self.segmenter, dict):
             object.__setattr__(self, "segmenter", SegmenterConfig.from_dict(self.segmenter))
         if self.n_seeds < 1 or self.time_budget_s < 0:
-            raise ValueError(
+            raise ConfigError(
                 f"n_seeds {self.n_seeds} and time_budget_s {self.time_budget_s}: at least 1 and 0 or more "
                 f"are needed"
             )

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 from medldm.networks import AutoencoderOutput
 from medldm.runtime.distributed import BatchShare
 from medldm.training.losses.reconstruction import FirstStageLoss
@@ -42,7 +43,7 @@ class LabelMapLossConfig(Config):
         super().__post_init__()
         for name in ("regularisation_weight", "dice_weight"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: at least 0 is needed")
+                raise ConfigError(f"{name} is {getattr(self, name)}: at least 0 is needed")
 
 
 class LabelMapLoss(FirstStageLoss):

@@ -17,6 +17,7 @@ from monai.losses import PatchAdversarialLoss
 from torch import Tensor, nn
 
 from medldm.configs import Config, unknown_name_message
+from medldm.errors import ConfigError
 from medldm.networks import AutoencoderOutput
 from medldm.runtime.distributed import BatchShare
 from medldm.training.losses.perceptual import NETWORKS, MedicalNetLoss
@@ -47,12 +48,12 @@ class AutoencoderLossConfig(Config):
     def __post_init__(self) -> None:
         for name in ("regularisation_weight", "adversarial_weight", "perceptual_weight", "adversarial_start"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: at least 0 is needed")
+                raise ConfigError(f"{name} is {getattr(self, name)}: at least 0 is needed")
         if self.perceptual_weights is not None and not Path(self.perceptual_weights).is_file():
-            raise ValueError(f"perceptual_weights names {self.perceptual_weights!r}, which is not a file")
+            raise ConfigError(f"perceptual_weights names {self.perceptual_weights!r}, which is not a file")
         if self.perceptual_network not in NETWORKS:
             message = unknown_name_message(self.perceptual_network, list(NETWORKS), kind="perceptual_network")
-            raise ValueError(message)
+            raise ConfigError(message)
 
 
 class FirstStageLoss(nn.Module):

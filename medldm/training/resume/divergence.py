@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medldm.configs import Config
+from medldm.errors import ConfigError, MedldmError
 
 logger = logging.getLogger(__name__)
 
@@ -33,18 +34,18 @@ class HealthConfig(Config):
         super().__post_init__()
         for name in ("max_in_a_row", "max_rollbacks"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: at least 0 is needed")
+                raise ConfigError(f"{name} is {getattr(self, name)}: at least 0 is needed")
         if not 0 <= self.max_share <= 1:
-            raise ValueError(f"max_share is {self.max_share}: a share from 0 to 1 is needed")
+            raise ConfigError(f"max_share is {self.max_share}: a share from 0 to 1 is needed")
         if self.window < 1:
-            raise ValueError(f"window is {self.window}: at least 1 step is needed")
+            raise ConfigError(f"window is {self.window}: at least 1 step is needed")
 
 
 class RollBackError(RuntimeError):
     """Too many steps were bad: the training is to go on from its last saved state."""
 
 
-class TrainingDivergedError(RuntimeError):
+class TrainingDivergedError(MedldmError, RuntimeError):
     """Rolling back did not help: the training ends."""
 
 
