@@ -2,8 +2,8 @@
 
 from medldm.diffusion.guidance import combine, guided_denoiser
 from medldm.diffusion.inpainting import (
+    InpaintingMask,
     Inversion,
-    KeptRegion,
     PartialStart,
     invert_noise,
     last_pairs,
@@ -41,8 +41,8 @@ __all__ = [
     "DDPMPath",
     "Denoise",
     "FlowPath",
+    "InpaintingMask",
     "Inversion",
-    "KeptRegion",
     "NoisePath",
     "PartialStart",
     "PredictionType",

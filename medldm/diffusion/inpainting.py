@@ -12,7 +12,7 @@ q(x_s | x_t, x_0) with the x_0 that is true.
     Appendix I.2; Lugmayr et al. 2022, "RePaint", Eq. 8.
 
 The free part sees the kept part only with its noise, so that its law is near the conditional one, not equal
-to it. Going back up to more noise and down again (`KeptRegion.resamplings`) brings it nearer.
+to it. Going back up to more noise and down again (`InpaintingMask.resamplings`) brings it nearer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from medldm.diffusion.solvers import Callback, Denoise, Pairs, Solver, SolverSte
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeptRegion:
+class InpaintingMask:
     """Hold the latents that sampling is to leave as they are.
 
     Args:
@@ -148,7 +148,7 @@ class Inversion(NamedTuple):
 
     Args:
         noise: (B, C, ...) to put on the latents at the first time of the steps, for `PartialStart`.
-        x_0_at: time to the estimate of x_0 on the way, for `KeptRegion`; at the last time the latents.
+        x_0_at: time to the estimate of x_0 on the way, for `InpaintingMask`; at the last time the latents.
     """
 
     noise: Tensor
@@ -179,7 +179,7 @@ def sample_from(
     noise: Callable[[], Tensor],
     eta: float = 0.0,
     callback: Callback | None = None,
-    keep: KeptRegion | None = None,
+    inpainting: InpaintingMask | None = None,
     start: PartialStart | None = None,
 ) -> Tensor:
     """Run a solver from noise, or from a partly noised start, and keep a region if one is given.
@@ -192,7 +192,7 @@ def sample_from(
         noise: returns fresh standard normal noise; its first is what the run begins with.
         eta: see `Solver`.
         callback: called after each step, in each of its resamplings.
-        keep: region to keep.
+        inpainting: region to keep.
         start: where to begin; None begins with noise alone.
 
     Returns:
@@ -204,17 +204,17 @@ def sample_from(
     x = noise()
     if start is not None:
         x, pairs = start.begin(x, path, pairs)
-    if keep is None:
+    if inpainting is None:
         return solver(denoise, x, path, pairs, noise=noise, eta=eta, callback=callback)
     if start is None:
-        x = keep.put_noised(x, path, pairs[0][0])
-    denoise = keep.keep_in(denoise, path)
-    if keep.resamplings == 1:
+        x = inpainting.put_noised(x, path, pairs[0][0])
+    denoise = inpainting.keep_in(denoise, path)
+    if inpainting.resamplings == 1:
         return solver(denoise, x, path, pairs, noise=noise, eta=eta, callback=callback)
-    n_done, n_steps = 0, keep.resamplings * len(pairs)
-    for first in range(0, len(pairs), keep.jump):
-        stretch = pairs[first : first + keep.jump]
-        for repeat in range(keep.resamplings):
+    n_done, n_steps = 0, inpainting.resamplings * len(pairs)
+    for first in range(0, len(pairs), inpainting.jump):
+        stretch = pairs[first : first + inpainting.jump]
+        for repeat in range(inpainting.resamplings):
             if repeat > 0:
                 x = renoise(x, noise(), path, stretch[-1][1], to=stretch[0][0])
             tell = _count_from(callback, n_done, n_steps)

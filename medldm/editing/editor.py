@@ -1,8 +1,8 @@
 """Change a region of real volumes by a model, and leave everything else as it is, to the bit.
 
 The region's latents are drawn again, under new conditions, while those around it are kept (see
-`diffusion.keep`). Within the region the decoded volume takes the original's place (see
-`edit_regions.compose`).
+`diffusion.inpainting`). Within the region the decoded volume takes the original's place (see
+`editing.regions.compose`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medldm.conditioning import Conditions
 from medldm.configs import Config
-from medldm.diffusion import KeptRegion, PartialStart
+from medldm.diffusion import InpaintingMask, PartialStart
 from medldm.editing.regions import compose, feather_weights, free_latents
 from medldm.errors import ConfigError
 from medldm.sampling.config import SamplingConfig
@@ -41,9 +41,9 @@ class EditConfig(Config):
         latent_margin: latents, around those whose block of voxels has a part in the region, that are drawn
             again, too.
         feather_mm: depth within the region at which the original's last trace has gone.
-        resamplings: see `KeptRegion`; more make the region fit better to what surrounds it, at as many times
-            the cost. 1 for "inversion", whose noise it would replace.
-        jump: see `KeptRegion`.
+        resamplings: see `InpaintingMask`; more make the region fit better to what surrounds it, at as many
+            times the cost. 1 for "inversion", whose noise it would replace.
+        jump: see `InpaintingMask`.
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -144,7 +144,7 @@ def redraw(
         start = PartialStart(latents=original, strength=config.strength, noise=noise)
     elif config.method == "noise":
         start = PartialStart(latents=original, strength=config.strength)
-    keep = KeptRegion(
+    inpainting = InpaintingMask(
         original=original,
         is_kept=~free,
         resamplings=config.resamplings,
@@ -155,7 +155,7 @@ def redraw(
         tuple(original.shape),
         conditions=conditions,
         indices=indices,
-        keep=keep,
+        inpainting=inpainting,
         start=start,
         settings=sampling,
     )

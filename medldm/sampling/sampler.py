@@ -14,8 +14,8 @@ from medldm.conditioning import ConditionEncoder, Conditions, EncodedConditions
 from medldm.diffusion import (
     SOLVERS,
     Denoise,
+    InpaintingMask,
     Inversion,
-    KeptRegion,
     NoisePath,
     PartialStart,
     SolverStep,
@@ -120,7 +120,7 @@ class LatentDiffusionSampler:
         conditions: Conditions | None = None,
         indices: Sequence[int] | None = None,
         callback: Callback | None = None,
-        keep: KeptRegion | None = None,
+        inpainting: InpaintingMask | None = None,
         start: PartialStart | None = None,
         settings: SamplingConfig | None = None,
     ) -> Tensor:
@@ -131,7 +131,7 @@ class LatentDiffusionSampler:
             conditions: of the B samples.
             indices: of the samples in their seed.
             callback: called after each step.
-            keep: region of the latents to leave as it is.
+            inpainting: region of the latents to leave as it is.
             start: noised latents to begin from, in the place of noise alone.
             settings: how to draw.
         """
@@ -155,7 +155,7 @@ class LatentDiffusionSampler:
             noise=noise,
             eta=settings.eta,
             callback=callback,
-            keep=keep,
+            inpainting=inpainting,
             start=start,
         )
 

@@ -148,20 +148,20 @@ MUTANTS = [
     ),
     Mutant(
         "codebook_average_skipped",
-        "vector_quantiser",
+        "quantiser",
         "self._average(counts, sums, is_used)",
         "pass",
         room="networks",
     ),
     Mutant(
         "codebook_sums_without_memory",
-        "vector_quantiser",
+        "quantiser",
         "self.sums.lerp_(sums, 1 - self.decay)",
         "self.sums.copy_(sums)",
         room="networks",
     ),
 ]
-COPIED = ("diffusion", "networks", "configs.py")
+COPIED = ("diffusion", "networks", "runtime", "configs.py", "errors.py")
 """What the mutated modules import of the package."""
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medldm.diffusion import SOLVERS, NoisePath, SolverStep, make_path
 from medldm.diffusion.inpainting import (
-    KeptRegion,
+    InpaintingMask,
     PartialStart,
     invert_noise,
     last_pairs,
@@ -51,12 +51,12 @@ def half_mask() -> Tensor:
 @pytest.mark.parametrize("repeats", [{}, {"resamplings": 3, "jump": 2}])
 def test_every_solver_ends_at_the_original_to_the_bit(name, description, repeats) -> None:
     path = make_path(description)
-    original, mask = 3 * noise_like(SHAPE, 7)(), half_mask()
-    keep = KeptRegion(original=original, is_kept=mask, **repeats)
+    original, is_kept = 3 * noise_like(SHAPE, 7)(), half_mask()
+    mask = InpaintingMask(original=original, is_kept=is_kept, **repeats)
     x = sample_from(
-        SOLVERS[name], network(path), path, path.time_pairs(5), noise=noise_like(SHAPE), keep=keep
+        SOLVERS[name], network(path), path, path.time_pairs(5), noise=noise_like(SHAPE), inpainting=mask
     )
-    everywhere = mask.expand(SHAPE)
+    everywhere = is_kept.expand(SHAPE)
     assert torch.equal(x[everywhere], original[everywhere])
     assert (x[~everywhere] - original[~everywhere]).abs().min() > 0
 
@@ -65,9 +65,9 @@ def test_every_solver_ends_at_the_original_to_the_bit(name, description, repeats
 @pytest.mark.parametrize("name", SOLVERS)
 def test_an_empty_mask_changes_no_bit(name, grid) -> None:
     path = make_path({"kind": "ddpm"})
-    keep = KeptRegion(original=torch.zeros(SHAPE), is_kept=torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool))
+    mask = InpaintingMask(original=torch.zeros(SHAPE), is_kept=torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool))
     pairs = path.time_pairs(6, grid=grid)
-    kept = sample_from(SOLVERS[name], network(path), path, pairs, noise=noise_like(SHAPE), keep=keep)
+    kept = sample_from(SOLVERS[name], network(path), path, pairs, noise=noise_like(SHAPE), inpainting=mask)
     noise = noise_like(SHAPE)
     assert torch.equal(kept, SOLVERS[name](network(path), noise(), path, pairs, noise=noise))
 
@@ -76,9 +76,9 @@ def test_an_empty_mask_changes_no_bit(name, grid) -> None:
 def test_a_full_mask_returns_the_original(name) -> None:
     path = make_path({"kind": "flow"})
     original = noise_like(SHAPE, 7)()
-    keep = KeptRegion(original=original, is_kept=torch.ones(1, 1, 1, 1, 1, dtype=torch.bool))
+    mask = InpaintingMask(original=original, is_kept=torch.ones(1, 1, 1, 1, 1, dtype=torch.bool))
     x = sample_from(
-        SOLVERS[name], network(path), path, path.time_pairs(4), noise=noise_like(SHAPE), keep=keep
+        SOLVERS[name], network(path), path, path.time_pairs(4), noise=noise_like(SHAPE), inpainting=mask
     )
     assert torch.equal(x, original)
 
@@ -89,11 +89,11 @@ def test_kept_latents_have_the_noise_of_each_time_on_the_way(name) -> None:
     path = make_path({"kind": "ddpm"})
     shape = (1, 1, 30, 30, 30)
     original = torch.full(shape, 2.0, dtype=torch.float64)
-    keep = KeptRegion(original=original, is_kept=torch.ones(shape, dtype=torch.bool))
+    mask = InpaintingMask(original=original, is_kept=torch.ones(shape, dtype=torch.bool))
     seen: list[SolverStep] = []
     noise = noise_like(shape, dtype=torch.float64)
     pairs = path.time_pairs(5)
-    sample_from(SOLVERS[name], network(path), path, pairs, noise=noise, keep=keep, callback=seen.append)
+    sample_from(SOLVERS[name], network(path), path, pairs, noise=noise, inpainting=mask, callback=seen.append)
     for step in seen[:-1]:
         alpha, sigma = path.alpha_sigma(step.s)
         eps = (step.x - alpha * original) / sigma
@@ -122,14 +122,14 @@ def conditional_moments(description: dict[str, Any], name: str, steps: int, **re
     """Mean, as a share of the exact one, and sd of the free number given that the kept one is 1.5."""
     path = make_path(description)
     original = torch.tensor([[1.5, 0.0]], dtype=torch.float64).expand(4000, 2)
-    keep = KeptRegion(original=original, is_kept=torch.tensor([[True, False]]), **repeats)
+    mask = InpaintingMask(original=original, is_kept=torch.tensor([[True, False]]), **repeats)
     x = sample_from(
         SOLVERS[name],
         correlated_denoiser(path),
         path,
         path.time_pairs(steps),
         noise=noise_like((4000, 2), dtype=torch.float64),
-        keep=keep,
+        inpainting=mask,
     )
     return torch.stack([x[:, 1].mean() / (1.5 * CORRELATION), x[:, 1].std()])
 
@@ -152,9 +152,11 @@ def test_resampling_brings_the_free_part_to_its_conditional_law(description) -> 
 def test_resamplings_do_not_change_the_law_without_a_kept_region(gaussian) -> None:
     path = make_path({"kind": "flow"})
     shape = (20000,)
-    keep = KeptRegion(original=torch.zeros(shape), is_kept=torch.tensor([False]), resamplings=3, jump=4)
+    mask = InpaintingMask(original=torch.zeros(shape), is_kept=torch.tensor([False]), resamplings=3, jump=4)
     pairs = path.time_pairs(60)
-    x = sample_from(SOLVERS["heun"], gaussian.denoiser(path), path, pairs, noise=noise_like(shape), keep=keep)
+    x = sample_from(
+        SOLVERS["heun"], gaussian.denoiser(path), path, pairs, noise=noise_like(shape), inpainting=mask
+    )
     standard_error = gaussian.sd / 20000**0.5
     assert abs(x.mean() - gaussian.mean) < 4 * standard_error
     assert abs(x.std() - gaussian.sd) < 4 * standard_error / 2**0.5 + 0.005
@@ -176,7 +178,7 @@ def test_renoising_has_the_mean_and_variance_of_the_later_time() -> None:
 
 def test_callback_counts_every_repeat_once() -> None:
     path = make_path({"kind": "flow"})
-    keep = KeptRegion(original=torch.zeros(SHAPE), is_kept=half_mask(), resamplings=3, jump=2)
+    mask = InpaintingMask(original=torch.zeros(SHAPE), is_kept=half_mask(), resamplings=3, jump=2)
     seen: list[SolverStep] = []
     sample_from(
         SOLVERS["ddim"],
@@ -184,7 +186,7 @@ def test_callback_counts_every_repeat_once() -> None:
         path,
         path.time_pairs(5),
         noise=noise_like(SHAPE),
-        keep=keep,
+        inpainting=mask,
         callback=seen.append,
     )
     assert [step.index for step in seen] == list(range(15))
@@ -265,7 +267,7 @@ def test_an_inversion_with_a_kept_region_is_exact_to_first_order_everywhere() ->
         for steps in (50, 100):
             pairs = path.time_pairs(steps)
             noise, x_0_at = invert_noise(correlated_denoiser(path), latents, path, pairs)
-            keep = KeptRegion(
+            mask = InpaintingMask(
                 original=latents,
                 is_kept=torch.tensor([[True, False]]),
                 x_0_at=x_0_at if is_on_course else {},
@@ -277,7 +279,7 @@ def test_an_inversion_with_a_kept_region_is_exact_to_first_order_everywhere() ->
                 path,
                 pairs,
                 noise=noise_like((400, 2), dtype=torch.float64),
-                keep=keep,
+                inpainting=mask,
                 start=start,
             )
             assert torch.equal(x[:, 0], latents[:, 0])
@@ -290,18 +292,18 @@ def test_an_inversion_with_a_kept_region_is_exact_to_first_order_everywhere() ->
 def test_wrong_arguments_are_named() -> None:
     zeros = torch.zeros(SHAPE)
     with pytest.raises(ValueError, match=r"float32: a mask of torch\.bool"):
-        KeptRegion(original=zeros, is_kept=torch.ones(SHAPE))
+        InpaintingMask(original=zeros, is_kept=torch.ones(SHAPE))
     with pytest.raises(ValueError, match=r"\(2, 1, 4, 4, 2\), which does not broadcast"):
-        KeptRegion(original=zeros, is_kept=torch.ones(2, 1, 4, 4, 2, dtype=torch.bool))
+        InpaintingMask(original=zeros, is_kept=torch.ones(2, 1, 4, 4, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="resamplings is 0"):
-        KeptRegion(original=zeros, is_kept=half_mask(), resamplings=0)
+        InpaintingMask(original=zeros, is_kept=half_mask(), resamplings=0)
     with pytest.raises(ValueError, match="strength is 0"):
         PartialStart(latents=zeros, strength=0)
     with pytest.raises(ValueError, match="the noise has the shape"):
         PartialStart(latents=zeros, strength=0.5, noise=zeros[:1])
     path = make_path({"kind": "flow"})
     for original in (
-        {"keep": KeptRegion(original=zeros, is_kept=half_mask())},
+        {"inpainting": InpaintingMask(original=zeros, is_kept=half_mask())},
         {"start": PartialStart(latents=zeros, strength=1.0)},
     ):
         with pytest.raises(ValueError, match=r"\(2, 3, 4, 5, 2\), but \(1, 3, 4, 5, 2\)"):
