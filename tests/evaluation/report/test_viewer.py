@@ -95,7 +95,9 @@ def test_labels_without_schema_and_no_cases_are_refused() -> None:
 
 
 def test_the_vendored_program_comes_with_its_licences() -> None:
-    text = files("medldm.evaluation").joinpath("static", "niivue.LICENSE.txt").read_text(encoding="utf-8")
+    text = (
+        files("medldm.evaluation.report").joinpath("static", "niivue.LICENSE.txt").read_text(encoding="utf-8")
+    )
     assert "Copyright (c) 2021, Niivue" in text
     for library in ("fflate", "gl-matrix", "nifti-reader-js", "zarrita", "numcodecs"):
         assert library in text
