@@ -176,7 +176,7 @@ def start(make: Make, folder: Path, board: Board) -> int:
     status = 1
     try:
         trainer = make(folder)
-        trainer.keeper.folders = WatchedFolders(trainer.keeper.folders, board)  # type: ignore[union-attr]
+        trainer.state_handler.folders = WatchedFolders(trainer.state_handler.folders, board)  # type: ignore[union-attr]
         engine: Any = trainer
         engine.add_event_handler(Events.ITERATION_STARTED, lambda _: setattr(board, "phase", STEP))
         trainer.run()

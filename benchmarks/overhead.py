@@ -4,10 +4,11 @@
     python benchmarks/overhead.py --stage diffusion --seconds 120
     python benchmarks/overhead.py --write docs/training.md
 
-With: `TrainingKeeper`, seeds for each case, guarded transforms, quarantine, checks of loss and gradient.
-Without: a plain loader, no keeper, and steps that scale, clip and step only. The median processor time of a
-batch is compared, which other processes hardly change. A batch in which a state is saved is left out, since
-savings are rare: their time on the clock is measured apart, as a share of the ten minutes between two.
+With: `TrainingStateHandler`, seeds for each case, guarded transforms, quarantine, checks of loss and
+gradient. Without: a plain loader, nothing that saves, and steps that scale, clip and step only. The median
+processor time of a batch is compared, which other processes hardly change. A batch in which a state is saved
+is left out, since savings are rare: their time on the clock is measured apart, as a share of the ten minutes
+between two.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from torch.utils.data import DataLoader, Dataset
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
 from medldm.latent_diffusion.model import make_autoencoder
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig
+from medldm.seeds import seed_everything
 from medldm.training import (
     AutoencoderLoss,
     AutoencoderLossConfig,
@@ -43,9 +45,8 @@ from medldm.training import (
     LatentDataset,
     OptimiserStep,
     Quarantine,
-    TrainingKeeper,
+    TrainingStateHandler,
     average_weights,
-    seed_everything,
     training_loader,
 )
 from medldm.training.volumes import RandomPatchd
@@ -129,9 +130,9 @@ def measure(stage: str, seconds: float) -> tuple[str, ...]:
 def time_batches(trainer: Any, saves: list[float]) -> list[float]:
     """Return the processor seconds from each batch's end to the next one's, those with a save left out."""
     moments: list[float] = []
-    keeper = trainer.keeper
-    if keeper is not None:
-        save = keeper.folders.save
+    state_handler = trainer.state_handler
+    if state_handler is not None:
+        save = state_handler.folders.save
 
         def timed_save(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
@@ -139,7 +140,7 @@ def time_batches(trainer: Any, saves: list[float]) -> list[float]:
             saves.append(time.perf_counter() - start)
             return path
 
-        keeper.folders.save = timed_save
+        state_handler.folders.save = timed_save
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: moments.append(time.process_time()))
     trainer.run()
     # The first batch makes the optimiser's state, the last one is followed by a save.
@@ -202,7 +203,7 @@ def _keep(data: Dataset[Any], folder: Path, *, batch_size: int, is_safe: bool) -
         return DataLoader(data, batch_size=batch_size, shuffle=True), []
     quarantine = Quarantine()
     loader = training_loader(data, batch_size=batch_size, seed=0, quarantine=quarantine)
-    return loader, [TrainingKeeper(folder / "state", every_minutes=MINUTES, quarantine=quarantine)]
+    return loader, [TrainingStateHandler(folder / "state", every_minutes=MINUTES, quarantine=quarantine)]
 
 
 def _bare(trainer: Any, names: tuple[str, ...]) -> Any:

@@ -16,6 +16,7 @@ from medldm.latent_diffusion.checkpoints import hash_weights
 from medldm.latent_diffusion.model import make_autoencoder
 from medldm.latent_diffusion.model_files import describe_autoencoder, describe_latent_diffusion
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig, VQVAEConfig
+from medldm.seeds import seed_everything
 from medldm.training import (
     AutoencoderEvaluator,
     AutoencoderLoss,
@@ -25,11 +26,10 @@ from medldm.training import (
     DiffusionEvaluator,
     DiffusionTrainer,
     LatentDataset,
-    TrainingKeeper,
     TrainingLog,
+    TrainingStateHandler,
     average_weights,
     make_schedule,
-    seed_everything,
     training_loader,
 )
 from medldm.training.resume.resumable_trainer import ResumableTrainer
@@ -124,8 +124,10 @@ def hash_state(trainer: ResumableTrainer) -> str:
 
 def _handlers(folder: Path, evaluator: Any, writer: CheckpointWriter) -> list[Any]:
     log = TrainingLog(folder / "logs", evaluator=evaluator)
-    keeper = TrainingKeeper(folder / "state", handlers=[log, writer], evaluator=evaluator, every_steps=1)
-    return [ValidationHandler(interval=1, validator=evaluator), log, writer, keeper]
+    state_handler = TrainingStateHandler(
+        folder / "state", handlers=[log, writer], evaluator=evaluator, every_steps=1
+    )
+    return [ValidationHandler(interval=1, validator=evaluator), log, writer, state_handler]
 
 
 def _volumes(n: int) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from medldm.label_maps import model as label_map_model
 from medldm.latent_diffusion import model_files
 from medldm.runtime import distributed as ranks
 from medldm.runtime.allocation import tune_allocation
-from medldm.training.precision import seed_everything
+from medldm.seeds import seed_everything
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 
 if TYPE_CHECKING:

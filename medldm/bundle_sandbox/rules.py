@@ -38,7 +38,7 @@ _MEDLDM = {
     "medldm.sampling.config": "SamplingConfig",
     "medldm.training": """
         AutoencoderEvaluator AutoencoderLoss AutoencoderLossConfig AutoencoderTrainer DiffusionEvaluator
-        DiffusionTrainer GuardedTransforms HealthConfig LossBar Quarantine SampleWriter SliceWriter
+        DiffusionTrainer GuardedTransforms DivergenceConfig LossBar Quarantine SampleWriter SliceWriter
         ValidationBatches average_weights case_transforms make_schedule measure_space training_loader
         volume_transforms
         """,
@@ -76,7 +76,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "medldm.label_maps.generation.LabelMapWriter": ("output_dir",),
     "medldm.generation.files.SyntheticWriter": ("output_dir",),
     "medldm.training.CheckpointWriter": ("directory",),
-    "medldm.training.TrainingKeeper": ("directory",),
+    "medldm.training.TrainingStateHandler": ("directory",),
     "medldm.training.TrainingLog": ("directory",),
     "medldm.training.encode_cases": ("directory",),
 }

@@ -21,10 +21,10 @@ from medldm.latent_diffusion.model import LatentDiffusionModel, make_autoencoder
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig
 from medldm.planning.networks import PlannedNetworks
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
+from medldm.training.averaging import average_weights
 from medldm.training.diffusion import DiffusionTrainer
 from medldm.training.latent_cache import LatentDataset
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
-from medldm.training.precision import average_weights
 from medldm.training.volumes import SPATIAL_KEYS
 
 Work = Callable[[], Any]

@@ -1,18 +1,19 @@
 """Both training stages on MONAI's engines."""
 
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer, reconstruct
+from medldm.training.averaging import average_weights
 from medldm.training.batches import ValidationBatches
 from medldm.training.condition_columns import conditioning_of
-from medldm.training.data_order import training_loader
 from medldm.training.diffusion import DenoisingTask, DiffusionEvaluator, DiffusionTrainer, SampleWriter
 from medldm.training.handlers import CheckpointWriter, LossBar, SliceWriter, TrainingLog
 from medldm.training.latent_cache import LatentDataset, cache_latents, encode_cases
+from medldm.training.loader import training_loader
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.optimisation import OptimiserStep, make_schedule
-from medldm.training.precision import autocast, average_weights, seed_everything
+from medldm.training.precision import autocast
 from medldm.training.quarantine import GuardedTransforms, Quarantine
-from medldm.training.resume.divergence import HealthConfig
-from medldm.training.resume.keeper import TrainingKeeper
+from medldm.training.resume.divergence import DivergenceConfig
+from medldm.training.resume.state_handler import TrainingStateHandler
 from medldm.training.trainer import LatentDiffusionTrainer
 from medldm.training.volumes import (
     case_transforms,
@@ -31,8 +32,8 @@ __all__ = [
     "DenoisingTask",
     "DiffusionEvaluator",
     "DiffusionTrainer",
+    "DivergenceConfig",
     "GuardedTransforms",
-    "HealthConfig",
     "LatentDataset",
     "LatentDiffusionTrainer",
     "LossBar",
@@ -40,8 +41,8 @@ __all__ = [
     "Quarantine",
     "SampleWriter",
     "SliceWriter",
-    "TrainingKeeper",
     "TrainingLog",
+    "TrainingStateHandler",
     "ValidationBatches",
     "autocast",
     "average_weights",
@@ -54,7 +55,6 @@ __all__ = [
     "measure_space",
     "open_cohort",
     "reconstruct",
-    "seed_everything",
     "training_loader",
     "volume_transforms",
 ]

@@ -17,11 +17,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from medldm.networks import VAE, VQVAE, AutoencoderOutput
 from medldm.runtime.distributed import BatchShare, accumulating, parallel
+from medldm.training.averaging import average_weights
 from medldm.training.batches import share_of_batch
 from medldm.training.handlers import TERMS
 from medldm.training.losses.reconstruction import FirstStageLoss
 from medldm.training.optimisation import OptimiserStep
-from medldm.training.precision import autocast, average_weights, make_scaler
+from medldm.training.precision import autocast, make_scaler
 from medldm.training.resume.resumable_trainer import HasState, ResumableTrainer
 
 

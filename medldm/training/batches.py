@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from medldm.runtime.distributed import BatchShare, n_ranks, rank, share_of, whole_batch
-
-if TYPE_CHECKING:
-    from medldm.training.data_order import EpochSampler
+from medldm.training.case_order import EpochSampler
 
 logger = logging.getLogger(__name__)
 

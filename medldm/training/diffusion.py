@@ -22,12 +22,13 @@ from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.runtime.distributed import BatchShare, accumulating, is_first, whole_batch
 from medldm.sampling.sampler import LatentDiffusionSampler
+from medldm.training.averaging import average_weights
 from medldm.training.batches import batch_number, share_of_batch
-from medldm.training.data_order import QuarantinedDataset
 from medldm.training.handlers import TERMS, TrainingLog, middle_slices
 from medldm.training.latent_cache import LatentDataset
+from medldm.training.loader import QuarantinedDataset
 from medldm.training.optimisation import OptimiserStep
-from medldm.training.precision import autocast, average_weights, make_scaler
+from medldm.training.precision import autocast, make_scaler
 from medldm.training.resume.resumable_trainer import BufferState, GeneratorState, HasState, ResumableTrainer
 from medldm.training.sharding import share_denoiser, whole_weights
 from medldm.training.volumes import gather_conditions

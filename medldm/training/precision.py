@@ -1,14 +1,10 @@
-"""Automatic mixed precision, seeds and weight averaging, the same for both stages."""
+"""Automatic mixed precision, the same for both stages."""
 
 from __future__ import annotations
 
-import random
 from contextlib import AbstractContextManager
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PRECISIONS = ("auto", *DTYPES)
@@ -49,28 +45,3 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
 def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
     """Return a gradient scaler that acts for float16 only (the other precisions need none)."""
     return torch.amp.GradScaler(device.type, enabled=precision == "float16")
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch for a training; called by the workflows, never on import."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def average_weights(module: nn.Module, decay: float) -> AveragedModel:
-    """Return an exponential moving average of a module's weights; its `.module` is the averaged network.
-
-    The decay rises with the number of updates n as min(decay, (1 + n) / (10 + n)), so that early averages
-    forget the initialisation. Buffers are copied.
-
-    Args:
-        module: the module that is trained.
-        decay: of the average, in [0, 1); 0 keeps the latest weights.
-    """
-
-    def update(average: Tensor, current: Tensor, n_updates: Tensor | int) -> Tensor:
-        n = int(n_updates)
-        return average.lerp(current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return AveragedModel(module, avg_fn=update)

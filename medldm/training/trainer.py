@@ -15,11 +15,12 @@ from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel, name_autoencoder_type
 from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_autoencoder, space_of
 from medldm.runtime.devices import choose_device
+from medldm.seeds import seed_everything
+from medldm.training.averaging import average_weights
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer, averaged_denoiser
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
 from medldm.training.latent_cache import LatentDataset, cache_latents
 from medldm.training.optimisation import make_schedule
-from medldm.training.precision import average_weights, seed_everything
 
 
 class LatentDiffusionTrainer:

@@ -25,7 +25,7 @@ from medldm.runtime.distributed import (
 )
 from medldm.training import ValidationBatches
 from medldm.training.batches import TrainingBatches, share_of_batch
-from medldm.training.data_order import EpochSampler
+from medldm.training.case_order import EpochSampler
 from tests.rank_processes import run_on_ranks
 
 

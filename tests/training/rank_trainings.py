@@ -14,7 +14,7 @@ import torch
 from ignite.engine import Events
 
 from medldm.runtime.distributed import wait_for_all
-from medldm.training import seed_everything
+from medldm.seeds import seed_everything
 from medldm.training.handlers import TERMS
 from tests.training.resume.training_states import everything
 from tests.training.small_trainings import LENGTH

@@ -17,6 +17,7 @@ from medldm import LatentDiffusionConfig
 from medldm.latent_diffusion.model import make_autoencoder
 from medldm.latent_diffusion.model_files import describe_autoencoder, describe_latent_diffusion
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig, VQVAEConfig
+from medldm.seeds import seed_everything
 from medldm.training import (
     AutoencoderEvaluator,
     AutoencoderLoss,
@@ -26,11 +27,10 @@ from medldm.training import (
     DiffusionEvaluator,
     DiffusionTrainer,
     LatentDataset,
-    TrainingKeeper,
     TrainingLog,
+    TrainingStateHandler,
     average_weights,
     make_schedule,
-    seed_everything,
     training_loader,
 )
 from medldm.training.volumes import RandomPatchd
@@ -49,16 +49,18 @@ def volumes(n: int) -> list[dict[str, Any]]:
 
 
 def finish(trainer_class, loader, folder, *, stage, writer_of, evaluator, keeping, **options):
-    """Build a trainer with a log, a writer and a keeper."""
+    """Build a trainer with a log, a writer and a state handler."""
     log = TrainingLog(folder / "logs", evaluator=evaluator)
     writer = writer_of(evaluator)
     keeping = {"every_steps": 2} | keeping
-    keeper = TrainingKeeper(folder / "state" / stage, handlers=[log, writer], evaluator=evaluator, **keeping)
+    state_handler = TrainingStateHandler(
+        folder / "state" / stage, handlers=[log, writer], evaluator=evaluator, **keeping
+    )
     return trainer_class(
         CPU,
         EPOCHS,
         loader,
-        train_handlers=[ValidationHandler(interval=1, validator=evaluator), log, writer, keeper],
+        train_handlers=[ValidationHandler(interval=1, validator=evaluator), log, writer, state_handler],
         **options,
     )
 

@@ -1,4 +1,4 @@
-"""Autocast, scaling and weight averaging."""
+"""Autocast and the choice of a precision."""
 
 from __future__ import annotations
 
@@ -6,29 +6,8 @@ import pytest
 import torch
 
 from medldm.runtime.devices import choose_device
-from medldm.training import autocast, average_weights
+from medldm.training import autocast
 from medldm.training.precision import choose_precision
-
-
-def test_average_follows_its_recursion() -> None:
-    module = torch.nn.Linear(1, 1, bias=False)
-    average = average_weights(module, 0.9)
-    expected = None
-    for step, value in enumerate((1.0, 5.0, -2.0, 3.0)):
-        torch.nn.init.constant_(module.weight, value)
-        average.update_parameters(module)
-        decay = min(0.9, (1 + step) / (10 + step))
-        expected = value if expected is None else decay * expected + (1 - decay) * value
-        assert average.module.weight.item() == pytest.approx(expected)
-
-
-def test_decay_0_keeps_the_latest_weights() -> None:
-    module = torch.nn.Linear(1, 1)
-    average = average_weights(module, 0.0)
-    for value in (1.0, 5.0):
-        torch.nn.init.constant_(module.weight, value)
-        average.update_parameters(module)
-    assert average.module.weight.item() == 5.0
 
 
 def test_autocast_works_on_the_cpu() -> None:

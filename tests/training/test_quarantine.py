@@ -15,7 +15,7 @@ from monai.transforms import Compose, Transform
 
 from medldm.latent_diffusion.model import make_autoencoder
 from medldm.networks import VAEConfig
-from medldm.training import AutoencoderTrainer, TrainingKeeper, encode_cases, training_loader
+from medldm.training import AutoencoderTrainer, TrainingStateHandler, encode_cases, training_loader
 from medldm.training.losses.reconstruction import AutoencoderLoss
 from medldm.training.quarantine import (
     FOUND,
@@ -108,7 +108,7 @@ def make_trainer(folder: Path, bad: dict[int, str], **loading: Any) -> Autoencod
         VAEConfig(down_channels=(4, 8), n_groups=4, mid_attention=False, n_res_blocks=1)
     )
     loader = make_loader(bad, **loading)
-    keeper = TrainingKeeper(folder, every_steps=1, quarantine=loader.dataset.quarantine)
+    state_handler = TrainingStateHandler(folder, every_steps=1, quarantine=loader.dataset.quarantine)
     return AutoencoderTrainer(
         torch.device("cpu"),
         2,
@@ -116,7 +116,7 @@ def make_trainer(folder: Path, bad: dict[int, str], **loading: Any) -> Autoencod
         network=network,
         optimizer=torch.optim.AdamW(network.parameters()),
         loss=AutoencoderLoss(),
-        train_handlers=[keeper],
+        train_handlers=[state_handler],
     )
 
 
@@ -134,7 +134,7 @@ def test_by_default_one_bad_case_ends_the_training_and_the_last_state_stays(tmp_
     with pytest.raises(QuarantineError, match="training case 3 has values that are not finite"):
         trainer.run()
     order = list(make_loader({}).batch_sampler.sampler)
-    assert next(iter(trainer.keeper.folders.steps())) == order.index(3)
+    assert next(iter(trainer.state_handler.folders.steps())) == order.index(3)
 
 
 def test_quarantine_is_part_of_the_state_and_named_at_the_end(tmp_path, caplog) -> None:
@@ -147,7 +147,7 @@ def test_quarantine_is_part_of_the_state_and_named_at_the_end(tmp_path, caplog) 
     stop_after(make_trainer(tmp_path / "killed", bad), 3)
     resumed = make_trainer(tmp_path / "killed", {})
     resumed.run()
-    assert resumed.keeper.quarantine.numbers == list(bad)
+    assert resumed.state_handler.quarantine.numbers == list(bad)
     weights = [list(trainer.state.g_network.parameters()) for trainer in (straight, resumed)]
     assert all(torch.equal(one, other) for one, other in zip(*weights, strict=True))
     assert f"at the end: 1 of 5 training cases are quarantined: {order[1]} (has values" in caplog.text

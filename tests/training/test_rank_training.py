@@ -17,14 +17,14 @@ from medldm.data.labels import LabelSchema
 from medldm.latent_diffusion.model import make_autoencoder
 from medldm.latent_diffusion.model_files import describe_autoencoder
 from medldm.networks import VAEConfig
+from medldm.seeds import seed_everything
 from medldm.training import (
     AutoencoderTrainer,
     CheckpointWriter,
-    TrainingKeeper,
     TrainingLog,
+    TrainingStateHandler,
     ValidationBatches,
     average_weights,
-    seed_everything,
     training_loader,
 )
 from medldm.training.label_maps import LabelMapEvaluator, OneHotInferer
@@ -69,7 +69,7 @@ def make_label_maps(folder: Path, **keeping: Any) -> Any:
         metric="dice",
         larger_is_better=True,
     )
-    keeper = TrainingKeeper(
+    state_handler = TrainingStateHandler(
         folder / "state" / "labels",
         handlers=[log, writer],
         evaluator=evaluator,
@@ -85,7 +85,7 @@ def make_label_maps(folder: Path, **keeping: Any) -> Any:
         average=average,
         inferer=OneHotInferer(3),
         accumulation_steps=2,
-        train_handlers=[ValidationHandler(interval=1, validator=evaluator), log, writer, keeper],
+        train_handlers=[ValidationHandler(interval=1, validator=evaluator), log, writer, state_handler],
     )
 
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HealthConfig(Config):
+class DivergenceConfig(Config):
     """Say how many bad steps are borne; a step is bad if its loss or its gradient is not finite.
 
     Args:
@@ -49,15 +49,15 @@ class TrainingDivergedError(MedldmError, RuntimeError):
     """Rolling back did not help: the training ends."""
 
 
-class StepHealth:
+class DivergenceGuard:
     """Count bad steps.
 
     Args:
         config: how many are borne.
     """
 
-    def __init__(self, config: HealthConfig | None = None) -> None:
-        self.config = config or HealthConfig()
+    def __init__(self, config: DivergenceConfig | None = None) -> None:
+        self.config = config or DivergenceConfig()
         self.n_in_a_row = 0
         self.n_rollbacks = 0
         self._bad: deque[int] = deque()

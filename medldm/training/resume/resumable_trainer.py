@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,9 +11,6 @@ from torch import Tensor
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.resume.state_folders import StateError
 from medldm.training.sharding import gather_state, shard_state
-
-if TYPE_CHECKING:
-    from medldm.training.resume.keeper import TrainingKeeper
 
 START_ANEW = (
     "give the configuration the state was made with, another output_dir, or start anew with resume: never"
@@ -28,6 +25,13 @@ class HasState(Protocol):
 
     def load_state_dict(self, state: Any) -> Any:
         """Take them over."""
+
+
+class RunsLoop(Protocol):
+    """What saves a trainer's state and goes on from it; it has the say over the trainer's loop."""
+
+    def run(self, run: Callable[[], None]) -> None:
+        """Run the loop."""
 
 
 class GeneratorState:
@@ -71,12 +75,12 @@ class BufferState:
 
 
 class ResumableTrainer:
-    """Mixin of MONAI trainers: what a `TrainingKeeper` needs to save one and to go on with it.
+    """Mixin of MONAI trainers: what a `TrainingStateHandler` needs to save one and to go on with it.
 
     It stands before MONAI's class among the bases.
     """
 
-    keeper: TrainingKeeper | None = None
+    state_handler: RunsLoop | None = None
 
     @property
     def optimiser_steps(self) -> Sequence[OptimiserStep]:
@@ -111,10 +115,10 @@ class ResumableTrainer:
                 ) from error
 
     def run(self) -> None:
-        """Train, from the last saved state if there is a keeper."""
+        """Train, from the last saved state if it has a state handler."""
         run: Callable[[], None] = super().run  # type: ignore[misc]
-        if self.keeper is None:
+        if self.state_handler is None:
             run()
         else:
             self.interrupt_resume_enabled = False  # ignite could not run again after a roll back
-            self.keeper.run(run)
+            self.state_handler.run(run)

@@ -18,60 +18,65 @@ from medldm.training import (
     AutoencoderLoss,
     AutoencoderLossConfig,
     AutoencoderTrainer,
-    TrainingKeeper,
     TrainingLog,
+    TrainingStateHandler,
     average_weights,
     training_loader,
 )
-from medldm.training.resume.divergence import HealthConfig, RollBackError, StepHealth, TrainingDivergedError
+from medldm.training.resume.divergence import (
+    DivergenceConfig,
+    DivergenceGuard,
+    RollBackError,
+    TrainingDivergedError,
+)
 from medldm.training.resume.state_folders import read_folder
 from medldm.training.resume.state_tree import flatten_state
 
 
-def record(health: StepHealth, pattern: str) -> None:
+def record(guard: DivergenceGuard, pattern: str) -> None:
     for letter in pattern:
-        health.record(is_bad=letter == "x", cases=[4, 17])
+        guard.record(is_bad=letter == "x", cases=[4, 17])
 
 
 def test_bad_steps_in_a_row_are_borne_up_to_their_number(caplog) -> None:
-    health = StepHealth(HealthConfig(max_in_a_row=2, max_share=1.0))
-    record(health, "xx.xx.xx")
+    guard = DivergenceGuard(DivergenceConfig(max_in_a_row=2, max_share=1.0))
+    record(guard, "xx.xx.xx")
     assert "training cases [4, 17]" in caplog.text
     with pytest.raises(RollBackError, match="3 bad steps in a row"):
-        record(health, "x")
+        record(guard, "x")
 
 
 def test_the_share_is_taken_of_the_last_steps() -> None:
-    health = StepHealth(HealthConfig(max_share=0.2, window=10))
-    record(health, ("x" + 4 * ".") * 20)
+    guard = DivergenceGuard(DivergenceConfig(max_share=0.2, window=10))
+    record(guard, ("x" + 4 * ".") * 20)
     with pytest.raises(RollBackError, match=r"3 among the last 10 \(2 are borne\)"):
-        record(health, "x.x")
+        record(guard, "x.x")
 
 
 def test_the_default_share_is_one_in_a_hundred() -> None:
-    health = StepHealth()
-    record(health, ("x" + 99 * ".") * 10)
+    guard = DivergenceGuard()
+    record(guard, ("x" + 99 * ".") * 10)
     with pytest.raises(RollBackError):
-        record(health, ("x" + 98 * ".") * 10 + "x.x")
+        record(guard, ("x" + 98 * ".") * 10 + "x.x")
 
 
 def test_after_too_many_rollbacks_the_training_stops() -> None:
-    health = StepHealth(HealthConfig(max_rollbacks=2))
+    guard = DivergenceGuard(DivergenceConfig(max_rollbacks=2))
     for _ in range(2):
-        health.roll_back(RollBackError("why"))
+        guard.roll_back(RollBackError("why"))
     with pytest.raises(TrainingDivergedError, match=r"stops: why, also after 2 returns"):
-        health.roll_back(RollBackError("why"))
+        guard.roll_back(RollBackError("why"))
 
 
 def test_a_state_saved_before_a_rollback_does_not_forget_it() -> None:
-    health = StepHealth(HealthConfig(max_in_a_row=1, max_share=1.0))
-    record(health, "..x")
-    state = health.state_dict()
-    health.roll_back(RollBackError("why"))
-    health.load_state_dict(state)
-    assert health.n_rollbacks == 1
+    guard = DivergenceGuard(DivergenceConfig(max_in_a_row=1, max_share=1.0))
+    record(guard, "..x")
+    state = guard.state_dict()
+    guard.roll_back(RollBackError("why"))
+    guard.load_state_dict(state)
+    assert guard.n_rollbacks == 1
     with pytest.raises(RollBackError):
-        record(health, "x")
+        record(guard, "x")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ def test_a_state_saved_before_a_rollback_does_not_forget_it() -> None:
 )
 def test_impossible_settings_are_refused(options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        HealthConfig(**options)
+        DivergenceConfig(**options)
 
 
 CPU = torch.device("cpu")
@@ -118,7 +123,7 @@ def make_trainer(folder: Path, *, epochs: int = 2, volumes=None, bad: Collection
         [{"image": torch.rand(1, 8, 8, 8) * 2 - 1} for _ in range(N_BATCHES)] if volumes is None else volumes
     )
     log = TrainingLog(folder / "logs")
-    keeper = TrainingKeeper(folder / "state", handlers=[log], **keeping)
+    state_handler = TrainingStateHandler(folder / "state", handlers=[log], **keeping)
     return AutoencoderTrainer(
         CPU,
         epochs,
@@ -129,7 +134,7 @@ def make_trainer(folder: Path, *, epochs: int = 2, volumes=None, bad: Collection
         discriminator=discriminator,
         discriminator_optimizer=torch.optim.AdamW(discriminator.parameters(), lr=1e-3),
         average=average_weights(network, 0.9),
-        train_handlers=[log, keeper],
+        train_handlers=[log, state_handler],
     )
 
 
@@ -192,11 +197,11 @@ def cases_of(trainer) -> list[tuple[int, int]]:
 
 
 def test_bad_steps_in_a_row_roll_back_to_another_order(tmp_path, caplog) -> None:
-    health = HealthConfig(max_in_a_row=1, max_share=1.0)
-    calm = make_trainer(tmp_path / "calm", epochs=4, health=health, every_steps=2)
+    divergence = DivergenceConfig(max_in_a_row=1, max_share=1.0)
+    calm = make_trainer(tmp_path / "calm", epochs=4, divergence=divergence, every_steps=2)
     orders = cases_of(calm)
     calm.run()
-    trainer = make_trainer(tmp_path / "bad", epochs=4, bad=[7, 8], health=health, every_steps=2)
+    trainer = make_trainer(tmp_path / "bad", epochs=4, bad=[7, 8], divergence=divergence, every_steps=2)
     found = cases_of(trainer)
     trainer.run()
     assert "back to the last saved state" in caplog.text
@@ -208,15 +213,15 @@ def test_bad_steps_in_a_row_roll_back_to_another_order(tmp_path, caplog) -> None
         assert sorted(seen) == list(range(N_BATCHES))
     assert found[:6] == orders[:6]
     assert after != orders[6:]
-    assert trainer.keeper.health.n_rollbacks == 1
+    assert trainer.state_handler.guard.n_rollbacks == 1
     assert all(weight.isfinite().all() for weight in trainer.average.parameters())
 
 
 def test_a_training_that_stays_bad_stops_with_the_reason(tmp_path) -> None:
-    health = HealthConfig(max_in_a_row=1, max_share=1.0, max_rollbacks=2)
-    trainer = make_trainer(tmp_path, bad=range(4, 1000), health=health, every_steps=1)
+    divergence = DivergenceConfig(max_in_a_row=1, max_share=1.0, max_rollbacks=2)
+    trainer = make_trainer(tmp_path, bad=range(4, 1000), divergence=divergence, every_steps=1)
     with pytest.raises(TrainingDivergedError, match=r"2 bad steps in a row .* also after 2 returns"):
         trainer.run()
     assert trainer.loss.n_calls == 3 + 3 * 2
-    assert next(iter(trainer.keeper.folders.steps())) == 3
-    assert read_folder(trainer.keeper.folders.steps()[3])["training"]["health"]["n_in_a_row"] == 0
+    assert next(iter(trainer.state_handler.folders.steps())) == 3
+    assert read_folder(trainer.state_handler.folders.steps()[3])["training"]["divergence"]["n_in_a_row"] == 0

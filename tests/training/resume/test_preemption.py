@@ -17,13 +17,13 @@ import torch
 from monai.engines import Evaluator, Trainer
 from monai.handlers import ValidationHandler
 
-from medldm.training.data_order import training_loader
+from medldm.training.loader import training_loader
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import make_scaler
-from medldm.training.resume.keeper import TrainingKeeper
 from medldm.training.resume.preemption import StopSignals
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 from medldm.training.resume.state_folders import StateFolders
+from medldm.training.resume.state_handler import TrainingStateHandler
 
 CPU = torch.device("cpu")
 
@@ -39,9 +39,9 @@ class LineTrainer(ResumableTrainer, Trainer):
         self.step = OptimiserStep(optimizer, scaler=make_scaler(CPU, "float32"))
         validation = Validation(CPU, [1, 2])
         validation.trainer = self
-        keeper = TrainingKeeper(folder / "state", evaluator=validation)
+        state_handler = TrainingStateHandler(folder / "state", evaluator=validation)
         loader = training_loader(torch.arange(4.0)[:, None], batch_size=1, seed=0)
-        super().__init__(CPU, 3, loader, handlers=[ValidationHandler(1, validation), keeper])
+        super().__init__(CPU, 3, loader, handlers=[ValidationHandler(1, validation), state_handler])
 
     @property
     def optimiser_steps(self):
@@ -59,7 +59,7 @@ class LineTrainer(ResumableTrainer, Trainer):
     def wait(self) -> None:
         (self.folder / "waiting").touch()
         deadline = time.monotonic() + 300
-        while self.keeper.signals.received is None and time.monotonic() < deadline:
+        while self.state_handler.signals.received is None and time.monotonic() < deadline:
             time.sleep(0.01)
         (self.folder / "signalled").touch()
         time.sleep(0.3)

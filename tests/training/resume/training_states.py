@@ -15,7 +15,11 @@ from medldm.training.resume.state_tree import flatten_state
 def everything(trainer) -> dict[str, Any]:
     """Return all tensors and plain values of a training's state, and the state of the generators."""
     tensors, plain = flatten_state({"parts": trainer.training_state(), "random": capture_random_state()})
-    return {**tensors, "plain": json.dumps(plain), "history": history(trainer.keeper.handlers[0].directory)}
+    return {
+        **tensors,
+        "plain": json.dumps(plain),
+        "history": history(trainer.state_handler.handlers[0].directory),
+    }
 
 
 def history(folder: Path) -> list[dict[str, Any]]:

@@ -20,9 +20,9 @@ from ignite.engine import Engine, Events
 
 from medldm.runtime.distributed import from_first_rank, is_first, wait_for_all
 from medldm.training.batches import has_common_batch
-from medldm.training.data_order import EpochSampler
+from medldm.training.case_order import EpochSampler
 from medldm.training.quarantine import FOUND, Quarantine
-from medldm.training.resume.divergence import HealthConfig, RollBackError, StepHealth
+from medldm.training.resume.divergence import DivergenceConfig, DivergenceGuard, RollBackError
 from medldm.training.resume.preemption import StopSignals
 from medldm.training.resume.random_state import capture_random_state, restore_random_state
 from medldm.training.resume.resumable_trainer import START_ANEW, HasState, ResumableTrainer
@@ -36,7 +36,7 @@ _LIGHT = ("training", "handlers", "random")
 """The parts of a state that an epoch's end changes."""
 
 
-class TrainingKeeper:
+class TrainingStateHandler:
     """Save a trainer's state, go on from it, end on signals, and roll back when numbers go wrong.
 
     Attach it last, after the handlers whose state it keeps.
@@ -50,7 +50,7 @@ class TrainingKeeper:
         every_minutes: between two savings; longer where saving would take over 1 % of the time.
         every_steps: batches between two savings, beside the minutes; None for the minutes alone.
         keep: states to keep, at least 2.
-        health: how many bad steps are borne.
+        divergence: how many bad steps are borne.
         quarantine: that of the training's data loader; its cases are saved, and named at the end.
     """
 
@@ -64,7 +64,7 @@ class TrainingKeeper:
         every_minutes: float = 10.0,
         every_steps: int | None = None,
         keep: int = 2,
-        health: HealthConfig | None = None,
+        divergence: DivergenceConfig | None = None,
         quarantine: Quarantine | None = None,
     ) -> None:
         if resume not in RESUME:
@@ -75,7 +75,7 @@ class TrainingKeeper:
         self.evaluator = evaluator
         self.every_seconds = 60 * every_minutes
         self.every_steps = every_steps
-        self.health = StepHealth(health)
+        self.guard = DivergenceGuard(divergence)
         self.quarantine = quarantine or Quarantine()
         self.signals = StopSignals()
         self._saved_step: int | None = None
@@ -92,7 +92,7 @@ class TrainingKeeper:
         """
         if not isinstance(trainer, ResumableTrainer):
             raise TypeError(f"a {type(trainer).__name__} cannot be kept: make it a ResumableTrainer")
-        trainer.keeper = self
+        trainer.state_handler = self
         engine: Any = trainer
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_STARTED, self._before_batch)
@@ -115,7 +115,7 @@ class TrainingKeeper:
                 try:
                     return run()
                 except RollBackError as reason:
-                    self.health.roll_back(reason)
+                    self.guard.roll_back(reason)
                     self._is_rolling_back = True
                     logger.warning("back to the last saved state, with another order of the data: %s", reason)
 
@@ -129,7 +129,7 @@ class TrainingKeeper:
             return
         self._restore(trainer, saved)
         if self._is_rolling_back:
-            sampler.reorder(self.health.n_rollbacks)
+            sampler.reorder(self.guard.n_rollbacks)
             self._is_rolling_back = False
         if self._stands_at_epoch_end(trainer):
             trainer.fire_event(Events.EPOCH_COMPLETED)
@@ -157,7 +157,7 @@ class TrainingKeeper:
     def _load_light(self, trainer: Any, light: Mapping[str, Any], *, step: int) -> None:
         for handler, state in zip(self.handlers, light["handlers"]["states"], strict=True):
             handler.load_state_dict(state)
-        self.health.load_state_dict(light["training"]["health"])
+        self.guard.load_state_dict(light["training"]["divergence"])
         self.quarantine.load_state_dict(light["training"].get("quarantine", {"reasons": {}}))
         epoch, index = divmod(step, trainer.state.epoch_length)
         sampler = _sampler_of(trainer)
@@ -182,7 +182,7 @@ class TrainingKeeper:
         if not steps[0].is_complete:
             return
         is_bad = any(step.is_bad for step in steps)
-        self.health.record(is_bad=is_bad, cases=_cases_of_step(trainer))
+        self.guard.record(is_bad=is_bad, cases=_cases_of_step(trainer))
         self._at_epoch_end = self._capture(trainer) if self._stands_at_epoch_end(trainer) else None
         if self.signals.agree():
             self._stop(trainer)
@@ -231,7 +231,7 @@ class TrainingKeeper:
         return {
             "training": {
                 "setting": _describe_setting(trainer),
-                "health": self.health.state_dict(),
+                "divergence": self.guard.state_dict(),
                 "quarantine": self.quarantine.state_dict(),
                 "order": _sampler_of(trainer).state_dict(),
             },

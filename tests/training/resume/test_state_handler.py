@@ -16,12 +16,12 @@ from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from medldm.seeds import seed_everything
 from medldm.training import (
-    TrainingKeeper,
     TrainingLog,
-    seed_everything,
+    TrainingStateHandler,
 )
-from medldm.training.data_order import EpochSampler
+from medldm.training.case_order import EpochSampler
 from medldm.training.resume.resumable_trainer import GeneratorState
 from medldm.training.resume.state_folders import StateError, StateFolders
 from tests.training.resume.training_states import differences, everything
@@ -93,7 +93,7 @@ def test_a_full_disk_ends_the_training_and_once_there_is_space_it_goes_on(
         )
         with pytest.raises(StateError, match=r"step 6 could not be saved .* 0\.0 MB free"):
             trainer.run()
-    assert next(iter(trainer.keeper.folders.steps())) == 4
+    assert next(iter(trainer.state_handler.folders.steps())) == 4
     last = make(tmp_path)
     last.run()
     assert differences(straight, everything(last)) == []
@@ -102,7 +102,7 @@ def test_a_full_disk_ends_the_training_and_once_there_is_space_it_goes_on(
 def leave_out(part: str, trainer, monkeypatch) -> None:
     """Break the resumption on purpose: a part keeps what a fresh training has."""
     if part == "random":
-        monkeypatch.setattr("medldm.training.resume.keeper.restore_random_state", lambda state: None)
+        monkeypatch.setattr("medldm.training.resume.state_handler.restore_random_state", lambda state: None)
     elif part == "place":
         place = EpochSampler.place
         monkeypatch.setattr(EpochSampler, "place", lambda self, *, epoch, start: place(self, epoch=epoch))
@@ -163,7 +163,7 @@ def test_never_begins_anew_and_keeps_the_old_states(stages, tmp_path) -> None:
     run_killed_after(make(tmp_path), 5)
     trainer = make(tmp_path, resume="never")
     run_killed_after(trainer, 1)
-    assert list(trainer.keeper.folders.steps()) == [0]
+    assert list(trainer.state_handler.folders.steps()) == [0]
     assert list(StateFolders(tmp_path / "state" / "diffusion.before_1").steps()) == [4, 2]
 
 
@@ -172,7 +172,7 @@ def test_must_refuses_to_begin_without_a_state(stages, tmp_path) -> None:
     with pytest.raises(StateError, match="no state in"):
         make(tmp_path, resume="must").run()
     with pytest.raises(ValueError, match="resume is 'maybe': choose from"):
-        TrainingKeeper(tmp_path, resume="maybe")
+        TrainingStateHandler(tmp_path, resume="maybe")
 
 
 def test_a_state_of_another_training_is_refused(stages, tmp_path, monkeypatch) -> None:
@@ -196,7 +196,7 @@ def test_a_loader_whose_place_cannot_be_kept_is_refused(stages, tmp_path) -> Non
     with pytest.raises(TypeError, match=r"make the loader with medldm\.training\.training_loader"):
         trainer.run()
     with pytest.raises(TypeError, match="make it a ResumableTrainer"):
-        TrainingKeeper(tmp_path).attach(Engine(lambda engine, batch: None))
+        TrainingStateHandler(tmp_path).attach(Engine(lambda engine, batch: None))
 
 
 def train_and_report(make, folder: Path) -> None:
