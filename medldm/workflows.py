@@ -26,8 +26,7 @@ from medldm.evaluation import quality_gate
 from medldm.generation import engine as generation
 from medldm.label_maps import choice as label_map_choice
 from medldm.label_maps import generation as label_map_synthesis
-from medldm.label_maps import model as label_map_model
-from medldm.latent_diffusion import model_files
+from medldm.latent_diffusion import label_maps, model_files
 from medldm.runtime import distributed as ranks
 from medldm.runtime.allocation import tune_allocation
 from medldm.seeds import seed_everything
@@ -74,9 +73,9 @@ conditioning_of = _ends_in_a_message(training.conditioning_of)
 make_evaluator = _ends_in_a_message(generation.GenerationEvaluator)
 join_ranks = _ends_in_a_message(ranks.join_ranks)
 make_editor = _ends_in_a_message(_in_one_process(edit_files.make_editor))
-require_schema = _ends_in_a_message(label_map_model.require_schema)
-load_label_map_model = _ends_in_a_message(label_map_model.load_label_map_model)
-make_label_map_diffusion = _ends_in_a_message(label_map_model.make_label_map_diffusion)
+require_schema = _ends_in_a_message(label_maps.require_schema)
+load_label_map_model = _ends_in_a_message(label_maps.load_label_map_model)
+make_label_map_diffusion = _ends_in_a_message(label_maps.make_label_map_diffusion)
 make_label_map_generator = _ends_in_a_message(label_map_synthesis.LabelMapGenerator)
 make_preparer = _ends_in_a_message(generation.make_preparer)
 make_quality_gate = _ends_in_a_message(quality_gate.make_quality_gate)

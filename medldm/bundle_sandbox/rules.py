@@ -26,7 +26,7 @@ _MEDLDM = {
     "medldm.evaluation.segmenter": "SegmenterConfig",
     "medldm.evaluation.sections.usefulness": "UsefulnessConfig",
     "medldm.generation.engine": "LatentDiffusionInferer SamplingConfig",
-    "medldm.label_maps.model": "build_label_map_autoencoder describe_with_schema label_map_space",
+    "medldm.latent_diffusion.label_maps": "build_label_map_autoencoder describe_with_schema label_map_space",
     "medldm.label_maps.generation": "LabelMapInferer",
     "medldm.latent_diffusion.model": "build_autoencoder",
     "medldm.latent_diffusion.model_files": "describe_autoencoder describe_latent_diffusion",

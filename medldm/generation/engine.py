@@ -68,20 +68,20 @@ class LatentDiffusionInferer(Inferer):
         """Draw one volume.
 
         Args:
-            inputs: (X, Y, Z) voxels of the volume, multiples of the autoencoder's downsampling.
+            inputs: (X, Y, Z) voxels of the volume.
             network: the model.
             conditions: of this volume, or None.
             index: of the volume in its seed.
             seed: in the place of the sampling's.
 
         Returns:
-            (1, 1, X, Y, Z) in [-1, 1] up to overshoot.
+            (1, C, X, Y, Z): what the autoencoder decodes; an image in [-1, 1] up to overshoot.
         """
         factor = network.autoencoder.downsampling
-        shape = (1, network.autoencoder.latent_channels, *(n // factor for n in inputs))
+        shape = (1, network.autoencoder.latent_channels, *(-(-n // factor) for n in inputs))
         sampler = LatentDiffusionSampler(network, self.config)
         settings = self.sampling.to_dict() | ({} if seed is None else {"seed": seed})
-        return sampler.sample(shape, conditions=conditions, indices=[index], **settings)
+        return sampler.sample(shape, conditions=conditions, indices=[index], size=tuple(inputs), **settings)
 
 
 class GenerationEvaluator(SupervisedEvaluator):

@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medldm.conditioning import Conditions
 from medldm.data.labels import LabelSchema
+from medldm.errors import ConfigError
 from medldm.files import write_atomically
 from medldm.generation.engine import GenerationEvaluator, LatentDiffusionInferer
 from medldm.generation.files import SyntheticWriter
 from medldm.generation.requests import GenerationDataset, PreparedRequest
-from medldm.label_maps.model import draw_label_maps, load_label_map_model
+from medldm.label_maps.islands import remove_islands
 from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions
 from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.label_maps import decode_indices, load_label_map_model
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.runtime.devices import choose_device
 from medldm.sampling.config import SamplingConfig
@@ -41,44 +42,33 @@ class LabelMapInferer(LatentDiffusionInferer):
     Args:
         config: noise path and prediction type of the training.
         sampling: how maps are drawn.
-        min_island_ml: see `draw_label_maps`.
+        min_island_ml: connected components of a structure smaller than this are given to what surrounds them;
+            0 leaves every voxel as it was drawn.
+
+    Raises:
+        ConfigError: if `min_island_ml` is below 0.
     """
 
     def __init__(
         self, config: LatentDiffusionConfig, sampling: SamplingConfig, *, min_island_ml: float = 0.0
     ) -> None:
+        if min_island_ml < 0:
+            raise ConfigError(f"min_island_ml is {min_island_ml}: 0 ml or more is needed")
         super().__init__(config, sampling)
         self.min_island_ml = min_island_ml
 
     def __call__(  # type: ignore[override]
-        self,
-        inputs: Sequence[int],
-        network: LatentDiffusionModel,
-        *,
-        conditions: Conditions | None,
-        index: int,
+        self, inputs: Sequence[int], network: LatentDiffusionModel, **options: Any
     ) -> Tensor:
-        """Draw one map.
-
-        Args:
-            inputs: (X, Y, Z) voxels.
-            network: the model.
-            conditions: of this map, or None.
-            index: of the map in its seed.
-
-        Returns:
-            (1, 1, X, Y, Z) uint8, indices 0..K, on the CPU.
-        """
-        return draw_label_maps(
-            network,
-            1,
-            config=self.config,
-            first_index=index,
-            conditions=conditions,
-            size=tuple(inputs),
-            min_island_ml=self.min_island_ml,
-            **self.sampling.to_dict(),
+        """Draw one map (1, 1, X, Y, Z) uint8 of indices 0..K, on the CPU; arguments as for images."""
+        indices = decode_indices(super().__call__(inputs, network, **options)).cpu()
+        if self.min_island_ml == 0 or network.space is None:
+            return indices
+        cleaned, n_changed = remove_islands(
+            indices[0, 0].numpy(), network.space.spacing_mm, min_island_ml=self.min_island_ml
         )
+        logger.info("islands below %g ml removed: %d voxels changed", self.min_island_ml, n_changed)
+        return torch.from_numpy(cleaned)[None, None]
 
 
 class LabelMapWriter(SyntheticWriter):
@@ -210,7 +200,7 @@ def synthesise_label_maps(
         conditions: of the maps, e.g. {"volume_ml:hippocampus": 3.1}, see `GenerationDataset`; None for the
             null of every condition.
         sampling: how maps are drawn, its seed included.
-        min_island_ml: see `draw_label_maps`.
+        min_island_ml: see `LabelMapInferer`.
         overwrite: replace maps that exist.
         device: "auto", "cpu", "cuda", ...
         structures: value to name that the maps must have, those of the model that makes images of them.

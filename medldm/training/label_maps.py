@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from medldm.conditioning import ConditioningConfig
 from medldm.data.labels import LabelSchema
-from medldm.label_maps.model import decode_indices, draw_label_maps, encode_one_hot
+from medldm.latent_diffusion.label_maps import decode_indices, encode_one_hot
 from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.training.autoencoder import reconstruct
 from medldm.training.diffusion import DiffusionEvaluator, SampleWriter
 from medldm.training.handlers import middle_slices
@@ -245,15 +246,12 @@ class LabelMapSampleWriter(SampleWriter):
 
     def _write(self, evaluator: DiffusionEvaluator, trainer: Engine) -> None:
         model, config = evaluator.model, evaluator.config
-        indices = draw_label_maps(
-            model,
-            1,
-            config=config,
-            denoiser=evaluator.denoiser,
-            seed=config.seed,
+        loader: Any = evaluator.data_loader
+        logits = LatentDiffusionSampler(model, config, denoiser=evaluator.denoiser).sample(
+            (1, *loader.dataset[0]["mean"].shape),
+            size=None if model.space is None else model.space.size,
             num_steps=self.num_steps,
+            seed=config.seed,
         )
-        n_classes = model.autoencoder_config.out_channels
-        self.log.writer.add_image(
-            "validation/sample", middle_slices(to_grey(indices[0], n_classes)), trainer.state.epoch
-        )
+        grey = to_grey(decode_indices(logits), model.autoencoder_config.out_channels)
+        self.log.writer.add_image("validation/sample", middle_slices(grey[0]), trainer.state.epoch)

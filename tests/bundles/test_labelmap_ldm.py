@@ -18,13 +18,13 @@ from monai.bundle import ConfigWorkflow, verify_net_in_out
 import medldm
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
 from medldm.data.labels import LabelSchema
-from medldm.label_maps.model import (
+from medldm.latent_diffusion.checkpoints import save_checkpoint
+from medldm.latent_diffusion.label_maps import (
     build_label_map_autoencoder,
     describe_with_schema,
     label_map_space,
     load_label_map_model,
 )
-from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "labelmap_ldm"

@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentUNetConfig
+from medldm.conditioning import Conditions
 from medldm.data.labels import LabelSchema, read_label_schema
+from medldm.errors import ConfigError
 from medldm.generation.requests import GenerationDataset
-from medldm.label_maps.generation import make_paired_label_maps, synthesise_label_maps
-from medldm.label_maps.model import (
+from medldm.label_maps.generation import LabelMapInferer, make_paired_label_maps, synthesise_label_maps
+from medldm.latent_diffusion.checkpoints import CheckpointError, save_checkpoint
+from medldm.latent_diffusion.label_maps import (
     build_label_map_autoencoder,
     describe_with_schema,
-    draw_label_maps,
     label_map_space,
     load_label_map_model,
 )
-from medldm.latent_diffusion.checkpoints import CheckpointError, save_checkpoint
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
 from medldm.sampling.config import SamplingConfig
@@ -49,6 +50,74 @@ def checkpoint(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, *describe_with_schema(describe, SCHEMA)())
     return path
+
+
+@pytest.fixture
+def model(checkpoint: Path) -> LatentDiffusionModel:
+    """A model with random weights, its output layer included."""
+    model, _, _ = load_label_map_model(checkpoint)
+    torch.manual_seed(1)
+    for weight in model.denoiser.unet.parameters():
+        if weight.ndim > 1 and not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    return model.eval()
+
+
+def draw(
+    model: LatentDiffusionModel,
+    *,
+    index: int = 0,
+    size: tuple[int, ...] = SPACE.size,
+    conditions: Conditions | None = None,
+    min_island_ml: float = 0.0,
+    **settings: int,
+) -> torch.Tensor:
+    sampling = SamplingConfig(num_steps=2, **settings)
+    inferer = LabelMapInferer(LatentDiffusionConfig(), sampling, min_island_ml=min_island_ml)
+    return inferer(size, model, conditions=conditions, index=index)
+
+
+def test_drawn_maps_hold_indices_on_the_training_grid_of_odd_size(model) -> None:
+    drawn = draw(model)
+    assert drawn.shape == (1, 1, 11, 12, 10)
+    assert drawn.dtype == torch.uint8
+    assert int(drawn.max()) <= 2
+    assert draw(model, size=(5, 8, 9)).shape == (1, 1, 5, 8, 9)
+
+
+def test_maps_differ_between_indices_and_between_seeds(model) -> None:
+    first = draw(model, seed=7)
+    assert torch.equal(first, draw(model, seed=7))
+    assert not torch.equal(first, draw(model, seed=7, index=2))
+    assert not torch.equal(first, draw(model, seed=8))
+
+
+def test_each_map_follows_its_own_condition(model, monkeypatch) -> None:
+    def latents(volume: float) -> torch.Tensor:
+        drawn = []
+        decode = model.decode
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "decode", lambda z, **options: drawn.append(z) or decode(z, **options))
+            draw(model, conditions=Conditions({"volume_ml:core": torch.tensor([volume])}))
+        return torch.cat(drawn)
+
+    assert torch.equal(latents(0.9), latents(0.9))
+    assert not torch.equal(latents(0.1), latents(0.9))
+
+
+def test_islands_are_removed_on_request_only_and_logged(model, caplog) -> None:
+    plain = draw(model)
+    with caplog.at_level("INFO", logger="medldm.label_maps.generation"):
+        cleaned = draw(model, min_island_ml=0.05)
+    n_changed = int((plain != cleaned).sum())
+    assert n_changed > 0
+    (message,) = [record.message for record in caplog.records]
+    assert int(message.split()[-3]) >= n_changed
+
+
+def test_islands_below_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="min_island_ml is -1"):
+        LabelMapInferer(LatentDiffusionConfig(), FAST, min_island_ml=-1)
 
 
 def test_files_hold_the_schema_s_values_the_space_s_affine_and_how_to_make_them_again(
@@ -88,7 +157,7 @@ def test_files_hold_the_schema_s_values_the_space_s_affine_and_how_to_make_them_
 def test_without_conditions_the_maps_are_those_drawn_from_their_nulls(checkpoint, tmp_path) -> None:
     (file,) = synthesise_label_maps(checkpoint, tmp_path / "out", num_samples=1, sampling=FAST)
     model, config, _ = load_label_map_model(checkpoint)
-    drawn = draw_label_maps(model, 1, config=config, num_steps=2, seed=7)[0, 0]
+    drawn = LabelMapInferer(config, FAST)((11, 12, 10), model, conditions=None, index=0)[0, 0]
     assert np.array_equal(np.asarray(nib.load(file).dataobj), SCHEMA.value_map(drawn).numpy())
 
 

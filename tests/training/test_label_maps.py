@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from medldm.conditioning import ConditioningConfig
 from medldm.data.labels import LabelSchema
-from medldm.label_maps.model import (
+from medldm.latent_diffusion.label_maps import (
     build_label_map_autoencoder,
     decode_indices,
     describe_with_schema,

@@ -18,8 +18,8 @@ from medldm.data.measured_scalars import with_measured_scalars
 from medldm.evaluation.cases.model_losses import ModelCase
 from medldm.evaluation.cases.reading import number_subjects
 from medldm.evaluation.resources import EvaluationResources
-from medldm.label_maps.model import SCHEMA_KEY, schema_of
 from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.label_maps import SCHEMA_KEY, schema_of
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.runtime.devices import choose_device

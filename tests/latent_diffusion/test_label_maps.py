@@ -1,4 +1,4 @@
-"""Models of label maps: one-hot volumes, the schema in the checkpoint, drawing."""
+"""Models of label maps: one-hot volumes, the schema in the checkpoint."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
-from medldm.conditioning import Conditions
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.labels import LabelSchema
-from medldm.label_maps.model import (
+from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from medldm.latent_diffusion.label_maps import (
     build_label_map_autoencoder,
     decode_indices,
     describe_with_schema,
-    draw_label_maps,
     encode_one_hot,
     label_map_space,
     load_label_map_model,
@@ -24,9 +23,9 @@ from medldm.label_maps.model import (
     require_schema,
     schema_of,
 )
-from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
 from medldm.latent_diffusion.model_files import describe_autoencoder, describe_latent_diffusion
 from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.sampling.sampler import LatentDiffusionSampler
 
 SCHEMA = LabelSchema(structures={1: "shell", 5: "core"}, colours={5: "#00ff00"})
 SPACE = label_map_space((1.0, 2.0, 3.0), (11, 12, 10))
@@ -82,8 +81,13 @@ def test_the_schema_travels_in_the_file_of_both_stages(model, tmp_path) -> None:
     assert schema_of(first) == schema == SCHEMA
     assert loaded.space == SPACE
     for n_steps in (1, 2):
-        drawn = [draw_label_maps(each, 2, config=config, num_steps=n_steps) for each in (model, loaded)]
-        assert torch.equal(*drawn)
+        latents = [
+            LatentDiffusionSampler(each, config).sample(
+                (2, each.autoencoder.latent_channels, 6, 6, 5), num_steps=n_steps
+            )
+            for each in (model, loaded)
+        ]
+        assert torch.equal(*latents)
 
 
 def test_a_model_of_images_is_refused(make_model, tmp_path) -> None:
@@ -108,56 +112,6 @@ def test_a_label_map_cannot_condition_a_label_map(tmp_path) -> None:
     config = ConditioningConfig(conditioning_type=("label_map",), structures=dict(SCHEMA.structures))
     with pytest.raises(ValueError, match=r"conditions name \['label_map'\]"):
         make_label_map_diffusion(path, schema=SCHEMA, conditioning_config=config)
-
-
-def test_drawn_maps_hold_indices_on_the_training_grid_of_odd_size(model) -> None:
-    maps = draw_label_maps(model, 2, config=CONFIG, num_steps=2)
-    assert maps.shape == (2, 1, 11, 12, 10)
-    assert maps.dtype == torch.uint8
-    assert int(maps.max()) <= 2
-    assert draw_label_maps(model, 1, config=CONFIG, num_steps=1, size=(5, 8, 9)).shape == (1, 1, 5, 8, 9)
-
-
-def test_a_map_is_the_same_alone_and_among_others_and_differs_between_seeds(model) -> None:
-    together = draw_label_maps(model, 3, config=CONFIG, num_steps=2, seed=7)
-    alone = draw_label_maps(model, 1, config=CONFIG, num_steps=2, seed=7, first_index=2)
-    other = draw_label_maps(model, 1, config=CONFIG, num_steps=2, seed=8, first_index=2)
-    assert torch.equal(together[2:], alone)
-    assert not torch.equal(alone, other)
-
-
-def test_each_map_follows_its_own_condition(model) -> None:
-    def draw(*volumes: float) -> torch.Tensor:
-        conditions = Conditions({"volume_ml:core": torch.tensor(volumes)})
-        latents = []
-        decode = model.decode
-        model.decode = lambda z, **options: latents.append(z) or decode(z, **options)
-        draw_label_maps(model, len(volumes), config=CONFIG, num_steps=2, conditions=conditions)
-        del model.decode
-        return torch.cat(latents)
-
-    assert torch.equal(draw(0.1, 0.9)[1:], draw(0.5, 0.9)[1:])
-    assert not torch.equal(draw(0.1)[:1], draw(0.9)[:1])
-
-
-def test_islands_are_removed_on_request_only_and_logged(model, caplog) -> None:
-    plain = draw_label_maps(model, 1, config=CONFIG, num_steps=2)
-    with caplog.at_level("INFO", logger="medldm.label_maps.model"):
-        cleaned = draw_label_maps(model, 1, config=CONFIG, num_steps=2, min_island_ml=0.05)
-    n_changed = int((plain != cleaned).sum())
-    assert n_changed > 0
-    (message,) = [record.message for record in caplog.records]
-    assert int(message.split()[-3]) >= n_changed
-
-
-def test_what_cannot_be_drawn_is_refused(model) -> None:
-    with pytest.raises(ValueError, match="n is 0"):
-        draw_label_maps(model, 0, config=CONFIG)
-    with pytest.raises(ValueError, match="min_island_ml is -1"):
-        draw_label_maps(model, 1, config=CONFIG, min_island_ml=-1)
-    model.space = None
-    with pytest.raises(ValueError, match="no space"):
-        draw_label_maps(model, 1, config=CONFIG)
 
 
 def test_a_cohort_without_label_maps_is_refused(make_cohort) -> None:
