@@ -194,7 +194,7 @@ def _sampling_work(row: Row, size: tuple[int, ...], side: str, setting: Setting)
     def work() -> Tensor:
         context: Any = tokens if side == "MONAI" else StaticContext(tokens)
         denoise = guided_denoiser(
-            lambda x, times, drop: unet(x, times, context=context).float(),
+            lambda x, times, passes: unet(x, times, context=context).float(),
             GUIDANCE,
             path=path,
             prediction_type="epsilon",

@@ -109,7 +109,7 @@ def _loop_work(row: Row, size: tuple[int, ...], *, is_second: bool) -> Work:
     def loop() -> Tensor:
         context: Any = StaticContext(tokens)
         denoise = guided_denoiser(
-            lambda x, times, drop: unet(x, times, context=context),
+            lambda x, times, passes: unet(x, times, context=context),
             GUIDANCE,
             path=path,
             prediction_type="epsilon",

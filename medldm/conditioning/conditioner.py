@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from medldm.networks.attention import Context, StaticContext
+
 
 class EncodedConditions(NamedTuple):
     """What the denoiser sees of conditions.
@@ -17,11 +19,22 @@ class EncodedConditions(NamedTuple):
         spatial: (B, C, x, y, z) on the latent grid, joined to the denoiser's input; None if unused.
         pooled: (B, context_dim) each condition's mean token, added up, so that one token counts as much as a
             text of many; None if unused, and for single conditions.
+        static: the tokens together with what attention layers project of them; None to project in each call.
     """
 
     tokens: Tensor | None = None
     spatial: Tensor | None = None
     pooled: Tensor | None = None
+    static: StaticContext | None = None
+
+    @property
+    def context(self) -> Context | None:
+        """What cross-attention is given."""
+        return self.tokens if self.static is None else self.static
+
+    def for_many_steps(self) -> EncodedConditions:
+        """Return the same for calls with fixed weights: each attention layer projects the tokens once."""
+        return self if self.tokens is None else self._replace(static=StaticContext(self.tokens))
 
 
 class Conditioner(nn.Module):
@@ -48,12 +61,9 @@ class Conditioner(nn.Module):
 
     def with_null(self, encoded: EncodedConditions, absent: Tensor) -> EncodedConditions:
         """Put the null in the place of the encodings (B, ...) of absent samples; `absent` is (B,) bool."""
-        nulls = (self.null_token, self.null_channels)
         return EncodedConditions(
-            *(
-                part if part is None or null is None else _replace_rows(part, null, absent)
-                for part, null in zip(encoded[:2], nulls, strict=True)
-            )
+            _replace_rows(encoded.tokens, self.null_token, absent),
+            _replace_rows(encoded.spatial, self.null_channels, absent),
         )
 
     def expand_null(self, batch_size: int, latent_size: Sequence[int]) -> EncodedConditions:
@@ -65,5 +75,7 @@ class Conditioner(nn.Module):
         )
 
 
-def _replace_rows(encoded: Tensor, null: Tensor, absent: Tensor) -> Tensor:
+def _replace_rows(encoded: Tensor | None, null: Tensor | None, absent: Tensor) -> Tensor | None:
+    if encoded is None or null is None:
+        return encoded
     return torch.where(absent.view(-1, *[1] * (encoded.ndim - 1)), null.to(encoded.dtype), encoded)

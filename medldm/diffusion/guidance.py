@@ -22,9 +22,12 @@ from torch import Tensor
 from medldm.diffusion.kernel import estimates
 from medldm.diffusion.paths import NoisePath
 from medldm.diffusion.solvers import Denoise
+from medldm.errors import ConfigError
 
 Group = frozenset[str]
-Predict = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+Passes = tuple[Group, ...]
+"""The conditions in place in each pass of a batch: of n rows, row p B + b is sample b in pass p."""
+Predict = Callable[[Tensor, Tensor, Passes], Tensor]
 
 NULL: Group = frozenset()
 
@@ -41,16 +44,16 @@ def read_weights(weights: float | Mapping[str, float], conditions: Sequence[str]
         Group of conditions to weight.
 
     Raises:
-        ValueError: if a name is not among the conditions or a weight is not finite.
+        ConfigError: if a name is not among the conditions or a weight is not finite.
     """
     named = weights if isinstance(weights, Mapping) else {"+".join(conditions): weights}
     groups: dict[Group, float] = {}
     for name, weight in named.items():
         group = frozenset(name.split("+")) if name else NULL
         if unknown := sorted(group - set(conditions)):
-            raise ValueError(f"guidance weight for {unknown}: the conditions given are {list(conditions)}")
+            raise ConfigError(f"guidance weight for {unknown}: the conditions given are {list(conditions)}")
         if not math.isfinite(weight):
-            raise ValueError(f"guidance weight of {name!r} is {weight}: a finite number is needed")
+            raise ConfigError(f"guidance weight of {name!r} is {weight}: a finite number is needed")
         groups[group] = groups.get(group, 0.0) + float(weight)
     return groups
 
@@ -98,20 +101,18 @@ def rescale(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
 
 
 def drop_masks(
-    passes: Sequence[Group], conditions: Sequence[str], *, batch_size: int, device: torch.device
+    passes: Passes, conditions: Sequence[str], *, batch_size: int, device: torch.device
 ) -> dict[str, Tensor]:
     """Return for each condition in which rows of the passes' batch its null stands for it, (n,) bool."""
-    return {
-        name: torch.tensor([name not in group for group in passes], device=device).repeat_interleave(
-            batch_size
-        )
-        for name in conditions
-    }
+
+    def rows(name: str) -> Tensor:
+        dropped = torch.tensor([name not in group for group in passes], device=device)
+        return dropped.repeat_interleave(batch_size)
+
+    return {name: rows(name) for name in conditions}
 
 
-def run_passes(
-    predict: Predict, x: Tensor, time: float, *, passes: Sequence[Group], drop: Mapping[str, Tensor]
-) -> dict[Group, Tensor]:
+def run_passes(predict: Predict, x: Tensor, time: float, *, passes: Passes) -> dict[Group, Tensor]:
     """Evaluate all passes in one batch.
 
     Args:
@@ -119,13 +120,12 @@ def run_passes(
         x: (B, ...) noisy latents.
         time: network time of all samples.
         passes: the conditions in place in each pass.
-        drop: of `drop_masks` for these passes.
 
     Returns:
         Pass to its output (B, ...).
     """
     times = torch.full((len(x) * len(passes),), time, dtype=torch.float32, device=x.device)
-    outputs = predict(x.repeat(len(passes), *[1] * (x.ndim - 1)), times, drop)
+    outputs = predict(x.repeat(len(passes), *[1] * (x.ndim - 1)), times, passes)
     return dict(zip(passes, outputs.chunk(len(passes)), strict=True))
 
 
@@ -142,10 +142,8 @@ def guided_denoiser(
     """Make the `denoise` of a solver from a network and guidance weights.
 
     Args:
-        predict: maps (x, times, drop) to the network's output like x (n, ...); times (n,) are network times,
-            drop says for each condition in which of the n rows its null stands for it, (n,) bool. Row p B + b
-            is sample b in pass p. As long as the passes are the same, drop is the same object, so that what
-            follows from it can be kept from step to step.
+        predict: maps (x, times, passes) to the network's output like x (n, ...); times (n,) are network
+            times, passes say which conditions are in place in which rows, see `Passes` and `drop_masks`.
         weights: see `read_weights`.
         path: noise path of the training.
         prediction_type: what the network predicts.
@@ -159,35 +157,31 @@ def guided_denoiser(
         denoise(x, t) -> (x_0, eps).
 
     Raises:
-        ValueError: if an argument is outside its range, or the prediction type not possible on the path.
+        ConfigError: if an argument is outside its range, or the prediction type not possible on the path.
     """
     path.check_prediction_type(prediction_type)
     if not 0 <= rescale_amount <= 1:
-        raise ValueError(f"rescale_amount is {rescale_amount}: a number in [0, 1] is needed")
+        raise ConfigError(f"rescale_amount is {rescale_amount}: a number in [0, 1] is needed")
     if not 0 <= interval[0] < interval[1]:
-        raise ValueError(f"guidance interval is {interval}: noise levels with 0 <= low < high are needed")
+        raise ConfigError(f"guidance interval is {interval}: noise levels with 0 <= low < high are needed")
     guidance = read_weights(weights, conditions)
-    named: Group = NULL.union(*guidance)
-    unnamed = frozenset(conditions) - named
-    masks: dict[tuple[tuple[Group, ...], int], dict[str, Tensor]] = {}
+    guided: Group = NULL.union(*guidance)
+    unguided = frozenset(conditions) - guided
 
     def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         alpha, sigma = path.alpha_sigma(t)
         is_guided = interval[0] < (sigma / alpha if alpha > 0 else math.inf) <= interval[1]
-        active = guidance if is_guided else {named: 1.0}
-        passes = needed_passes(active)
-        is_rescaled = is_guided and rescale_amount > 0 and passes != [named]
-        if is_rescaled and named not in passes:
-            passes.append(named)
-        in_place = tuple(group | unnamed for group in passes)
-        key = (in_place, len(x))
-        if key not in masks:
-            masks[key] = drop_masks(in_place, conditions, batch_size=len(x), device=x.device)
-        outputs = run_passes(predict, x, path.network_time(t), passes=in_place, drop=masks[key])
-        outputs = {group - unnamed: output for group, output in outputs.items()}
+        active = guidance if is_guided else {guided: 1.0}
+        groups = needed_passes(active)
+        is_rescaled = is_guided and rescale_amount > 0 and groups != [guided]
+        if is_rescaled and guided not in groups:
+            groups.append(guided)
+        passes = tuple(group | unguided for group in groups)
+        outputs = run_passes(predict, x, path.network_time(t), passes=passes)
+        outputs = {group - unguided: output for group, output in outputs.items()}
         output = combine(outputs, active)
         if is_rescaled:
-            output = rescale(output, outputs[named], rescale_amount)
+            output = rescale(output, outputs[guided], rescale_amount)
         return estimates(prediction_type, output, x, alpha, sigma)
 
     return denoise

@@ -16,7 +16,6 @@ from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
-from medldm.networks.attention import Context
 from medldm.networks.streaming.memory_limit import decode_within, encode_moments_within
 
 AUTOENCODER_CONFIGS: dict[str, type[VAEConfig] | type[VQVAEConfig]] = {"vae": VAEConfig, "vqvae": VQVAEConfig}
@@ -78,19 +77,11 @@ class ConditionalDenoiser(nn.Module):
             conditions, batch_size=len(latents), latent_size=latents.shape[2:], drop=drop
         )
 
-    def predict(
-        self,
-        x_t: Tensor,
-        timesteps: Tensor,
-        *,
-        context: Context | None,
-        spatial: Tensor | None,
-        pooled: Tensor | None = None,
-    ) -> Tensor:
+    def predict(self, x_t: Tensor, timesteps: Tensor, told: EncodedConditions) -> Tensor:
         """Predict from noisy latents (B, C, x, y, z), told what `encode_conditions` returns."""
-        hidden = x_t if spatial is None else torch.cat([x_t, spatial.to(x_t.dtype)], dim=1)
-        pooled = pooled if self.unet.config.pooled_context else None
-        return self.unet(hidden, timesteps, context=context, pooled=pooled)
+        hidden = x_t if told.spatial is None else torch.cat([x_t, told.spatial.to(x_t.dtype)], dim=1)
+        pooled = told.pooled if self.unet.config.pooled_context else None
+        return self.unet(hidden, timesteps, context=told.context, pooled=pooled)
 
     def forward(
         self,
@@ -111,8 +102,7 @@ class ConditionalDenoiser(nn.Module):
         Returns:
             (B, C, x, y, z).
         """
-        told = self.encode_conditions(conditions, x_t, drop=drop)
-        return self.predict(x_t, timesteps, context=told.tokens, spatial=told.spatial, pooled=told.pooled)
+        return self.predict(x_t, timesteps, self.encode_conditions(conditions, x_t, drop=drop))
 
 
 class LatentDiffusionModel(nn.Module):

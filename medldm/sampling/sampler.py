@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medldm.conditioning import ConditionEncoder, Conditions, EncodedConditions
+from medldm.conditioning import Conditions
 from medldm.diffusion import (
     SOLVERS,
     Denoise,
@@ -24,12 +24,13 @@ from medldm.diffusion import (
     last_pairs,
     sample_from,
 )
+from medldm.diffusion.guidance import Passes
 from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, load_weights
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
-from medldm.networks import StaticContext
 from medldm.networks.kernels.dispatch import forget_all
+from medldm.sampling.conditions import SamplingConditions
 from medldm.sampling.config import SamplingConfig
 
 Callback = Callable[[SolverStep], None]
@@ -142,9 +143,6 @@ class LatentDiffusionSampler:
         seeds = [sample_seed(settings.seed, index) for index in indices]
         noise = SampleNoise(seeds, sample_shape, device=device)
         path = self.config.noise_path()
-        if conditions is not None:
-            conditions = conditions.to(device)
-            self.denoiser.conditioning.check(conditions)
         denoise = self._denoiser(path, conditions, settings)
         pairs = path.time_pairs(settings.n_steps, grid=settings.grid_name)
         return sample_from(
@@ -178,9 +176,6 @@ class LatentDiffusionSampler:
         """
         settings = settings or SamplingConfig()
         path = self.config.noise_path()
-        if conditions is not None:
-            conditions = conditions.to(latents.device)
-            self.denoiser.conditioning.check(conditions)
         denoise = self._denoiser(path, conditions, settings)
         pairs = last_pairs(
             path, path.time_pairs(settings.n_steps, grid=settings.grid_name), strength=strength
@@ -250,64 +245,22 @@ class LatentDiffusionSampler:
 
     def _denoiser(self, path: NoisePath, conditions: Conditions | None, settings: SamplingConfig) -> Denoise:
         """Return the solver's denoiser; the conditions are encoded and projected once for all steps."""
-        static = _StaticConditions(self.denoiser.conditioning, conditions)
+        given = None if conditions is None else conditions.to(self.model.latent_shift.device)
+        told = SamplingConditions(self.denoiser.conditioning, given)
 
-        def predict(x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
-            context, told = static.for_passes(x, drop)
-            return self.denoiser.predict(x, times, context=context, spatial=told.spatial, pooled=told.pooled)
+        def predict(x: Tensor, times: Tensor, passes: Passes) -> Tensor:
+            return self.denoiser.predict(x, times, told.in_passes(passes, x))
 
         return guided_denoiser(
             predict,
             # Without conditions there is nothing to guide: the plain model is asked.
-            settings.guidance_scale if static.names else 1.0,
+            settings.guidance_scale if told.names else 1.0,
             path=path,
             prediction_type=self.config.prediction_type,
-            conditions=static.names,
+            conditions=told.names,
             interval=settings.interval,
             rescale_amount=settings.guidance_rescale,
         )
-
-
-class _StaticConditions:
-    """The encoded conditions of a sampling: for each set of passes they are joined once and kept."""
-
-    def __init__(self, encoder: ConditionEncoder, conditions: Conditions | None) -> None:
-        self._encoder = encoder
-        self._encoded = encoder.encode_values(conditions)
-        self._absent = {} if conditions is None else conditions.absent
-        # The masks are kept with what follows from them, so that no other object can take their place.
-        self._kept: list[tuple[Mapping[str, Tensor], StaticContext | None, EncodedConditions]] = []
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The conditions that are given."""
-        return tuple(self._encoded)
-
-    def for_passes(
-        self, x: Tensor, drop: Mapping[str, Tensor]
-    ) -> tuple[StaticContext | None, EncodedConditions]:
-        """Return context and conditions for the rows x (n, C, x, y, z) of a step with these masks."""
-        for masks, context, told in self._kept:
-            if masks is drop:
-                return context, told
-        told = self._join(x, drop)
-        context = None if told.tokens is None else StaticContext(told.tokens)
-        self._kept.append((drop, context, told))
-        return context, told
-
-    def _join(self, x: Tensor, drop: Mapping[str, Tensor]) -> EncodedConditions:
-        def rows(tensor: Tensor) -> Tensor:
-            return tensor.repeat(len(x) // len(tensor), *[1] * (tensor.ndim - 1))
-
-        absent = {
-            name: mask | rows(self._absent[name]) if name in self._absent else mask
-            for name, mask in drop.items()
-        }
-        encoded = {
-            name: EncodedConditions(*(None if part is None else rows(part) for part in parts))
-            for name, parts in self._encoded.items()
-        }
-        return self._encoder.assemble(encoded, absent, batch_size=len(x), latent_size=x.shape[2:])
 
 
 def _with_context(conditions: Conditions | None, context: Tensor | None) -> Conditions | None:

@@ -137,7 +137,7 @@ MUTANTS = [
     Mutant("weight_off_by_one", "guidance", "weights[c] * (outputs[c] -", "(weights[c] + 1) * (outputs[c] -"),
     Mutant("rows_in_the_wrong_order", "guidance", ".repeat_interleave(", ".repeat("),
     Mutant("drop_means_keep", "guidance", "name not in group", "name in group"),
-    Mutant("unweighted_conditions_dropped", "guidance", "tuple(group | unnamed for", "tuple(group for"),
+    Mutant("unweighted_conditions_dropped", "guidance", "tuple(group | unguided for", "tuple(group for"),
     Mutant("spread_inverted", "guidance", "y_c.std() / y.std()", "y.std() / y_c.std()"),
     Mutant("interval_closed_below", "guidance", "interval[0] < (sigma", "interval[0] <= (sigma"),
     Mutant(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from medldm.diffusion import DDPMPath, FlowPath, combine, guided_denoiser
 from medldm.diffusion.guidance import (
     NULL,
     Group,
+    Passes,
     Predict,
     drop_masks,
     needed_passes,
@@ -34,8 +34,9 @@ class Network:
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
 
-    def __call__(self, x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
-        self.calls.append((x, times, dict(drop)))
+    def __call__(self, x: Tensor, times: Tensor, passes: Passes) -> Tensor:
+        drop = drop_masks(passes, CONDITIONS, batch_size=len(x) // len(passes), device=x.device)
+        self.calls.append((x, times, drop))
         output = 0.5 * x
         for i, name in enumerate(CONDITIONS, start=1):
             in_place = (~drop[name]).to(x).view(-1, 1, 1, 1, 1)
@@ -44,8 +45,7 @@ class Network:
 
     def alone(self, x: Tensor, t: float, group: frozenset[str]) -> Tensor:
         """The output with these conditions in place, in a batch of its own."""
-        drop = {name: torch.full((len(x),), name not in group) for name in CONDITIONS}
-        return Network()(x, torch.full((len(x),), float(t - 1)), drop)
+        return Network()(x, torch.full((len(x),), float(t - 1)), (group,))
 
     def passes(self) -> list[frozenset[str]]:
         """Conditions in place in each pass of the last call."""
@@ -139,32 +139,38 @@ def test_groups_are_guided_together(x: Tensor) -> None:
 
 
 def run(predict: Predict, x: Tensor, passes: list[Group]) -> dict[Group, Tensor]:
-    drop = drop_masks(passes, CONDITIONS, batch_size=len(x), device=x.device)
-    return run_passes(predict, x, 499.0, passes=passes, drop=drop)
+    return run_passes(predict, x, 499.0, passes=tuple(passes))
 
 
-def test_the_masks_are_the_same_object_from_step_to_step(x: Tensor) -> None:
-    """So that what follows from them can be kept."""
+def test_the_passes_of_steps_are_equal_values(x: Tensor) -> None:
+    """So that what follows from them can be kept under their value."""
     network = Network()
-    seen = []
+    seen: list[Passes] = []
 
-    def predict(x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
-        seen.append(drop)
-        return network(x, times, drop)
+    def predict(x: Tensor, times: Tensor, passes: Passes) -> Tensor:
+        seen.append(passes)
+        return network(x, times, passes)
 
-    denoise = guided_denoiser(predict, 3.0, path=PATH, prediction_type="epsilon", conditions=CONDITIONS)
-    denoise(x, 700)
-    denoise(x, 300)
-    denoise(x[:1], 300)
-    assert seen[0] is seen[1]
-    assert seen[2] is not seen[1]
+    level = PATH.alpha_sigma(500)[1] / PATH.alpha_sigma(500)[0]
+    denoise = guided_denoiser(
+        predict,
+        3.0,
+        path=PATH,
+        prediction_type="epsilon",
+        conditions=CONDITIONS,
+        interval=(level, math.inf),
+    )
+    for t in (700, 600, 300):
+        denoise(x, t)
+    assert {passes: seen.count(passes) for passes in seen} == {(NULL, ALL): 2, (ALL,): 1}
 
 
 def test_one_batch_equals_separate_passes_in_single_precision(x: Tensor) -> None:
     torch.manual_seed(0)
     layer = torch.nn.Conv3d(5, 2, 3, padding=1)
 
-    def predict(x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
+    def predict(x: Tensor, times: Tensor, passes: Passes) -> Tensor:
+        drop = drop_masks(passes, CONDITIONS, batch_size=len(x) // len(passes), device=x.device)
         flags = [(~drop[name]).to(x).view(-1, 1, 1, 1, 1).expand(-1, 1, *x.shape[2:]) for name in CONDITIONS]
         return layer(torch.cat([x, *flags], dim=1)) + times.view(-1, 1, 1, 1, 1) / 1000
 
@@ -245,9 +251,9 @@ def test_guided_estimates_explain_the_noisy_latents(x: Tensor) -> None:
 def test_without_conditions_the_plain_network_is_asked_once(x: Tensor) -> None:
     calls: list[int] = []
 
-    def predict(x: Tensor, times: Tensor, drop: Mapping[str, Tensor]) -> Tensor:
+    def predict(x: Tensor, times: Tensor, passes: Passes) -> Tensor:
         calls.append(len(x))
-        assert drop == {}
+        assert passes == (NULL,)
         return x
 
     for weight in (0.0, 1.0, 4.0):

@@ -26,6 +26,7 @@ from medldm.diffusion import (
     posterior,
     training_target,
 )
+from medldm.diffusion.guidance import drop_masks
 
 VP = DDPMPath()
 ZERO_SNR = DDPMPath(zero_terminal_snr=True)
@@ -191,7 +192,7 @@ def test_latents_outside_minus_one_to_one_survive(solver: str, path: NoisePath, 
 @EVERY_SOLVER
 def test_flow_goes_from_one_point_to_another_in_one_step(solver: str) -> None:
     x_0, noise = torch.tensor([5.0, -3.0], dtype=torch.float64), torch.tensor([0.2, 0.9], dtype=torch.float64)
-    denoise = guided_denoiser(lambda x, t, drop: noise - x_0, path=FLOW, prediction_type="velocity")
+    denoise = guided_denoiser(lambda x, t, passes: noise - x_0, path=FLOW, prediction_type="velocity")
     torch.testing.assert_close(run(solver, denoise, noise, FLOW, [(1.0, 0.0)]), x_0, rtol=1e-15, atol=1e-15)
 
 
@@ -396,7 +397,8 @@ def test_same_seeds_give_the_same_bits_in_any_batch(
         def noise() -> Tensor:
             return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
-        def predict(x: Tensor, times: Tensor, drop: Any) -> Tensor:
+        def predict(x: Tensor, times: Tensor, passes: Any) -> Tensor:
+            drop = drop_masks(passes, ["age"], batch_size=len(x) // len(passes), device=x.device)
             return 0.3 * x - 0.1 * drop["age"].to(x).view(-1, 1, 1, 1, 1) * x.sin()
 
         denoise = guided_denoiser(
@@ -511,7 +513,7 @@ def test_steps_agree_with_diffusers(
         states.append(theirs)
 
     denoise = guided_denoiser(
-        lambda x, times, drop: toy_network(x, int(times[0])),
+        lambda x, times, passes: toy_network(x, int(times[0])),
         path=DDPMPath(**BETAS),
         prediction_type=prediction_type,
     )
@@ -538,6 +540,6 @@ def test_flow_steps_agree_with_diffusers(shift: float, generator: torch.Generato
     for t in scheduler.timesteps:
         theirs = scheduler.step(toy_network(theirs, float(t)), t, theirs).prev_sample
     denoise = guided_denoiser(
-        lambda x, times, drop: toy_network(x, float(times[0])), path=path, prediction_type="velocity"
+        lambda x, times, passes: toy_network(x, float(times[0])), path=path, prediction_type="velocity"
     )
     torch.testing.assert_close(run("ddim", denoise, x, path, pairs), theirs, rtol=0, atol=1e-6)

@@ -1,0 +1,57 @@
+"""The conditions of a sampling: encoded once, and joined once for each list of guidance passes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from medldm.conditioning import ConditionEncoder, Conditions, EncodedConditions
+from medldm.diffusion.guidance import Passes, drop_masks
+
+
+class SamplingConditions:
+    """Keep what the denoiser is told in all steps of a sampling.
+
+    Args:
+        encoder: of the model.
+        conditions: of the B samples, on their device; None for the null of every condition.
+
+    Raises:
+        ValueError: if the model does not know a condition, or a value is outside its range.
+    """
+
+    def __init__(self, encoder: ConditionEncoder, conditions: Conditions | None) -> None:
+        if conditions is not None:
+            encoder.check(conditions)
+        self._encoder = encoder
+        self._encoded = encoder.encode_values(conditions)
+        self._absent = {} if conditions is None else conditions.absent
+        self._joined: dict[tuple[Passes, torch.Size], EncodedConditions] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The conditions that are given."""
+        return tuple(self._encoded)
+
+    def in_passes(self, passes: Passes, x: Tensor) -> EncodedConditions:
+        """Return what the rows x (n, C, x, y, z) of the passes are told; the same object in every step."""
+        key = (passes, x.shape)
+        if key not in self._joined:
+            self._joined[key] = self._join(passes, x).for_many_steps()
+        return self._joined[key]
+
+    def _join(self, passes: Passes, x: Tensor) -> EncodedConditions:
+        def repeat(part: Tensor) -> Tensor:
+            return part.repeat(len(x) // len(part), *[1] * (part.ndim - 1))
+
+        encoded = {
+            name: EncodedConditions(
+                None if told.tokens is None else repeat(told.tokens),
+                None if told.spatial is None else repeat(told.spatial),
+            )
+            for name, told in self._encoded.items()
+        }
+        drop = drop_masks(passes, self.names, batch_size=len(x) // len(passes), device=x.device)
+        for name in drop.keys() & self._absent.keys():
+            drop[name] = drop[name] | repeat(self._absent[name])
+        return self._encoder.assemble(encoded, drop, batch_size=len(x), latent_size=x.shape[2:])
