@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser
 from medldm.networks import VAE, LatentUNet, StaticContext
-from medldm.networks.kernels.dispatch import forget_all
+from medldm.networks.kernels.dispatch import clear_cached_weights
 from medldm.networks.pretrained.monai_weights import unet_from_monai, vae_from_monai
 from medldm.networks.quantiser import VectorQuantiser
 from medldm.networks.streaming.encode_decode import stream_decode
@@ -135,14 +135,14 @@ def _autoencoder_work(row: Row, size: tuple[int, ...], side: str, setting: Setti
 
 
 def _decode_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> Work:
-    """Decode; medldm streams it by slabs, or as the row's limit on memory asks."""
+    """Decode; medldm streams it by tiles, or as the row's limit on memory asks."""
     network = make_autoencoder(side, setting).eval()
     latents = _draw((row.batch, row.channels, *size), setting)
     if side == "MONAI":
         return lambda: network.decode(latents)
     if row.max_memory_gb is not None:
         return lambda: decode_within(network, latents, row.max_memory_gb)
-    return lambda: stream_decode(network, latents, slab=row.slab, recompute=row.recompute)
+    return lambda: stream_decode(network, latents, tile=row.tile, recompute=row.recompute)
 
 
 def _unet_work(row: Row, size: tuple[int, ...], side: str, setting: Setting) -> Work:
@@ -202,7 +202,7 @@ def _sampling_work(row: Row, size: tuple[int, ...], side: str, setting: Setting)
         )
         latents = SOLVERS["ddim"](denoise, noise, path, pairs, noise=lambda: torch.zeros_like(noise))
         if side == "medldm":
-            forget_all(unet)  # as LatentDiffusionSampler does
+            clear_cached_weights(unet)  # as LatentDiffusionSampler does
         return autoencoder.decode(latents / latents.std())
 
     return work

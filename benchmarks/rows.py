@@ -24,7 +24,7 @@ class Row:
         channels: of the latents.
         batch: samples.
         steps: of a sampling, or repetitions of what is looped.
-        slab: planes of a slab of streaming.
+        tile: planes of a tile of streaming.
         recompute: whether streaming stores one map in place of two at the finest level.
         max_memory_gb: limit within which a volume is decoded.
         precisions: measured.
@@ -45,7 +45,7 @@ class Row:
     channels: int = 4
     batch: int = 1
     steps: int = 50
-    slab: int = 8
+    tile: int = 8
     recompute: bool = False
     max_memory_gb: float | None = None
     precisions: tuple[str, ...] = ("float32", "bfloat16")
@@ -80,7 +80,7 @@ def _growth(length: int) -> Row:
         size=(length,) * 3,
         quick=(length // 4,) * 3,
         precisions=("float32",),
-        slab=min(8, length),
+        tile=min(8, length),
     )
 
 

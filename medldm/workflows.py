@@ -27,7 +27,7 @@ from medldm.generation import engine as generation
 from medldm.label_maps import choice as label_map_choice
 from medldm.label_maps import generation as label_map_synthesis
 from medldm.latent_diffusion import label_maps, model_files
-from medldm.runtime import distributed as ranks
+from medldm.runtime import distributed
 from medldm.runtime.allocation import tune_allocation
 from medldm.seeds import seed_everything
 from medldm.training.resume.resumable_trainer import ResumableTrainer
@@ -55,9 +55,9 @@ def _ends_in_a_message(function: Callable[Arguments, Result]) -> Callable[Argume
 def _in_one_process(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     @wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        if ranks.n_ranks() > 1:
+        if distributed.world_size() > 1:
             raise ValueError(
-                f"this workflow runs in one process, not in {ranks.n_ranks()}: leave out torchrun"
+                f"this workflow runs in one process, not in {distributed.world_size()}: leave out torchrun"
             )
         return function(*args, **kwargs)
 
@@ -71,7 +71,7 @@ load_latent_diffusion = _ends_in_a_message(model_files.load_latent_diffusion)
 choose_label_maps = _ends_in_a_message(label_map_choice.choose_label_maps)
 conditioning_of = _ends_in_a_message(training.conditioning_of)
 make_evaluator = _ends_in_a_message(generation.GenerationEvaluator)
-join_ranks = _ends_in_a_message(ranks.join_ranks)
+init_distributed = _ends_in_a_message(distributed.init_distributed)
 make_editor = _ends_in_a_message(_in_one_process(edit_files.make_editor))
 require_schema = _ends_in_a_message(label_maps.require_schema)
 load_label_map_model = _ends_in_a_message(label_maps.load_label_map_model)
@@ -114,18 +114,18 @@ def _among_ranks() -> Iterator[None]:
     try:
         yield
     except SystemExit:
-        ranks.leave_ranks()
+        distributed.close_distributed()
         raise
     except RuntimeError as error:
-        if not ranks.lost_touch(error):
+        if not distributed.is_connection_lost(error):
             raise
         time.sleep(_FIRST_TO_END_S)
         raise RuntimeError(
-            f"process {ranks.rank()} of {ranks.n_ranks()} lost touch with another one ({error}). Its error "
-            "above, or torchrun's summary below, names the cause; a training goes on from its last saved "
-            "state when the same command is run again"
+            f"process {distributed.rank()} of {distributed.world_size()} lost touch with another one "
+            f"({error}). Its error above, or torchrun's summary below, names the cause; a training goes on "
+            "from its last saved state when the same command is run again"
         ) from error
-    ranks.leave_ranks()
+    distributed.close_distributed()
 
 
 @_ends_in_a_message
@@ -168,7 +168,7 @@ def check_required_packages(required: Mapping[str, str]) -> None:
 def initialise_run(*, required_packages: Mapping[str, str], seed: int) -> None:
     """Check the packages, tune the allocator and seed all generators; every workflow begins with it."""
     check_required_packages(required_packages)
-    ranks.require_joined()
+    distributed.require_distributed()
     tune_allocation()
     seed_everything(seed)
     logger.info("seed %d", seed)

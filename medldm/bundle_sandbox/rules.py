@@ -14,9 +14,9 @@ _MEDLDM = {
         LatentUNetConfig PatchDiscriminator UNet VAE VAEConfig VQVAE VQVAEConfig
         """,
     "medldm.workflows": """
-        conditioning_of initialise_run join_ranks load_label_map_model load_latent_diffusion make_dataset
-        make_evaluator make_label_map_diffusion make_label_map_generator make_latent_diffusion make_preparer
-        make_quality_gate open_cohort require_schema run_generation run_training
+        conditioning_of init_distributed initialise_run load_label_map_model load_latent_diffusion
+        make_dataset make_evaluator make_label_map_diffusion make_label_map_generator make_latent_diffusion
+        make_preparer make_quality_gate open_cohort require_schema run_generation run_training
         """,
     "medldm.runtime.devices": "choose_device",
     "medldm.evaluation.cases.reading": "GridConfig split_cohort",

@@ -18,7 +18,7 @@ from medldm.evaluation.results import Evidence, gather_evidence
 from medldm.evaluation.sections.metric_result import SECTIONS, Figure
 from medldm.evaluation.sections.privacy import joint_power
 from medldm.files import write_atomically
-from medldm.runtime.distributed import is_first
+from medldm.runtime.distributed import is_main_process
 from medldm.version import __version__
 
 EXIT_NOT_COMPUTED = 3
@@ -77,7 +77,7 @@ def evaluate(
     report = make_report(evidence, config)
     page = make_page(report, evidence, config)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    if is_first():
+    if is_main_process():
         write_atomically(output_dir / "report.json", text.encode())
         write_atomically(output_dir / "report.html", page.encode())
     return report

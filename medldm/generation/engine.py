@@ -37,7 +37,7 @@ from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.runtime.devices import choose_device
-from medldm.runtime.distributed import own_part, wait_for_all
+from medldm.runtime.distributed import barrier, items_of_rank
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
 
@@ -129,7 +129,7 @@ class GenerationEvaluator(SupervisedEvaluator):
             self.preparer.check(request)
         super().__init__(
             device=device,
-            val_data_loader=DataLoader(Subset(dataset, own_part(range(len(dataset)))), batch_size=None),
+            val_data_loader=DataLoader(Subset(dataset, items_of_rank(range(len(dataset)))), batch_size=None),
             network=network.to(device).eval(),
             inferer=inferer,
             val_handlers=val_handlers,
@@ -139,10 +139,10 @@ class GenerationEvaluator(SupervisedEvaluator):
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Generate; the volumes of all processes are there on return."""
         # What one process writes must not stand in the way of another that is still checking.
-        wait_for_all()
+        barrier()
         if self.state.epoch_length > 0:
             super().run(global_epoch)
-        wait_for_all()
+        barrier()
 
     @property
     def written(self) -> list[Path]:

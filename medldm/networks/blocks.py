@@ -176,9 +176,9 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Transform (B, in, X, Y, Z), told the embedding (B, embedding_dim), to (B, out, X', Y', Z')."""
         is_plain = self.time_projection is None and self.resample is None
-        if is_plain and Rules.run_in_slabs(x, self.conv1.weight, *self.parameters()):
-            slabs = held(channels_last(x), axis=2, thickness=Rules.planes_of_slab(x))
-            return run_residual(slabs, self).tensor
+        if is_plain and Rules.run_in_tiles(x, self.conv1.weight, *self.parameters()):
+            tiles = held(channels_last(x), axis=2, thickness=Rules.planes_of_tile(x))
+            return run_residual(tiles, self).tensor
         if self.resample is None:
             h = normalise_and_convolve(x, self.norm1, self.conv1, silu=True)
         elif self.resample == "up":

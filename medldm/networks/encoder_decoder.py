@@ -33,7 +33,7 @@ from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrunkConfig(Config):
+class AutoencoderConfig(Config):
     """Describe an encoder and a decoder of residual blocks.
 
     Args:
@@ -145,7 +145,7 @@ class Encoder(nn.Module):
         config: of the trunk.
     """
 
-    def __init__(self, config: TrunkConfig) -> None:
+    def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
         channels, coarsest = config.down_channels, len(config.down_channels) - 1
@@ -174,7 +174,7 @@ class Decoder(nn.Module):
         config: of the trunk.
     """
 
-    def __init__(self, config: TrunkConfig) -> None:
+    def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
         channels, finest = config.up_channels or (), len(config.down_channels) - 1
@@ -197,7 +197,7 @@ class Decoder(nn.Module):
         return normalise_and_convolve(h, self.norm_out, self.conv_out, silu=False).contiguous()
 
 
-def _make_layers(config: TrunkConfig, level: int, *, n_in: int, n_out: int) -> list[ResidualLayer]:
+def _make_layers(config: AutoencoderConfig, level: int, *, n_in: int, n_out: int) -> list[ResidualLayer]:
     """The layers of one of the encoder's levels, or of the decoder's level of the same resolution."""
     has_attention = (config.attention_levels or ())[level]
     return [
@@ -209,7 +209,7 @@ def _make_layers(config: TrunkConfig, level: int, *, n_in: int, n_out: int) -> l
     ]
 
 
-def _make_middle(config: TrunkConfig, channels: int, *, with_attention: bool) -> Level:
+def _make_middle(config: AutoencoderConfig, channels: int, *, with_attention: bool) -> Level:
     """Residual block, self-attention and residual block at the coarsest level; nothing without attention."""
     if not with_attention:
         return Level([], None)
@@ -218,13 +218,13 @@ def _make_middle(config: TrunkConfig, channels: int, *, with_attention: bool) ->
     return Level([first, last], None)
 
 
-def _make_residual(config: TrunkConfig, n_in: int, n_out: int) -> ResidualBlock:
+def _make_residual(config: AutoencoderConfig, n_in: int, n_out: int) -> ResidualBlock:
     return ResidualBlock(
         n_in, n_out, n_groups=config.n_groups, norm_eps=config.norm_eps, spatial_dims=config.spatial_dims
     )
 
 
-def _make_attention(config: TrunkConfig, channels: int) -> SpatialSelfAttention:
+def _make_attention(config: AutoencoderConfig, channels: int) -> SpatialSelfAttention:
     return SpatialSelfAttention(
         channels,
         n_heads=1,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medldm.runtime.distributed import BatchShare, whole_batch
+from medldm.runtime.distributed import BatchShard, whole_batch
 
 MIN_LOGVAR, MAX_LOGVAR = -30.0, 20.0
 
@@ -58,15 +58,15 @@ class DiagonalGaussian:
         self.logvar = logvar.to(dtype).clamp(MIN_LOGVAR, MAX_LOGVAR)
         self.std = torch.exp(self.logvar / 2)
 
-    def sample(self, generator: torch.Generator | None = None, *, share: BatchShare | None = None) -> Tensor:
+    def sample(self, generator: torch.Generator | None = None, *, shard: BatchShard | None = None) -> Tensor:
         """Draw mean + std * noise; the noise is drawn on the generator's device.
 
         Args:
             generator: of the noise.
-            share: the rows of a batch that the posterior is of; None for a batch of its own.
+            shard: the rows of a batch that the posterior is of; None for a batch of its own.
         """
-        share = share or whole_batch(len(self.mean))
-        return self.mean + self.std * share.draw_normal(self.mean, generator=generator)
+        shard = shard or whole_batch(len(self.mean))
+        return self.mean + self.std * shard.draw_normal(self.mean, generator=generator)
 
     def kl(self) -> Tensor:
         """Compute the divergence from N(0, 1), (B,) in nats, summed over channels and voxels."""

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medldm.runtime.distributed import BatchShare, equal_share, from_first_rank
+from medldm.runtime.distributed import BatchShard, broadcast_from_first, equal_shard
 
 MAX_DISTANCES = 2**22
 
@@ -93,12 +93,12 @@ class VectorQuantiser(nn.Module):
         self.register_buffer("steps_unused", torch.zeros(n_codes, dtype=torch.int64))
         self.register_buffer("is_initialised", torch.tensor(is_initialised))
 
-    def forward(self, latents: Tensor, *, share: BatchShare | None = None) -> Quantised:
+    def forward(self, latents: Tensor, *, shard: BatchShard | None = None) -> Quantised:
         """Replace each vector of (B, C, x, y, z) by its nearest code.
 
         Args:
             latents: float.
-            share: the rows of a batch that they are, if the perplexity of the whole batch is wanted.
+            shard: the rows of a batch that they are, if the perplexity of the whole batch is wanted.
         """
         with torch.autocast(latents.device.type, enabled=False):
             z = latents.float()
@@ -110,7 +110,7 @@ class VectorQuantiser(nn.Module):
                 loss = loss + F.mse_loss(codes, z.detach())
             quantised = _StraightThrough.apply(z, codes.detach()).to(latents.dtype)
             counts = self._count(indices)
-            perplexity = compute_perplexity(counts if share is None else share.sum(counts))
+            perplexity = compute_perplexity(counts if shard is None else shard.sum(counts))
         return Quantised(quantised, indices.view(len(z), *z.shape[2:]), loss, perplexity)
 
     def embed(self, indices: Tensor) -> Tensor:
@@ -119,13 +119,13 @@ class VectorQuantiser(nn.Module):
 
     @torch.no_grad()
     def initialise(
-        self, latents: Tensor, *, generator: torch.Generator | None = None, share: BatchShare | None = None
+        self, latents: Tensor, *, generator: torch.Generator | None = None, shard: BatchShard | None = None
     ) -> None:
         """Take the codes from the vectors of a first batch (B, C, x, y, z), if that was not done before."""
         if bool(self.is_initialised):
             return
-        share = share or equal_share(len(latents))
-        picks = self._pick(to_vectors(latents.float()), share, generator)
+        shard = shard or equal_shard(len(latents))
+        picks = self._pick(to_vectors(latents.float()), shard, generator)
         self._replace(torch.ones(len(self.codebook), dtype=torch.bool, device=picks.device), picks)
         self.is_initialised.fill_(True)
 
@@ -136,19 +136,19 @@ class VectorQuantiser(nn.Module):
         indices: Tensor,
         *,
         generator: torch.Generator | None = None,
-        share: BatchShare | None = None,
+        shard: BatchShard | None = None,
     ) -> None:
         """Learn from the vectors of a batch and the codes they took, then replace codes long unused.
 
         N_i = decay N_i + (1 - decay) n_i,  m_i = decay m_i + (1 - decay) sum_j z_ij,  e_i = m_i / N_i; codes
         that no vector took stay as they are, to the bit.
         """
-        share = share or equal_share(len(latents))
+        shard = shard or equal_shard(len(latents))
         vectors = to_vectors(latents.float())
-        counts = share.sum(self._count(indices.flatten()))
+        counts = shard.sum(self._count(indices.flatten()))
         sums = torch.zeros(self.codebook.shape, device=vectors.device)
         sums.index_add_(0, indices.flatten(), vectors)
-        sums = share.sum(sums)
+        sums = shard.sum(sums)
         is_used = counts > 0
         if self.learning == "ema":
             self._average(counts, sums, is_used)
@@ -156,7 +156,7 @@ class VectorQuantiser(nn.Module):
         if self.restart_after is not None:
             is_dead = self.steps_unused >= self.restart_after
             if bool(is_dead.any()):
-                self._replace(is_dead, self._pick(vectors, share, generator))
+                self._replace(is_dead, self._pick(vectors, shard, generator))
 
     def _average(self, counts: Tensor, sums: Tensor, is_used: Tensor) -> None:
         """One step of the moving averages; N and m of an unused code shrink alike, so it need not move."""
@@ -169,18 +169,18 @@ class VectorQuantiser(nn.Module):
         counts = torch.zeros(len(self.codebook), device=indices.device)
         return counts.index_add_(0, indices, torch.ones_like(indices, dtype=counts.dtype))
 
-    def _pick(self, vectors: Tensor, share: BatchShare, generator: torch.Generator | None) -> Tensor:
+    def _pick(self, vectors: Tensor, shard: BatchShard, generator: torch.Generator | None) -> Tensor:
         """Draw (n_codes, C) vectors of the whole batch, different while there are any, equal everywhere."""
         device = vectors.device if generator is None else generator.device
-        number, per_row = len(self.codebook), len(vectors) // (share.stop - share.start)
-        total = share.total * per_row
+        number, per_row = len(self.codebook), len(vectors) // (shard.stop - shard.start)
+        total = shard.total * per_row
         orders = [
             torch.randperm(total, generator=generator, device=device) for _ in range(-(-number // total))
         ]
-        chosen = from_first_rank(torch.cat(orders)[:number].to(vectors.device)) - share.start * per_row
+        chosen = broadcast_from_first(torch.cat(orders)[:number].to(vectors.device)) - shard.start * per_row
         is_own = (chosen >= 0) & (chosen < len(vectors))
         picks = vectors[chosen.clamp(0, len(vectors) - 1)]
-        return share.sum(torch.where(is_own[:, None], picks, 0.0))
+        return shard.sum(torch.where(is_own[:, None], picks, 0.0))
 
     def _replace(self, which: Tensor, vectors: Tensor) -> None:
         """Set the codes where `which` (n_codes,) is True to those rows of `vectors` (n_codes, C)."""

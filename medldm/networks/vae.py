@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from medldm.networks.blocks import conv, crop_to, pad_to_multiple
 from medldm.networks.config_checks import check_shape
-from medldm.networks.encoder_decoder import Decoder, Encoder, TrunkConfig
+from medldm.networks.encoder_decoder import AutoencoderConfig, Decoder, Encoder
 from medldm.networks.posterior import AutoencoderOutput, DiagonalGaussian
-from medldm.runtime.distributed import BatchShare, equal_share
+from medldm.runtime.distributed import BatchShard, equal_shard
 
 FIRST_LOGVAR = -4.0
 """Bias of the posterior's log-variance at the start of a training: a standard deviation of about 0.14."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig(TrunkConfig):
+class VAEConfig(AutoencoderConfig):
     """Describe a VAE; the fields are those of its trunk.
 
     Example:
@@ -96,22 +96,22 @@ class VAE(nn.Module):
         return self.decoder(self.from_latents(latents))
 
     def forward(
-        self, volume: Tensor, *, generator: torch.Generator | None = None, share: BatchShare | None = None
+        self, volume: Tensor, *, generator: torch.Generator | None = None, shard: BatchShard | None = None
     ) -> AutoencoderOutput:
         """Encode, sample the posterior and decode.
 
         Args:
             volume: (B, in_channels, X, Y, Z).
             generator: of the posterior's noise.
-            share: the rows of a training's batch that `volume` is; None for as many rows in every process.
+            shard: the rows of a training's batch that `volume` is; None for as many rows in every process.
 
         Returns:
             The reconstruction; as regularisation and as metric "kl" the divergence in nats per input voxel,
             mean over the batch.
         """
         posterior = self.encode(volume)
-        share = share or equal_share(len(volume))
-        latents = posterior.sample(generator, share=share)
+        shard = shard or equal_shard(len(volume))
+        latents = posterior.sample(generator, shard=shard)
         reconstruction = crop_to(self.decode(latents), volume.shape[2:])
         kl = posterior.kl().mean() / math.prod(volume.shape[2:])
         return AutoencoderOutput(reconstruction, kl, {"kl": kl.detach()})

@@ -15,7 +15,7 @@ from medldm.networks.posterior import AutoencoderOutput
 from medldm.networks.quantiser import Quantised, VectorQuantiser
 from medldm.networks.strided_encoder_decoder import StridedDecoder, StridedEncoder
 from medldm.networks.vqvae_config import VQVAEConfig
-from medldm.runtime.distributed import BatchShare, equal_share
+from medldm.runtime.distributed import BatchShard, equal_shard
 
 __all__ = ["VQVAE", "VQVAEConfig"]
 
@@ -99,14 +99,14 @@ class VQVAE(nn.Module):
         return self.decoder(self.quantiser.embed(indices))
 
     def forward(
-        self, volume: Tensor, *, generator: torch.Generator | None = None, share: BatchShare | None = None
+        self, volume: Tensor, *, generator: torch.Generator | None = None, shard: BatchShard | None = None
     ) -> AutoencoderOutput:
         """Encode, quantise and decode; in training mode the codebook learns from the batch.
 
         Args:
             volume: (B, in_channels, X, Y, Z).
             generator: of the choice of vectors that replace codes.
-            share: the rows of a training's batch that `volume` is; None for as many rows in every process.
+            shard: the rows of a training's batch that `volume` is; None for as many rows in every process.
 
         Returns:
             The reconstruction, the commitment (and codebook) loss and the metric "perplexity".
@@ -115,9 +115,9 @@ class VQVAE(nn.Module):
         if not self.training:
             quantised = self.quantise(latents)
         else:
-            share = share or equal_share(len(volume))
-            self.quantiser.initialise(latents, generator=generator, share=share)
-            quantised = self.quantiser(latents, share=share)
-            self.quantiser.update(latents, quantised.indices, generator=generator, share=share)
+            shard = shard or equal_shard(len(volume))
+            self.quantiser.initialise(latents, generator=generator, shard=shard)
+            quantised = self.quantiser(latents, shard=shard)
+            self.quantiser.update(latents, quantised.indices, generator=generator, shard=shard)
         reconstruction = crop_to(self.decoder(quantised.latents), volume.shape[2:])
         return AutoencoderOutput(reconstruction, quantised.loss, {"perplexity": quantised.perplexity})

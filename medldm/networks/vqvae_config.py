@@ -8,12 +8,12 @@ from typing import Any
 
 from medldm.errors import ConfigError
 from medldm.networks.config_checks import check_choice, check_positive, per_level
-from medldm.networks.encoder_decoder import TrunkConfig
+from medldm.networks.encoder_decoder import AutoencoderConfig
 from medldm.networks.strided_encoder_decoder import ACTIVATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQVAEConfig(TrunkConfig):
+class VQVAEConfig(AutoencoderConfig):
     """Describe a VQ-VAE: the fields of its trunk, and those of its codebook.
 
     Args:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 
-def join_ranks(*, device: str = "auto", timeout_minutes: float = 30.0) -> None:
+def init_distributed(*, device: str = "auto", timeout_minutes: float = 30.0) -> None:
     """Join the processes that torchrun started; a single process needs nothing and gets nothing.
 
     GPUs talk through NCCL, each process with the GPU of its local rank; CPUs through gloo. All but the first
@@ -42,7 +42,7 @@ def join_ranks(*, device: str = "auto", timeout_minutes: float = 30.0) -> None:
     Raises:
         ValueError: if there are fewer GPUs than processes, or the device is one GPU for all.
     """
-    if not is_launched() or is_joined():
+    if not is_launched() or is_distributed():
         return
     on_gpus = choose_device(device).type == "cuda"
     if on_gpus:
@@ -50,14 +50,14 @@ def join_ranks(*, device: str = "auto", timeout_minutes: float = 30.0) -> None:
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=timedelta(minutes=timeout_minutes)
     )
-    if not is_first():
+    if not is_main_process():
         logging.disable(logging.INFO)
-    logger.info("%d processes on %s", n_ranks(), "GPUs" if on_gpus else "CPUs")
+    logger.info("%d processes on %s", world_size(), "GPUs" if on_gpus else "CPUs")
 
 
-def leave_ranks() -> None:
+def close_distributed() -> None:
     """Leave the other processes, at the end of a run."""
-    if is_joined():
+    if is_distributed():
         dist.destroy_process_group()
 
 
@@ -66,51 +66,53 @@ def is_launched() -> bool:
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
 
 
-def is_joined() -> bool:
+def is_distributed() -> bool:
     """Say whether this process talks to others."""
     return dist.is_available() and dist.is_initialized()
 
 
-def require_joined() -> None:
+def require_distributed() -> None:
     """Refuse to run beside other processes without talking to them.
 
     Raises:
         RuntimeError: if torchrun started several processes that were not joined.
     """
-    if is_launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_joined():
+    if is_launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_distributed():
         raise RuntimeError(
             f"torchrun started {os.environ['WORLD_SIZE']} processes, each of which would do the whole work: "
             "add multi_gpu.yaml, as in --config_file \"['train_diffusion.yaml','multi_gpu.yaml']\""
         )
 
 
-def lost_touch(error: RuntimeError) -> bool:
+def is_connection_lost(error: RuntimeError) -> bool:
     """Say whether an error says that another process is gone, or does not answer in time."""
     signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe")
-    return is_joined() and (isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs))
+    return is_distributed() and (
+        isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
+    )
 
 
 def rank() -> int:
     """Return the number of this process, from 0."""
-    return dist.get_rank() if is_joined() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
-def n_ranks() -> int:
+def world_size() -> int:
     """Return the number of processes."""
-    return dist.get_world_size() if is_joined() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Say whether this process is the one that writes what is written once."""
     return rank() == 0
 
 
-def own_part(items: Sequence[Item]) -> list[Item]:
+def items_of_rank(items: Sequence[Item]) -> list[Item]:
     """Return the items that this process works on: every n-th, beginning with its rank."""
-    return list(items[rank() :: n_ranks()])
+    return list(items[rank() :: world_size()])
 
 
-def rows_of_all(
+def gather_rows(
     items: Sequence[Item], compute: Callable[[Sequence[Item]], Sequence[npt.NDArray[np.float64]]]
 ) -> npt.NDArray[np.float64]:
     """Return a row for each item, of which each process computes its own part.
@@ -124,57 +126,57 @@ def rows_of_all(
     Returns:
         (len(items), D), the same bytes in every process and for any number of them.
     """
-    if n_ranks() == 1:
+    if world_size() == 1:
         return np.stack(list(compute(items)))
     rows, error = [], None
     try:
-        rows = list(compute(own_part(items)))
+        rows = list(compute(items_of_rank(items)))
     except Exception as each:  # whatever it is, the others must not wait for rows that never come
         error = each
-    if bool(true_on_any_rank(torch.tensor(error is not None))):
+    if bool(all_reduce_any(torch.tensor(error is not None))):
         logger.warning("a process met an error (%s): each computes all rows", error or "another one")
         return np.stack(list(compute(items)))
-    table = torch.zeros(len(items), largest_on_any_rank(max((len(row) for row in rows), default=0)))
+    table = torch.zeros(len(items), all_reduce_max(max((len(row) for row in rows), default=0)))
     table = table.double()
     for place, row in enumerate(rows):
-        table[rank() + place * n_ranks()] = torch.from_numpy(row)
+        table[rank() + place * world_size()] = torch.from_numpy(row)
     # As integers: a sum with 0.0 would lose the sign of -0.0.
     dist.all_reduce(table.view(torch.int64))
     return table.numpy()
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Return when every process has come here."""
-    if n_ranks() > 1:
+    if world_size() > 1:
         dist.all_reduce(torch.zeros(1))
 
 
-def sum_over_ranks(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes; gradients pass to each process's part."""
-    return _Sum.apply(values) if n_ranks() > 1 else values
+    return _Sum.apply(values) if world_size() > 1 else values
 
 
-def true_on_any_rank(flag: Tensor) -> Tensor:
+def all_reduce_any(flag: Tensor) -> Tensor:
     """Return whether a flag, a boolean scalar, is set in any process."""
-    if n_ranks() == 1:
+    if world_size() == 1:
         return flag
     votes = flag.to(torch.int32)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return votes > 0
 
 
-def largest_on_any_rank(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """Return the largest of the processes' numbers."""
-    if n_ranks() == 1:
+    if world_size() == 1:
         return value
     votes = torch.tensor(value)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return int(votes)
 
 
-def from_first_rank(values: Tensor) -> Tensor:
+def broadcast_from_first(values: Tensor) -> Tensor:
     """Return the first process's tensor; the others give one of the same shape and type."""
-    if n_ranks() == 1:
+    if world_size() == 1:
         return values
     own = values.clone().contiguous()
     dist.broadcast(own, src=0)
@@ -182,7 +184,7 @@ def from_first_rank(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchShare:
+class BatchShard:
     """The rows of a batch that one process works on.
 
     A batch with fewer rows than processes leaves some without one. They stand in with the first row, so that
@@ -203,7 +205,7 @@ class BatchShare:
     @property
     def weight(self) -> float:
         """Factor of a mean over the own rows with which the mean over processes is that over the batch."""
-        return n_ranks() * (self.stop - self.start) / self.total if self.counts else 0.0
+        return world_size() * (self.stop - self.start) / self.total if self.counts else 0.0
 
     def own(self, values: Tensor) -> Tensor:
         """Return the own rows of a tensor of the whole batch."""
@@ -221,39 +223,39 @@ class BatchShare:
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over the batch of what each process has summed over its rows."""
-        return sum_over_ranks(values if self.counts else 0 * values)
+        return all_reduce_sum(values if self.counts else 0 * values)
 
     def mean_terms(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the means over the batch of scalars that are means over the own rows, without gradient."""
         own = {name: term.detach() for name, term in terms.items()}
-        if n_ranks() == 1:
+        if world_size() == 1:
             return own
-        stacked = torch.stack([term.float() for term in own.values()]) * (self.weight / n_ranks())
-        return dict(zip(own, sum_over_ranks(stacked), strict=True))
+        stacked = torch.stack([term.float() for term in own.values()]) * (self.weight / world_size())
+        return dict(zip(own, all_reduce_sum(stacked), strict=True))
 
 
-def whole_batch(n_rows: int) -> BatchShare:
-    """Return the share of a process that works on a batch by itself."""
-    return BatchShare(start=0, stop=n_rows, total=n_rows)
+def whole_batch(n_rows: int) -> BatchShard:
+    """Return the shard of a process that works on a batch by itself."""
+    return BatchShard(start=0, stop=n_rows, total=n_rows)
 
 
-def share_of(total: int) -> BatchShare:
+def shard_batch(total: int) -> BatchShard:
     """Return the own rows of a batch that is split evenly among the processes, in their order."""
-    own, n = rank(), n_ranks()
+    own, n = rank(), world_size()
     start, stop = own * total // n, (own + 1) * total // n
     if start == stop:
-        return BatchShare(start=0, stop=1, total=total, counts=False)
-    return BatchShare(start=start, stop=stop, total=total)
+        return BatchShard(start=0, stop=1, total=total, counts=False)
+    return BatchShard(start=start, stop=stop, total=total)
 
 
-def equal_share(n_rows: int) -> BatchShare:
+def equal_shard(n_rows: int) -> BatchShard:
     """Return the own rows of a batch of which every process has as many."""
-    return BatchShare(start=rank() * n_rows, stop=(rank() + 1) * n_rows, total=n_ranks() * n_rows)
+    return BatchShard(start=rank() * n_rows, stop=(rank() + 1) * n_rows, total=world_size() * n_rows)
 
 
 def parallel(module: nn.Module) -> nn.Module:
     """Return what to call in the place of a module, so that its gradients are the mean over the processes."""
-    if n_ranks() == 1 or not any(weight.requires_grad for weight in module.parameters()):
+    if world_size() == 1 or not any(weight.requires_grad for weight in module.parameters()):
         return module
     # Kernels of one channel come with other strides of the axis of length 1: the same layout.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")

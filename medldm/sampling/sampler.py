@@ -29,7 +29,7 @@ from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
-from medldm.networks.kernels.dispatch import forget_all
+from medldm.networks.kernels.dispatch import clear_cached_weights
 from medldm.sampling.conditions import SamplingConditions
 from medldm.sampling.config import SamplingConfig
 
@@ -230,7 +230,7 @@ class LatentDiffusionSampler:
                 settings=config,
             )
             # The denoiser's reordered weights would lie beside the decoder's maps, which set the peak.
-            forget_all(self.model.denoiser)
+            clear_cached_weights(self.model.denoiser)
             volumes.append(self.model.decode(latents, size=size, max_memory_gb=config.max_memory_gb))
         return torch.cat(volumes)
 

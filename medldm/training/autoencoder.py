@@ -16,9 +16,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from medldm.networks import VAE, VQVAE, AutoencoderOutput
-from medldm.runtime.distributed import BatchShare, accumulating, parallel
+from medldm.runtime.distributed import BatchShard, accumulating, parallel
 from medldm.training.averaging import average_weights
-from medldm.training.batches import share_of_batch
+from medldm.training.batches import shard_of_batch
 from medldm.training.handlers import TERMS
 from medldm.training.losses.reconstruction import FirstStageLoss
 from medldm.training.optimisation import OptimiserStep
@@ -130,14 +130,14 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         volume = torch.as_tensor(batchdata["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
         index = (engine.state.iteration - 1) % engine.state.epoch_length
         position = {"index": index, "epoch_length": engine.state.epoch_length}
-        share = share_of_batch(self.data_loader, index=index, n_rows=len(volume))
+        shard = shard_of_batch(self.data_loader, index=index, n_rows=len(volume))
         is_adversarial = (
             self._discriminator_step is not None and engine.state.iteration > self.loss.adversarial_start
         )
-        output, terms = self._train_network(volume, share, position, is_adversarial=is_adversarial)
+        output, terms = self._train_network(volume, shard, position, is_adversarial=is_adversarial)
         if is_adversarial:
-            terms["discriminator"] = self._train_discriminator(volume, output.reconstruction, share, position)
-        terms = share.mean_terms({**terms, **output.metrics})
+            terms["discriminator"] = self._train_discriminator(volume, output.reconstruction, shard, position)
+        terms = shard.mean_terms({**terms, **output.metrics})
         return {
             Keys.IMAGE: volume,
             Keys.PRED: output.reconstruction,
@@ -146,7 +146,7 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         }
 
     def _train_network(
-        self, volume: Tensor, share: BatchShare, position: dict[str, int], *, is_adversarial: bool
+        self, volume: Tensor, shard: BatchShard, position: dict[str, int], *, is_adversarial: bool
     ) -> tuple[AutoencoderOutput, dict[str, Tensor]]:
         network = self.state.g_network.train()
         # The network's own module judges: its gradients are no concern of this step.
@@ -154,14 +154,14 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         self._step.prepare(network, index=position["index"])
         with accumulating(self._network, is_last=self._step.ends_with(**position)):
             with autocast(self.state.device, self.precision):
-                output = self.g_inferer(volume, self._network, share=share)
-                terms = self.loss.for_autoencoder(output, volume, discriminator=discriminator, share=share)
-            if self._step(terms["loss"] * share.weight, **position):
+                output = self.g_inferer(volume, self._network, shard=shard)
+                terms = self.loss.for_autoencoder(output, volume, discriminator=discriminator, shard=shard)
+            if self._step(terms["loss"] * shard.weight, **position):
                 self.average.update_parameters(network)
         return output, terms
 
     def _train_discriminator(
-        self, real: Tensor, fake: Tensor, share: BatchShare, position: dict[str, int]
+        self, real: Tensor, fake: Tensor, shard: BatchShard, position: dict[str, int]
     ) -> Tensor:
         step, discriminator = self._discriminator_step, self._discriminator
         if step is None or discriminator is None:
@@ -170,7 +170,7 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         with accumulating(discriminator, is_last=step.ends_with(**position)):
             with autocast(self.state.device, self.precision):
                 loss = self.loss.for_discriminator(real, fake.float(), discriminator=discriminator)
-            step(loss * share.weight, **position)
+            step(loss * shard.weight, **position)
         return loss
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from medldm.runtime.distributed import BatchShare, n_ranks, rank, share_of, whole_batch
+from medldm.runtime.distributed import BatchShard, rank, shard_batch, whole_batch, world_size
 from medldm.training.case_order import EpochSampler
 
 logger = logging.getLogger(__name__)
@@ -25,21 +25,21 @@ class TrainingBatches(BatchSampler):
     sampler: EpochSampler
 
     def __init__(self, sampler: EpochSampler, batch_size: int) -> None:
-        if batch_size < n_ranks():
+        if batch_size < world_size():
             logger.warning(
                 "batch_size is %d for %d processes: batches of %d cases are taken, one for each process",
-                *(batch_size, n_ranks(), n_ranks()),
+                *(batch_size, world_size(), world_size()),
             )
-        super().__init__(sampler, max(batch_size, n_ranks()), drop_last=False)
+        super().__init__(sampler, max(batch_size, world_size()), drop_last=False)
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in super().__iter__():
-            share = share_of(len(batch))
-            yield batch[share.start : share.stop]
+            shard = shard_batch(len(batch))
+            yield batch[shard.start : shard.stop]
 
-    def share_of_batch(self, index: int) -> BatchShare:
+    def shard_of_batch(self, index: int) -> BatchShard:
         """Return which rows of a batch, its index in the epoch from 0, this process draws."""
-        return share_of(min(self.batch_size, self.sampler.n_cases - index * self.batch_size))
+        return shard_batch(min(self.batch_size, self.sampler.n_cases - index * self.batch_size))
 
 
 class ValidationBatches(BatchSampler):
@@ -56,7 +56,7 @@ class ValidationBatches(BatchSampler):
         super().__init__(SequentialSampler(range(n_cases)), batch_size, drop_last=False)
         n_batches = super().__len__()
         self._n_batches = n_batches
-        self._step, self._first = (n_ranks(), rank()) if n_batches >= n_ranks() else (1, 0)
+        self._step, self._first = (world_size(), rank()) if n_batches >= world_size() else (1, 0)
 
     def __len__(self) -> int:
         return len(range(self._first, self._n_batches, self._step))
@@ -76,7 +76,7 @@ class ValidationBatches(BatchSampler):
         return self._n_batches // self._step
 
 
-def share_of_batch(loader: Any, *, index: int, n_rows: int) -> BatchShare:
+def shard_of_batch(loader: Any, *, index: int, n_rows: int) -> BatchShard:
     """Return which rows of a training's batch a process has got from its data loader.
 
     Args:
@@ -89,10 +89,10 @@ def share_of_batch(loader: Any, *, index: int, n_rows: int) -> BatchShare:
     """
     batches = getattr(loader, "batch_sampler", None)
     if isinstance(batches, TrainingBatches):
-        return batches.share_of_batch(index)
-    if n_ranks() > 1:
+        return batches.shard_of_batch(index)
+    if world_size() > 1:
         raise TypeError(
-            f"{n_ranks()} processes train, but the data loader gives each the same batches: make it with "
+            f"{world_size()} processes train, but the data loader gives each the same batches: make it with "
             "medldm.training.training_loader"
         )
     return whole_batch(n_rows)

@@ -20,10 +20,10 @@ from medldm.conditioning import Conditions
 from medldm.diffusion import loss_weight, training_target
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
-from medldm.runtime.distributed import BatchShare, accumulating, is_first, whole_batch
+from medldm.runtime.distributed import BatchShard, accumulating, is_main_process, whole_batch
 from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.training.averaging import average_weights
-from medldm.training.batches import batch_number, share_of_batch
+from medldm.training.batches import batch_number, shard_of_batch
 from medldm.training.handlers import TERMS, TrainingLog, middle_slices
 from medldm.training.latent_cache import LatentDataset
 from medldm.training.loader import QuarantinedDataset
@@ -51,17 +51,17 @@ class DenoisingTask:
         self.weighting = config.loss_weighting
 
     def draw_latents(
-        self, batch: dict[str, Any], *, generator: torch.Generator, share: BatchShare | None = None
+        self, batch: dict[str, Any], *, generator: torch.Generator, shard: BatchShard | None = None
     ) -> Tensor:
         """Draw standardised latents (B, C, x, y, z) from the cached posteriors.
 
         Args:
             batch: with "mean" and "std" (B, C, x, y, z).
             generator: of the noise.
-            share: the rows of the training's batch that these are; None for a batch of their own.
+            shard: the rows of the training's batch that these are; None for a batch of their own.
         """
         mean, std = batch["mean"], batch["std"]
-        sample = mean + std * (share or whole_batch(len(mean))).draw_normal(mean, generator=generator)
+        sample = mean + std * (shard or whole_batch(len(mean))).draw_normal(mean, generator=generator)
         return self.model.standardise(sample.to(self.model.latent_shift.device))
 
     def loss(
@@ -188,23 +188,23 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         self.model.denoiser.train()
         index = (engine.state.iteration - 1) % engine.state.epoch_length
         position = {"index": index, "epoch_length": engine.state.epoch_length}
-        share = share_of_batch(self.data_loader, index=index, n_rows=len(batchdata["mean"]))
+        shard = shard_of_batch(self.data_loader, index=index, n_rows=len(batchdata["mean"]))
         with accumulating(self._denoiser, is_last=self._step.ends_with(**position)):
-            loss = self._loss_of(batchdata, share)
-            if self._step(loss * share.weight, **position):
+            loss = self._loss_of(batchdata, shard)
+            if self._step(loss * shard.weight, **position):
                 self.average.update_parameters(self.model.denoiser)
-        terms = share.mean_terms({"loss": loss})
+        terms = shard.mean_terms({"loss": loss})
         return {Keys.LOSS: terms["loss"], TERMS: terms}
 
-    def _loss_of(self, batch: dict[str, Any], share: BatchShare) -> Tensor:
+    def _loss_of(self, batch: dict[str, Any], shard: BatchShard) -> Tensor:
         """Return the mean loss of the own rows of a batch, at random times with random noise."""
         device, conditioning = self.state.device, self.model.denoiser.conditioning
-        x_0 = self.task.draw_latents(batch, generator=self.generator, share=share)
-        noise = share.draw_normal(x_0, generator=self.generator)
-        t = share.own(self.task.path.sample_times(share.total, generator=self.generator)).to(device)
+        x_0 = self.task.draw_latents(batch, generator=self.generator, shard=shard)
+        noise = shard.draw_normal(x_0, generator=self.generator)
+        t = shard.own(self.task.path.sample_times(shard.total, generator=self.generator)).to(device)
         conditions = gather_conditions(batch, conditioning.names).to(device)
-        masks = conditioning.draw_dropout(share.total, generator=self.generator)
-        drop = {name: share.own(mask).to(device) for name, mask in masks.items()}
+        masks = conditioning.draw_dropout(shard.total, generator=self.generator)
+        drop = {name: shard.own(mask).to(device) for name, mask in masks.items()}
         with autocast(device, self.config.precision):
             return self.task.loss(self._denoiser, x_0, conditions, t=t, noise=noise, drop=drop).mean()
 
@@ -292,7 +292,7 @@ class SampleWriter:
 
     def attach(self, trainer: Engine) -> None:
         """Write after each validation, in the first process."""
-        if is_first():
+        if is_main_process():
             self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
 
     def _write(self, evaluator: DiffusionEvaluator, trainer: Engine) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from medldm.latent_diffusion.checkpoints import save_checkpoint
-from medldm.runtime.distributed import is_first
+from medldm.runtime.distributed import is_main_process
 from medldm.training.sharding import gather_state
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class LossBar:
 
     def attach(self, trainer: Engine) -> None:
         """Follow a trainer whose output holds a mapping of scalar tensors under "terms"."""
-        if not is_first():
+        if not is_main_process():
             return
         bar = ProgressBar(desc=self.description, persist=False, disable=None)
         bar.attach(
@@ -68,7 +68,7 @@ class TrainingLog:
 
     def attach(self, trainer: Engine) -> None:
         """Follow a trainer whose output holds a mapping of scalar tensors under "terms"."""
-        if not is_first():
+        if not is_main_process():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         self.writer = SummaryWriter(str(self.directory))
@@ -95,7 +95,11 @@ class TrainingLog:
         """Take over a state; the lines that were written after it are cut off, for they come again."""
         self._values = {name: list(values) for name, values in state["values"].items()}
         self._started = time.monotonic() - state["seconds"]
-        if is_first() and self.history.is_file() and self.history.stat().st_size > state["history_bytes"]:
+        if (
+            is_main_process()
+            and self.history.is_file()
+            and self.history.stat().st_size > state["history_bytes"]
+        ):
             os.truncate(self.history, state["history_bytes"])
 
     def _add(self, trainer: Engine) -> None:
@@ -150,7 +154,7 @@ class SliceWriter:
 
     def attach(self, trainer: Engine) -> None:
         """Write after each validation."""
-        if is_first():
+        if is_main_process():
             self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
 
     def _write(self, evaluator: Engine, trainer: Engine) -> None:
@@ -256,7 +260,7 @@ class CheckpointWriter:
     def _save(self, path: Path, trainer: Engine) -> None:
         weights, card = self.describe()
         weights = gather_state(weights)
-        if not is_first():
+        if not is_main_process():
             return
         training = {
             "epoch": trainer.state.epoch,

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from medldm.files import write_atomically
 from medldm.latent_diffusion.checkpoints import hash_weights
 from medldm.latent_diffusion.model import LatentDiffusionModel
-from medldm.runtime.distributed import is_first, n_ranks, own_part, sum_over_ranks, wait_for_all
+from medldm.runtime.distributed import all_reduce_sum, barrier, is_main_process, items_of_rank, world_size
 from medldm.training.quarantine import BadCase, GuardedTransforms, Quarantine, find_fault
 from medldm.training.volumes import ABSENT, SPATIAL_KEYS
 from medldm.version import __version__
@@ -148,11 +148,11 @@ def encode_cases(
     names = [f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
     # Equal cases share a file; each file is written once, by the process whose part it is in.
     numbers = {name: number for number, name in enumerate(names)}
-    mine = own_part(list(numbers)) if folder is not None else list(numbers)
+    mine = items_of_rank(list(numbers)) if folder is not None else list(numbers)
     missing = [name for name in mine if folder is None or not _is_valid(folder / name)]
     made: dict[str, dict[str, Tensor] | Path | BadCase] = {}
     loader = _load([cases[numbers[name]] for name in missing], transform, num_workers)
-    bar = tqdm(loader, desc="encoding latents", leave=False, disable=None if is_first() else True)
+    bar = tqdm(loader, desc="encoding latents", leave=False, disable=None if is_main_process() else True)
     for name, batch in zip(missing, bar, strict=True):
         entry = _make_entry(model, batch, is_guarded=quarantine is not None)
         if isinstance(entry, BadCase) and quarantine is not None:
@@ -160,18 +160,19 @@ def encode_cases(
         made[name] = entry if folder is None or isinstance(entry, BadCase) else _write(folder / name, entry)
     entries = [made[name] if name in made else Path(folder or "") / name for name in names]
     _await_others([entry for entry in entries if isinstance(entry, Path)], folder)
-    n_missing = sum_over_ranks(torch.tensor(len(missing)))
+    n_missing = all_reduce_sum(torch.tensor(len(missing)))
     _report(len(names), len(names) - int(n_missing), folder)
     return LatentDataset(entries)
 
 
 def _await_others(paths: Sequence[Path], folder: Path | None) -> None:
     """Return when all processes have encoded their parts."""
-    wait_for_all()
+    barrier()
     if unseen := [path for path in paths if not path.is_file()]:
         raise FileNotFoundError(
             f"{len(unseen)} of {len(paths)} cached latents, such as {unseen[0].name}, are not in {folder} as "
-            f"this one of {n_ranks()} processes sees it: output_dir must lie on a file system that all share"
+            f"this one of {world_size()} processes sees it: output_dir must lie on a file system that all "
+            "share"
         )
 
 

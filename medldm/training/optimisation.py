@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from medldm.runtime.distributed import true_on_any_rank
+from medldm.runtime.distributed import all_reduce_any
 from medldm.training.sharding import shard_optimiser_state, whole
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class OptimiserStep:
     def _step(self) -> bool:
         self.scaler.unscale_(self.optimizer)
         norm = whole(nn.utils.clip_grad_norm_(self._parameters(), self.gradient_clip))
-        has_bad_loss = true_on_any_rank(~torch.isfinite(torch.stack(self._losses)).all())
+        has_bad_loss = all_reduce_any(~torch.isfinite(torch.stack(self._losses)).all())
         is_bad_loss, is_bad_norm = torch.stack([has_bad_loss, ~torch.isfinite(norm)]).tolist()
         is_good = not (is_bad_loss or is_bad_norm)
         # A scale that is still too large gives infinite gradients; the scaler lowers it, nothing is wrong.

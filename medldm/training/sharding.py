@@ -22,8 +22,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 
 from medldm.latent_diffusion.model import ConditionalDenoiser
-from medldm.networks.kernels.dispatch import forget_all
-from medldm.runtime.distributed import is_first, n_ranks, parallel
+from medldm.networks.kernels.dispatch import clear_cached_weights
+from medldm.runtime.distributed import is_main_process, parallel, world_size
 
 SHARDINGS = ("ddp", "fsdp")
 
@@ -51,10 +51,10 @@ def share_denoiser(
     """
     if sharding not in SHARDINGS:
         raise ValueError(f"sharding is {sharding!r}: choose from {list(SHARDINGS)}")
-    if sharding == "ddp" or n_ranks() == 1:
+    if sharding == "ddp" or world_size() == 1:
         return parallel(denoiser)
     numbers = _number_weights(optimizer, denoiser)
-    mesh = init_device_mesh(device.type, (n_ranks(),))
+    mesh = init_device_mesh(device.type, (world_size(),))
     for block in denoiser.unet.blocks():
         fully_shard(block, mesh=mesh)
     fully_shard(denoiser, mesh=mesh)
@@ -81,7 +81,7 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
         for owner, name, weight in shards:
             setattr(owner, name, weight)
         if shards:
-            forget_all(module)
+            clear_cached_weights(module)
 
 
 def whole(values: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def gather_state(state: Any) -> Any:
     """
     if isinstance(state, DTensor):
         values = whole(state)
-        return values.cpu() if is_first() else None
+        return values.cpu() if is_main_process() else None
     if isinstance(state, Mapping):
         return {name: gather_state(value) for name, value in state.items()}
     if isinstance(state, (list, tuple)):

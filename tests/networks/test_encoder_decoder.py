@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medldm.networks.encoder_decoder import Decoder, Encoder, TrunkConfig
+from medldm.networks.encoder_decoder import AutoencoderConfig, Decoder, Encoder
 
 
 def test_one_number_stands_for_all_levels() -> None:
-    config = TrunkConfig(down_channels=[8, 16, 16], n_groups=8, n_res_blocks=1)
+    config = AutoencoderConfig(down_channels=[8, 16, 16], n_groups=8, n_res_blocks=1)
     assert config.n_res_blocks == (1, 1, 1)
-    assert config == TrunkConfig(down_channels=(8, 16, 16), n_groups=8, n_res_blocks=[1, 1, 1])
+    assert config == AutoencoderConfig(down_channels=(8, 16, 16), n_groups=8, n_res_blocks=[1, 1, 1])
 
 
 def test_decoder_has_the_blocks_of_the_encoder_in_reverse() -> None:
-    config = TrunkConfig(
+    config = AutoencoderConfig(
         down_channels=[4, 8, 12], n_groups=2, n_res_blocks=[1, 2, 3], attention_levels=[False, False, True]
     )
     encoder, decoder = Encoder(config), Decoder(config)
@@ -24,7 +24,7 @@ def test_decoder_has_the_blocks_of_the_encoder_in_reverse() -> None:
 
 @pytest.mark.parametrize("n_levels", [1, 2, 3])
 def test_each_level_but_the_last_halves_the_size(n_levels: int) -> None:
-    config = TrunkConfig(down_channels=[4] * n_levels, n_groups=2, n_res_blocks=1, mid_attention=False)
+    config = AutoencoderConfig(down_channels=[4] * n_levels, n_groups=2, n_res_blocks=1, mid_attention=False)
     latents = Encoder(config)(torch.zeros(1, 1, 8, 12, 4))
     factor = config.downsampling
     assert factor == 2 ** (n_levels - 1)
@@ -53,4 +53,4 @@ def test_each_level_but_the_last_halves_the_size(n_levels: int) -> None:
 )
 def test_wrong_values_are_named(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        TrunkConfig(**{"down_channels": [8, 16], "n_groups": 4, **wrong})  # type: ignore[arg-type]
+        AutoencoderConfig(**{"down_channels": [8, 16], "n_groups": 4, **wrong})  # type: ignore[arg-type]

@@ -11,20 +11,20 @@ import pytest
 import torch
 
 from medldm.runtime.distributed import (
-    BatchShare,
-    from_first_rank,
-    join_ranks,
-    largest_on_any_rank,
-    own_part,
-    require_joined,
-    rows_of_all,
-    share_of,
-    sum_over_ranks,
-    true_on_any_rank,
+    BatchShard,
+    all_reduce_any,
+    all_reduce_max,
+    all_reduce_sum,
+    broadcast_from_first,
+    gather_rows,
+    init_distributed,
+    items_of_rank,
+    require_distributed,
+    shard_batch,
     whole_batch,
 )
 from medldm.training import ValidationBatches
-from medldm.training.batches import TrainingBatches, share_of_batch
+from medldm.training.batches import TrainingBatches, shard_of_batch
 from medldm.training.case_order import EpochSampler
 from tests.rank_processes import run_on_ranks
 
@@ -32,7 +32,7 @@ from tests.rank_processes import run_on_ranks
 def stand_at(monkeypatch: pytest.MonkeyPatch, rank: int, n: int) -> None:
     """Let this process believe to be one of n."""
     for module in ("medldm.runtime.distributed", "medldm.training.batches"):
-        monkeypatch.setattr(f"{module}.n_ranks", lambda: n)
+        monkeypatch.setattr(f"{module}.world_size", lambda: n)
         monkeypatch.setattr(f"{module}.rank", lambda: rank)
 
 
@@ -42,11 +42,11 @@ def test_shares_partition_a_batch_and_their_weights_give_its_mean(monkeypatch, n
     values, rows, mean = torch.arange(total).double(), [], 0.0
     for rank in range(n):
         stand_at(monkeypatch, rank, n)
-        share = share_of(total)
-        own = share.own(values)
-        assert len(own) == share.stop - share.start <= math.ceil(total / n)
-        rows += own.tolist() if share.counts else []
-        mean += float(own.mean()) * share.weight / n
+        shard = shard_batch(total)
+        own = shard.own(values)
+        assert len(own) == shard.stop - shard.start <= math.ceil(total / n)
+        rows += own.tolist() if shard.counts else []
+        mean += float(own.mean()) * shard.weight / n
     assert rows == values.tolist()
     assert mean == pytest.approx(float(values.mean()))
 
@@ -56,9 +56,9 @@ def test_each_process_has_its_rows_of_the_noise_that_one_process_draws(monkeypat
     rows = []
     for rank in range(2):
         stand_at(monkeypatch, rank, 2)
-        share = share_of(5)
-        like = torch.zeros(share.stop - share.start, 2, 3)
-        rows.append(share.draw_normal(like, generator=torch.Generator().manual_seed(4)))
+        shard = shard_batch(5)
+        like = torch.zeros(shard.stop - shard.start, 2, 3)
+        rows.append(shard.draw_normal(like, generator=torch.Generator().manual_seed(4)))
     assert torch.equal(torch.cat(rows), drawn)
     assert torch.equal(whole_batch(5).draw_normal(drawn, generator=torch.Generator().manual_seed(4)), drawn)
 
@@ -72,7 +72,7 @@ def test_training_batches_are_those_of_one_process(monkeypatch) -> None:
             batches[n, rank] = [[int(case) for case in batch] for batch in own]
             assert len(own) == len(batches[n, rank]) == 3
             assert [len(b) for b in batches[n, rank]] == [
-                own.share_of_batch(i).stop - own.share_of_batch(i).start for i in range(3)
+                own.shard_of_batch(i).stop - own.shard_of_batch(i).start for i in range(3)
             ]
     for n in (2, 3):
         for index, batch in enumerate(batches[1, 0]):
@@ -103,49 +103,49 @@ def test_validation_batches_are_dealt_out_whole_and_each_process_has_some(monkey
 
 def test_a_loader_that_gives_every_process_the_same_is_refused(monkeypatch) -> None:
     loader = torch.utils.data.DataLoader([1, 2, 3])
-    assert share_of_batch(loader, index=0, n_rows=3) == whole_batch(3)
+    assert shard_of_batch(loader, index=0, n_rows=3) == whole_batch(3)
     stand_at(monkeypatch, 0, 2)
     with pytest.raises(TypeError, match=r"2 processes train, .* medldm\.training\.training_loader"):
-        share_of_batch(loader, index=0, n_rows=3)
+        shard_of_batch(loader, index=0, n_rows=3)
 
 
 def test_processes_that_do_not_talk_are_refused(monkeypatch) -> None:
-    require_joined()
-    join_ranks()
+    require_distributed()
+    init_distributed()
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RuntimeError, match=r"torchrun started 2 processes, .* add multi_gpu\.yaml"):
-        require_joined()
+        require_distributed()
 
 
 def exchange(rank: int, folder: Path) -> None:
     """Check every exchange in one of three processes."""
     part = torch.tensor([1.0, 2.0]) * (rank + 1)
     part.requires_grad_()
-    total = sum_over_ranks(part)
+    total = all_reduce_sum(part)
     assert total.tolist() == [6.0, 12.0]
     ((rank + 1) * total[0] ** 2).backward()
     assert part.grad is not None
     assert part.grad.tolist() == [6 * 12.0, 0.0]
-    assert bool(true_on_any_rank(torch.tensor(rank == 2)))
-    assert not bool(true_on_any_rank(torch.tensor(False)))
-    assert largest_on_any_rank(10 * (rank == 1)) == 10
-    assert from_first_rank(torch.tensor(rank + 5)) == 5
-    assert own_part(range(7)) == list(range(rank, 7, 3))
-    share = share_of(2)
-    terms = share.mean_terms({"a": torch.tensor(float(rank)), "b": torch.tensor(1.0)})
-    assert share.counts == (rank > 0)
+    assert bool(all_reduce_any(torch.tensor(rank == 2)))
+    assert not bool(all_reduce_any(torch.tensor(False)))
+    assert all_reduce_max(10 * (rank == 1)) == 10
+    assert broadcast_from_first(torch.tensor(rank + 5)) == 5
+    assert items_of_rank(range(7)) == list(range(rank, 7, 3))
+    shard = shard_batch(2)
+    terms = shard.mean_terms({"a": torch.tensor(float(rank)), "b": torch.tensor(1.0)})
+    assert shard.counts == (rank > 0)
     assert {name: float(term) for name, term in terms.items()} == {"a": 1.5, "b": 1.0}
-    assert float(share.sum(torch.tensor(1.0))) == 2.0
+    assert float(shard.sum(torch.tensor(1.0))) == 2.0
     (folder / f"done_{rank}").touch()
 
 
 def test_exchanges_between_three_processes(tmp_path) -> None:
     assert run_on_ranks(partial(exchange, folder=tmp_path), tmp_path / "ranks", n=3) == [0, 0, 0]
     assert len(list(tmp_path.glob("done_*"))) == 3
-    alone = BatchShare(start=0, stop=2, total=2)
+    alone = BatchShard(start=0, stop=2, total=2)
     assert alone.weight == 1.0
-    assert float(sum_over_ranks(torch.tensor(3.0))) == 3.0
+    assert float(all_reduce_sum(torch.tensor(3.0))) == 3.0
 
 
 def rows_on_a_rank(rank: int, *, n_items: int) -> None:
@@ -155,7 +155,7 @@ def rows_on_a_rank(rank: int, *, n_items: int) -> None:
         seen.extend(items)
         return [np.array([each, math.nan, -0.1 * each]) for each in items]
 
-    rows = rows_of_all(range(n_items), compute)
+    rows = gather_rows(range(n_items), compute)
     expected = np.array([[each, math.nan, -0.1 * each] for each in range(n_items)])
     assert rows.tobytes() == expected.tobytes()
     assert seen == list(range(rank, n_items, 2))
@@ -174,7 +174,7 @@ def rows_with_an_error(rank: int) -> None:
         return [np.zeros(1) for _ in items]
 
     with pytest.raises(ValueError, match="case 3 cannot be used"):
-        rows_of_all(range(4), compute)
+        gather_rows(range(4), compute)
 
 
 def test_an_error_in_one_process_is_the_error_of_all(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_memory_limit_streams_the_decoder_with_the_same_result(sampler, condit
 def test_the_decoder_does_not_run_beside_the_denoisers_reordered_weights(sampler, monkeypatch) -> None:
     forgotten = []
     decode = type(sampler.model).decode
-    monkeypatch.setattr("medldm.sampling.sampler.forget_all", forgotten.append)
+    monkeypatch.setattr("medldm.sampling.sampler.clear_cached_weights", forgotten.append)
     monkeypatch.setattr(
         type(sampler.model),
         "decode",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from medldm.runtime.distributed import wait_for_all
+from medldm.runtime.distributed import barrier
 from medldm.seeds import seed_everything
 from medldm.training.handlers import TERMS
 from tests.training.resume.training_states import everything
@@ -56,7 +56,7 @@ def straight_and_stopped(rank: int, make: Callable[..., Any], folder: Path) -> N
         stopped.run()
     if rank == 0:
         shutil.copytree(folder / "stopped", folder / "copied")
-    wait_for_all()
+    barrier()
     seed_everything(99 + rank)
     last = make(folder / "stopped", resume="must")
     last.run()
@@ -67,7 +67,7 @@ def straight_and_stopped(rank: int, make: Callable[..., Any], folder: Path) -> N
 
 def everything_of(trainer: Any) -> dict[str, Any]:
     """Return all tensors of a training's state, and when all have finished, what the first process wrote."""
-    wait_for_all()
+    barrier()
     return {**everything(trainer), "plain": ""}
 
 

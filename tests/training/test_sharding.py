@@ -203,7 +203,7 @@ def test_one_process_keeps_all(make_model) -> None:
 
 
 def test_an_optimiser_of_other_weights_or_with_a_state_is_refused(make_model, monkeypatch) -> None:
-    monkeypatch.setattr("medldm.training.sharding.n_ranks", lambda: 2)
+    monkeypatch.setattr("medldm.training.sharding.world_size", lambda: 2)
     model = make_model(("class",))
     average = average_weights(model.denoiser, 0.9)
     used = torch.optim.SGD(model.denoiser.parameters(), lr=1.0, momentum=0.9)

@@ -30,7 +30,7 @@ from medldm.evaluation.features.kinds import FeatureKind
 from medldm.evaluation.metrics.checks import Floats, check_volume
 from medldm.evaluation.metrics.frechet import frechet_distance
 from medldm.latent_diffusion.checkpoints import CheckpointError, require_fit
-from medldm.runtime.distributed import rows_of_all
+from medldm.runtime.distributed import gather_rows
 
 NETWORKS: Mapping[str, Callable[..., ResNet]] = {
     "resnet10": resnet10,
@@ -148,7 +148,7 @@ def network_features(
     found = {}
     for name in ("train", "test", "synthetic", "noise"):
         tell(f"network features of the {name} set")
-        found[name] = rows_of_all(getattr(sets, name).boxed_images(sets.shape), embed_some)
+        found[name] = gather_rows(getattr(sets, name).boxed_images(sets.shape), embed_some)
     return found
 
 

@@ -22,7 +22,7 @@ from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.frechet import CASES_FOR_EACH_FEATURE
 from medldm.evaluation.metrics.spectrum import power_of_cases
 from medldm.latent_diffusion.checkpoints import load_weights, require_fit
-from medldm.runtime.distributed import rows_of_all
+from medldm.runtime.distributed import gather_rows
 
 MAX_COMPONENTS = 16
 
@@ -127,7 +127,7 @@ def _radiomics(part: CaseSet, *, limits: tuple[float, float], n_workers: int, ca
         with ThreadPoolExecutor(n_workers) as pool:
             return list(pool.map(recall, images))
 
-    return rows_of_all(part.images, recall_some)
+    return gather_rows(part.images, recall_some)
 
 
 def _recall_encoder(

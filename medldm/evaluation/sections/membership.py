@@ -26,7 +26,7 @@ from medldm.evaluation.metrics.membership import (
     score_cases,
 )
 from medldm.evaluation.sections.metric_result import Column, Description, Figure, Light, compute_figure
-from medldm.runtime.distributed import rows_of_all
+from medldm.runtime.distributed import gather_rows
 
 ATTACKS = {
     "mirror": (
@@ -86,7 +86,7 @@ def score_membership(cases: ModelCases, config: MembershipConfig, *, seed: int) 
             [score_cases(loss, each)[0] for each in ([case], mirror_case(case))], dtype=np.float64
         )
 
-    plain, mirrored = rows_of_all(range(len(cases)), lambda places: [ask(place) for place in places]).T
+    plain, mirrored = gather_rows(range(len(cases)), lambda places: [ask(place) for place in places]).T
     return MembershipScores(by_attack={"mirror": plain - mirrored, "loss": plain}, subjects=cases.subjects)
 
 
@@ -113,7 +113,7 @@ def split_by_subject(scores: MembershipScores, *, seed: int) -> tuple[Membership
     """Split scores into two halves of different subjects."""
     subjects = np.array(scores.subjects)
     order = np.random.default_rng(seed).permutation(np.unique(subjects))
-    is_first = np.isin(subjects, order[: len(order) // 2])
+    is_main_process = np.isin(subjects, order[: len(order) // 2])
 
     def take(mask: npt.NDArray[np.bool_]) -> MembershipScores:
         return MembershipScores(
@@ -121,7 +121,7 @@ def split_by_subject(scores: MembershipScores, *, seed: int) -> tuple[Membership
             subjects=tuple(subjects[mask].tolist()),
         )
 
-    return take(is_first), take(~is_first)
+    return take(is_main_process), take(~is_main_process)
 
 
 Infer = Callable[[Column], MembershipResult]

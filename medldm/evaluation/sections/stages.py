@@ -8,7 +8,7 @@ import time
 from tqdm import tqdm
 
 from medldm.evaluation.sections.metric_result import SECTIONS, Description, Figure
-from medldm.runtime.distributed import is_first
+from medldm.runtime.distributed import is_main_process
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Stages:
             unit="stage",
             desc="evaluation",
             leave=False,
-            disable=None if is_first() else True,
+            disable=None if is_main_process() else True,
         )
         return self
 

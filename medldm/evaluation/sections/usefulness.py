@@ -32,7 +32,7 @@ from medldm.evaluation.segmenter import (
     seconds_per_step,
     train_segmenter,
 )
-from medldm.runtime.distributed import from_first_rank, rows_of_all
+from medldm.runtime.distributed import broadcast_from_first, gather_rows
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def measure_usefulness(
         return np.ravel(_score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures))
 
     trainings = [(regime, number) for regime in sources for number in range(config.n_seeds)]
-    rows = rows_of_all(trainings, lambda own: [train_and_score(*each) for each in own])
+    rows = gather_rows(trainings, lambda own: [train_and_score(*each) for each in own])
     scores = rows.reshape(len(sources), config.n_seeds, 2, len(test), n_structures)
     regimes = {
         regime: RegimeScores(dice=each[:, 0], hd95_mm=each[:, 1])
@@ -226,7 +226,7 @@ def fit_steps(cases: Sequence[Pair], config: UsefulnessConfig, *, n_structures: 
     if config.time_budget_s == 0:
         raise TooFewCasesError("the time budget of the segmenter trainings is 0")
     measured = seconds_per_step(cases, config.segmenter, n_structures=n_structures)
-    seconds = float(from_first_rank(torch.tensor(measured, dtype=torch.float64)))
+    seconds = float(broadcast_from_first(torch.tensor(measured, dtype=torch.float64)))
     n_steps = int(config.time_budget_s / (len(REGIMES) * config.n_seeds * seconds))
     if n_steps < MIN_STEPS:
         needed = MIN_STEPS * seconds * len(REGIMES) * config.n_seeds

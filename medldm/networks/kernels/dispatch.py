@@ -112,8 +112,8 @@ class Rules:
         return is_large and h.dtype == normalised.dtype and h is not normalised
 
     @staticmethod
-    def run_in_slabs(x: Tensor, weight: Tensor, *others: Tensor) -> bool:
-        """Whether a residual block runs slab by slab: inference on large maps, on CPUs, for memory.
+    def run_in_tiles(x: Tensor, weight: Tensor, *others: Tensor) -> bool:
+        """Whether a residual block runs tile by tile: inference on large maps, on CPUs, for memory.
 
         An autoencoder's pass over 64^3 voxels (32, 64, 128 channels) then takes 0.6 of the memory and 1.01 of
         the time. `weight` and `others` are those of the block.
@@ -127,8 +127,8 @@ class Rules:
         )
 
     @staticmethod
-    def planes_of_slab(x: Tensor) -> int:
-        """How many planes (B, C, 1, Y, Z) such a slab has: about 4 MB, which stay in the cache."""
+    def planes_of_tile(x: Tensor) -> int:
+        """How many planes (B, C, 1, Y, Z) such a tile has: about 4 MB, which stay in the cache."""
         return max(4, 2**22 // (x[:, :, 0].numel() * x.element_size()))
 
     @staticmethod
@@ -320,7 +320,7 @@ def forget(layer: nn.Module) -> None:
     _KEPT.pop(layer, None)
 
 
-def forget_all(network: nn.Module) -> None:
+def clear_cached_weights(network: nn.Module) -> None:
     """Forget what inference has kept for the layers of a network, a copy of many of its weights."""
     for layer in network.modules():
         forget(layer)

@@ -218,14 +218,14 @@ def _convolution_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of a convolution for its input, weight and bias; those of the parameters in their dtype."""
     grad, kernel, batch, n_rows = grad.to(h.dtype), weight.to(h.dtype), len(h), h.shape[2]
-    in_slabs = False
+    in_tiles = False
     if Rules.use_onednn(h, kernel):
         if Rules.is_fine(h, kernel):
             h, grad = channels_last(h), channels_last(grad)
         if Rules.would_unfold(h):
-            in_slabs = Rules.can_halve(h, layer)
+            in_tiles = Rules.can_halve(h, layer)
             h, grad = (
-                _halve(h, grad) if in_slabs else (torch.cat([t, torch.zeros_like(t)]) for t in (h, grad))
+                _halve(h, grad) if in_tiles else (torch.cat([t, torch.zeros_like(t)]) for t in (h, grad))
             )
     geometry = [list(layer.stride), list(layer.padding), list(layer.dilation), False, [0] * (h.ndim - 2)]
     grad_h, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -233,7 +233,7 @@ def _convolution_backward(
     )
     of_parameters = [None if g is None else g.to(weight.dtype) for g in (grad_weight, grad_bias)]
     if grad_h is not None:
-        grad_h = _join(grad_h, n_rows) if in_slabs else grad_h[:batch]
+        grad_h = _join(grad_h, n_rows) if in_tiles else grad_h[:batch]
     return grad_h, *of_parameters
 
 
@@ -249,14 +249,14 @@ def _halve(h: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """
     n_rows = h.shape[2]
     n = (n_rows + 1) // 2
-    slabs, gradients = (t.new_zeros(2, t.shape[1], n + 2, *t.shape[3:]) for t in (h, grad))
+    tiles, gradients = (t.new_zeros(2, t.shape[1], n + 2, *t.shape[3:]) for t in (h, grad))
     if is_channels_last(h):
-        slabs, gradients = channels_last(slabs), channels_last(gradients)
-    slabs[0, :, 1:] = h[0, :, : n + 1]
-    slabs[1, :, : n_rows - n + 1] = h[0, :, n - 1 :]
+        tiles, gradients = channels_last(tiles), channels_last(gradients)
+    tiles[0, :, 1:] = h[0, :, : n + 1]
+    tiles[1, :, : n_rows - n + 1] = h[0, :, n - 1 :]
     gradients[0, :, 1 : n + 1] = grad[0, :, :n]
     gradients[1, :, 1 : n_rows - n + 1] = grad[0, :, n:]
-    return slabs, gradients
+    return tiles, gradients
 
 
 def _join(halves: Tensor, n_rows: int) -> Tensor:

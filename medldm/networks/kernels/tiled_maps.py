@@ -1,6 +1,6 @@
-"""Feature maps that are read, computed and stored slab by slab along one axis, with exact halos.
+"""Feature maps that are read, computed and stored tile by tile along one axis, with exact halos.
 
-A `SlabMap` hands out consecutive slabs; operations on it are lazy and pull the planes they need from the map
+A `TiledMap` hands out consecutive tiles; operations on it are lazy and pull the planes they need from the map
 below, so that a chain of convolutions holds a few planes of each map. What must be known whole before the
 next layer can start is written to a tensor by `stored`, which gathers its moments on the way.
 """
@@ -27,14 +27,14 @@ _PART = 2**14
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlabMap:
-    """A feature map (B, C, X, Y, Z) as slabs along one axis; all maps have slabs of equal thickness.
+class TiledMap:
+    """A feature map (B, C, X, Y, Z) as tiles along one axis; all maps have tiles of equal thickness.
 
     Args:
-        read: makes an iterator over the slabs, first to last, as often as asked.
+        read: makes an iterator over the tiles, first to last, as often as asked.
         length: planes along the axis.
         axis: the axis of the tensors, 2 or more, that is cut.
-        thickness: planes of a slab; the last one may have fewer.
+        thickness: planes of a tile; the last one may have fewer.
     """
 
     read: Callable[[], Iterator[Tensor]]
@@ -42,35 +42,35 @@ class SlabMap:
     axis: int
     thickness: int
 
-    def then(self, read: Callable[[], Iterator[Tensor]], *, length: int | None = None) -> SlabMap:
+    def then(self, read: Callable[[], Iterator[Tensor]], *, length: int | None = None) -> TiledMap:
         """Make a map computed from this one."""
         length = self.length if length is None else length
-        return SlabMap(read=read, length=length, axis=self.axis, thickness=self.thickness)
+        return TiledMap(read=read, length=length, axis=self.axis, thickness=self.thickness)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> SlabMap:
-        """Apply a function that works voxel by voxel to each slab, when it is read."""
+    def map(self, function: Callable[[Tensor], Tensor]) -> TiledMap:
+        """Apply a function that works voxel by voxel to each tile, when it is read."""
         return self.then(lambda: map(function, self.read()))
 
 
 class Moments:
-    """Mean and variance of each channel over all slabs seen: of planes in float32, joined in float64."""
+    """Mean and variance of each channel over all tiles seen: of planes in float32, joined in float64."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[int, Tensor, Tensor]] = []
 
-    def see(self, slab: Tensor) -> Tensor:
-        """Add a slab (B, C, X, Y, Z) to the moments and return it."""
-        n_planes = max(1, _PART // slab[0, 0, 0].numel())
-        for part in slab.split(n_planes, dim=2):
+    def see(self, tile: Tensor) -> Tensor:
+        """Add a tile (B, C, X, Y, Z) to the moments and return it."""
+        n_planes = max(1, _PART // tile[0, 0, 0].numel())
+        for part in tile.split(n_planes, dim=2):
             of_samples = [
                 torch.batch_norm_update_stats(each, *_no_moments(each), 0.0) for each in part.split(1)
             ]
             means, variances = (torch.stack(each).double() for each in zip(*of_samples, strict=True))
             self._parts.append((part[0, 0].numel(), means, variances))
-        return slab
+        return tile
 
     def normaliser(self, norm: nn.GroupNorm, *, silu: bool) -> Callable[[Tensor], Tensor]:
-        """Make the function that normalises slabs as `norm` normalises the whole map, and applies SiLU.
+        """Make the function that normalises tiles as `norm` normalises the whole map, and applies SiLU.
 
         A variance over parts is the mean of their variances and of the squares by which their means differ.
         Once they are known, normalisation by groups is one by channels, which PyTorch computes in one pass.
@@ -110,7 +110,7 @@ def _no_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredMap(SlabMap):
+class StoredMap(TiledMap):
     """A map that exists whole.
 
     Args:
@@ -122,10 +122,10 @@ class StoredMap(SlabMap):
     moments: Moments
 
 
-def from_tensor(x: Tensor, *, axis: int, thickness: int, device: torch.device | None = None) -> SlabMap:
-    """Hand out slabs of an existing tensor, on `device` if given."""
-    return SlabMap(
-        read=lambda: (slab.to(device) for slab in x.split(thickness, dim=axis)),
+def from_tensor(x: Tensor, *, axis: int, thickness: int, device: torch.device | None = None) -> TiledMap:
+    """Hand out tiles of an existing tensor, on `device` if given."""
+    return TiledMap(
+        read=lambda: (tile.to(device) for tile in x.split(thickness, dim=axis)),
         length=x.shape[axis],
         axis=axis,
         thickness=thickness,
@@ -133,47 +133,47 @@ def from_tensor(x: Tensor, *, axis: int, thickness: int, device: torch.device | 
 
 
 def held(x: Tensor, *, axis: int, thickness: int) -> StoredMap:
-    """Measure an existing tensor and hand out its slabs."""
-    slabs = from_tensor(x, axis=axis, thickness=thickness)
-    return _whole(slabs, x, measure(slabs))
+    """Measure an existing tensor and hand out its tiles."""
+    tiles = from_tensor(x, axis=axis, thickness=thickness)
+    return _whole(tiles, x, measure(tiles))
 
 
-def measure(x: SlabMap) -> Moments:
+def measure(x: TiledMap) -> Moments:
     """Compute a map for its moments only."""
     moments = Moments()
     deque(map(moments.see, x.read()), maxlen=0)
     return moments
 
 
-def stored(x: SlabMap, *, into: Tensor | None = None) -> StoredMap:
+def stored(x: TiledMap, *, into: Tensor | None = None) -> StoredMap:
     """Compute a map now, gather its moments and keep it in one tensor, its channels innermost.
 
     Args:
         x: the map.
         into: takes the values, on any device; may be the tensor of a map that `x` is computed from, since a
-            slab is overwritten only when all that depends on it has read it.
+            tile is overwritten only when all that depends on it has read it.
     """
     moments, position = Moments(), 0
-    for slab in x.read():
-        moments.see(slab)
+    for tile in x.read():
+        moments.see(tile)
         if into is None:
-            shape = [x.length if axis == x.axis else size for axis, size in enumerate(slab.shape)]
-            layout = CHANNELS_LAST[slab.ndim]
-            into = torch.empty(shape, dtype=slab.dtype, device=slab.device, memory_format=layout)
-        into.narrow(x.axis, position, slab.shape[x.axis]).copy_(slab)
-        position += slab.shape[x.axis]
-        del slab
+            shape = [x.length if axis == x.axis else size for axis, size in enumerate(tile.shape)]
+            layout = CHANNELS_LAST[tile.ndim]
+            into = torch.empty(shape, dtype=tile.dtype, device=tile.device, memory_format=layout)
+        into.narrow(x.axis, position, tile.shape[x.axis]).copy_(tile)
+        position += tile.shape[x.axis]
+        del tile
     if into is None:
         raise ValueError("the map to store has no planes: give a volume with at least one voxel")
     return _whole(from_tensor(into, axis=x.axis, thickness=x.thickness), into, moments)
 
 
-def _whole(slabs: SlabMap, x: Tensor, moments: Moments) -> StoredMap:
+def _whole(tiles: TiledMap, x: Tensor, moments: Moments) -> StoredMap:
     return StoredMap(
-        read=slabs.read,
-        length=slabs.length,
-        axis=slabs.axis,
-        thickness=slabs.thickness,
+        read=tiles.read,
+        length=tiles.length,
+        axis=tiles.axis,
+        thickness=tiles.thickness,
         tensor=x,
         moments=moments,
     )
@@ -183,15 +183,15 @@ def _ranges(length: int, thickness: int) -> Iterator[tuple[int, int]]:
     return pairwise([*range(0, length, thickness), length])
 
 
-def _windows(x: SlabMap, ranges: list[tuple[int, int]]) -> Iterator[Tensor]:
+def _windows(x: TiledMap, ranges: list[tuple[int, int]]) -> Iterator[Tensor]:
     """Yield copies of the planes [start, stop) for ranges that never go back; planes outside are zero.
 
     No more is held between two windows than the planes of the next one that have been read already.
     """
-    slabs, held, first, end = x.read(), deque[Tensor](), 0, 0
+    tiles, held, first, end = x.read(), deque[Tensor](), 0, 0
     for (start, stop), (next_start, _) in pairwise([*ranges, (x.length - 1, x.length)]):
         while end < min(stop, x.length):
-            held.append(next(slabs))
+            held.append(next(tiles))
             end += held[-1].shape[x.axis]
         window = deque([_join(held, start - first, stop - first, axis=x.axis)])
         while len(held) > 1 and first + held[0].shape[x.axis] <= next_start:
@@ -204,7 +204,7 @@ def _windows(x: SlabMap, ranges: list[tuple[int, int]]) -> Iterator[Tensor]:
 
 
 def _join(held: deque[Tensor], start: int, stop: int, *, axis: int) -> Tensor:
-    """Copy the planes [start, stop) of consecutive slabs, counted from the first, into one tensor."""
+    """Copy the planes [start, stop) of consecutive tiles, counted from the first, into one tensor."""
     shape = list(held[0].shape)
     layout = CHANNELS_LAST[len(shape)]
     pieces, position = [], 0
@@ -215,16 +215,16 @@ def _join(held: deque[Tensor], start: int, stop: int, *, axis: int) -> Tensor:
             pieces.append(held[0].new_zeros(shape).contiguous(memory_format=layout))
 
     add_zeros(min(stop, 0) - start)
-    for slab in held:
-        low, high = max(start - position, 0), min(stop - position, slab.shape[axis])
+    for tile in held:
+        low, high = max(start - position, 0), min(stop - position, tile.shape[axis])
         if low < high:
-            pieces.append(slab.narrow(axis, low, high - low))
-        position += slab.shape[axis]
+            pieces.append(tile.narrow(axis, low, high - low))
+        position += tile.shape[axis]
     add_zeros(stop - max(start, position))
     return torch.cat(pieces, dim=axis).contiguous(memory_format=layout)
 
 
-def convolved(x: SlabMap, conv: nn.Conv2d | nn.Conv3d, *, end_padding: bool = False) -> SlabMap:
+def convolved(x: TiledMap, conv: nn.Conv2d | nn.Conv3d, *, end_padding: bool = False) -> TiledMap:
     """Apply a convolution: output plane i takes the input planes i stride - before, ..., + reach.
 
     Args:
@@ -251,7 +251,7 @@ def convolved(x: SlabMap, conv: nn.Conv2d | nn.Conv3d, *, end_padding: bool = Fa
 
 
 def _convolve(window: Tensor, conv: nn.Conv2d | nn.Conv3d, padding: list[int]) -> Tensor:
-    """Convolve with another padding than the layer's own, the fastest way for thin slabs too."""
+    """Convolve with another padding than the layer's own, the fastest way for thin tiles too."""
 
     def compute(window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not Rules.use_onednn(window, weight):
@@ -265,7 +265,7 @@ def _convolve(window: Tensor, conv: nn.Conv2d | nn.Conv3d, padding: list[int]) -
 
 
 def convolved_transposed(
-    x: SlabMap,
+    x: TiledMap,
     weight: Tensor,
     bias: Tensor | None,
     *,
@@ -273,7 +273,7 @@ def convolved_transposed(
     padding: int,
     output_padding: int = 0,
     dilation: int = 1,
-) -> SlabMap:
+) -> TiledMap:
     """Apply a transposed convolution: output plane o takes input planes i with o = i stride - padding + k.
 
     Args:

@@ -1,4 +1,4 @@
-"""A residual block slab by slab: it stores one map besides its input and output.
+"""A residual block tile by tile: it stores one map besides its input and output.
 
 Streaming runs all of a network's blocks so; on CPUs inference runs those on large maps so, where the block's
 plain form would hold its normalised input and the inner maps whole.
@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medldm.networks.kernels.tiled_maps import Moments, SlabMap, StoredMap, convolved, measure, stored
+from medldm.networks.kernels.tiled_maps import Moments, StoredMap, TiledMap, convolved, measure, stored
 
 
-def run_residual(x: SlabMap, block: Any, *, recompute: bool = False) -> StoredMap:
+def run_residual(x: TiledMap, block: Any, *, recompute: bool = False) -> StoredMap:
     """y = shortcut(x) + conv2(silu(norm2(h))), h = conv1(silu(norm1(x))).
 
     Three readings of x: for its moments, for h and for the shortcut. The first one stores x, or shortcut(x)
@@ -29,10 +29,10 @@ def run_residual(x: SlabMap, block: Any, *, recompute: bool = False) -> StoredMa
     """
     stores_shortcut = block.conv1.out_channels < block.conv1.in_channels and not isinstance(x, StoredMap)
 
-    def first_half(x: SlabMap) -> SlabMap:
+    def first_half(x: TiledMap) -> TiledMap:
         return convolved(x.map(of_x.normaliser(block.norm1, silu=True)), block.conv1)
 
-    def second_half(h: SlabMap, of_h: Moments) -> SlabMap:
+    def second_half(h: TiledMap, of_h: Moments) -> TiledMap:
         return convolved(h.map(of_h.normaliser(block.norm2, silu=True)), block.conv2)
 
     place = None
@@ -54,22 +54,22 @@ def run_residual(x: SlabMap, block: Any, *, recompute: bool = False) -> StoredMa
     return stored(branch.then(lambda: map(Tensor.add_, branch.read(), shortcut.read())), into=h.tensor)
 
 
-def as_stored(x: SlabMap) -> StoredMap:
+def as_stored(x: TiledMap) -> StoredMap:
     """Return a map that exists whole, computed now if it did not."""
     return x if isinstance(x, StoredMap) else stored(x)
 
 
 def add_to_branch(
-    x: SlabMap, branch: Callable[[SlabMap], SlabMap], shortcut: Callable[[Tensor], Tensor]
-) -> SlabMap:
-    """branch(x) + shortcut(x), of which x is read once; its slabs wait for the branch, which lags behind."""
+    x: TiledMap, branch: Callable[[TiledMap], TiledMap], shortcut: Callable[[Tensor], Tensor]
+) -> TiledMap:
+    """branch(x) + shortcut(x), of which x is read once; its tiles wait for the branch, which lags behind."""
 
     def read() -> Iterator[Tensor]:
         waiting: deque[Tensor] = deque()
 
-        def keep(slab: Tensor) -> Tensor:
-            waiting.append(slab)
-            return slab
+        def keep(tile: Tensor) -> Tensor:
+            waiting.append(tile)
+            return tile
 
         return map(lambda y: y.add_(shortcut(waiting.popleft())), branch(x.map(keep)).read())
 

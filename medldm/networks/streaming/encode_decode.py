@@ -1,8 +1,8 @@
-"""Exact encoding and decoding of volumes beyond memory, slab by slab.
+"""Exact encoding and decoding of volumes beyond memory, tile by tile.
 
-Every layer runs over slabs along the volume's longest axis with the halo its convolution needs, so that the
+Every layer runs over tiles along the volume's longest axis with the halo its convolution needs, so that the
 result is that of the whole volume. Group normalisation needs the moments of a whole map, which are gathered
-while the map's slabs are computed. A residual block therefore stores two maps, its input and the output of
+while the map's tiles are computed. A residual block therefore stores two maps, its input and the output of
 its first convolution, or one when `recompute` trades a second run of that convolution for memory. The
 upsampled map of the finest level is not stored where the block after it has fewer channels, but computed for
 each reading.
@@ -27,7 +27,7 @@ from medldm.networks.config_checks import check_positive, check_shape
 from medldm.networks.encoder_decoder import Level
 from medldm.networks.kernels.dispatch import transposed_kernel
 from medldm.networks.kernels.tiled_maps import (
-    SlabMap,
+    TiledMap,
     convolved,
     convolved_transposed,
     from_tensor,
@@ -46,7 +46,7 @@ def stream_decode(
     autoencoder: VAE | VQVAE,
     latents: Tensor,
     *,
-    slab: int,
+    tile: int,
     recompute: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -55,7 +55,7 @@ def stream_decode(
     Args:
         autoencoder: a VAE or a VQVAE; gradients are not followed.
         latents: (B, latent_channels, x, y, z).
-        slab: planes of a slab; fewer take less memory and more time.
+        tile: planes of a tile; fewer take less memory and more time.
         recompute: at the finest level store one map in place of two, and run convolutions once more.
         out: (B, out_channels, X, Y, Z) to write to, on any device; None for a new tensor.
 
@@ -66,7 +66,7 @@ def stream_decode(
         ValueError: if a shape does not fit the autoencoder.
     """
     config = autoencoder.config
-    check_positive("stream_decode", slab=slab)
+    check_positive("stream_decode", tile=tile)
     check_shape(
         "stream_decode: latents have",
         latents,
@@ -78,20 +78,20 @@ def stream_decode(
     else:
         latents = autoencoder.quantise(latents).latents
     return stored(
-        _run_decoder(autoencoder.decoder, _cut(latents, slab), recompute=recompute), into=out
+        _run_decoder(autoencoder.decoder, _cut(latents, tile), recompute=recompute), into=out
     ).tensor
 
 
 @torch.no_grad()
 def stream_encode_moments(
-    autoencoder: VAE | VQVAE, volume: Tensor, *, slab: int, recompute: bool = False
+    autoencoder: VAE | VQVAE, volume: Tensor, *, tile: int, recompute: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Encode a volume as `autoencoder.encode_moments` does, to rounding, in less memory.
 
     Args:
         autoencoder: a VAE or a VQVAE; gradients are not followed.
-        volume: (B, in_channels, X, Y, Z) on any device; its slabs are moved to the autoencoder's.
-        slab: planes of a slab; fewer take less memory and more time.
+        volume: (B, in_channels, X, Y, Z) on any device; its tiles are moved to the autoencoder's.
+        tile: planes of a tile; fewer take less memory and more time.
         recompute: at the finest level store one map in place of two, and run convolutions once more.
 
     Returns:
@@ -101,7 +101,7 @@ def stream_encode_moments(
         ValueError: if a shape does not fit the autoencoder.
     """
     config = autoencoder.config
-    check_positive("stream_encode_moments", slab=slab)
+    check_positive("stream_encode_moments", tile=tile)
     check_shape(
         "stream_encode_moments: volume has",
         volume,
@@ -109,7 +109,7 @@ def stream_encode_moments(
         spatial_dims=config.spatial_dims,
     )
     device = next(autoencoder.parameters()).device
-    cut = _cut(pad_to_multiple(volume, autoencoder.downsampling), slab, device=device)
+    cut = _cut(pad_to_multiple(volume, autoencoder.downsampling), tile, device=device)
     h = stored(_run_encoder(autoencoder.encoder, cut, recompute=recompute)).tensor
     if isinstance(autoencoder, VQVAE):
         return h, torch.zeros_like(h)
@@ -117,12 +117,12 @@ def stream_encode_moments(
     return posterior.mean, posterior.std
 
 
-def _cut(x: Tensor, slab: int, *, device: torch.device | None = None) -> SlabMap:
+def _cut(x: Tensor, tile: int, *, device: torch.device | None = None) -> TiledMap:
     sizes = x.shape[2:]
-    return from_tensor(x, axis=2 + sizes.index(max(sizes)), thickness=slab, device=device)
+    return from_tensor(x, axis=2 + sizes.index(max(sizes)), thickness=tile, device=device)
 
 
-def _run_decoder(decoder: Any, h: SlabMap, *, recompute: bool) -> SlabMap:
+def _run_decoder(decoder: Any, h: TiledMap, *, recompute: bool) -> TiledMap:
     if isinstance(decoder, StridedDecoder):
         return _run_strided(decoder.levels, convolved(h, decoder.conv_in))
     h = convolved(h, decoder.conv_in)
@@ -134,7 +134,7 @@ def _run_decoder(decoder: Any, h: SlabMap, *, recompute: bool) -> SlabMap:
     return _run_output(h, decoder)
 
 
-def _run_encoder(encoder: Any, h: SlabMap, *, recompute: bool) -> SlabMap:
+def _run_encoder(encoder: Any, h: TiledMap, *, recompute: bool) -> TiledMap:
     if isinstance(encoder, StridedEncoder):
         return convolved(_run_strided(encoder.levels, h), encoder.conv_out)
     h = convolved(h, encoder.conv_in)
@@ -144,12 +144,12 @@ def _run_encoder(encoder: Any, h: SlabMap, *, recompute: bool) -> SlabMap:
     return _run_output(h, encoder)
 
 
-def _run_output(h: SlabMap, trunk: Any) -> SlabMap:
+def _run_output(h: TiledMap, trunk: Any) -> TiledMap:
     whole = as_stored(h)
     return convolved(whole.map(whole.moments.normaliser(trunk.norm_out, silu=False)), trunk.conv_out)
 
 
-def _run_level(h: SlabMap, level: nn.Module, *, recompute: bool) -> SlabMap:
+def _run_level(h: TiledMap, level: nn.Module, *, recompute: bool) -> TiledMap:
     """Run a level's layers and its resampling; attention sees its map whole."""
     if not isinstance(level, Level):
         return h
@@ -161,7 +161,7 @@ def _run_level(h: SlabMap, level: nn.Module, *, recompute: bool) -> SlabMap:
     return h if level.resample is None else _resampled(h, level.resample)
 
 
-def _resampled(x: SlabMap, resample: Any) -> SlabMap:
+def _resampled(x: TiledMap, resample: Any) -> TiledMap:
     if isinstance(resample, Downsample):
         return convolved(x, resample.conv, end_padding=resample.end_padding is not None)
     if isinstance(resample, Upsample):
@@ -175,14 +175,14 @@ def _resampled(x: SlabMap, resample: Any) -> SlabMap:
     return _run_sequential(x, [resample.conv])
 
 
-def _run_strided(levels: Iterable[Any], h: SlabMap) -> SlabMap:
+def _run_strided(levels: Iterable[Any], h: TiledMap) -> TiledMap:
     """Nothing in this trunk needs a whole map, so that nothing is stored."""
     for level in levels:
         h = _run_sequential(h, level)
     return h
 
 
-def _run_sequential(h: SlabMap, layers: Iterable[nn.Module]) -> SlabMap:
+def _run_sequential(h: TiledMap, layers: Iterable[nn.Module]) -> TiledMap:
     for layer in layers:
         if isinstance(layer, ResidualUnit):
             body = [layer.conv1, layer.activation, layer.conv2]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medldm.networks.encoder_decoder import TrunkConfig
+from medldm.networks.encoder_decoder import AutoencoderConfig
 from medldm.networks.kernels.dispatch import compute_dtype
 from medldm.networks.quantiser import MAX_DISTANCES
 from medldm.networks.streaming.encode_decode import stream_decode, stream_encode_moments
@@ -38,21 +38,21 @@ class MemoryPlan:
 
     Args:
         n_bytes: estimate of what it takes.
-        slab: planes of a slab; None to run whole.
+        tile: planes of a tile; None to run whole.
         recompute: store one map of the finest level in place of two.
     """
 
     n_bytes: int
-    slab: int | None = None
+    tile: int | None = None
     recompute: bool = False
 
 
 PLANS: tuple[tuple[int | None, bool], ...] = (
     (None, False),
-    *((slab, False) for slab in (16, 8, 4)),
-    *((slab, True) for slab in (16, 8, 4, 2, 1)),
+    *((tile, False) for tile in (16, 8, 4)),
+    *((tile, True) for tile in (16, 8, 4, 2, 1)),
 )
-"""Slab and recomputation of the plans that are tried, fastest first."""
+"""Tile and recomputation of the plans that are tried, fastest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +75,12 @@ class _Level:
 
 
 def estimate_decode_bytes(
-    config: TrunkConfig,
+    config: AutoencoderConfig,
     latent_size: Sequence[int],
     *,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 1,
-    slab: int | None = None,
+    tile: int | None = None,
     recompute: bool = False,
 ) -> int:
     """Estimate the peak of decoding, in bytes above weights and latents.
@@ -90,16 +90,16 @@ def estimate_decode_bytes(
         latent_size: (x, y, z).
         dtype: of the maps, that in which the network computes.
         batch_size: number of volumes.
-        slab: planes of a slab of `stream_decode`; None for decoding whole.
+        tile: planes of a tile of `stream_decode`; None for decoding whole.
         recompute: as given to `stream_decode`.
 
     Example:
         >>> config = VAEConfig(down_channels=[32, 64, 128], mid_attention=False)
-        >>> estimate_decode_bytes(config, (64, 64, 64), slab=4) < 6e9
+        >>> estimate_decode_bytes(config, (64, 64, 64), tile=4) < 6e9
         True
     """
     levels = _levels(config, [n * config.downsampling for n in latent_size], is_decoder=True)
-    values = _count_values(config, levels, slab=slab, recompute=recompute)
+    values = _count_values(config, levels, tile=tile, recompute=recompute)
     if isinstance(config, VQVAEConfig):
         values = max(values, min(math.prod(latent_size) * config.n_codes, MAX_DISTANCES))
     values += config.out_channels * math.prod(latent_size) * config.downsampling ** len(latent_size)
@@ -107,12 +107,12 @@ def estimate_decode_bytes(
 
 
 def estimate_encode_bytes(
-    config: TrunkConfig,
+    config: AutoencoderConfig,
     volume_size: Sequence[int],
     *,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 1,
-    slab: int | None = None,
+    tile: int | None = None,
     recompute: bool = False,
 ) -> int:
     """Estimate the peak of encoding, in bytes above weights and volume; arguments as `estimate_decode_bytes`.
@@ -122,16 +122,16 @@ def estimate_encode_bytes(
         volume_size: (X, Y, Z).
         dtype: in which the network computes.
         batch_size: number of volumes.
-        slab: planes of a slab of `stream_encode_moments`; None for encoding whole.
+        tile: planes of a tile of `stream_encode_moments`; None for encoding whole.
         recompute: as given to `stream_encode_moments`.
     """
     levels = _levels(config, volume_size, is_decoder=False)
-    values = _count_values(config, levels, slab=slab, recompute=recompute)
+    values = _count_values(config, levels, tile=tile, recompute=recompute)
     values += config.in_channels * math.prod(volume_size)
     return round(batch_size * values * dtype.itemsize + OVERHEAD)
 
 
-def _levels(config: TrunkConfig, size: Sequence[int], *, is_decoder: bool) -> list[_Level]:
+def _levels(config: AutoencoderConfig, size: Sequence[int], *, is_decoder: bool) -> list[_Level]:
     """The levels in the order in which they run; `size` is that of the volume."""
     n_levels = len(config.down_channels)
     channels = (config.up_channels or ()) if is_decoder else config.down_channels
@@ -153,26 +153,28 @@ def _levels(config: TrunkConfig, size: Sequence[int], *, is_decoder: bool) -> li
     ]
 
 
-def _count_values(config: TrunkConfig, levels: list[_Level], *, slab: int | None, recompute: bool) -> float:
+def _count_values(
+    config: AutoencoderConfig, levels: list[_Level], *, tile: int | None, recompute: bool
+) -> float:
     """Count the values of all maps that exist at once, at the level that has most."""
     if isinstance(config, VQVAEConfig) and config.trunk == "strided":
-        if slab is None:
+        if tile is None:
             return ALLOWANCE * max(4 * level.n_out * level.voxels for level in levels)
-        # Nothing is stored: each convolution waits with a slab and its halo.
+        # Nothing is stored: each convolution waits with a tile and its halo.
         return ALLOWANCE * sum(
-            (2 * level.n_blocks + 1) * (slab + 3) * level.n_out * level.plane for level in levels
+            (2 * level.n_blocks + 1) * (tile + 3) * level.n_out * level.plane for level in levels
         )
     finest = max(levels, key=lambda level: level.voxels)
     return ALLOWANCE * max(
-        _count_residual(level, slab=slab, recompute=recompute, is_finest=level is finest) for level in levels
+        _count_residual(level, tile=tile, recompute=recompute, is_finest=level is finest) for level in levels
     )
 
 
-def _count_residual(level: _Level, *, slab: int | None, recompute: bool, is_finest: bool) -> float:
-    """Count the values of a level's maps: input, inner maps and output of its first block, and slabs."""
+def _count_residual(level: _Level, *, tile: int | None, recompute: bool, is_finest: bool) -> float:
+    """Count the values of a level's maps: input, inner maps and output of its first block, and tiles."""
     n_in, n_out = level.n_in, level.n_out
     attention = 8 * n_out * level.voxels if level.has_attention else 0
-    if slab is None:
+    if tile is None:
         # The level's input, and of one block the input, the inner map, its normalised form and the output.
         return max(attention, (n_in + 4 * n_out) * level.voxels)
     # A narrowing block follows an upsampling. At the finest level its input is computed from a map with
@@ -185,13 +187,13 @@ def _count_residual(level: _Level, *, slab: int | None, recompute: bool, is_fine
         kept = n_in if n_in == n_out else before + n_out
     else:
         kept = before + n_out * (2 if n_out < n_in else 1)
-    passing = (4 if recompute else 2) * min(slab + 2, max(level.size)) * max(n_in, n_out) * level.plane
+    passing = (4 if recompute else 2) * min(tile + 2, max(level.size)) * max(n_in, n_out) * level.plane
     return max(attention, kept * level.voxels + passing)
 
 
 def choose_plan(
     estimate: Callable[..., int],
-    config: TrunkConfig,
+    config: AutoencoderConfig,
     size: Sequence[int],
     *,
     max_memory_gb: float,
@@ -214,9 +216,9 @@ def choose_plan(
     if not max_memory_gb > 0:
         raise ValueError(f"max_memory_gb is {max_memory_gb}: give a positive number of 10^9 bytes, such as 8")
     plans = []
-    for slab, recompute in PLANS:
-        n_bytes = estimate(config, size, dtype=dtype, batch_size=batch_size, slab=slab, recompute=recompute)
-        plans.append(MemoryPlan(n_bytes=n_bytes, slab=slab, recompute=recompute))
+    for tile, recompute in PLANS:
+        n_bytes = estimate(config, size, dtype=dtype, batch_size=batch_size, tile=tile, recompute=recompute)
+        plans.append(MemoryPlan(n_bytes=n_bytes, tile=tile, recompute=recompute))
         if n_bytes <= max_memory_gb * 1e9:
             return plans[-1]
     leanest = min(plans, key=lambda plan: plan.n_bytes)
@@ -232,7 +234,7 @@ def choose_plan(
 def decode_within(
     autoencoder: VAE | VQVAE, latents: Tensor, max_memory_gb: float | None, *, out: Tensor | None = None
 ) -> Tensor:
-    """Decode whole where the estimate is within the budget, slab by slab where it is not.
+    """Decode whole where the estimate is within the budget, tile by tile where it is not.
 
     Args:
         autoencoder: a VAE or a VQVAE; when it streams, gradients are not followed.
@@ -244,8 +246,8 @@ def decode_within(
         (B, out_channels, X, Y, Z), equal to rounding however it was computed.
     """
     plan = _plan(estimate_decode_bytes, autoencoder, latents, max_memory_gb)
-    if plan is not None and plan.slab is not None:
-        return stream_decode(autoencoder, latents, slab=plan.slab, recompute=plan.recompute, out=out)
+    if plan is not None and plan.tile is not None:
+        return stream_decode(autoencoder, latents, tile=plan.tile, recompute=plan.recompute, out=out)
     volume = autoencoder.decode(latents)
     return volume if out is None else out.copy_(volume)
 
@@ -253,7 +255,7 @@ def decode_within(
 def encode_moments_within(
     autoencoder: VAE | VQVAE, volume: Tensor, max_memory_gb: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Encode whole where the estimate is within the budget, slab by slab where it is not.
+    """Encode whole where the estimate is within the budget, tile by tile where it is not.
 
     Args:
         autoencoder: a VAE or a VQVAE; when it streams, gradients are not followed.
@@ -264,8 +266,8 @@ def encode_moments_within(
         Mean and standard deviation, (B, latent_channels, x, y, z) each, on the autoencoder's device.
     """
     plan = _plan(estimate_encode_bytes, autoencoder, volume, max_memory_gb)
-    if plan is not None and plan.slab is not None:
-        return stream_encode_moments(autoencoder, volume, slab=plan.slab, recompute=plan.recompute)
+    if plan is not None and plan.tile is not None:
+        return stream_encode_moments(autoencoder, volume, tile=plan.tile, recompute=plan.recompute)
     return autoencoder.encode_moments(volume.to(next(autoencoder.parameters()).device))
 
 

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from medldm.configs import Config
 from medldm.errors import ConfigError
 from medldm.networks import AutoencoderOutput
-from medldm.runtime.distributed import BatchShare
+from medldm.runtime.distributed import BatchShard
 from medldm.training.losses.reconstruction import FirstStageLoss
 from medldm.training.quarantine import BadCase
 
@@ -70,7 +70,7 @@ class LabelMapLoss(FirstStageLoss):
         volume: Tensor,
         *,
         discriminator: nn.Module | None,
-        share: BatchShare | None = None,
+        shard: BatchShard | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms, and under "loss" their weighted sum.
 
@@ -78,7 +78,7 @@ class LabelMapLoss(FirstStageLoss):
             output: its reconstruction holds logits (B, K + 1, X, Y, Z).
             volume: (B, 1, X, Y, Z) indices 0..K.
             discriminator: must be None.
-            share: the rows of the training's batch that these are; None for a batch of their own.
+            shard: the rows of the training's batch that these are; None for a batch of their own.
         """
         if discriminator is not None:
             raise TypeError("LabelMapLoss has no adversary: train without a discriminator")
@@ -90,18 +90,18 @@ class LabelMapLoss(FirstStageLoss):
         terms = {"cross_entropy": entropy, "regularisation": output.regularisation}
         total = entropy + self.config.regularisation_weight * output.regularisation
         if self.config.dice_weight > 0:
-            terms["dice_loss"] = soft_dice_loss(logits, target, share=share)
+            terms["dice_loss"] = soft_dice_loss(logits, target, shard=shard)
             total = total + self.config.dice_weight * terms["dice_loss"]
         return {"loss": total, **terms}
 
 
-def soft_dice_loss(logits: Tensor, target: Tensor, *, share: BatchShare | None = None) -> Tensor:
+def soft_dice_loss(logits: Tensor, target: Tensor, *, shard: BatchShard | None = None) -> Tensor:
     """Return 1 - Dice, the mean over structures, background left out, of the sums over the whole batch.
 
     Args:
         logits: (B, K + 1, X, Y, Z).
         target: (B, X, Y, Z) indices.
-        share: the rows of the whole batch that these are; None for a batch of their own.
+        shard: the rows of the whole batch that these are; None for a batch of their own.
 
     Source: Milletari et al. 2016, "V-Net", Section 3, with p and g in the place of their squares.
     """
@@ -109,7 +109,7 @@ def soft_dice_loss(logits: Tensor, target: Tensor, *, share: BatchShare | None =
     truth = one_hot(target, logits.shape[1]).movedim(-1, 1).to(probability)
     axes = (0, *range(2, logits.ndim))
     sums = torch.stack([(probability * truth).sum(axes), (probability + truth).sum(axes)])
-    overlap, total = sums if share is None else share.sum(sums)
+    overlap, total = sums if shard is None else shard.sum(sums)
     # One voxel's worth keeps structures that are in neither map from dividing 0 by 0.
     return (1 - (2 * overlap + 1) / (total + 1))[1:].mean()
 

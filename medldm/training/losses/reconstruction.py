@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medldm.configs import Config, unknown_name_message
 from medldm.errors import ConfigError
 from medldm.networks import AutoencoderOutput
-from medldm.runtime.distributed import BatchShare
+from medldm.runtime.distributed import BatchShard
 from medldm.training.losses.perceptual import NETWORKS, MedicalNetLoss
 
 
@@ -68,11 +68,11 @@ class FirstStageLoss(nn.Module):
         volume: Tensor,
         *,
         discriminator: nn.Module | None,
-        share: BatchShare | None = None,
+        shard: BatchShard | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms, and under "loss" their weighted sum, for a batch of the data loader's volumes.
 
-        A term must be a mean over the rows, or add up with `share` what couples the rows of the whole batch.
+        A term must be a mean over the rows, or add up with `shard` what couples the rows of the whole batch.
         """
         raise NotImplementedError(f"{type(self).__name__} lacks for_autoencoder")
 
@@ -101,7 +101,7 @@ class AutoencoderLoss(FirstStageLoss):
         volume: Tensor,
         *,
         discriminator: nn.Module | None,
-        share: BatchShare | None = None,
+        shard: BatchShard | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms, and under "loss" their weighted sum.
 
@@ -109,7 +109,7 @@ class AutoencoderLoss(FirstStageLoss):
             output: of the autoencoder, for `volume`.
             volume: (B, 1, X, Y, Z) in [-1, 1].
             discriminator: gives a list of features, the last one its logits; None before it takes part.
-            share: not needed: every term is a mean over the rows.
+            shard: not needed: every term is a mean over the rows.
         """
         fake = output.reconstruction.float()
         terms = {"l1": (fake - volume).abs().mean(), "regularisation": output.regularisation}

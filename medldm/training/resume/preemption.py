@@ -8,7 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from medldm.runtime.distributed import largest_on_any_rank
+from medldm.runtime.distributed import all_reduce_max
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class StopSignals:
 
     def agree(self) -> bool:
         """Say whether a signal came; all processes of a training ask together and get the same answer."""
-        if number := largest_on_any_rank(int(self.received or 0)):
+        if number := all_reduce_max(int(self.received or 0)):
             self.received = signal.Signals(number)
         return self.received is not None
 

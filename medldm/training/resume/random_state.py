@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medldm.runtime.distributed import n_ranks
+from medldm.runtime.distributed import world_size
 
 
 def capture_random_state() -> dict[str, Any]:
@@ -34,7 +34,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if not torch.cuda.is_available():
         return
-    if n_ranks() > 1:
+    if world_size() > 1:
         torch.cuda.set_rng_state(state["cuda"][0])
     else:
         for device, own in enumerate(state["cuda"][: torch.cuda.device_count()]):

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from medldm.runtime.distributed import from_first_rank, is_first, wait_for_all
+from medldm.runtime.distributed import barrier, broadcast_from_first, is_main_process
 from medldm.training.batches import has_common_batch
 from medldm.training.case_order import EpochSampler
 from medldm.training.quarantine import FOUND, Quarantine
@@ -108,7 +108,7 @@ class TrainingStateHandler:
             SystemExit: with the code 75 after SIGTERM or SIGUSR1, and 130 after Ctrl-C; the state is saved.
             TrainingDivergedError: if rolling back did not help.
         """
-        if self.resume == "never" and is_first() and (place := self.folders.retire()) is not None:
+        if self.resume == "never" and is_main_process() and (place := self.folders.retire()) is not None:
             logger.info("resume is never: the states of an earlier training were moved to %s", place)
         with self.signals:
             while True:
@@ -136,9 +136,9 @@ class TrainingStateHandler:
 
     def _load_newest(self) -> SavedState | None:
         """Let the first process choose a state, and set damaged ones aside; the others read the same one."""
-        saved = self.folders.load_newest() if is_first() else None
-        step = int(from_first_rank(torch.tensor(-1 if saved is None else saved.step)))
-        return saved if is_first() or step < 0 else self.folders.load(step)
+        saved = self.folders.load_newest() if is_main_process() else None
+        step = int(broadcast_from_first(torch.tensor(-1 if saved is None else saved.step)))
+        return saved if is_main_process() or step < 0 else self.folders.load(step)
 
     def _restore(self, trainer: Any, saved: SavedState) -> None:
         light = {name: saved.parts[name] for name in _LIGHT}
@@ -195,7 +195,7 @@ class TrainingStateHandler:
 
     def _stop(self, trainer: Any) -> None:
         self._save(trainer)
-        wait_for_all()
+        barrier()
         code = self.signals.exit_code
         logger.warning(
             "%s: the state after batch %d is saved; run the same command again to go on (exit code %d)",
@@ -220,7 +220,7 @@ class TrainingStateHandler:
             return
         started = time.monotonic()
         state = {**trainer.training_state(), **(self._at_epoch_end or self._capture(trainer))}
-        if is_first():
+        if is_main_process():
             self.folders.save(state, step=step)
         self._saved_step, self._saved_at = step, time.monotonic()
         self._seconds_of_a_save = self._saved_at - started

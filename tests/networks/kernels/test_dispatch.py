@@ -26,10 +26,10 @@ from medldm.networks.kernels.dispatch import (
     _KEPT,
     Rules,
     attend_to,
+    clear_cached_weights,
     compute_dtype,
     convolve,
     double_and_convolve,
-    forget_all,
     project,
     transposed_kernel,
 )
@@ -181,7 +181,7 @@ def test_a_network_forgets_all_that_was_kept(generator: torch.Generator) -> None
     x = torch.randn(1, 32, 3, 3, 3, generator=generator)
     before = network(x)
     assert any(layer in _KEPT for layer in network.modules())
-    forget_all(network)
+    clear_cached_weights(network)
     assert not any(layer in _KEPT for layer in network.modules())
     torch.testing.assert_close(network(x), before)
 

@@ -1,4 +1,4 @@
-"""A residual block gives the same slab by slab as whole, and inference on large maps takes less memory so."""
+"""A residual block gives the same tile by tile as whole, and inference on large maps takes less memory so."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_block(n_in: int, n_out: int, *, generator: torch.Generator, **options: 
 @pytest.mark.parametrize("thickness", [1, 2, 3, 16])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @torch.no_grad()
-def test_slabs_give_what_the_whole_gives_and_leave_the_input(
+def test_tiles_give_what_the_whole_gives_and_leave_the_input(
     channels: tuple[int, int],
     thickness: int,
     dtype: torch.dtype,
@@ -44,7 +44,7 @@ def test_slabs_give_what_the_whole_gives_and_leave_the_input(
 
 @pytest.mark.parametrize("enabled", [False, True])
 @torch.no_grad()
-def test_inference_on_a_large_map_runs_in_slabs_and_gives_the_same(
+def test_inference_on_a_large_map_runs_in_tiles_and_gives_the_same(
     enabled: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block = make_block(16, 8, generator=generator)
@@ -53,9 +53,9 @@ def test_inference_on_a_large_map_runs_in_slabs_and_gives_the_same(
         x = x.to(torch.bfloat16) if enabled else x
         if not Rules.use_onednn(x, block.conv1.weight):
             pytest.skip("this CPU computes without oneDNN")
-        assert Rules.run_in_slabs(x, *block.parameters())
+        assert Rules.run_in_tiles(x, *block.parameters())
         found, peak = block(x), count_peak(lambda: block(x))
-        monkeypatch.setattr(Rules, "run_in_slabs", lambda *_: False)
+        monkeypatch.setattr(Rules, "run_in_tiles", lambda *_: False)
         whole, whole_peak = block(x), count_peak(lambda: block(x))
     expected = block.double()(x.double())
     errors = [float((y - expected).norm() / expected.norm()) for y in (found, whole)]
@@ -71,15 +71,15 @@ def test_trainings_small_maps_and_blocks_that_are_told_a_time_run_whole(
 ) -> None:
     block = make_block(4, 4, generator=generator)
     large, small = torch.zeros(1, 4, 64, 128, 128), torch.zeros(1, 4, 8, 8, 8)
-    assert not Rules.run_in_slabs(large, *block.parameters())
+    assert not Rules.run_in_tiles(large, *block.parameters())
     with torch.no_grad():
-        assert not Rules.run_in_slabs(small, *block.parameters())
+        assert not Rules.run_in_tiles(small, *block.parameters())
         timed = make_block(4, 4, generator=generator, embedding_dim=3)
-        monkeypatch.setattr(Rules, "run_in_slabs", lambda *_: pytest.fail("asked for slabs"))
+        monkeypatch.setattr(Rules, "run_in_tiles", lambda *_: pytest.fail("asked for tiles"))
         timed(small, torch.zeros(1, 3))
         make_block(4, 4, generator=generator, resample="down")(small)
 
 
-def test_slabs_of_a_cache_have_at_least_four_planes() -> None:
-    assert Rules.planes_of_slab(torch.empty(1, 32, 64, 64, 64)) == 8
-    assert Rules.planes_of_slab(torch.empty(2, 64, 4, 128, 128, device="meta")) == 4
+def test_tiles_of_a_cache_have_at_least_four_planes() -> None:
+    assert Rules.planes_of_tile(torch.empty(1, 32, 64, 64, 64)) == 8
+    assert Rules.planes_of_tile(torch.empty(2, 64, 4, 128, 128, device="meta")) == 4

@@ -41,18 +41,18 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("slab", [1, 4])
+@pytest.mark.parametrize("tile", [1, 4])
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_streaming_equals_the_whole(
-    name: str, slab: int, recompute: bool, randomise: Randomise, generator: torch.Generator
+    name: str, tile: int, recompute: bool, randomise: Randomise, generator: torch.Generator
 ) -> None:
     autoencoder = make(CONFIGS[name], randomise)
     latents = torch.randn(2, 4, 3, 5, 2, generator=generator)
-    found = stream_decode(autoencoder, latents, slab=slab, recompute=recompute)
+    found = stream_decode(autoencoder, latents, tile=tile, recompute=recompute)
     assert_near(found, autoencoder.decode(latents))
     volume = torch.randn(2, 1, 13, 7, 18, generator=generator)
-    mean, std = stream_encode_moments(autoencoder, volume, slab=slab, recompute=recompute)
+    mean, std = stream_encode_moments(autoencoder, volume, tile=tile, recompute=recompute)
     whole_mean, whole_std = autoencoder.encode_moments(volume)
     assert_near(mean, whole_mean)
     torch.testing.assert_close(std, whole_std, rtol=1e-4, atol=1e-5)
@@ -60,7 +60,7 @@ def test_streaming_equals_the_whole(
 
 @pytest.mark.parametrize("axis", [2, 3, 4])
 @torch.no_grad()
-def test_every_slab_size_and_axis_gives_the_same(
+def test_every_tile_size_and_axis_gives_the_same(
     axis: int, randomise: Randomise, generator: torch.Generator
 ) -> None:
     autoencoder = make(PLAIN, randomise)
@@ -68,17 +68,17 @@ def test_every_slab_size_and_axis_gives_the_same(
     size[axis - 2] = 5
     latents = torch.randn(1, 4, *size, generator=generator)
     expected = autoencoder.decode(latents)
-    for slab in range(1, 17):
-        assert_near(stream_decode(autoencoder, latents, slab=slab, recompute=slab % 2 == 0), expected)
+    for tile in range(1, 17):
+        assert_near(stream_decode(autoencoder, latents, tile=tile, recompute=tile % 2 == 0), expected)
 
 
 @torch.no_grad()
 def test_two_dimensions_work(randomise: Randomise, generator: torch.Generator) -> None:
     autoencoder = make(replace(CONFIGS["attention"], spatial_dims=2), randomise)
     latents = torch.randn(1, 4, 5, 7, generator=generator)
-    assert_near(stream_decode(autoencoder, latents, slab=3), autoencoder.decode(latents))
+    assert_near(stream_decode(autoencoder, latents, tile=3), autoencoder.decode(latents))
     volume = torch.randn(1, 1, 9, 14, generator=generator)
-    found = stream_encode_moments(autoencoder, volume, slab=3)
+    found = stream_encode_moments(autoencoder, volume, tile=3)
     assert_near(found[0], autoencoder.encode_moments(volume)[0])
 
 
@@ -96,7 +96,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_whole(
         autoencoder, latents, volume = autoencoder.bfloat16(), latents.bfloat16(), volume.bfloat16()
     with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
         whole = autoencoder.decode(latents), autoencoder.encode_moments(volume)[0]
-        options = {"slab": 3, "recompute": recompute}
+        options = {"tile": 3, "recompute": recompute}
         found = (
             stream_decode(autoencoder, latents, **options),
             stream_encode_moments(autoencoder, volume, **options)[0],
@@ -115,8 +115,8 @@ def test_result_is_written_to_the_given_tensor_and_nothing_else_changes(
     before = latents.clone(), volume.clone()
     weights = {name: value.clone() for name, value in autoencoder.state_dict().items()}
     out = torch.empty(1, 1, 12, 8, 8)
-    found = stream_decode(autoencoder, latents, slab=2, out=out)
-    moments = stream_encode_moments(autoencoder, volume, slab=2)
+    found = stream_decode(autoencoder, latents, tile=2, out=out)
+    moments = stream_encode_moments(autoencoder, volume, tile=2)
     assert found is out
     assert not any(x.requires_grad for x in (found, *moments))
     assert torch.equal(latents, before[0])
@@ -127,12 +127,12 @@ def test_result_is_written_to_the_given_tensor_and_nothing_else_changes(
 
 def test_wrong_arguments_are_refused() -> None:
     vae = VAE(PLAIN)
-    with pytest.raises(ValueError, match="slab is 0: a whole number of at least 1"):
-        stream_decode(vae, torch.zeros(1, 4, 2, 2, 2), slab=0)
+    with pytest.raises(ValueError, match="tile is 0: a whole number of at least 1"):
+        stream_decode(vae, torch.zeros(1, 4, 2, 2, 2), tile=0)
     with pytest.raises(ValueError, match=r"latents have shape \(1, 3, 2, 2, 2\)"):
-        stream_decode(vae, torch.zeros(1, 3, 2, 2, 2), slab=2)
+        stream_decode(vae, torch.zeros(1, 3, 2, 2, 2), tile=2)
     with pytest.raises(ValueError, match=r"volume has shape \(1, 8, 8, 8\)"):
-        stream_encode_moments(vae, torch.zeros(1, 8, 8, 8), slab=2)
+        stream_encode_moments(vae, torch.zeros(1, 8, 8, 8), tile=2)
 
 
 @pytest.mark.gpu
@@ -144,6 +144,6 @@ def test_gpu_equals_cpu(randomise: Randomise, generator: torch.Generator) -> Non
     expected = autoencoder.decode(latents), autoencoder.encode_moments(volume)[0]
     autoencoder.cuda()
     out = torch.empty_like(expected[0])
-    assert_near(stream_decode(autoencoder, latents.cuda(), slab=3, out=out), expected[0], 1e-3)
-    mean, _ = stream_encode_moments(autoencoder, volume, slab=3)
+    assert_near(stream_decode(autoencoder, latents.cuda(), tile=3, out=out), expected[0], 1e-3)
+    mean, _ = stream_encode_moments(autoencoder, volume, tile=3)
     assert_near(mean.cpu(), expected[1], 1e-3)

@@ -64,18 +64,18 @@ def count_peak(function: Callable[[], Any]) -> int:
     return counter.peak
 
 
-@pytest.mark.parametrize(("slab", "recompute"), [(None, False), (4, False), (4, True)])
+@pytest.mark.parametrize(("tile", "recompute"), [(None, False), (4, False), (4, True)])
 @pytest.mark.parametrize(
     "config",
     [PLAIN, VAEConfig(down_channels=(16, 16), n_groups=4, mid_attention=False), STRIDED],
     ids=["narrowing", "equal", "strided"],
 )
-def test_estimates_hold_and_are_near(config: Any, slab: int | None, recompute: bool) -> None:
+def test_estimates_hold_and_are_near(config: Any, tile: int | None, recompute: bool) -> None:
     autoencoder: Any = VAE(config) if isinstance(config, VAEConfig) else VQVAE(config)
     f = config.downsampling
     latents, volume = torch.zeros(1, 4, 48 // f, 32 // f, 32 // f), torch.zeros(1, 1, 48, 32, 32)
-    options: dict[str, Any] = {"slab": slab, "recompute": recompute}
-    if slab is None:
+    options: dict[str, Any] = {"tile": tile, "recompute": recompute}
+    if tile is None:
         decoded = count_peak(lambda: autoencoder.decode(latents))
         encoded = count_peak(lambda: autoencoder.encode_moments(volume))
     else:
@@ -102,21 +102,21 @@ def test_a_smaller_budget_takes_a_leaner_plan(estimate: Any, caplog: pytest.LogC
     size = (64, 48, 48) if estimate is estimate_decode_bytes else (256, 192, 192)
     budgets = [1000.0, *(estimate(PLAIN, size) / 1e9 * share for share in (0.9, 0.6, 0.4))]
     plans = [choose_plan(estimate, PLAIN, size, max_memory_gb=budget) for budget in budgets]
-    assert plans[0].slab is None
+    assert plans[0].tile is None
     assert plans[-1].recompute
     for plan, budget in zip(plans, budgets, strict=True):
         assert plan.n_bytes <= budget * 1e9
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         leanest = choose_plan(estimate, PLAIN, size, max_memory_gb=1e-3)
-    assert (leanest.slab, leanest.recompute) == (1, True)
+    assert (leanest.tile, leanest.recompute) == (1, True)
     assert "does not fit max_memory_gb = 0.001" in caplog.text
 
 
 def test_a_decode_of_256_cubed_takes_less_than_6_gb() -> None:
     config = VAEConfig(down_channels=(32, 64, 128), mid_attention=False)
     plan = choose_plan(estimate_decode_bytes, config, (64, 64, 64), max_memory_gb=6)
-    assert plan.slab is not None
+    assert plan.tile is not None
     assert not plan.recompute
     wide = VAEConfig(down_channels=(64, 128, 256), mid_attention=False)
     assert choose_plan(estimate_decode_bytes, wide, (64, 64, 64), max_memory_gb=7).recompute
@@ -172,21 +172,21 @@ def status(name):
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 torch.set_num_threads(1)
 config = VAEConfig(down_channels=(32, 64), n_groups=4, n_res_blocks=1, mid_attention=False)
-vae, slab = VAE(config), int(sys.argv[1]) or None
-run = vae.decode if slab is None else lambda z: stream_decode(vae, z, slab=slab)
+vae, tile = VAE(config), int(sys.argv[1]) or None
+run = vae.decode if tile is None else lambda z: stream_decode(vae, z, tile=tile)
 with torch.no_grad():
     run(torch.zeros(1, 4, 2, 2, 2))
     before = status("VmRSS")
     open("/proc/self/clear_refs", "w").write("5")
     run(torch.zeros(1, 4, 40, 40, 40))
-print((status("VmHWM") - before) / estimate_decode_bytes(config, (40, 40, 40), slab=slab))
+print((status("VmHWM") - before) / estimate_decode_bytes(config, (40, 40, 40), tile=tile))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the peak that Linux keeps")
-@pytest.mark.parametrize("slab", [0, 4])
-def test_resident_memory_is_within_a_factor_of_the_estimate(slab: int) -> None:
-    command = [sys.executable, "-c", MEASURE, str(slab)]
+@pytest.mark.parametrize("tile", [0, 4])
+def test_resident_memory_is_within_a_factor_of_the_estimate(tile: int) -> None:
+    command = [sys.executable, "-c", MEASURE, str(tile)]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 0.5 < float(found.stdout) < 1.2

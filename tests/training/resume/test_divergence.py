@@ -102,7 +102,7 @@ class PlantedLoss(AutoencoderLoss):
     bad: Collection[int] = ()
     n_calls = 0
 
-    def for_autoencoder(self, output, volume, *, discriminator, share=None):
+    def for_autoencoder(self, output, volume, *, discriminator, shard=None):
         self.n_calls += 1
         terms = super().for_autoencoder(output, volume, discriminator=discriminator)
         if self.n_calls in self.bad:

@@ -18,7 +18,7 @@ from ignite.engine import Events
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from medldm.runtime.distributed import join_ranks, rank
+from medldm.runtime.distributed import init_distributed, rank
 from medldm.workflows import run_training
 from tests.rank_processes import run_on_ranks
 from tests.training.resume.training_states import history
@@ -34,7 +34,7 @@ Train = Callable[..., None]
 def train(_: int = 0, *, make: Callable[..., Any], folder: Path, victim: int | None = None) -> None:
     """Train in one of several processes as a bundle does; the victim kills itself within a batch."""
     torch.set_num_threads(1)
-    join_ranks(device="cpu")
+    init_distributed(device="cpu")
     trainer = make(folder)
     if rank() == victim:
         die = partial(os.kill, os.getpid(), signal.SIGKILL)
