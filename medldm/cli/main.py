@@ -88,7 +88,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("check", help="check a cohort before training on it")
     parser.add_argument("dataset_dir", help="folder with images/ and labels/, or a MONAI datalist JSON")
     parser.add_argument("--fast", action="store_true", help="read headers only, not every voxel")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--json", action="store_true", help="print the issues as JSON")
     parser.set_defaults(command=_check)
 
 

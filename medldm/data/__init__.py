@@ -2,7 +2,7 @@
 
 from medldm.data.checks import check_cohort, require_sound, run_check
 from medldm.data.cohort import Cohort, read_cohort, split_by_subject
-from medldm.data.issues import CohortError, Finding
+from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
 from medldm.data.listing import Case
 
@@ -10,7 +10,7 @@ __all__ = [
     "Case",
     "Cohort",
     "CohortError",
-    "Finding",
+    "Issue",
     "LabelSchema",
     "check_cohort",
     "read_cohort",

@@ -9,16 +9,16 @@ from pathlib import Path
 from medldm.data.case_checks import VOLUME_KEYS, check_cases
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.cohort_checks import check_across
-from medldm.data.file_info import gather_facts
-from medldm.data.inspection import VolumeFacts, inspect_header
-from medldm.data.issues import CohortError, Finding, format_table
+from medldm.data.file_info import FileInfo, inspect_header
+from medldm.data.file_info_cache import gather_file_info
+from medldm.data.issues import CohortError, Issue, format_table
 
 logger = logging.getLogger(__name__)
 
 
 def check_cohort(
     cohort: Cohort, *, full: bool = False, cache_dir: Path | None = None, n_workers: int = 2
-) -> list[Finding]:
+) -> list[Issue]:
     """Check a cohort.
 
     The fast part reads headers: readable, three axes, shapes and affines of pairs, spacing, orientation and
@@ -29,28 +29,28 @@ def check_cohort(
     Args:
         cohort: from `read_cohort`.
         full: read the voxels too.
-        cache_dir: where the full part is remembered; None takes `facts_cache.default_cache_dir`.
+        cache_dir: where the full part is remembered; None takes `file_info_cache.default_cache_dir`.
         n_workers: files read at a time in the full part.
 
     Returns:
-        Findings, errors first; empty for a sound cohort.
+        Issues, errors first; empty for a sound cohort.
     """
     files = [(case[key], key == "label") for case in cohort.cases for key in VOLUME_KEYS if key in case]
-    facts: dict[str, VolumeFacts]
+    file_info: dict[str, FileInfo]
     if full:
-        facts = gather_facts(files, root=cohort.root, cache_dir=cache_dir, n_workers=n_workers)
+        file_info = gather_file_info(files, root=cohort.root, cache_dir=cache_dir, n_workers=n_workers)
     else:
-        facts = {file: inspect_header(file) for file, _ in files}
-    findings = list(cohort.problems)
-    findings += check_cases(cohort.cases, schema=cohort.schema, name_of=cohort.relative, facts=facts)
+        file_info = {file: inspect_header(file) for file, _ in files}
+    issues = list(cohort.issues)
+    issues += check_cases(cohort.cases, schema=cohort.schema, name_of=cohort.relative, file_info=file_info)
     splits = {"training": cohort.training, "validation": cohort.validation}
-    findings += check_across(splits, facts=facts, schema=cohort.schema, name_of=cohort.relative)
-    return sorted(dict.fromkeys(findings))
+    issues += check_across(splits, file_info=file_info, schema=cohort.schema, name_of=cohort.relative)
+    return sorted(dict.fromkeys(issues))
 
 
 def require_sound(
     cohort: Cohort, *, full: bool = True, cache_dir: Path | None = None, n_workers: int = 2
-) -> list[Finding]:
+) -> list[Issue]:
     """Stop where a cohort has errors; log its warnings.
 
     Args:
@@ -65,13 +65,13 @@ def require_sound(
     Raises:
         CohortError: listing every offending file.
     """
-    findings = check_cohort(cohort, full=full, cache_dir=cache_dir, n_workers=n_workers)
-    errors = [finding for finding in findings if finding.severity == "error"]
+    issues = check_cohort(cohort, full=full, cache_dir=cache_dir, n_workers=n_workers)
+    errors = [issue for issue in issues if issue.severity == "error"]
     if errors:
         raise CohortError(errors)
-    for finding in findings:
-        logger.warning("%s: %s [%s]", finding.file, finding.message, finding.check)
-    return findings
+    for issue in issues:
+        logger.warning("%s: %s [%s]", issue.file, issue.message, issue.check)
+    return issues
 
 
 def run_check(
@@ -95,24 +95,24 @@ def run_check(
         The text to show, and the exit code: 0 without errors, 1 with.
     """
     cohort = read_cohort(cohort_dir, require_labels=require_labels, strict=False, cache_dir=cache_dir)
-    findings = check_cohort(cohort, full=full, cache_dir=cache_dir)
-    n_errors = sum(finding.severity == "error" for finding in findings)
+    issues = check_cohort(cohort, full=full, cache_dir=cache_dir)
+    n_errors = sum(issue.severity == "error" for issue in issues)
     if as_json:
-        return _as_json(cohort, findings, n_errors=n_errors, full=full), int(n_errors > 0)
+        return _as_json(cohort, issues, n_errors=n_errors, full=full), int(n_errors > 0)
     counted = f"{len(cohort.training)} training and {len(cohort.validation)} validation cases"
-    summary = f"{counted}: {n_errors} errors, {len(findings) - n_errors} warnings"
-    return "\n".join([format_table(findings), "", summary] if findings else [summary]), int(n_errors > 0)
+    summary = f"{counted}: {n_errors} errors, {len(issues) - n_errors} warnings"
+    return "\n".join([format_table(issues), "", summary] if issues else [summary]), int(n_errors > 0)
 
 
-def _as_json(cohort: Cohort, findings: list[Finding], *, n_errors: int, full: bool) -> str:
+def _as_json(cohort: Cohort, issues: list[Issue], *, n_errors: int, full: bool) -> str:
     content = {
         "is_sound": n_errors == 0,
         "is_full": full,
         "n_training": len(cohort.training),
         "n_validation": len(cohort.validation),
         "n_errors": n_errors,
-        "n_warnings": len(findings) - n_errors,
+        "n_warnings": len(issues) - n_errors,
         "structures": {} if cohort.schema is None else cohort.schema.to_dict(),
-        "findings": [finding.to_dict() for finding in findings],
+        "issues": [issue.to_dict() for issue in issues],
     }
     return json.dumps(content, indent=2)

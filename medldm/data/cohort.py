@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medldm.data.case_checks import check_cases
-from medldm.data.file_info import gather_facts
-from medldm.data.issues import CohortError, Finding
+from medldm.data.file_info_cache import gather_file_info
+from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
-from medldm.data.listing import SPLITS, Case, layout_error, read_lists
+from medldm.data.listing import SPLITS, Case, read_lists
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ class Cohort:
             (column to number) and "text".
         validation: the same form.
         schema: the structures of the label maps; None where the cohort has no label maps.
-        problems: what is wrong with the layout; only warnings unless read with strict=False.
+        issues: what is wrong with the layout; only warnings unless read with strict=False.
     """
 
     root: Path
     training: list[Case]
     validation: list[Case]
     schema: LabelSchema | None
-    problems: tuple[Finding, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
     @property
     def cases(self) -> list[Case]:
@@ -71,8 +71,8 @@ def read_cohort(
         seed: of the split; the same seed and subjects always give the same split, on every machine.
         require_labels: refuse cases without label map.
         require_images: refuse a folder with labels/ and no images/; else its cases have no "image".
-        strict: raise on layout problems; False collects them in `Cohort.problems`.
-        cache_dir: where the values of label maps without labels.json are remembered, see `facts_cache`.
+        strict: raise on layout issues; False collects them in `Cohort.issues`.
+        cache_dir: where the values of label maps without labels.json are remembered, see `file_info_cache`.
 
     Raises:
         CohortError: listing every file that is missing or does not match, and, where files are at odds, also
@@ -89,33 +89,33 @@ def read_cohort(
         raise FileNotFoundError(
             f"no cohort at {dataset_dir}; give a folder with images/ and labels/, or a datalist JSON"
         )
-    problems: list[Finding] = []
+    issues: list[Issue] = []
     root, lists = read_lists(
-        path, problems=problems, require_labels=require_labels, require_images=require_images
+        path, issues=issues, require_labels=require_labels, require_images=require_images
     )
     if "validation" not in lists:
         parts = split_by_subject(lists["training"], validation_fraction=validation_fraction, seed=seed)
         lists = dict(zip(SPLITS, parts, strict=True))
-    if not lists["training"] and not _errors(problems):
-        problems.append(layout_error("empty", path.name, "it lists no training case; at least one is needed"))
+    if not lists["training"] and not _errors(issues):
+        issues.append(Issue.error("empty", path.name, "it lists no training case; at least one is needed"))
     cohort = Cohort(root=root, training=lists["training"], validation=lists["validation"], schema=None)
-    schema = _find_schema(cohort, problems, cache_dir=cache_dir)
-    cohort = replace(cohort, schema=schema, problems=tuple(problems))
-    if strict and _errors(problems):
+    schema = _find_schema(cohort, issues, cache_dir=cache_dir)
+    cohort = replace(cohort, schema=schema, issues=tuple(issues))
+    if strict and _errors(issues):
         raise CohortError(_with_header_errors(cohort))
     logger.info("cohort: %d training and %d validation cases", len(cohort.training), len(cohort.validation))
     return cohort
 
 
-def _with_header_errors(cohort: Cohort) -> list[Finding]:
-    """Add to the layout problems what the headers of the remaining cases show, so that one error says all."""
-    seen = {(finding.check, finding.file) for finding in cohort.problems}
+def _with_header_errors(cohort: Cohort) -> list[Issue]:
+    """Add to the layout issues what the headers of the remaining cases show, so that one error says all."""
+    seen = {(issue.check, issue.file) for issue in cohort.issues}
     others = _errors(check_cases(cohort.cases, schema=cohort.schema, name_of=cohort.relative))
-    return [*_errors(cohort.problems), *(item for item in others if (item.check, item.file) not in seen)]
+    return [*_errors(cohort.issues), *(item for item in others if (item.check, item.file) not in seen)]
 
 
-def _errors(findings: Sequence[Finding]) -> list[Finding]:
-    return [finding for finding in findings if finding.severity == "error"]
+def _errors(issues: Sequence[Issue]) -> list[Issue]:
+    return [issue for issue in issues if issue.severity == "error"]
 
 
 def split_by_subject(
@@ -147,31 +147,29 @@ def _rank(subject: str, *, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}:{subject}".encode()).digest()
 
 
-def _find_schema(cohort: Cohort, problems: list[Finding], *, cache_dir: Path | None) -> LabelSchema | None:
+def _find_schema(cohort: Cohort, issues: list[Issue], *, cache_dir: Path | None) -> LabelSchema | None:
     """Read labels.json, or infer the structures from the label maps."""
     if (cohort.root / LABELS_FILE).is_file():
         try:
             return read_label_schema(cohort.root / LABELS_FILE)
         except ValueError as error:
-            problems.append(layout_error("labels", LABELS_FILE, str(error)))
+            issues.append(Issue.error("labels", LABELS_FILE, str(error)))
             return None
-    return _inferred_schema(cohort, problems, cache_dir=cache_dir)
+    return _inferred_schema(cohort, issues, cache_dir=cache_dir)
 
 
-def _inferred_schema(
-    cohort: Cohort, problems: list[Finding], *, cache_dir: Path | None
-) -> LabelSchema | None:
+def _inferred_schema(cohort: Cohort, issues: list[Issue], *, cache_dir: Path | None) -> LabelSchema | None:
     files = [(case["label"], True) for case in cohort.cases if "label" in case]
     values: set[int] = set()
-    for file, facts in gather_facts(files, root=cohort.root, cache_dir=cache_dir).items():
-        values |= set(facts.label_counts or ())
-        if facts.problem:
-            problems.append(layout_error("unreadable", cohort.relative(file), facts.problem))
+    for file, info in gather_file_info(files, root=cohort.root, cache_dir=cache_dir).items():
+        values |= set(info.label_counts or ())
+        if info.problem:
+            issues.append(Issue.error("unreadable", cohort.relative(file), info.problem))
     if values - {0}:
         logger.warning(
             "no %s: %d structures were inferred from the label maps", LABELS_FILE, len(values - {0})
         )
         return LabelSchema.inferred(sorted(values))
-    if files and not _errors(problems):
-        problems.append(layout_error("label", "labels/", "no label map holds a structure; all voxels are 0"))
+    if files and not _errors(issues):
+        issues.append(Issue.error("label", "labels/", "no label map holds a structure; all voxels are 0"))
     return None

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from medldm.data.case_checks import FactsByFile, main_file
-from medldm.data.inspection import VolumeFacts
-from medldm.data.issues import Finding
+from medldm.data.case_checks import FileInfos, main_file
+from medldm.data.file_info import FileInfo
+from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema
 
 SPACING_OUTLIER = 1.5
@@ -23,50 +23,50 @@ Splits = Mapping[str, list[dict[str, Any]]]
 
 
 def check_across(
-    splits: Splits, *, facts: FactsByFile, schema: LabelSchema | None, name_of: Callable[[str], str]
-) -> list[Finding]:
+    splits: Splits, *, file_info: FileInfos, schema: LabelSchema | None, name_of: Callable[[str], str]
+) -> list[Issue]:
     """Check what only the cohort as a whole shows.
 
     Args:
         splits: "training" and "validation" -> cases.
-        facts: path -> what is known of it.
+        file_info: path -> what is known of it.
         schema: the declared structures.
         name_of: from a path to the name shown.
     """
     cases = [case for part in splits.values() for case in part]
     files = [main_file(case) for case in cases]
-    volumes = {file: facts[file] for file in files if file in facts and not facts[file].problem}
+    volumes = {file: file_info[file] for file in files if file in file_info and not file_info[file].problem}
     return [
         *_split_leaks(splits),
-        *_duplicates(splits, facts=facts, name_of=name_of),
+        *_duplicates(splits, file_info=file_info, name_of=name_of),
         *_geometry_outliers(volumes, name_of=name_of),
         *_implausible_hu(volumes, name_of=name_of),
-        *_absent_structures(cases, facts=facts, schema=schema),
+        *_absent_structures(cases, file_info=file_info, schema=schema),
     ]
 
 
-def _split_leaks(splits: Splits) -> list[Finding]:
+def _split_leaks(splits: Splits) -> list[Issue]:
     subjects = {split: {case["subject"] for case in cases} for split, cases in splits.items()}
     shared = sorted(subjects.get("training", set()) & subjects.get("validation", set()))
     message = "the subject is in training and in validation; put all its cases on one side"
-    findings = [_error("subject leak", subject, message) for subject in shared]
+    issues = [Issue.error("subject leak", subject, message) for subject in shared]
     counts = Counter(case["id"] for cases in splits.values() for case in cases)
     message = "the case identifier is used more than once; give each case its own"
-    return findings + [
-        _error("identifier", name, message) for name, count in sorted(counts.items()) if count > 1
+    return issues + [
+        Issue.error("identifier", name, message) for name, count in sorted(counts.items()) if count > 1
     ]
 
 
-def _duplicates(splits: Splits, *, facts: FactsByFile, name_of: Callable[[str], str]) -> list[Finding]:
+def _duplicates(splits: Splits, *, file_info: FileInfos, name_of: Callable[[str], str]) -> list[Issue]:
     """Find volumes with the same voxels: an error across splits, a warning within one."""
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for split, cases in splits.items():
         for case in cases:
             file = main_file(case)
-            known = facts.get(file)
+            known = file_info.get(file)
             if known is not None and known.content_hash:
                 groups[known.content_hash].append((split, file))
-    findings = []
+    issues = []
     for members in groups.values():
         if len(members) < 2:
             continue
@@ -75,15 +75,15 @@ def _duplicates(splits: Splits, *, facts: FactsByFile, name_of: Callable[[str], 
         for _, file in others:
             where = "across training and validation" if crosses else "within one split"
             message = f"its voxels are those of {first}, {where}; keep one of them"
-            make = _error if crosses else _warning
-            findings.append(make("duplicate", name_of(file), message))
-    return findings
+            make = Issue.error if crosses else Issue.warning
+            issues.append(make("duplicate", name_of(file), message))
+    return issues
 
 
-def _geometry_outliers(images: Mapping[str, VolumeFacts], *, name_of: Callable[[str], str]) -> list[Finding]:
+def _geometry_outliers(images: Mapping[str, FileInfo], *, name_of: Callable[[str], str]) -> list[Issue]:
     if len(images) < 2:
         return []
-    findings = []
+    issues = []
     spacing = {file: np.sort(known.spacing) for file, known in images.items()}
     extent = {file: np.sort(known.spacing * known.shape) for file, known in images.items()}
     typical_spacing = np.median(list(spacing.values()), axis=0)
@@ -93,22 +93,22 @@ def _geometry_outliers(images: Mapping[str, VolumeFacts], *, name_of: Callable[[
     for file, known in images.items():
         if _is_outlier(spacing[file], typical_spacing, factor=SPACING_OUTLIER):
             message = f"its spacing is {_mm(spacing[file])}, the cohort's median {_mm(typical_spacing)}"
-            findings.append(_warning("spacing", name_of(file), message))
+            issues.append(Issue.warning("spacing", name_of(file), message))
         if _is_outlier(extent[file], typical_extent, factor=FIELD_OF_VIEW_OUTLIER):
             message = f"its field of view is {_mm(extent[file])}, the cohort's median {_mm(typical_extent)}"
-            findings.append(_warning("field of view", name_of(file), message))
+            issues.append(Issue.warning("field of view", name_of(file), message))
         if known.orientation != usual:
             message = f"its axes are {known.orientation}, most files' {usual}; it is turned to RAS on loading"
-            findings.append(_warning("orientation", name_of(file), message))
-    return findings
+            issues.append(Issue.warning("orientation", name_of(file), message))
+    return issues
 
 
-def _implausible_hu(images: Mapping[str, VolumeFacts], *, name_of: Callable[[str], str]) -> list[Finding]:
+def _implausible_hu(images: Mapping[str, FileInfo], *, name_of: Callable[[str], str]) -> list[Issue]:
     """Where most of the cohort has air at about -1000, report images that do not."""
     minima = [known.minimum for known in images.values() if known.minimum is not None]
     if not minima or float(np.median(minima)) > HU_AIR_EXPECTED:
         return []
-    findings = []
+    issues = []
     for file, known in images.items():
         if known.minimum is None or known.maximum is None:
             continue
@@ -118,14 +118,14 @@ def _implausible_hu(images: Mapping[str, VolumeFacts], *, name_of: Callable[[str
                 f"its values are {known.minimum:g} to {known.maximum:g}, the cohort looks like CT in HU; "
                 "check its rescale slope and intercept and its padding value"
             )
-            findings.append(_warning("hounsfield", name_of(file), message))
-    return findings
+            issues.append(Issue.warning("hounsfield", name_of(file), message))
+    return issues
 
 
 def _absent_structures(
-    cases: list[dict[str, Any]], *, facts: FactsByFile, schema: LabelSchema | None
-) -> list[Finding]:
-    counted = [facts[case["label"]].label_counts for case in cases if case.get("label") in facts]
+    cases: list[dict[str, Any]], *, file_info: FileInfos, schema: LabelSchema | None
+) -> list[Issue]:
+    counted = [file_info[case["label"]].label_counts for case in cases if case.get("label") in file_info]
     if schema is None or not counted or any(counts is None for counts in counted):
         return []
     seen = {value for counts in counted for value in counts or ()}
@@ -133,7 +133,7 @@ def _absent_structures(
         "no label map of the cohort holds this declared structure; remove it from labels.json or add cases"
     )
     return [
-        _warning("absent structure", f"{value} ({name})", message)
+        Issue.warning("absent structure", f"{value} ({name})", message)
         for value, name in schema.structures.items()
         if value not in seen
     ]
@@ -146,11 +146,3 @@ def _is_outlier(values: np.ndarray, typical: np.ndarray, *, factor: float) -> bo
 
 def _mm(values: np.ndarray) -> str:
     return " x ".join(f"{value:.3g}" for value in values) + " mm"
-
-
-def _error(check: str, name: str, message: str) -> Finding:
-    return Finding(severity="error", check=check, file=name, message=message)
-
-
-def _warning(check: str, name: str, message: str) -> Finding:
-    return Finding(severity="warning", check=check, file=name, message=message)

@@ -1,101 +1,130 @@
-"""Remember what is known of a cohort's files, by their size and time of change, between runs.
-
-The cache holds hashes, shapes and counts, no names and no paths.
-"""
+"""Look at one file of a cohort: its header, or header and every voxel."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
-import os
-import tempfile
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medldm.data.inspection import VolumeFacts, inspect_voxels
+import nibabel as nib
+import numpy as np
 
-logger = logging.getLogger(__name__)
+from medldm.transforms.errors import VolumeError
+from medldm.transforms.load import check_label_values
+from medldm.transforms.raw_volume import spacing_of
+from medldm.transforms.readers import check_voxels_finite, read_geometry, read_raw_volume, volume_suffix
 
-CACHE_VARIABLE = "MEDLDM_CACHE_DIR"
-_FORMAT = 1
-
-Remembered = dict[str, tuple[str, VolumeFacts]]
-
-
-def default_cache_dir() -> Path:
-    """Return $MEDLDM_CACHE_DIR, else $XDG_CACHE_HOME/medldm, else ~/.cache/medldm."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "medldm"
+_NPY_SPACING_MM = (1.0, 1.0, 1.0)
 
 
-def gather_facts(
-    files: Iterable[tuple[str, bool]], *, root: Path, cache_dir: Path | None = None, n_workers: int = 2
-) -> dict[str, VolumeFacts]:
-    """Look at every voxel of every file, or remember having done so.
+@dataclass(frozen=True, kw_only=True)
+class FileInfo:
+    """What is known of one volume file.
 
     Args:
-        files: (path, whether it is a label map).
-        root: the cohort's folder, which names the cache file by its hash.
-        cache_dir: where the cache lies; None takes `default_cache_dir`.
-        n_workers: files read at a time, one volume in memory for each.
-
-    Returns:
-        Path -> facts.
+        problem: why the file is refused; all else is then empty.
+        shape: (I, J, K) in the file's axes.
+        affine: (4, 4) nested tuples, mm.
+        notes: remarks of the reader.
+        minimum: smallest voxel; None where only the header was read, as all below.
+        maximum: largest voxel.
+        content_hash: SHA-256 of shape and float32 voxels in the file's axes.
+        label_counts: value -> voxels, label maps only.
     """
-    store = (cache_dir or default_cache_dir()) / f"cohort-{_hash(str(root))[:32]}.json"
-    remembered = _read(store)
-    wanted = list(dict.fromkeys(files))
-    states = {key: _state(key[0]) for key in wanted}
-    unknown = [key for key in wanted if remembered.get(_name(*key), ("", None))[0] != states[key]]
-    if unknown:
-        with ThreadPoolExecutor(max_workers=max(1, n_workers)) as pool:
-            found = list(pool.map(lambda key: inspect_voxels(key[0], is_label=key[1]), unknown))
-        remembered |= {_name(*key): (states[key], facts) for key, facts in zip(unknown, found, strict=True)}
-        _write(store, remembered)
-    return {key[0]: remembered[_name(*key)][1] for key in wanted}
+
+    problem: str = ""
+    shape: tuple[int, ...] = ()
+    affine: tuple[tuple[float, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    content_hash: str = ""
+    label_counts: Mapping[int, int] | None = None
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Return (3,) mm in the file's axes."""
+        return spacing_of(np.asarray(self.affine))
+
+    @property
+    def orientation(self) -> str:
+        """Return the file's axis codes, such as "LPS"."""
+        return "".join(nib.aff2axcodes(np.asarray(self.affine)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON form for the cache."""
+        values = {key: value for key, value in self.__dict__.items() if value is not None}
+        if self.label_counts is not None:
+            values["label_counts"] = {str(value): count for value, count in self.label_counts.items()}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FileInfo:
+        """Rebuild from `to_dict`."""
+        plain = dict(values)
+        plain["shape"] = tuple(plain["shape"])
+        plain["affine"] = tuple(tuple(row) for row in plain["affine"])
+        plain["notes"] = tuple(plain["notes"])
+        if "label_counts" in plain:
+            plain["label_counts"] = {int(value): int(count) for value, count in plain["label_counts"].items()}
+        return cls(**plain)
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(f"{_FORMAT}:{text}".encode()).hexdigest()
-
-
-def _name(path: str, is_label: bool) -> str:
-    return _hash(f"{is_label}:{path}")
-
-
-def _state(path: str) -> str:
-    """Hash the file's size, time of change and number; it changes whenever the file does."""
+def inspect_header(path: str | Path) -> FileInfo:
+    """Read the header only; a refused file comes back with its reason."""
     try:
-        status = Path(path).stat()
-    except OSError:
-        return "absent"
-    return _hash(f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}")
-
-
-def _read(store: Path) -> Remembered:
-    try:
-        content = json.loads(store.read_text(encoding="utf-8"))
-        return {name: (state, VolumeFacts.from_dict(values)) for name, (state, values) in content.items()}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning(
-            "the cache of the check is not readable (%s); the check runs anew", type(error).__name__
-        )
-        return {}
-
-
-def _write(store: Path, remembered: Remembered) -> None:
-    content = json.dumps({name: (state, facts.to_dict()) for name, (state, facts) in remembered.items()})
-    try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=store.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        Path(temporary).replace(store)
+        geometry = read_geometry(path, spacing_mm=_spacing_for(path))
+    except VolumeError as error:
+        return FileInfo(problem=error.reason)
     except OSError as error:
-        logger.warning("the cohort check cannot be remembered: %s", error.strerror)
+        return FileInfo(problem=f"it cannot be opened ({error.strerror})")
+    return FileInfo(shape=geometry.shape, affine=_as_tuples(geometry.affine), notes=geometry.notes)
+
+
+def inspect_voxels(path: str | Path, *, is_label: bool) -> FileInfo:
+    """Read the whole file; a refused one comes back with its reason."""
+    try:
+        raw = read_raw_volume(path, spacing_mm=_spacing_for(path))
+        check_voxels_finite(raw.array)
+        if is_label:
+            check_label_values(raw.array)
+    except VolumeError as error:
+        return FileInfo(problem=error.reason)
+    except OSError as error:
+        return FileInfo(problem=f"it cannot be opened ({error.strerror})")
+    return FileInfo(
+        shape=tuple(int(size) for size in raw.array.shape),
+        affine=_as_tuples(raw.affine),
+        notes=raw.notes,
+        minimum=float(raw.array.min()),
+        maximum=float(raw.array.max()),
+        content_hash=_content_hash(raw.array),
+        label_counts=count_labels(raw.array) if is_label else None,
+    )
+
+
+def count_labels(array: np.ndarray) -> dict[int, int]:
+    """Count the voxels of each value of an integer-valued array."""
+    flat = array.ravel(order="K")
+    if array.max() < 2**16:
+        counts = np.bincount(flat.astype(np.uint16))
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    values, counts = np.unique(flat, return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _content_hash(array: np.ndarray) -> str:
+    digest = hashlib.sha256(repr(tuple(int(size) for size in array.shape)).encode())
+    digest.update(np.asfortranarray(array, dtype=np.float32).T.data)
+    return digest.hexdigest()
+
+
+def _spacing_for(path: str | Path) -> tuple[float, float, float] | None:
+    """A .npy file has no spacing of its own; any will do to look at its voxels."""
+    return _NPY_SPACING_MM if volume_suffix(path) == ".npy" else None
+
+
+def _as_tuples(affine: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in affine)

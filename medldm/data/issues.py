@@ -12,7 +12,7 @@ Severity = Literal["error", "warning"]
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Finding:
+class Issue:
     """One thing that is wrong or remarkable in a cohort.
 
     Args:
@@ -27,6 +27,16 @@ class Finding:
     file: str
     message: str
 
+    @classmethod
+    def error(cls, check: str, file: str, message: str) -> Issue:
+        """Make an issue that stops a training."""
+        return cls(severity="error", check=check, file=file, message=message)
+
+    @classmethod
+    def warning(cls, check: str, file: str, message: str) -> Issue:
+        """Make an issue that does not."""
+        return cls(severity="warning", check=check, file=file, message=message)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
         return asdict(self)
@@ -36,24 +46,24 @@ class CohortError(MedldmError, ValueError):
     """Report every problem of a cohort at once.
 
     Args:
-        findings: at least one; the message lists each with its file.
+        issues: at least one; the message lists each with its file.
     """
 
-    def __init__(self, findings: Sequence[Finding]) -> None:
-        self.findings = tuple(findings)
-        lines = [f"  {finding.file}: {finding.message} [{finding.check}]" for finding in self.findings]
+    def __init__(self, issues: Sequence[Issue]) -> None:
+        self.issues = tuple(issues)
+        lines = [f"  {issue.file}: {issue.message} [{issue.check}]" for issue in self.issues]
         noun = "problem" if len(lines) == 1 else "problems"
         super().__init__("\n".join([f"the cohort has {len(lines)} {noun}:", *lines]))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling."""
-        return (type(self), (self.findings,))
+        return (type(self), (self.issues,))
 
 
-def format_table(findings: Sequence[Finding]) -> str:
-    """Lay findings out as one aligned text table, errors first."""
-    rows = [("severity", "check", "file", "finding")]
-    rows += [(item.severity, item.check, item.file, item.message) for item in sorted(findings)]
+def format_table(issues: Sequence[Issue]) -> str:
+    """Lay issues out as one aligned text table, errors first."""
+    rows = [("severity", "check", "file", "issue")]
+    rows += [(item.severity, item.check, item.file, item.message) for item in sorted(issues)]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.data.case_checks import VOLUME_KEYS
-from medldm.data.issues import Finding
+from medldm.data.issues import Issue
 from medldm.transforms.readers import VOLUME_SUFFIXES, volume_stem, volume_suffix
 
 Case = dict[str, Any]
@@ -20,16 +20,16 @@ _BIDS_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
 
 
 def read_lists(
-    path: Path, *, problems: list[Finding], require_labels: bool, require_images: bool = True
+    path: Path, *, issues: list[Issue], require_labels: bool, require_images: bool = True
 ) -> tuple[Path, dict[str, list[Case]]]:
-    """Return the folder that names are relative to and the lists of cases; what is wrong joins `problems`."""
+    """Return the folder that names are relative to and the lists of cases; what is wrong joins `issues`."""
     listing = path / COHORT_FILE if path.is_dir() and (path / COHORT_FILE).is_file() else path
     if listing.is_file():
-        lists = _read_datalist(listing, problems=problems, require_labels=require_labels)
+        lists = _read_datalist(listing, issues=issues, require_labels=require_labels)
         return listing.parent, lists
     if not require_images and _has(path, "labels") and not _has(path, "images"):
-        return path, {"training": _read_label_maps(path, problems=problems)}
-    return path, {"training": _read_folders(path, problems=problems, require_labels=require_labels)}
+        return path, {"training": _read_label_maps(path, issues=issues)}
+    return path, {"training": _read_folders(path, issues=issues, require_labels=require_labels)}
 
 
 def subject_of(case_id: str) -> str:
@@ -38,16 +38,11 @@ def subject_of(case_id: str) -> str:
     return match.group(1) if match else case_id
 
 
-def layout_error(check: str, file: str, message: str) -> Finding:
-    """Make a finding that stops a training."""
-    return Finding(severity="error", check=check, file=file, message=message)
-
-
-def _read_folders(root: Path, *, problems: list[Finding], require_labels: bool) -> list[Case]:
-    images = _volumes_in(root / "images", problems=problems)
+def _read_folders(root: Path, *, issues: list[Issue], require_labels: bool) -> list[Case]:
+    images = _volumes_in(root / "images", issues=issues)
     has_labels = _has(root, "labels")
-    labels = _volumes_in(root / "labels", problems=problems) if has_labels or require_labels else {}
-    others = _volumes_in(root / CONDITION_IMAGES, problems=problems) if _has(root, CONDITION_IMAGES) else {}
+    labels = _volumes_in(root / "labels", issues=issues) if has_labels or require_labels else {}
+    others = _volumes_in(root / CONDITION_IMAGES, issues=issues) if _has(root, CONDITION_IMAGES) else {}
     cases = []
     for stem, image in images.items():
         case: Case = {"id": stem, "subject": subject_of(stem), "image": str(image)}
@@ -59,18 +54,18 @@ def _read_folders(root: Path, *, problems: list[Finding], require_labels: bool) 
             cases.append(case)
         elif has_labels:
             message = "it has no label map of that name in labels/; add it or remove the image"
-            problems.append(layout_error("pair", f"images/{image.name}", message))
+            issues.append(Issue.error("pair", f"images/{image.name}", message))
     for folder, volumes in (("labels", labels), (CONDITION_IMAGES, others)):
         for stem in sorted(volumes.keys() - images.keys()):
             message = "it has no image of that name in images/"
-            problems.append(layout_error("pair", f"{folder}/{volumes[stem].name}", message))
+            issues.append(Issue.error("pair", f"{folder}/{volumes[stem].name}", message))
     return cases
 
 
-def _read_label_maps(root: Path, *, problems: list[Finding]) -> list[Case]:
+def _read_label_maps(root: Path, *, issues: list[Issue]) -> list[Case]:
     return [
         {"id": stem, "subject": subject_of(stem), "label": str(file)}
-        for stem, file in _volumes_in(root / "labels", problems=problems).items()
+        for stem, file in _volumes_in(root / "labels", issues=issues).items()
     ]
 
 
@@ -78,10 +73,10 @@ def _has(root: Path, folder: str) -> bool:
     return (root / folder).is_dir()
 
 
-def _volumes_in(folder: Path, *, problems: list[Finding]) -> dict[str, Path]:
+def _volumes_in(folder: Path, *, issues: list[Issue]) -> dict[str, Path]:
     if not folder.is_dir():
-        problems.append(
-            layout_error("layout", f"{folder.name}/", "the folder is missing; images/ and labels/ are needed")
+        issues.append(
+            Issue.error("layout", f"{folder.name}/", "the folder is missing; images/ and labels/ are needed")
         )
         return {}
     found: dict[str, Path] = {}
@@ -91,24 +86,24 @@ def _volumes_in(folder: Path, *, problems: list[Finding]) -> dict[str, Path]:
         if volume_suffix(file) is None:
             message = f"it is no volume and is passed over; {', '.join(VOLUME_SUFFIXES)} are read"
             name = f"{folder.name}/{file.name}"
-            problems.append(Finding(severity="warning", check="format", file=name, message=message))
+            issues.append(Issue.warning("format", name, message))
         elif (stem := volume_stem(file)) in found:
             message = f"{found[stem].name} has the same name but for the format; keep one"
-            problems.append(layout_error("pair", f"{folder.name}/{file.name}", message))
+            issues.append(Issue.error("pair", f"{folder.name}/{file.name}", message))
         else:
             found[stem] = file
     if not found:
-        problems.append(
-            layout_error("empty", f"{folder.name}/", f"it holds no volume ({', '.join(VOLUME_SUFFIXES)})")
+        issues.append(
+            Issue.error("empty", f"{folder.name}/", f"it holds no volume ({', '.join(VOLUME_SUFFIXES)})")
         )
     return found
 
 
-def _read_datalist(listing: Path, *, problems: list[Finding], require_labels: bool) -> dict[str, list[Case]]:
+def _read_datalist(listing: Path, *, issues: list[Issue], require_labels: bool) -> dict[str, list[Case]]:
     try:
         content = json.loads(listing.read_text(encoding="utf-8"))
     except ValueError as error:
-        problems.append(layout_error("datalist", listing.name, f"it is not JSON ({error}); write it again"))
+        issues.append(Issue.error("datalist", listing.name, f"it is not JSON ({error}); write it again"))
         return {"training": []}
     if not isinstance(content, Mapping) or not all(
         isinstance(content.get(split, []), list) for split in SPLITS
@@ -116,30 +111,30 @@ def _read_datalist(listing: Path, *, problems: list[Finding], require_labels: bo
         content = {}
     if "training" not in content:
         message = 'it has no list "training"; a MONAI datalist {"training": [{"image": ...}]} is needed'
-        problems.append(layout_error("datalist", listing.name, message))
+        issues.append(Issue.error("datalist", listing.name, message))
         return {"training": []}
     lists: dict[str, list[Case]] = {}
     for split in SPLITS:
         if split in content:
             entries = content[split]
             cases = [
-                _case_of(entry, listing=listing, place=f"{split}[{index}]", problems=problems)
+                _case_of(entry, listing=listing, place=f"{split}[{index}]", issues=issues)
                 for index, entry in enumerate(entries)
             ]
             lists[split] = [
-                case for case in cases if case and _has_files(case, problems, require_labels=require_labels)
+                case for case in cases if case and _has_files(case, issues, require_labels=require_labels)
             ]
     return lists
 
 
-def _case_of(entry: Any, *, listing: Path, place: str, problems: list[Finding]) -> Case | None:
+def _case_of(entry: Any, *, listing: Path, place: str, issues: list[Issue]) -> Case | None:
     entry = {"image": entry} if isinstance(entry, str) else entry
     if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
-        problems.append(layout_error("datalist", listing.name, f'{place} has no "image" with a path'))
+        issues.append(Issue.error("datalist", listing.name, f'{place} has no "image" with a path'))
         return None
     for key in VOLUME_KEYS:
         if not isinstance(entry.get(key, ""), str):
-            problems.append(layout_error("datalist", listing.name, f'the "{key}" of {place} is not a path'))
+            issues.append(Issue.error("datalist", listing.name, f'the "{key}" of {place} is not a path'))
             return None
     case = dict(entry)
     for key in VOLUME_KEYS:
@@ -150,13 +145,13 @@ def _case_of(entry: Any, *, listing: Path, place: str, problems: list[Finding]) 
     return case
 
 
-def _has_files(case: Case, problems: list[Finding], *, require_labels: bool) -> bool:
+def _has_files(case: Case, issues: list[Issue], *, require_labels: bool) -> bool:
     missing = [key for key in VOLUME_KEYS if key in case and not Path(case[key]).is_file()]
     for key in missing:
-        problems.append(
-            layout_error("missing", Path(case[key]).name, f"the {key} of case {case['id']} does not exist")
+        issues.append(
+            Issue.error("missing", Path(case[key]).name, f"the {key} of case {case['id']} does not exist")
         )
     if require_labels and "label" not in case:
-        problems.append(layout_error("pair", Path(case["image"]).name, f"case {case['id']} has no label map"))
+        issues.append(Issue.error("pair", Path(case["image"]).name, f"case {case['id']} has no label map"))
         return False
     return not missing

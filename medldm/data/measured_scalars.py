@@ -9,8 +9,8 @@ from pathlib import Path
 
 from medldm.data.case_checks import main_file
 from medldm.data.cohort import Cohort
-from medldm.data.file_info import gather_facts
-from medldm.data.inspection import VolumeFacts, inspect_header
+from medldm.data.file_info import FileInfo, inspect_header
+from medldm.data.file_info_cache import gather_file_info
 from medldm.data.labels import LabelSchema
 
 VOLUME_PREFIX = "volume_ml:"
@@ -25,15 +25,15 @@ def with_measured_scalars(cohort: Cohort, *, cache_dir: Path | None = None) -> C
 
     Args:
         cohort: that was found sound.
-        cache_dir: where voxel counts are remembered, see `facts_cache`.
+        cache_dir: where voxel counts are remembered, see `file_info_cache`.
     """
     files = [(case["label"], True) for case in cohort.cases if "label" in case]
-    facts = gather_facts(files, root=cohort.root, cache_dir=cache_dir)
+    file_info = gather_file_info(files, root=cohort.root, cache_dir=cache_dir)
 
     def extend(case: dict) -> dict:
         measured = {SPACING: float(inspect_header(main_file(case)).spacing.max())}
         if "label" in case and cohort.schema is not None:
-            measured |= structure_volumes_ml(facts[case["label"]], cohort.schema)
+            measured |= structure_volumes_ml(file_info[case["label"]], cohort.schema)
         return case | {"scalars": measured | dict(case.get("scalars", {}))}
 
     return replace(
@@ -43,10 +43,10 @@ def with_measured_scalars(cohort: Cohort, *, cache_dir: Path | None = None) -> C
     )
 
 
-def structure_volumes_ml(facts: VolumeFacts, schema: LabelSchema) -> dict[str, float]:
+def structure_volumes_ml(info: FileInfo, schema: LabelSchema) -> dict[str, float]:
     """Return "volume_ml:<structure>" to its volume in ml, 0 where the map has none of it."""
-    voxel_ml = float(facts.spacing.prod()) / 1000.0
-    counts = facts.label_counts or {}
+    voxel_ml = float(info.spacing.prod()) / 1000.0
+    counts = info.label_counts or {}
     return {
         f"{VOLUME_PREFIX}{name}": counts.get(value, 0) * voxel_ml for value, name in schema.structures.items()
     }

@@ -10,8 +10,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medldm.data import CohortError, Finding, check_cohort, read_cohort, require_sound, run_check
-from medldm.data import file_info as facts_cache
+from medldm.data import (
+    CohortError,
+    Issue,
+    check_cohort,
+    file_info_cache,
+    read_cohort,
+    require_sound,
+    run_check,
+)
 from medldm.transforms import write_nifti
 
 MakeCohort = Callable[..., Path]
@@ -22,7 +29,7 @@ def image(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(200, 5, SHAPE)
 
 
-def found(root: Path, *, full: bool = True) -> list[Finding]:
+def found(root: Path, *, full: bool = True) -> list[Issue]:
     return check_cohort(read_cohort(root, strict=False), full=full)
 
 
@@ -35,7 +42,7 @@ def assert_found(
     assert message in matching[0].message
 
 
-def test_sound_cohort_has_no_findings(make_cohort: MakeCohort) -> None:
+def test_sound_cohort_has_no_issues(make_cohort: MakeCohort) -> None:
     root = make_cohort(5)
     assert found(root) == []
     assert require_sound(read_cohort(root)) == []
@@ -124,7 +131,7 @@ def test_every_offending_file_is_in_the_one_error(make_cohort: MakeCohort) -> No
         write_nifti(root / f"images/case_{number}.nii.gz", np.full(SHAPE, float(number)), np.eye(4))
     with pytest.raises(CohortError) as caught:
         require_sound(read_cohort(root))
-    assert [item.file for item in caught.value.findings] == [
+    assert [item.file for item in caught.value.issues] == [
         f"images/case_{number}.nii.gz" for number in (1, 3, 5)
     ]
 
@@ -193,13 +200,13 @@ def test_full_check_is_remembered_until_a_file_changes(
 ) -> None:
     root = make_cohort()
     read: list[str] = []
-    inspect = facts_cache.inspect_voxels
+    inspect = file_info_cache.inspect_voxels
 
     def counting(path: str, *, is_label: bool) -> object:
         read.append(Path(path).name)
         return inspect(path, is_label=is_label)
 
-    monkeypatch.setattr(facts_cache, "inspect_voxels", counting)
+    monkeypatch.setattr(file_info_cache, "inspect_voxels", counting)
     first = found(root)
     assert len(read) == 8
     assert found(root) == first and len(read) == 8
@@ -224,14 +231,14 @@ def test_cache_holds_no_names(make_cohort: MakeCohort, tmp_path: Path) -> None:
     assert "Doe" not in content and "cohort/" not in content
 
 
-def test_json_form_holds_the_findings(make_cohort: MakeCohort) -> None:
+def test_json_form_holds_the_issues(make_cohort: MakeCohort) -> None:
     root = make_cohort()
     make_constant(root)
     text, code = run_check(root, as_json=True)
     content = json.loads(text)
     assert code == 1 and content["n_errors"] == 1 and not content["is_sound"]
-    assert content["findings"][0]["file"] == "images/case_1.nii.gz"
-    assert content["findings"][0]["check"] == "constant"
+    assert content["issues"][0]["file"] == "images/case_1.nii.gz"
+    assert content["issues"][0]["check"] == "constant"
 
 
 def test_layout_faults_are_findings_of_the_check_not_exceptions(tmp_path: Path) -> None:

@@ -31,8 +31,7 @@ def test_every_check_is_explained() -> None:
     folder = PAGE.parents[1] / "medldm" / "data"
     files = ["case_checks.py", "cohort_checks.py", "listing.py"]
     source = "\n".join((folder / name).read_text(encoding="utf-8") for name in files)
-    named = set(re.findall(r'(?:_error|_warning)\(\s*"([a-z ]+)"', source))
-    named |= set(re.findall(r'_finding\(\s*"(?:error|warning)",\s*"([a-z ]+)"', source))
+    named = set(re.findall(r'Issue\.(?:error|warning)\(\s*"([a-z ]+)"', source))
     table = PAGE.read_text(encoding="utf-8")
     assert len(named) > 12
     assert not [name for name in named if name not in table]

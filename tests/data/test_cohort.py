@@ -146,7 +146,7 @@ def test_stray_files_are_reported_and_passed_over(make_cohort: MakeCohort) -> No
     (root / "images" / "notes.txt").write_text("x")
     (root / "images" / ".DS_Store").write_text("x")
     cohort = read_cohort(root)
-    assert [finding.file for finding in cohort.problems] == ["images/notes.txt"]
+    assert [issue.file for issue in cohort.issues] == ["images/notes.txt"]
 
 
 def test_images_alone_are_a_cohort_only_on_request(make_cohort: MakeCohort) -> None:
@@ -225,7 +225,7 @@ def test_label_maps_without_images_are_a_cohort_only_where_that_is_allowed(make_
     assert ids(cohort.cases) == ["case_0", "case_1", "case_2"]
     assert all("image" not in case and Path(case["label"]).is_file() for case in cohort.cases)
     assert cohort.schema is not None
-    assert not [finding for finding in check_cohort(cohort, full=True) if finding.severity == "error"]
+    assert not [issue for issue in check_cohort(cohort, full=True) if issue.severity == "error"]
     (root / "labels" / "case_1.nii.gz").write_bytes(b"no volume")
-    (finding,) = [each for each in check_cohort(cohort, full=True) if each.severity == "error"]
-    assert finding.file == "labels/case_1.nii.gz"
+    (issue,) = [each for each in check_cohort(cohort, full=True) if each.severity == "error"]
+    assert issue.file == "labels/case_1.nii.gz"

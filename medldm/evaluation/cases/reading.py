@@ -24,7 +24,7 @@ from medldm.configs import Config
 from medldm.data.case_checks import main_file
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
-from medldm.data.inspection import inspect_header
+from medldm.data.file_info import inspect_header
 from medldm.data.listing import Case
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.issues import count_equal, look_at_sets
@@ -186,10 +186,10 @@ def number_subjects(cases: Sequence[Case]) -> tuple[int, ...]:
 def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, float]:
     spacings, extents = [], []
     for case in cohort.cases:
-        facts = inspect_header(main_file(case))
-        affine, _, _ = to_ras_affine(np.asarray(facts.affine), facts.shape)
+        info = inspect_header(main_file(case))
+        affine, _, _ = to_ras_affine(np.asarray(info.affine), info.shape)
         spacings.append(spacing_of(affine))
-        extents.append(math.prod(facts.shape) * spacings[-1].prod())
+        extents.append(math.prod(info.shape) * spacings[-1].prod())
     spacing, extent = np.median(spacings, axis=0), float(np.median(extents))
     spacing = spacing * max((extent / spacing.prod() / max_voxels) ** (1 / 3), 1.0)
     return float(spacing[0]), float(spacing[1]), float(spacing[2])

@@ -359,9 +359,9 @@ def test_no_identity_reaches_any_output_or_log_line(
     assert len(result.cases) == 2 and len(result.refused) == 4
     from medldm.data.checks import check_cohort
 
-    findings = check_cohort(read_cohort(tmp_path / "out", require_labels=False, strict=False), full=True)
+    issues = check_cohort(read_cohort(tmp_path / "out", require_labels=False, strict=False), full=True)
     printed = capfd.readouterr()
-    said = [caplog.text, printed.out, printed.err, repr(result), result.table(), repr(findings)]
+    said = [caplog.text, printed.out, printed.err, repr(result), result.table(), repr(issues)]
     written = all_files(tmp_path / "out")
     said += [*written, *(content.decode("latin-1") for content in written.values())]
     said += [

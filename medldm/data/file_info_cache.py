@@ -1,0 +1,101 @@
+"""Remember what is known of a cohort's files, by their size and time of change, between runs.
+
+The cache holds hashes, shapes and counts, no names and no paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from medldm.data.file_info import FileInfo, inspect_voxels
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "MEDLDM_CACHE_DIR"
+_FORMAT = 2
+
+Remembered = dict[str, tuple[str, FileInfo]]
+
+
+def default_cache_dir() -> Path:
+    """Return $MEDLDM_CACHE_DIR, else $XDG_CACHE_HOME/medldm, else ~/.cache/medldm."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "medldm"
+
+
+def gather_file_info(
+    files: Iterable[tuple[str, bool]], *, root: Path, cache_dir: Path | None = None, n_workers: int = 2
+) -> dict[str, FileInfo]:
+    """Look at every voxel of every file, or remember having done so.
+
+    Args:
+        files: (path, whether it is a label map).
+        root: the cohort's folder, which names the cache file by its hash.
+        cache_dir: where the cache lies; None takes `default_cache_dir`.
+        n_workers: files read at a time, one volume in memory for each.
+
+    Returns:
+        Path -> what is known of the file.
+    """
+    store = (cache_dir or default_cache_dir()) / f"cohort-{_hash(str(root))[:32]}.json"
+    remembered = _read(store)
+    wanted = list(dict.fromkeys(files))
+    states = {key: _state(key[0]) for key in wanted}
+    unknown = [key for key in wanted if remembered.get(_name(*key), ("", None))[0] != states[key]]
+    if unknown:
+        with ThreadPoolExecutor(max_workers=max(1, n_workers)) as pool:
+            found = list(pool.map(lambda key: inspect_voxels(key[0], is_label=key[1]), unknown))
+        remembered |= {_name(*key): (states[key], info) for key, info in zip(unknown, found, strict=True)}
+        _write(store, remembered)
+    return {key[0]: remembered[_name(*key)][1] for key in wanted}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(f"{_FORMAT}:{text}".encode()).hexdigest()
+
+
+def _name(path: str, is_label: bool) -> str:
+    return _hash(f"{is_label}:{path}")
+
+
+def _state(path: str) -> str:
+    """Hash the file's size, time of change and number; it changes whenever the file does."""
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return "absent"
+    return _hash(f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}")
+
+
+def _read(store: Path) -> Remembered:
+    try:
+        content = json.loads(store.read_text(encoding="utf-8"))
+        return {name: (state, FileInfo.from_dict(values)) for name, (state, values) in content.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.warning(
+            "the cache of the check is not readable (%s); the check runs anew", type(error).__name__
+        )
+        return {}
+
+
+def _write(store: Path, remembered: Remembered) -> None:
+    content = json.dumps({name: (state, info.to_dict()) for name, (state, info) in remembered.items()})
+    try:
+        store.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=store.parent, suffix=".tmp")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+        Path(temporary).replace(store)
+    except OSError as error:
+        logger.warning("the cohort check cannot be remembered: %s", error.strerror)
