@@ -14,8 +14,8 @@ from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.copy_rule import RULE
 from medldm.evaluation.report.assembly import make_page
 from medldm.evaluation.resources import EvaluationResources
-from medldm.evaluation.results import Evidence, gather_evidence
-from medldm.evaluation.sections.metric_result import SECTIONS, Figure
+from medldm.evaluation.results import EvaluationResults, collect_results
+from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
 from medldm.evaluation.sections.privacy import joint_power
 from medldm.files import write_atomically
 from medldm.runtime.distributed import is_main_process
@@ -73,9 +73,9 @@ def evaluate(
     config = config or EvaluationConfig()
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    evidence = gather_evidence(real_train, real_test, synthetic, config=config, resources=resources)
-    report = make_report(evidence, config)
-    page = make_page(report, evidence, config)
+    results = collect_results(real_train, real_test, synthetic, config=config, resources=resources)
+    report = make_report(results, config)
+    page = make_page(report, results, config)
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
     if is_main_process():
         write_atomically(output_dir / "report.json", text.encode())
@@ -141,9 +141,9 @@ def summary_text(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def make_report(evidence: Evidence, config: EvaluationConfig) -> dict[str, Any]:
+def make_report(results: EvaluationResults, config: EvaluationConfig) -> dict[str, Any]:
     """Return the report as JSON can hold it."""
-    sets = evidence.sets
+    sets = results.sets
     copies = {
         each.name: None
         if each.search is None
@@ -161,7 +161,7 @@ def make_report(evidence: Evidence, config: EvaluationConfig) -> dict[str, Any]:
             "synthetic_indices": list(each.search.copies),
             "sentence": each.search.sentence(),
         }
-        for each in evidence.detectors
+        for each in results.detectors
     }
     return {
         "medldm_version": __version__,
@@ -174,19 +174,19 @@ def make_report(evidence: Evidence, config: EvaluationConfig) -> dict[str, Any]:
             )
         },
         "grid": {"spacing_mm": list(sets.spacing_mm), "shape": list(sets.shape), "is_ct": sets.is_ct},
-        "findings": list(sets.findings),
-        "summary": {section: _summarise(section, evidence.figures) for section in SECTIONS},
-        "figures": [figure.to_dict() for figure in evidence.figures],
+        "findings": list(sets.issues),
+        "summary": {section: _summarise(section, results.metrics) for section in SECTIONS},
+        "figures": [result.to_dict() for result in results.metrics],
         "copies": copies,
         "copy_search": {
             "rule": RULE,
-            "joint_power": _power(joint_power(evidence.detectors)),
-            "fails": any(each.search is not None and each.search.fails for each in evidence.detectors),
+            "joint_power": _power(joint_power(results.detectors)),
+            "fails": any(each.search is not None and each.search.fails for each in results.detectors),
         },
-        "left_out": list(evidence.left_out),
-        "model_sha256": evidence.model_sha256,
+        "left_out": list(results.left_out),
+        "model_sha256": results.model_sha256,
         "settings": config.to_dict(),
-        "seconds": {name: round(seconds, 1) for name, seconds in evidence.seconds.items()},
+        "seconds": {name: round(seconds, 1) for name, seconds in results.seconds.items()},
     }
 
 
@@ -210,24 +210,24 @@ def _describe_set(part: CaseSet) -> dict[str, Any]:
     }
 
 
-def _summarise(section: str, figures: tuple[Figure, ...]) -> dict[str, Any]:
-    own = [figure for figure in figures if figure.description.section == section]
-    headlines = [figure for figure in own if figure.description.key.startswith(HEADLINES[section])]
-    lights = [figure.light for figure in headlines]
+def _summarise(section: str, metrics: tuple[MetricResult, ...]) -> dict[str, Any]:
+    own = [result for result in metrics if result.description.section == section]
+    headlines = [result for result in own if result.description.key.startswith(HEADLINES[section])]
+    lights = [result.light for result in headlines]
     light = next((each for each in ("red", "amber", "green") if each in lights), "grey")
-    sentences = [_sentence(figure) for figure in headlines[:6]] or [
-        f"Not computed: {figure.not_computed}" for figure in own if figure.not_computed
+    sentences = [_sentence(result) for result in headlines[:6]] or [
+        f"Not computed: {result.not_computed}" for result in own if result.not_computed
     ]
     return {"light": light, "sentences": sentences or ["Not asked for."]}
 
 
-def _sentence(figure: Figure) -> str:
-    title = figure.description.title
-    if figure.synthetic is None:
-        return f"{title}: not computed: {figure.not_computed}"
-    if figure.description.key.startswith("privacy.copies"):
-        return figure.note
-    unit = f" {figure.description.unit}" if figure.description.unit else ""
-    real = f"; real {figure.real.value:.3g}" if figure.real else ""
-    noise = f", noise {figure.noise.value:.3g}" if figure.noise else ""
-    return f"{title}: {figure.synthetic.value:.3g}{unit}{real}{noise}."
+def _sentence(result: MetricResult) -> str:
+    title = result.description.title
+    if result.synthetic is None:
+        return f"{title}: not computed: {result.not_computed}"
+    if result.description.key.startswith("privacy.copies"):
+        return result.note
+    unit = f" {result.description.unit}" if result.description.unit else ""
+    real = f"; real {result.real.value:.3g}" if result.real else ""
+    noise = f", noise {result.noise.value:.3g}" if result.noise else ""
+    return f"{title}: {result.synthetic.value:.3g}{unit}{real}{noise}."

@@ -27,8 +27,14 @@ from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex
 from medldm.evaluation.metrics.privacy import copy_threshold
 from medldm.evaluation.sections.agreement import choose_column
 from medldm.evaluation.sections.usefulness import blind_answer
-from medldm.evaluation.segmenter import Pair, Segmenter, SegmenterConfig, dice_scores, train_segmenter
-from medldm.generation.rejection import Gate
+from medldm.evaluation.segmenter import (
+    LabelledImage,
+    Segmenter,
+    SegmenterConfig,
+    dice_scores,
+    train_segmenter,
+)
+from medldm.generation.rejection import QualityGate
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import VolumeSpace
 
@@ -39,7 +45,7 @@ Image = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class QualityGateConfig(Config):
-    """What is judged, and what happens then.
+    """What is checked, and what happens then.
 
     Args:
         max_redraws: tries after the first; None leaves the gate out.
@@ -72,12 +78,12 @@ class QualityGateConfig(Config):
                 object.__setattr__(self, name, kind.from_dict(getattr(self, name)))
         if self.max_redraws is not None and not (self.copies or self.labels):
             raise ConfigError(
-                "max_redraws is given and neither copies nor labels are judged: judge one of them"
+                "max_redraws is given and neither copies nor labels are checked: check one of them"
             )
 
 
-class CopyJudge:
-    """Judge whether a volume is a copy.
+class CopyCheck:
+    """Check whether a volume is a copy.
 
     Args:
         train: training images on the networks' spacing.
@@ -111,8 +117,8 @@ class CopyJudge:
         return [f"like a training volume: similarity {best:.3f}, at most {self.threshold:.3f} is allowed"]
 
 
-class LabelJudge:
-    """Judge whether a volume shows its label map.
+class LabelCheck:
+    """Check whether a volume shows its label map.
 
     Args:
         segmenter: trained on the training cases.
@@ -129,7 +135,7 @@ class LabelJudge:
     def __init__(
         self,
         segmenter: Segmenter,
-        real: Sequence[Pair],
+        real: Sequence[LabelledImage],
         *,
         n_structures: int,
         quantile: float,
@@ -168,7 +174,7 @@ def make_quality_gate(
     validation_fraction: float,
     split_seed: int,
     config: QualityGateConfig,
-) -> Gate | None:
+) -> QualityGate | None:
     """Build the gate from the cohort of the training; None where it is left out.
 
     Args:
@@ -196,30 +202,33 @@ def make_quality_gate(
         require_labels=has_labels,
     )
     train = [_read(case, space, schema if has_labels else None) for case in cohort.training]
-    judges: list[CopyJudge | LabelJudge] = []
+    checks: list[CopyCheck | LabelCheck] = []
     if config.copies:
-        copies = CopyJudge([image for image, _ in train], [c["subject"] for c in cohort.training], config)
+        copies = CopyCheck([image for image, _ in train], [c["subject"] for c in cohort.training], config)
         logger.info("gate: at most %.3f like a training volume", copies.threshold)
-        judges.append(copies)
+        checks.append(copies)
     if has_labels and schema is not None:
         validation = [_read(case, space, schema) for case in cohort.validation]
-        labelled = _train_label_judge(train, validation, schema, config)
+        labelled = _train_label_check(train, validation, schema, config)
         logger.info("gate: a Dice of at least %.3f with the label map", labelled.limit)
-        judges.append(labelled)
+        checks.append(labelled)
 
-    def judge(image: Image, labels: npt.NDArray[np.int64] | None) -> list[str]:
-        return [problem for each in judges for problem in each(image, labels)]
+    def check(image: Image, labels: npt.NDArray[np.int64] | None) -> list[str]:
+        return [problem for each in checks for problem in each(image, labels)]
 
-    return Gate(judge=judge, max_redraws=config.max_redraws, refuse=config.refuse)
+    return QualityGate(check=check, max_redraws=config.max_redraws, refuse=config.refuse)
 
 
-def _train_label_judge(
-    train: Sequence[Pair], validation: Sequence[Pair], schema: LabelSchema, config: QualityGateConfig
-) -> LabelJudge:
+def _train_label_check(
+    train: Sequence[LabelledImage],
+    validation: Sequence[LabelledImage],
+    schema: LabelSchema,
+    config: QualityGateConfig,
+) -> LabelCheck:
     segmenter = train_segmenter(
         train, config.segmenter, n_structures=schema.n_structures, n_steps=config.n_steps, seed=config.seed
     )
-    return LabelJudge(
+    return LabelCheck(
         segmenter,
         validation,
         n_structures=schema.n_structures,
@@ -228,7 +237,7 @@ def _train_label_judge(
     )
 
 
-def _read(case: dict[str, Any], space: VolumeSpace, schema: LabelSchema | None) -> Pair:
+def _read(case: dict[str, Any], space: VolumeSpace, schema: LabelSchema | None) -> LabelledImage:
     """Return a real case on the networks' spacing and scale, its labels as 0..K; all 0 without a schema."""
     image, labels, _ = read_case(case, space.spacing_mm)
     scaled = np.asarray(space.intensity.to_model(image), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Compute every figure of an evaluation; what cannot be computed says why."""
+"""Compute every result of an evaluation; what cannot be computed says why."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medldm.data.cohort import Cohort
-from medldm.evaluation.cases.model_cases import JudgedModel, open_model
+from medldm.evaluation.cases.model_cases import EvaluatedModel, open_model
 from medldm.evaluation.cases.reading import Cohorts, load_case_sets, open_cohort
 from medldm.evaluation.cases.sets import CaseSet, CaseSets
 from medldm.evaluation.config import EvaluationConfig
@@ -17,40 +17,40 @@ from medldm.evaluation.metrics.anatomy import AnatomyTable
 from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.sections.agreement import LabelAgreement, measure_label_agreement
 from medldm.evaluation.sections.anatomy import (
-    agreement_figures,
-    anatomy_figures,
+    agreement_results,
+    anatomy_results,
     anatomy_tables,
     mark_too_weak,
-    usefulness_figures,
+    usefulness_results,
 )
-from medldm.evaluation.sections.diversity import diversity_figures
-from medldm.evaluation.sections.fidelity import fidelity_figures
-from medldm.evaluation.sections.metric_result import SECTIONS, Figure
-from medldm.evaluation.sections.model import ask_for_members, latent_figures, published_figures
+from medldm.evaluation.sections.diversity import diversity_results
+from medldm.evaluation.sections.fidelity import fidelity_results
+from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
+from medldm.evaluation.sections.model import ask_for_members, latent_results, published_results
 from medldm.evaluation.sections.privacy import (
     DetectorResult,
     contrastive_detector,
     correlation_detector,
-    privacy_figures,
+    privacy_results,
     search_with,
 )
 from medldm.evaluation.sections.stages import Refusals, Stages
 from medldm.evaluation.sections.usefulness import Usefulness, fit_steps, measure_usefulness
-from medldm.evaluation.segmenter import Pair, Segmenter, train_segmenter
+from medldm.evaluation.segmenter import LabelledImage, Segmenter, train_segmenter
 
 ON_SEGMENTERS = ("agreement", "usefulness")
-"""Sections whose figures stand on trained segmenters."""
+"""Sections whose results stand on trained segmenters."""
 
 N_STAGES = 7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """All that the figures and plots of an evaluation stand on.
+class EvaluationResults:
+    """All that the results and plots of an evaluation stand on.
 
     Args:
         sets: the cases.
-        figures: in the order of the report.
+        metrics: in the order of the report.
         features: of the sets; None where they could not be extracted.
         tables: anatomy by set; empty without label maps.
         agreement: None where it could not be measured.
@@ -62,7 +62,7 @@ class Evidence:
     """
 
     sets: CaseSets
-    figures: tuple[Figure, ...]
+    metrics: tuple[MetricResult, ...]
     features: SetFeatures | None
     tables: dict[str, AnatomyTable]
     agreement: LabelAgreement | None
@@ -73,20 +73,20 @@ class Evidence:
     model_sha256: str | None = None
 
 
-def gather_evidence(
+def collect_results(
     real_train: str | Path | Cohort,
     real_test: str | Path | Cohort,
     synthetic: str | Path | Cohort,
     *,
     config: EvaluationConfig,
     resources: EvaluationResources | None = None,
-) -> Evidence:
-    """Read the cohorts and compute every figure; what cannot be computed says why."""
+) -> EvaluationResults:
+    """Read the cohorts and compute every result; what cannot be computed says why."""
     resources = resources or EvaluationResources()
     n_more = 2 * (resources.model is not None) + (resources.feature_weights is not None)
     with Stages(N_STAGES + n_more) as stages:
         cohorts = Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic)))
-        judged = open_model(resources, of_label_maps=bool(cohorts.without_images))
+        evaluated = open_model(resources, of_label_maps=bool(cohorts.without_images))
         network = None
         if resources.feature_weights is not None:
             network = load_feature_network(resources.feature_weights)
@@ -97,7 +97,7 @@ def gather_evidence(
             cache = FeatureCache(resources.cache_dir)
             collected.fidelity(cache)
             collected.published(network, cache)
-            collected.latents(judged, cohorts)
+            collected.latents(evaluated, cohorts)
             collected.segmenters()
         else:
             whose = " and the ".join(cohorts.without_images)
@@ -105,12 +105,12 @@ def gather_evidence(
         collected.anatomy()
         if sets.has_images:
             collected.privacy()
-        collected.membership(judged, cohorts)
+        collected.membership(evaluated, cohorts)
     order = list(SECTIONS)
-    figures = sorted(collected.figures, key=lambda each: order.index(each.description.section))
-    return Evidence(
+    metrics = sorted(collected.metrics, key=lambda each: order.index(each.description.section))
+    return EvaluationResults(
         sets=sets,
-        figures=tuple(figures),
+        metrics=tuple(metrics),
         features=collected.features,
         tables=collected.tables,
         agreement=collected.agreement,
@@ -118,18 +118,18 @@ def gather_evidence(
         detectors=tuple(collected.detectors),
         left_out=tuple(collected.left_out),
         seconds=stages.seconds,
-        model_sha256=None if judged is None else judged.weights_sha256,
+        model_sha256=None if evaluated is None else evaluated.weights_sha256,
     )
 
 
 class _Collector:
-    """Compute the figures section by section; a refusal leaves a figure that says why."""
+    """Compute the results section by section; a refusal leaves a result that says why."""
 
     def __init__(self, sets: CaseSets, config: EvaluationConfig, stages: Stages) -> None:
         self.sets = sets
         self.config = config
         self.stages = stages
-        self.figures: list[Figure] = []
+        self.metrics: list[MetricResult] = []
         self.left_out: list[str] = []
         self.features: SetFeatures | None = None
         self.tables: dict[str, AnatomyTable] = {}
@@ -150,14 +150,14 @@ class _Collector:
             )
             self.stages.done("features")
             self.stages.tell("fidelity")
-            self.figures += fidelity_figures(
+            self.metrics += fidelity_results(
                 self.sets, self.features, n_resamples=config.n_resamples, seed=config.seed
             )
         if self.features is None:
             return
         with self._section("diversity"):
             self.stages.tell("diversity")
-            self.figures += diversity_figures(
+            self.metrics += diversity_results(
                 self.sets,
                 self.features,
                 n_pairs=config.n_pairs,
@@ -170,18 +170,18 @@ class _Collector:
         if network is None:
             return
         title = f"Distances in features of {network.file_name}"
-        with Refusals("fidelity", self.figures, part="network", title=title):
-            self.figures += published_figures(
+        with Refusals("fidelity", self.metrics, part="network", title=title):
+            self.metrics += published_results(
                 network, self.sets, config=self.config, cache=cache, tell=self.stages.tell
             )
         self.stages.done("network features")
 
-    def latents(self, judged: JudgedModel | None, cohorts: Cohorts) -> None:
-        if judged is None:
+    def latents(self, evaluated: EvaluatedModel | None, cohorts: Cohorts) -> None:
+        if evaluated is None:
             return
-        with Refusals("fidelity", self.figures, part="latents", title="Distances in the model's latents"):
-            self.figures += latent_figures(
-                judged, cohorts, self.sets, config=self.config, tell=self.stages.tell
+        with Refusals("fidelity", self.metrics, part="latents", title="Distances in the model's latents"):
+            self.metrics += latent_results(
+                evaluated, cohorts, self.sets, config=self.config, tell=self.stages.tell
             )
         self.stages.done("latents")
 
@@ -213,7 +213,7 @@ class _Collector:
                 subjects=(self.sets.synthetic.subjects, self.sets.test.subjects),
                 seed=self.config.seed,
             )
-            self.figures += agreement_figures(self.agreement, schema, seed=self.config.seed)
+            self.metrics += agreement_results(self.agreement, schema, seed=self.config.seed)
             self.stages.done("label agreement")
         with self._section("usefulness"):
             schema = self.sets.known_schema()
@@ -231,10 +231,10 @@ class _Collector:
                 real_segmenters=segmenters,
                 progress=self.stages.tell,
             )
-            self.figures += usefulness_figures(self.usefulness, schema, seed=self.config.seed)
-            stands_on_it = [each for each in self.figures if each.description.section in ON_SEGMENTERS]
-            others = [each for each in self.figures if each.description.section not in ON_SEGMENTERS]
-            self.figures[:] = others + mark_too_weak(stands_on_it, self.usefulness)
+            self.metrics += usefulness_results(self.usefulness, schema, seed=self.config.seed)
+            stands_on_it = [each for each in self.metrics if each.description.section in ON_SEGMENTERS]
+            others = [each for each in self.metrics if each.description.section not in ON_SEGMENTERS]
+            self.metrics[:] = others + mark_too_weak(stands_on_it, self.usefulness)
             if self.usefulness.sees_nothing():
                 self.agreement = None
             self.stages.done("usefulness")
@@ -243,7 +243,7 @@ class _Collector:
         with self._section("anatomy"):
             self.stages.tell("anatomy")
             self.tables = anatomy_tables(self.sets, self.agreement)
-            self.figures += anatomy_figures(
+            self.metrics += anatomy_results(
                 self.sets, self.tables, n_resamples=self.config.n_resamples, seed=self.config.seed
             )
         self.stages.done("anatomy")
@@ -269,21 +269,21 @@ class _Collector:
                         seed=config.seed,
                     )
                 )
-            self.figures += privacy_figures(self.detectors, self.sets, embedded, seed=config.seed)
+            self.metrics += privacy_results(self.detectors, self.sets, embedded, seed=config.seed)
         self.stages.done("privacy")
 
-    def membership(self, judged: JudgedModel | None, cohorts: Cohorts) -> None:
-        if judged is None:
+    def membership(self, evaluated: EvaluatedModel | None, cohorts: Cohorts) -> None:
+        if evaluated is None:
             self.left_out.append("Membership inference was left out: no model was given.")
             return
-        with Refusals("privacy", self.figures, part="membership", title="Membership inference"):
-            self.figures += ask_for_members(judged, cohorts, config=self.config, tell=self.stages.tell)
+        with Refusals("privacy", self.metrics, part="membership", title="Membership inference"):
+            self.metrics += ask_for_members(evaluated, cohorts, config=self.config, tell=self.stages.tell)
         self.stages.done("membership inference")
 
     def _section(self, section: str) -> Refusals:
-        return Refusals(section, self.figures)
+        return Refusals(section, self.metrics)
 
-    def _pairs(self, name: str) -> list[Pair]:
+    def _pairs(self, name: str) -> list[LabelledImage]:
         part: CaseSet = getattr(self.sets, name)
         schema = self.sets.known_schema()
         return [

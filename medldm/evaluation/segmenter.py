@@ -25,7 +25,7 @@ from medldm.errors import ConfigError
 from medldm.evaluation.cases.sets import fit_shape
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
 
-Pair = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+LabelledImage = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """An image (X, Y, Z) and its labels 0..K."""
 
 DIVISOR = 4
@@ -90,7 +90,7 @@ class Segmenter:
 
 
 def train_segmenter(
-    cases: Sequence[Pair],
+    cases: Sequence[LabelledImage],
     config: SegmenterConfig | None = None,
     *,
     n_structures: int,
@@ -137,7 +137,7 @@ def train_segmenter(
 
 
 def seconds_per_step(
-    cases: Sequence[Pair], config: SegmenterConfig, *, n_structures: int, n_steps: int = 3
+    cases: Sequence[LabelledImage], config: SegmenterConfig, *, n_structures: int, n_steps: int = 3
 ) -> float:
     """Time a few steps of a training on this machine."""
     train_segmenter(cases[:1], config, n_structures=n_structures, n_steps=1)
@@ -208,7 +208,7 @@ def _surface(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return mask & ~binary_erosion(mask)
 
 
-def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> Pair:
+def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> LabelledImage:
     if image.shape != labels.shape:
         raise ValueError(
             f"an image of {image.shape} has labels of {labels.shape}; the shapes must be the same"
@@ -216,7 +216,7 @@ def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> P
     return standardise(np.asarray(image, dtype=np.float32)), np.asarray(labels, dtype=np.int64)
 
 
-def _enlarge(pair: Pair, patch: Sequence[int]) -> Pair:
+def _enlarge(pair: LabelledImage, patch: Sequence[int]) -> LabelledImage:
     image, labels = pair
     shape = [max(size, part) for size, part in zip(image.shape, patch, strict=True)]
     return fit_shape(image, shape), fit_shape(labels, shape)
@@ -235,7 +235,7 @@ def _make_network(config: SegmenterConfig, n_structures: int) -> nn.Module:
 
 
 def _draw_batch(
-    cases: Sequence[Pair], patch: Sequence[int], size: int, *, generator: torch.Generator
+    cases: Sequence[LabelledImage], patch: Sequence[int], size: int, *, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return random patches with a random gain and offset: (B, 1, X, Y, Z) images and labels."""
     images, maps = [], []

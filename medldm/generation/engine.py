@@ -25,7 +25,7 @@ from medldm.conditioning import Conditions, open_text_encoder
 from medldm.conditioning.values import EncodesText
 from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.generation.files import SyntheticWriter
-from medldm.generation.rejection import Drawn, Gate, draw_until_good
+from medldm.generation.rejection import Drawn, QualityGate, draw_until_good
 from medldm.generation.requests import (
     GenerationDataset,
     PreparedRequest,
@@ -112,7 +112,7 @@ class GenerationEvaluator(SupervisedEvaluator):
         inferer: LatentDiffusionInferer,
         writer: SyntheticWriter,
         preparer: RequestPreparer | None = None,
-        gate: Gate | None = None,
+        gate: QualityGate | None = None,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.model = network
@@ -158,13 +158,13 @@ class GenerationEvaluator(SupervisedEvaluator):
         self._write(request, volume)
         return {Keys.PRED: volume}
 
-    def _draw_through(self, gate: Gate, request: PreparedRequest) -> Tensor:
+    def _draw_through(self, gate: QualityGate, request: PreparedRequest) -> Tensor:
         """Draw a volume, again where it does not pass, and write it unless it is refused."""
         drawn = draw_until_good(
             lambda seed: self.draw(
                 request.size, self.model, conditions=request.conditions, index=request.index, seed=seed
             )[0],
-            lambda volume: gate.judge(*_seen_by_gate(request, volume)),
+            lambda volume: gate.check(*_seen_by_gate(request, volume)),
             seed=self.draw.sampling.seed,
             index=request.index,
             max_redraws=gate.max_redraws,

@@ -18,7 +18,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 
-class Judge(Protocol):
+class VolumeCheck(Protocol):
     """Says what is wrong with a volume, in words that name nobody."""
 
     def __call__(self, image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64] | None) -> list[str]:
@@ -32,16 +32,16 @@ class Judge(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gate:
+class QualityGate:
     """What a volume must pass.
 
     Args:
-        judge: of each volume.
+        check: of each volume.
         max_redraws: further tries, 0 or more.
         refuse: leave out a volume that fails every try; otherwise the last try is kept and named.
     """
 
-    judge: Judge
+    check: VolumeCheck
     max_redraws: int = 3
     refuse: bool = False
 

@@ -11,7 +11,7 @@ from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.evaluation.metrics.checks import TooFewCasesError
 from medldm.evaluation.metrics.planted_copies import plant_copies
-from medldm.evaluation.quality_gate import CopyJudge, LabelJudge, QualityGateConfig, make_quality_gate
+from medldm.evaluation.quality_gate import CopyCheck, LabelCheck, QualityGateConfig, make_quality_gate
 from medldm.evaluation.segmenter import Segmenter, SegmenterConfig
 from medldm.transforms import LoadVolume
 
@@ -36,35 +36,35 @@ class ReadsMaps(Segmenter):
 
 def test_copies_are_named_and_new_volumes_pass() -> None:
     train = make_volumes(24, seed=0)
-    judge = CopyJudge(train, range(24), CONFIG)
+    check = CopyCheck(train, range(24), CONFIG)
     copies, _ = plant_copies(train, 10, seed=1)
-    assert all("like a training volume" in judge(copy, None)[0] for copy in copies)
-    assert sum(bool(judge(new, None)) for new in make_volumes(20, seed=2)) <= 2
+    assert all("like a training volume" in check(copy, None)[0] for copy in copies)
+    assert sum(bool(check(new, None)) for new in make_volumes(20, seed=2)) <= 2
 
 
 def test_scans_of_one_subject_do_not_raise_the_limit() -> None:
     train = make_volumes(24, seed=3)
     twins = [*train, *(1.2 * volume for volume in train)]
-    apart = CopyJudge(twins, range(48), CONFIG).threshold
-    together = CopyJudge(twins, [*range(24), *range(24)], CONFIG).threshold
+    apart = CopyCheck(twins, range(48), CONFIG).threshold
+    together = CopyCheck(twins, [*range(24), *range(24)], CONFIG).threshold
     assert apart > 0.99 > 0.8 > together
     with pytest.raises(TooFewCasesError, match="one subject"):
-        CopyJudge(train, 24 * ["same"], CONFIG)
+        CopyCheck(train, 24 * ["same"], CONFIG)
 
 
 def test_unfollowed_maps_are_named() -> None:
     images = make_volumes(8, seed=4)
     real = [(image, (gaussian_filter(image, 0.3) > 0).astype(np.int64)) for image in images]
     blind = np.zeros_like(real[0][1])
-    judge = LabelJudge(ReadsMaps(), real, n_structures=1, quantile=0.05, blind=blind)
-    assert judge(*real[0]) == [] or judge(*real[1]) == []
-    assert "label map not followed: Dice 0." in judge(images[0], real[1][1])[0]
-    assert judge(images[0], None) == []
+    check = LabelCheck(ReadsMaps(), real, n_structures=1, quantile=0.05, blind=blind)
+    assert check(*real[0]) == [] or check(*real[1]) == []
+    assert "label map not followed: Dice 0." in check(images[0], real[1][1])[0]
+    assert check(images[0], None) == []
     with pytest.raises(ValueError, match=r"looks at no image 1\.00: give it more steps"):
         same = [(image, real[0][1]) for image in images[1:7]]
-        LabelJudge(ReadsMaps(), same, n_structures=1, quantile=0.05, blind=real[0][1])
+        LabelCheck(ReadsMaps(), same, n_structures=1, quantile=0.05, blind=real[0][1])
     with pytest.raises(TooFewCasesError, match="4 validation cases"):
-        LabelJudge(ReadsMaps(), real[:4], n_structures=1, quantile=0.05, blind=blind)
+        LabelCheck(ReadsMaps(), real[:4], n_structures=1, quantile=0.05, blind=blind)
 
 
 def test_gate_of_a_cohort_judges_its_own_training_cases_as_copies(tmp_path, make_model) -> None:
@@ -95,15 +95,15 @@ def test_gate_of_a_cohort_judges_its_own_training_cases_as_copies(tmp_path, make
         for case in (cohort.training[0], cohort.validation[0])
     )
     seen, scaled = (np.asarray(model.space.intensity.to_model(each[0]), np.float32) for each in (copy, new))
-    assert any("like a training volume: similarity 1.000" in each for each in gate.judge(seen, None))
-    assert not any("like a training" in each for each in gate.judge(scaled, None))
+    assert any("like a training volume: similarity 1.000" in each for each in gate.check(seen, None))
+    assert not any("like a training" in each for each in gate.check(scaled, None))
     own = schema.index_map(new[1].astype(np.int64)).numpy()
-    assert not any("not followed" in each for each in gate.judge(scaled, own))
-    assert any("not followed" in each for each in gate.judge(scaled, np.roll(own, 8, axis=0)))
+    assert not any("not followed" in each for each in gate.check(scaled, own))
+    assert any("not followed" in each for each in gate.check(scaled, np.roll(own, 8, axis=0)))
 
 
 def test_gate_is_off_unless_asked_for_and_must_judge_something(make_model) -> None:
     off = QualityGateConfig()
     assert make_quality_gate(make_model(), "none", validation_fraction=0.1, split_seed=0, config=off) is None
-    with pytest.raises(ValueError, match="judge one of them"):
+    with pytest.raises(ValueError, match="check one of them"):
         QualityGateConfig(max_redraws=1, copies=False, labels=False)

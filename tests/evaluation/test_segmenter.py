@@ -9,7 +9,7 @@ from monai.metrics import compute_hausdorff_distance
 
 from medldm.evaluation.metrics.checks import TooFewCasesError
 from medldm.evaluation.segmenter import (
-    Pair,
+    LabelledImage,
     SegmenterConfig,
     dice_scores,
     hausdorff95_mm,
@@ -20,7 +20,7 @@ from medldm.evaluation.segmenter import (
 TINY = SegmenterConfig(channels=(4, 8, 8), patch_size=(12, 12, 12), learning_rate=1e-2)
 
 
-def make_cases(n: int, *, seed: int = 0, shape: tuple[int, int, int] = (14, 13, 12)) -> list[Pair]:
+def make_cases(n: int, *, seed: int = 0, shape: tuple[int, int, int] = (14, 13, 12)) -> list[LabelledImage]:
     """Bright boxes on a dark ground."""
     rng = np.random.default_rng(seed)
     cases = []

@@ -20,7 +20,7 @@ from medldm.generation.engine import (
     list_label_maps,
 )
 from medldm.generation.files import SyntheticWriter
-from medldm.generation.rejection import Gate, draw_until_good, try_seed
+from medldm.generation.rejection import QualityGate, draw_until_good, try_seed
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_latent_diffusion
 
@@ -34,7 +34,7 @@ def checkpoint(make_model, tmp_path) -> Path:
     return path
 
 
-def run(checkpoint: Path, labels: Path, out: Path, gate: Gate) -> GenerationEvaluator:
+def run(checkpoint: Path, labels: Path, out: Path, gate: QualityGate) -> GenerationEvaluator:
     model, config, _ = load_latent_diffusion(checkpoint)
     evaluator = GenerationEvaluator(
         torch.device("cpu"),
@@ -74,12 +74,12 @@ def test_a_redrawn_volume_is_made_again_from_its_sidecar(checkpoint, make_cohort
     labels = make_cohort(2) / "labels"
     seen: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def judge(image: np.ndarray, maps: np.ndarray | None) -> list[str]:
+    def check(image: np.ndarray, maps: np.ndarray | None) -> list[str]:
         assert maps is not None
         seen.append((image, maps))
         return ["copy"] if len(seen) in (1, 2) else []
 
-    run(checkpoint, labels, tmp_path / "out", Gate(judge=judge))
+    run(checkpoint, labels, tmp_path / "out", QualityGate(check=check))
     sidecar, second = (
         json.loads((tmp_path / "out" / "sidecars" / f"synthetic_{index:04d}.json").read_text())
         for index in (0, 1)
@@ -105,7 +105,7 @@ def test_a_redrawn_volume_is_made_again_from_its_sidecar(checkpoint, make_cohort
 def test_what_stays_bad_is_named_or_left_out(checkpoint, make_cohort, tmp_path, caplog, refuse) -> None:
     labels = make_cohort(2) / "labels"
 
-    gate = Gate(judge=lambda image, maps: ["label map not followed"], max_redraws=1, refuse=refuse)
+    gate = QualityGate(check=lambda image, maps: ["label map not followed"], max_redraws=1, refuse=refuse)
     evaluator = run(checkpoint, labels, tmp_path / "out", gate)
     assert "volume 1, try 2 of 2: label map not followed" in caplog.text
     files = list((tmp_path / "out").rglob("*.nii.gz"))
@@ -120,4 +120,4 @@ def test_what_stays_bad_is_named_or_left_out(checkpoint, make_cohort, tmp_path, 
 
 def test_a_negative_number_of_redraws_is_refused() -> None:
     with pytest.raises(ValueError, match="max_redraws is -1"):
-        Gate(judge=lambda image, labels: [], max_redraws=-1)
+        QualityGate(check=lambda image, labels: [], max_redraws=-1)

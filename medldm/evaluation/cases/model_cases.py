@@ -29,7 +29,7 @@ from medldm.training.volumes import raw_condition
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedModel:
+class EvaluatedModel:
     """A trained model and what its training did to a case.
 
     Args:
@@ -57,14 +57,14 @@ class ModelCases:
     """Cases that are loaded one by one when they are needed; all of them would fill the memory.
 
     Args:
-        judged: the model that takes them.
+        evaluated: the model that takes them.
         cases: of a cohort.
         subjects: number of each case's subject, from 0.
         n_unknown: cases that were left out because they lack a label map that the model needs, or
             because the training never saw the value of a condition.
     """
 
-    judged: JudgedModel
+    evaluated: EvaluatedModel
     cases: tuple[Case, ...]
     subjects: tuple[int, ...]
     n_unknown: int = 0
@@ -77,12 +77,12 @@ class ModelCases:
 
     def load(self, place: int) -> ModelCase:
         """Load one case."""
-        names = self.judged.conditioning.names
-        batch = default_collate([dict(self.judged.transform(self.cases[place]))])
+        names = self.evaluated.conditioning.names
+        batch = default_collate([dict(self.evaluated.transform(self.cases[place]))])
         return ModelCase(volume=batch["image"], conditions=gather_conditions(batch, names) if names else None)
 
 
-def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -> JudgedModel | None:
+def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -> EvaluatedModel | None:
     """Load the model of an evaluation and set up its training's way of preparing a case; None without one.
 
     Args:
@@ -104,7 +104,7 @@ def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -
             f"the model makes {makes}, the evaluation is of {wanted}: give the model that made the synthetic "
             f"{wanted}, or none"
         )
-    return JudgedModel(
+    return EvaluatedModel(
         model=model.to(choose_device(resources.device)).eval(),
         config=config,
         transform=_make_transform(model, resources, schema_of(checkpoint) if of_label_maps else None),
@@ -127,7 +127,7 @@ def _make_transform(
     return case_transforms(space, conditioning, text_encoder=encoder)
 
 
-def choose_model_cases(cohort: Cohort, judged: JudgedModel, *, n_max: int, seed: int) -> ModelCases:
+def choose_model_cases(cohort: Cohort, evaluated: EvaluatedModel, *, n_max: int, seed: int) -> ModelCases:
     """Choose the cases of a cohort that a model can be asked about.
 
     A case whose class, category or scalar the training never saw is left out, not given the null condition:
@@ -135,20 +135,20 @@ def choose_model_cases(cohort: Cohort, judged: JudgedModel, *, n_max: int, seed:
 
     Args:
         cohort: a sound one.
-        judged: the model.
+        evaluated: the model.
         n_max: cases at most; more are drawn from.
         seed: of the draw.
     """
-    own = with_measured_scalars(cohort) if judged.conditioning.scalars else cohort
+    own = with_measured_scalars(cohort) if evaluated.conditioning.scalars else cohort
     known = [
         case
         for case in own.cases
-        if ("label" in case or not judged.needs_label) and is_known(case, judged.conditioning)
+        if ("label" in case or not evaluated.needs_label) and is_known(case, evaluated.conditioning)
     ]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(known))[:n_max])
     taken = [known[place] for place in chosen]
     return ModelCases(
-        judged=judged,
+        evaluated=evaluated,
         cases=tuple(taken),
         subjects=number_subjects(taken),
         n_unknown=len(own.cases) - len(known),

@@ -27,7 +27,7 @@ from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.file_info import inspect_header
 from medldm.data.listing import Case
 from medldm.errors import ConfigError
-from medldm.evaluation.cases.issues import count_equal, look_at_sets
+from medldm.evaluation.cases.issues import count_equal, find_set_issues
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, make_noise
 from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.orientation import to_ras_affine
@@ -160,9 +160,9 @@ def load_case_sets(
         spacing_mm=spacing,
         shape=(int(shape[0]), int(shape[1]), int(shape[2])),
         is_ct=is_ct,
-        findings=(),
+        issues=(),
     )
-    return replace(sets, findings=tuple(look_at_sets(sets, n_shared=n_shared)))
+    return replace(sets, issues=tuple(find_set_issues(sets, n_shared=n_shared)))
 
 
 def split_cohort(dataset: str | Path, *, validation_fraction: float, seed: int) -> tuple[Cohort, Cohort]:

@@ -85,7 +85,7 @@ class CaseSets:
         spacing_mm: of the common grid.
         shape: voxels that measures of one shape crop or pad to.
         is_ct: whether intensities are Hounsfield units.
-        findings: what the reader should know about the sets, without identifiers.
+        issues: what the reader should know about the sets, without identifiers.
     """
 
     train: CaseSet
@@ -96,7 +96,7 @@ class CaseSets:
     spacing_mm: tuple[float, float, float]
     shape: tuple[int, int, int]
     is_ct: bool
-    findings: tuple[str, ...]
+    issues: tuple[str, ...]
 
     def known_schema(self) -> LabelSchema:
         """Return the structures.

@@ -25,10 +25,10 @@ from medldm.evaluation.metrics.checks import (
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of the scales, from fine to coarse; Wang et al. 2003, Section 3.2."""
-Pairs = npt.NDArray[np.int64]
+IndexPairs = npt.NDArray[np.int64]
 
 
-def choose_pairs(n: int, *, n_pairs: int = 200, seed: int = 0) -> Pairs:
+def choose_pairs(n: int, *, n_pairs: int = 200, seed: int = 0) -> IndexPairs:
     """Draw different pairs i < j of n cases.
 
     Returns:
@@ -46,7 +46,7 @@ def choose_pairs(n: int, *, n_pairs: int = 200, seed: int = 0) -> Pairs:
 
 
 def pairwise_ms_ssim(
-    volumes: Sequence[npt.ArrayLike], pairs: Pairs, *, data_range: float, batch_size: int = 16
+    volumes: Sequence[npt.ArrayLike], pairs: IndexPairs, *, data_range: float, batch_size: int = 16
 ) -> Floats:
     """Return the multi-scale structural similarity of pairs of volumes.
 
@@ -93,7 +93,7 @@ def pairwise_ms_ssim(
     return torch.cat(values).double().numpy()
 
 
-def pairwise_feature_distance(features: npt.ArrayLike, pairs: Pairs) -> Floats:
+def pairwise_feature_distance(features: npt.ArrayLike, pairs: IndexPairs) -> Floats:
     """Return the Euclidean distance (P,) of the features (N, D) of each pair.
 
     Raises:
@@ -103,7 +103,9 @@ def pairwise_feature_distance(features: npt.ArrayLike, pairs: Pairs) -> Floats:
     return np.linalg.norm(array[pairs[:, 0]] - array[pairs[:, 1]], axis=1)
 
 
-def mean_over_pairs(values: npt.ArrayLike, pairs: Pairs, *, weights: npt.ArrayLike | None, n: int) -> float:
+def mean_over_pairs(
+    values: npt.ArrayLike, pairs: IndexPairs, *, weights: npt.ArrayLike | None, n: int
+) -> float:
     """Return the mean of pair values, each pair weighted with the product of its cases' weights.
 
     Args:

@@ -27,7 +27,7 @@ Detector = Callable[[Sequence[npt.ArrayLike]], npt.NDArray[np.floating]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class CopyCandidate:
     """A synthetic volume and its nearest training volume, by their places in the sets."""
 
     synthetic: int
@@ -63,7 +63,7 @@ class CopySearch:
     copies: tuple[int, ...]
     memorised: tuple[int, ...]
     n_memorised_subjects: int
-    worst: tuple[Pair, ...]
+    worst: tuple[CopyCandidate, ...]
     p_value: float
     lone_threshold: float
     beyond: tuple[int, ...]
@@ -178,7 +178,9 @@ def search_copies(
         copies=tuple(copies.tolist()),
         memorised=tuple(memorised.tolist()),
         n_memorised_subjects=len({subjects[index] for index in memorised}),
-        worst=tuple(Pair(synthetic=int(m), train=int(nearest[m]), similarity=float(best[m])) for m in worst),
+        worst=tuple(
+            CopyCandidate(synthetic=int(m), train=int(nearest[m]), similarity=float(best[m])) for m in worst
+        ),
         p_value=excess_p_value(len(copies), len(synthetic), len(test), quantile=quantile),
         lone_threshold=lone,
         beyond=tuple(np.flatnonzero(best > lone).tolist()),

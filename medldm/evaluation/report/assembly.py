@@ -1,4 +1,4 @@
-"""From the evidence of an evaluation to its page: plots, pictures and viewer."""
+"""From the results of an evaluation to its page: plots, pictures and viewer."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from medldm.evaluation.report import plots
 from medldm.evaluation.report.overview import draw_overview
 from medldm.evaluation.report.page import render_report
 from medldm.evaluation.report.viewer import ViewerCase, viewer_html
-from medldm.evaluation.results import Evidence
+from medldm.evaluation.results import EvaluationResults
 from medldm.evaluation.sections.metric_result import SECTIONS
 from medldm.evaluation.sections.privacy import worst_pairs
 
 Plots = dict[str, list[tuple[str, str]]]
 
 
-def make_page(report: Mapping[str, Any], evidence: Evidence, config: EvaluationConfig) -> str:
+def make_page(report: Mapping[str, Any], results: EvaluationResults, config: EvaluationConfig) -> str:
     """Return the HTML of an evaluation."""
-    n_real = min(config.n_shown, len(evidence.sets.test)) if config.show_real else 0
-    cases = _viewer_cases(evidence, n_real=n_real, n_synthetic=config.n_shown)
-    viewer = viewer_html(cases, schema=evidence.sets.schema, max_voxels=config.viewer_max_voxels)
-    return render_report(report, plots=_draw_plots(evidence, config), viewer=viewer, n_real_shown=n_real)
+    n_real = min(config.n_shown, len(results.sets.test)) if config.show_real else 0
+    cases = _viewer_cases(results, n_real=n_real, n_synthetic=config.n_shown)
+    viewer = viewer_html(cases, schema=results.sets.schema, max_voxels=config.viewer_max_voxels)
+    return render_report(report, plots=_draw_plots(results, config), viewer=viewer, n_real_shown=n_real)
 
 
-def _viewer_cases(evidence: Evidence, *, n_real: int, n_synthetic: int) -> list[ViewerCase]:
-    sets = evidence.sets
+def _viewer_cases(results: EvaluationResults, *, n_real: int, n_synthetic: int) -> list[ViewerCase]:
+    sets = results.sets
 
     def make(part: CaseSet, kind: str, n: int) -> list[ViewerCase]:
         return [
@@ -48,17 +48,17 @@ def _viewer_cases(evidence: Evidence, *, n_real: int, n_synthetic: int) -> list[
     return make(sets.synthetic, "synthetic", n_synthetic) + make(sets.test, "real", n_real)
 
 
-def _draw_plots(evidence: Evidence, config: EvaluationConfig) -> Plots:
+def _draw_plots(results: EvaluationResults, config: EvaluationConfig) -> Plots:
     drawn: Plots = {section: [] for section in ("cases", *SECTIONS)}
     drawn["cases"].append(
-        (_draw_cases(evidence, config), "Real test and synthetic cases, in the order of their files.")
+        (_draw_cases(results, config), "Real test and synthetic cases, in the order of their files.")
     )
-    shown = [each for each in evidence.figures if each.description.section == "fidelity"]
+    shown = [each for each in results.metrics if each.description.section == "fidelity"]
     if any(each.synthetic and each.real and each.noise for each in shown):
         caption = "Each figure between the real training set (0) and noise (1)."
         drawn["fidelity"].append((plots.plot_columns(shown), caption))
-    if evidence.features is not None:
-        features = evidence.features
+    if results.features is not None:
+        features = results.features
         drawn["fidelity"].append(
             (plots.plot_features(features.radiomics), "Where the cases lie in feature space.")
         )
@@ -68,15 +68,15 @@ def _draw_plots(evidence: Evidence, config: EvaluationConfig) -> Plots:
                 "Detail at each scale; intensities have unit variance.",
             )
         )
-    names = [] if evidence.sets.schema is None else list(evidence.sets.schema.structures.values())
-    if evidence.tables:
+    names = [] if results.sets.schema is None else list(results.sets.schema.structures.values())
+    if results.tables:
         drawn["anatomy"].append(
-            (plots.plot_volumes(evidence.tables, names), "Volumes, one point a case; bars are medians.")
+            (plots.plot_volumes(results.tables, names), "Volumes, one point a case; bars are medians.")
         )
-    if evidence.usefulness is not None:
+    if results.usefulness is not None:
         caption = "Dice on real test subjects after training on each source, mean over seeds; bars are means."
-        drawn["usefulness"].append((plots.plot_usefulness(evidence.usefulness, names), caption))
-    for detector in evidence.detectors:
+        drawn["usefulness"].append((plots.plot_usefulness(results.usefulness, names), caption))
+    for detector in results.detectors:
         if detector.search is None:
             continue
         uri = plots.plot_similarity(
@@ -84,14 +84,14 @@ def _draw_plots(evidence: Evidence, config: EvaluationConfig) -> Plots:
         )
         drawn["privacy"].append((uri, "Synthetic volumes right of the threshold are called copies."))
         if config.show_real and detector.name == "correlation":
-            pairs = worst_pairs(detector, evidence.sets)
+            pairs = worst_pairs(detector, results.sets)
             caption = "The synthetic volumes most like a training volume, with it and their similarity."
             drawn["privacy"].append((plots.picture_pairs(pairs), caption))
     return drawn
 
 
-def _draw_cases(evidence: Evidence, config: EvaluationConfig) -> str:
-    sets = evidence.sets
+def _draw_cases(results: EvaluationResults, config: EvaluationConfig) -> str:
+    sets = results.sets
 
     def take(part: CaseSet) -> list[Any]:
         shown = range(min(config.n_shown, len(part)))

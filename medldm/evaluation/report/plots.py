@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Canvas
 
 from medldm.evaluation.metrics.anatomy import AnatomyTable
 from medldm.evaluation.metrics.checks import Floats
-from medldm.evaluation.sections.metric_result import Figure
+from medldm.evaluation.sections.metric_result import MetricResult
 from medldm.evaluation.sections.usefulness import Usefulness
 
 COLOURS = {
@@ -177,15 +177,15 @@ def picture_pairs(pairs: Sequence[tuple[npt.NDArray, npt.NDArray, float]]) -> st
     return to_data_uri(canvas)
 
 
-def plot_columns(figures: Sequence[Figure]) -> str:
-    """Draw figures of one section with their intervals, each scaled so that noise stands at 1 and real at 0.
+def plot_columns(results: Sequence[MetricResult]) -> str:
+    """Draw results of one section with their intervals, each scaled so that noise stands at 1 and real at 0.
 
     Args:
-        figures: with all three columns; others are left out.
+        results: with all three columns; others are left out.
     """
     shown = [
         each
-        for each in figures
+        for each in results
         if each.synthetic and each.real and each.noise and each.noise.value != each.real.value
     ]
     canvas = Canvas(figsize=(6.4, 0.24 * len(shown) + 0.9), dpi=130, facecolor="white", layout="constrained")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from medldm.evaluation.cases.sets import fit_shape
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
-from medldm.evaluation.segmenter import Pair, dice_scores
+from medldm.evaluation.segmenter import LabelledImage, dice_scores
 
 Segment = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
 
@@ -70,8 +70,8 @@ class LabelAgreement:
 
 def measure_label_agreement(
     segment: Segment,
-    synthetic: Sequence[Pair],
-    test: Sequence[Pair],
+    synthetic: Sequence[LabelledImage],
+    test: Sequence[LabelledImage],
     *,
     n_structures: int,
     subjects: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,

@@ -1,4 +1,4 @@
-"""Anatomy, label agreement and usefulness as figures beside real data and noise."""
+"""Anatomy, label agreement and usefulness as results beside real data and noise."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from medldm.evaluation.sections.agreement import LabelAgreement
 from medldm.evaluation.sections.metric_result import (
     Column,
     Description,
-    Figure,
+    MetricResult,
     at_least_zero,
-    compute_figure,
+    compute_result,
 )
 from medldm.evaluation.sections.usefulness import Usefulness
 
@@ -59,25 +59,25 @@ def anatomy_tables(sets: CaseSets, agreement: LabelAgreement | None = None) -> d
     return tables
 
 
-def anatomy_figures(
+def anatomy_results(
     sets: CaseSets, tables: dict[str, AnatomyTable], *, n_resamples: int, seed: int
-) -> list[Figure]:
+) -> list[MetricResult]:
     """Compare volumes, components and surfaces with those of the real test set, structure by structure."""
-    figures = []
+    results = []
     for place, (value, name) in enumerate(sets.known_schema().structures.items()):
-        figures += [
-            _anatomy_figure(sets, tables, quantity, value, name, place, n_resamples=n_resamples, seed=seed)
+        results += [
+            _anatomy_result(sets, tables, quantity, value, name, place, n_resamples=n_resamples, seed=seed)
             for quantity in ("volume_ks", "volume_ml", "surface_cm2", "n_components")
         ]
         if "seen_synthetic" in tables:
-            figures.append(_seen_figure(sets, tables, value, name, place, n_resamples=n_resamples, seed=seed))
-    return figures
+            results.append(_seen_result(sets, tables, value, name, place, n_resamples=n_resamples, seed=seed))
+    return results
 
 
-def agreement_figures(agreement: LabelAgreement, schema: LabelSchema, *, seed: int) -> list[Figure]:
-    """Turn label agreement into one figure for the mean and one for each structure."""
+def agreement_results(agreement: LabelAgreement, schema: LabelSchema, *, seed: int) -> list[MetricResult]:
+    """Turn label agreement into one result for the mean and one for each structure."""
 
-    def make(structure: int | None, name: str) -> Figure:
+    def make(structure: int | None, name: str) -> MetricResult:
         def measure(column: Column) -> Estimate:
             if column == "real":
                 own = agreement.dice("test", structure, seed=seed)
@@ -101,37 +101,37 @@ def agreement_figures(agreement: LabelAgreement, schema: LabelSchema, *, seed: i
             better="higher",
             unit="Dice",
         )
-        return compute_figure(
+        return compute_result(
             description, measure, note=f"Dice {synthetic} on synthetic, {test} on real test images."
         )
 
     return [make(None, ALL), *(make(place, name) for place, name in enumerate(schema.structures.values()))]
 
 
-def mark_too_weak(figures: Sequence[Figure], usefulness: Usefulness) -> list[Figure]:
-    """Turn figures that stand on a segmenter that sees nothing into "not computed: why"."""
+def mark_too_weak(results: Sequence[MetricResult], usefulness: Usefulness) -> list[MetricResult]:
+    """Turn results that stand on a segmenter that sees nothing into "not computed: why"."""
     if not usefulness.sees_nothing():
-        return list(figures)
+        return list(results)
     reason = TOO_WEAK.format(
         n_steps=usefulness.n_steps, real=usefulness.mean("real"), blind=usefulness.mean("blind")
     )
-    return [Figure(description=each.description, not_computed=reason) for each in figures]
+    return [MetricResult(description=each.description, not_computed=reason) for each in results]
 
 
-def usefulness_figures(usefulness: Usefulness, schema: LabelSchema, *, seed: int) -> list[Figure]:
-    """Turn usefulness into figures: the ratio to real training, and Dice and HD95 for each structure."""
-    figures = [_ratio_figure(usefulness, regime, seed=seed) for regime in ("synthetic", "both")]
+def usefulness_results(usefulness: Usefulness, schema: LabelSchema, *, seed: int) -> list[MetricResult]:
+    """Turn usefulness into results: the ratio to real training, and Dice and HD95 for each structure."""
+    results = [_ratio_result(usefulness, regime, seed=seed) for regime in ("synthetic", "both")]
     structures: list[tuple[int | None, str, str]] = [(None, "mean", ALL)]
     structures += [(place, str(v), name) for place, (v, name) in enumerate(schema.structures.items())]
     for measure, title, better, unit in (("dice", "Dice", "higher", ""), ("hd95_mm", "HD95", "lower", "mm")):
-        figures += [
-            _score_figure(usefulness, measure, title, better, unit, structure, key, name, seed=seed)  # type: ignore[arg-type]
+        results += [
+            _score_result(usefulness, measure, title, better, unit, structure, key, name, seed=seed)  # type: ignore[arg-type]
             for structure, key, name in structures
         ]
-    return figures
+    return results
 
 
-def _anatomy_figure(
+def _anatomy_result(
     sets: CaseSets,
     tables: dict[str, AnatomyTable],
     quantity: str,
@@ -141,7 +141,7 @@ def _anatomy_figure(
     *,
     n_resamples: int,
     seed: int,
-) -> Figure:
+) -> MetricResult:
     title, meaning, unit = {
         "volume_ks": (
             "Volume (KS)",
@@ -180,10 +180,10 @@ def _anatomy_figure(
         better="lower",
         unit=unit,
     )
-    return compute_figure(description, measure)
+    return compute_result(description, measure)
 
 
-def _seen_figure(
+def _seen_result(
     sets: CaseSets,
     tables: dict[str, AnatomyTable],
     value: int,
@@ -192,7 +192,7 @@ def _seen_figure(
     *,
     n_resamples: int,
     seed: int,
-) -> Figure:
+) -> MetricResult:
     volumes = {each: table.volume_ml[:, place] for each, table in tables.items()}
 
     def measure(column: Column) -> Estimate:
@@ -216,7 +216,7 @@ def _seen_figure(
         better="lower",
         unit="ml",
     )
-    return compute_figure(description, measure)
+    return compute_result(description, measure)
 
 
 def _interval(
@@ -237,7 +237,7 @@ def _interval(
     return at_least_zero(estimate)
 
 
-def _ratio_figure(usefulness: Usefulness, regime: str, *, seed: int) -> Figure:
+def _ratio_result(usefulness: Usefulness, regime: str, *, seed: int) -> MetricResult:
     def measure(column: Column) -> Estimate:
         if column == "real":
             own = usefulness.mean("real", seed=seed)
@@ -256,10 +256,10 @@ def _ratio_figure(usefulness: Usefulness, regime: str, *, seed: int) -> Figure:
         better="higher",
     )
     note = f"{n_seeds} trainings of {usefulness.n_steps} steps; mean Dice {low:.3f} to {high:.3f} over seeds."
-    return compute_figure(description, measure, note=note)
+    return compute_result(description, measure, note=note)
 
 
-def _score_figure(
+def _score_result(
     usefulness: Usefulness,
     measure: Literal["dice", "hd95_mm"],
     title: str,
@@ -270,7 +270,7 @@ def _score_figure(
     name: str,
     *,
     seed: int,
-) -> Figure:
+) -> MetricResult:
     regimes = {"synthetic": "synthetic", "real": "real", "noise": "blind"}
     both = usefulness.mean("both", structure, measure=measure, seed=seed)
     description = Description(
@@ -283,7 +283,7 @@ def _score_figure(
         better=better,
         unit=unit,
     )
-    return compute_figure(
+    return compute_result(
         description,
         lambda column: usefulness.mean(regimes[column], structure, measure=measure, seed=seed),
         note=f"Trained on both: {both}.",

@@ -1,4 +1,4 @@
-"""Diversity figures: each column is of one set alone, the real one of the real training set."""
+"""Diversity results: each column is of one set alone, the real one of the real training set."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from medldm.evaluation.metrics.diversity import (
     pairwise_ms_ssim,
 )
 from medldm.evaluation.sections.fidelity import COLUMN_SETS
-from medldm.evaluation.sections.metric_result import Column, Description, Figure, compute_figure
+from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
 
 
-def diversity_figures(
+def diversity_results(
     sets: CaseSets, features: SetFeatures, *, n_pairs: int, n_resamples: int, seed: int
-) -> list[Figure]:
-    """Compute the diversity figures; each column is of one set alone, "real" of the real training set."""
+) -> list[MetricResult]:
+    """Compute the diversity results; each column is of one set alone, "real" of the real training set."""
     pairs = {
         name: choose_pairs(len(getattr(sets, name)), n_pairs=n_pairs, seed=seed)
         for name in COLUMN_SETS.values()
@@ -49,7 +49,7 @@ def diversity_figures(
         return pairwise_ms_ssim(boxed, pairs[name], data_range=span)
 
     return [
-        compute_figure(
+        compute_result(
             Description(
                 key="diversity.ms_ssim",
                 title="Similarity of pairs (MS-SSIM)",
@@ -60,7 +60,7 @@ def diversity_figures(
             ),
             lambda column: mean(similarity, column),
         ),
-        compute_figure(
+        compute_result(
             Description(
                 key="diversity.feature_distance",
                 title="Distance of pairs (radiomics)",

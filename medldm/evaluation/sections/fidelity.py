@@ -1,6 +1,6 @@
-"""Fidelity figures: every set is compared with the real test set.
+"""Fidelity results: every set is compared with the real test set.
 
-The columns of a figure are the synthetic set, the real training set and noise, each against the real test
+The columns of a result are the synthetic set, the real training set and noise, each against the real test
 set, which neither the model nor any encoder saw. So compared, copying the training set earns nothing.
 Measures that depend on the number of cases are given the same number of each set.
 """
@@ -31,9 +31,9 @@ from medldm.evaluation.metrics.spectrum import spectral_distance
 from medldm.evaluation.sections.metric_result import (
     Column,
     Description,
-    Figure,
+    MetricResult,
     at_least_zero,
-    compute_figure,
+    compute_result,
 )
 
 COLUMN_SETS: dict[Column, str] = {"synthetic": "synthetic", "real": "train", "noise": "noise"}
@@ -53,10 +53,12 @@ MANIFOLD_MEANINGS = {
 }
 
 
-def fidelity_figures(sets: CaseSets, features: SetFeatures, *, n_resamples: int, seed: int) -> list[Figure]:
-    """Compute the fidelity figures."""
+def fidelity_results(
+    sets: CaseSets, features: SetFeatures, *, n_resamples: int, seed: int
+) -> list[MetricResult]:
+    """Compute the fidelity results."""
     make = _Comparison(sets, n_resamples=n_resamples, seed=seed)
-    figures = [
+    results = [
         make.frechet(features.reduced, FRECHET),
         make.mmd(features.radiomics),
         make.kid(features.radiomics, RADIOMICS),
@@ -64,16 +66,16 @@ def fidelity_figures(sets: CaseSets, features: SetFeatures, *, n_resamples: int,
     if features.contrastive is not None:
         # Features of length sqrt(D) give kernel values of cosines, not of cosines / D.
         scaled = {name: each * np.sqrt(each.shape[1]) for name, each in features.contrastive.items()}
-        figures.append(make.kid(scaled, CONTRASTIVE))
-    figures += make.manifolds(features.reduced)
-    figures.append(make.spectrum(features.power))
-    figures += make.histograms()
-    return figures
+        results.append(make.kid(scaled, CONTRASTIVE))
+    results += make.manifolds(features.reduced)
+    results.append(make.spectrum(features.power))
+    results += make.histograms()
+    return results
 
 
-def feature_figures(
+def feature_results(
     sets: CaseSets, features: dict[str, Floats], kind: FeatureKind, *, n_resamples: int, seed: int
-) -> list[Figure]:
+) -> list[MetricResult]:
     """Compute the Frechet distance and KID in further features.
 
     Args:
@@ -128,7 +130,7 @@ class _Comparison:
         order = np.random.default_rng(self.seed).permutation(len(features[name]))
         return np.sort(order[: self.n_matched])
 
-    def frechet(self, features: dict[str, Floats], description: Description, note: str = "") -> Figure:
+    def frechet(self, features: dict[str, Floats], description: Description, note: str = "") -> MetricResult:
         n_features = features["test"].shape[1]
 
         def measure(column: Column) -> Estimate:
@@ -155,9 +157,9 @@ class _Comparison:
             note += f" Extrapolated to infinitely many cases: {infinite:.3g}."
         except TooFewCasesError:
             pass
-        return compute_figure(description, measure, note=note)
+        return compute_result(description, measure, note=note)
 
-    def kid(self, features: dict[str, Floats], kind: FeatureKind) -> Figure:
+    def kid(self, features: dict[str, Floats], kind: FeatureKind) -> MetricResult:
         within = {name: polynomial_kernel(each, each) for name, each in features.items()}
         between = {name: polynomial_kernel(features["test"], each) for name, each in features.items()}
         description = Description(
@@ -174,9 +176,9 @@ class _Comparison:
                 lambda u, v: squared_mmd(within["test"], within[name], between[name], weights=(u, v)),
             )
 
-        return compute_figure(description, measure, note=kind.note)
+        return compute_result(description, measure, note=kind.note)
 
-    def mmd(self, features: dict[str, Floats]) -> Figure:
+    def mmd(self, features: dict[str, Floats]) -> MetricResult:
         width = median_distance(features["train"])
         kernels = {
             name: (
@@ -209,9 +211,9 @@ class _Comparison:
             "typical patients.",
             better="lower",
         )
-        return compute_figure(description, measure, note=note)
+        return compute_result(description, measure, note=note)
 
-    def manifolds(self, features: dict[str, Floats]) -> list[Figure]:
+    def manifolds(self, features: dict[str, Floats]) -> list[MetricResult]:
         cache = {}
 
         def scores(column: Column) -> tuple[dict[str, Floats], list[int]]:
@@ -230,14 +232,14 @@ class _Comparison:
             )
 
         return [
-            compute_figure(
+            compute_result(
                 Description(key=f"fidelity.{key}", title=key.capitalize(), meaning=meaning, better="higher"),
                 lambda column, key=key: measure(column, key),  # type: ignore[misc]
             )
             for key, meaning in MANIFOLD_MEANINGS.items()
         ]
 
-    def spectrum(self, power: dict[str, Floats]) -> Figure:
+    def spectrum(self, power: dict[str, Floats]) -> MetricResult:
         def measure(column: Column) -> Estimate:
             if not self.sets.same_spacing:
                 raise ValueError(
@@ -257,15 +259,15 @@ class _Comparison:
             better="lower",
             unit="dB",
         )
-        return compute_figure(description, measure)
+        return compute_result(description, measure)
 
-    def histograms(self) -> list[Figure]:
+    def histograms(self) -> list[MetricResult]:
         structures: list[tuple[int | None, str]] = [(None, "whole volume")]
         if self.sets.schema is not None and self.sets.synthetic.labels is not None:
             structures += [(0, "background"), *self.sets.schema.structures.items()]
         return [self._histogram(structure, name) for structure, name in structures]
 
-    def _histogram(self, structure: int | None, name: str) -> Figure:
+    def _histogram(self, structure: int | None, name: str) -> MetricResult:
         def quantiles(part: CaseSet) -> Floats:
             labels: Sequence[npt.ArrayLike | None] = part.labels or [None] * len(part)
             return stack_quantiles(list(zip(part.images, labels, strict=True)), structure=structure)
@@ -285,7 +287,7 @@ class _Comparison:
             better="lower",
             unit=unit,
         )
-        return compute_figure(description, measure)
+        return compute_result(description, measure)
 
 
 def _or_nan(statistic: Callable[..., float], *weights: Floats) -> float:

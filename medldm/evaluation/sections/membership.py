@@ -1,4 +1,4 @@
-"""Membership inference as figures: does the model itself give away whom it was trained on?
+"""Membership inference as results: does the model itself give away whom it was trained on?
 
 Two attackers hold the model and a volume. One takes the model's loss as it is; the other compares it with the
 loss on the volume's mirror image, which is as difficult but was not trained on, so that a difference between
@@ -25,7 +25,7 @@ from medldm.evaluation.metrics.membership import (
     infer_membership,
     score_cases,
 )
-from medldm.evaluation.sections.metric_result import Column, Description, Figure, Light, compute_figure
+from medldm.evaluation.sections.metric_result import Column, Description, Light, MetricResult, compute_result
 from medldm.runtime.distributed import gather_rows
 
 ATTACKS = {
@@ -71,10 +71,10 @@ def score_membership(cases: ModelCases, config: MembershipConfig, *, seed: int) 
     Raises:
         ValueError: for a case that the training's way of preparing cases refuses.
     """
-    judged = cases.judged
+    evaluated = cases.evaluated
     loss = make_case_loss(
-        judged.model,
-        judged.config,
+        evaluated.model,
+        evaluated.config,
         half_log_snrs=config.half_log_snrs,
         n_noises=config.n_noises,
         seed=seed,
@@ -90,9 +90,9 @@ def score_membership(cases: ModelCases, config: MembershipConfig, *, seed: int) 
     return MembershipScores(by_attack={"mirror": plain - mirrored, "loss": plain}, subjects=cases.subjects)
 
 
-def membership_figures(
+def membership_results(
     members: MembershipScores, others: MembershipScores, *, n_resamples: int, seed: int, note: str = ""
-) -> list[Figure]:
+) -> list[MetricResult]:
     """Compute the AUC and the true positive rate at 1 % false positives of each attack.
 
     Args:
@@ -100,13 +100,13 @@ def membership_figures(
         others: cases of subjects that it never saw.
         n_resamples: of the intervals.
         seed: of the resamples and of the halves.
-        note: about the cases, for every figure.
+        note: about the cases, for every result.
     """
-    figures = []
+    results = []
     for attack in ATTACKS:
         infer = _attack(attack, members, others, n_resamples=n_resamples, seed=seed)
-        figures += [_auc_figure(attack, infer, note), _rate_figure(attack, infer, note)]
-    return figures
+        results += [_auc_result(attack, infer, note), _rate_result(attack, infer, note)]
+    return results
 
 
 def split_by_subject(scores: MembershipScores, *, seed: int) -> tuple[MembershipScores, MembershipScores]:
@@ -148,7 +148,7 @@ def _attack(
     return infer
 
 
-def _auc_figure(attack: str, infer: Infer, note: str) -> Figure:
+def _auc_result(attack: str, infer: Infer, note: str) -> MetricResult:
     title, remark = ATTACKS[attack]
     description = Description(
         key=f"privacy.membership_auc_{attack}",
@@ -157,15 +157,15 @@ def _auc_figure(attack: str, infer: Infer, note: str) -> Figure:
         "on; 0.5 is guessing.",
         better="lower",
     )
-    figure = compute_figure(description, _estimates(infer, lambda result: result.auc), note=note)
-    if figure.synthetic is None:
-        return figure
-    result = infer("synthetic")
-    counted = f"{result.n_members} members and {result.n_non_members} non-members. {remark} {note}".strip()
-    return replace(figure, note=counted, verdict=auc_verdict(result))
+    result = compute_result(description, _estimates(infer, lambda found: found.auc), note=note)
+    if result.synthetic is None:
+        return result
+    found = infer("synthetic")
+    counted = f"{found.n_members} members and {found.n_non_members} non-members. {remark} {note}".strip()
+    return replace(result, note=counted, verdict=auc_verdict(found))
 
 
-def _rate_figure(attack: str, infer: Infer, note: str) -> Figure:
+def _rate_result(attack: str, infer: Infer, note: str) -> MetricResult:
     title, _ = ATTACKS[attack]
     description = Description(
         key=f"privacy.membership_tpr_{attack}",
@@ -174,36 +174,36 @@ def _rate_figure(attack: str, infer: Infer, note: str) -> Figure:
         "one; 0.01 is guessing.",
         better="lower",
     )
-    figure = compute_figure(description, _estimates(infer, lambda result: result.true_positive_rate))
-    if figure.synthetic is None:
-        return figure
-    result = infer("synthetic")
-    text = f"p = {result.p_value:.2g} of as many by chance."
-    if not result.is_resolved:
-        n = result.n_non_members
+    result = compute_result(description, _estimates(infer, lambda found: found.true_positive_rate))
+    if result.synthetic is None:
+        return result
+    found = infer("synthetic")
+    text = f"p = {found.p_value:.2g} of as many by chance."
+    if not found.is_resolved:
+        n = found.n_non_members
         text += (
             f" With {n} non-members, fewer than 100, no false alarm is allowed at all and 1 in {n + 1} "
             "training patients would be found by guessing."
         )
-    return replace(figure, note=f"{text} {note}".strip(), verdict=rate_verdict(result))
+    return replace(result, note=f"{text} {note}".strip(), verdict=rate_verdict(found))
 
 
-def auc_verdict(result: MembershipResult) -> Light:
+def auc_verdict(found: MembershipResult) -> Light:
     """Red: beyond chance. Amber: members cannot be excluded to stand out, or the sets differ. Green: neither.
 
     An interval wholly below 0.5 is no memory; it says that the two sets of patients differ in difficulty.
     """
-    if result.auc_beyond_chance:
+    if found.auc_beyond_chance:
         return "red"
-    is_clear = result.auc.upper <= NOTICEABLE_AUC and result.auc.upper >= 0.5
+    is_clear = found.auc.upper <= NOTICEABLE_AUC and found.auc.upper >= 0.5
     return "green" if is_clear else "amber"
 
 
-def rate_verdict(result: MembershipResult) -> Light:
+def rate_verdict(found: MembershipResult) -> Light:
     """Red: more than chance finds. Amber: too few non-members to say, or nearly so. Green: neither."""
-    if result.p_value < ALARM_RATE / len(ATTACKS):
+    if found.p_value < ALARM_RATE / len(ATTACKS):
         return "red"
-    return "green" if result.is_resolved and result.p_value >= 0.05 else "amber"
+    return "green" if found.is_resolved and found.p_value >= 0.05 else "amber"
 
 
 def _estimates(

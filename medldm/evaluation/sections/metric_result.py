@@ -1,4 +1,4 @@
-"""One figure of a report: a measure of the synthetic set beside the same of real data and of noise."""
+"""One result of a report: a measure of the synthetic set beside the same of real data and of noise."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SECTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a figure is, before it is computed.
+    """What a result is, before it is computed.
 
     Args:
         key: "section.name"; the section is one of `SECTIONS`.
         title: of its row.
-        meaning: one sentence that says what the figure tells.
+        meaning: one sentence that says what the result tells.
         better: "lower", "higher", or "near" the real column.
         unit: of the numbers; empty for pure numbers.
     """
@@ -43,7 +43,7 @@ class Description:
 
     def __post_init__(self) -> None:
         if self.section not in SECTIONS:
-            raise ValueError(f"the figure's key is {self.key!r}; it must start with one of {list(SECTIONS)}")
+            raise ValueError(f"the result's key is {self.key!r}; it must start with one of {list(SECTIONS)}")
 
     @property
     def section(self) -> str:
@@ -52,8 +52,8 @@ class Description:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A computed figure, or the reason why there is none.
+class MetricResult:
+    """A computed result, or the reason why there is none.
 
     Args:
         description: what it is.
@@ -106,10 +106,10 @@ class Figure:
         }
 
 
-def compute_figure(
+def compute_result(
     description: Description, measure: Callable[[Column], Estimate | None], *, note: str = ""
-) -> Figure:
-    """Compute a figure's three columns; a measure that refuses its input becomes "not computed: why".
+) -> MetricResult:
+    """Compute a result's three columns; a measure that refuses its input becomes "not computed: why".
 
     Args:
         description: what it is.
@@ -119,8 +119,8 @@ def compute_figure(
     try:
         synthetic = measure("synthetic")
     except ValueError as error:
-        return Figure(description=description, not_computed=str(error))
-    return Figure(
+        return MetricResult(description=description, not_computed=str(error))
+    return MetricResult(
         description=description,
         synthetic=synthetic,
         real=_if_defined(measure, "real"),
@@ -159,13 +159,13 @@ def _if_defined(measure: Callable[[Column], Estimate | None], column: Column) ->
         return None
 
 
-def _as_distance(estimate: Estimate, figure: Figure) -> Estimate:
+def _as_distance(estimate: Estimate, result: MetricResult) -> Estimate:
     """Turn an estimate so that lower is better."""
-    if figure.description.better == "lower":
+    if result.description.better == "lower":
         return estimate
-    if figure.description.better == "higher":
+    if result.description.better == "higher":
         return _replace(estimate, -estimate.value, -estimate.upper, -estimate.lower)
-    real = figure.real
+    real = result.real
     if real is None:
         return estimate
     centre = real.value

@@ -1,4 +1,4 @@
-"""Privacy figures: copies of training patients by two detectors, and whether the set as a whole keeps too
+"""Privacy results: copies of training patients by two detectors, and whether the set as a whole keeps too
 near to the training set.
 """
 
@@ -24,7 +24,14 @@ from medldm.evaluation.metrics.privacy import (
     search_copies,
     share_with_interval,
 )
-from medldm.evaluation.sections.metric_result import Column, Description, Figure, Light, compute_figure, exact
+from medldm.evaluation.sections.metric_result import (
+    Column,
+    Description,
+    Light,
+    MetricResult,
+    compute_result,
+    exact,
+)
 
 GOOD_POWER = 0.8
 ALARM_RATE = 0.01
@@ -112,28 +119,28 @@ def contrastive_detector(sets: CaseSets, encoder: ContrastiveEncoder) -> Detecto
     return similarity
 
 
-def privacy_figures(
-    results: Sequence[DetectorResult], sets: CaseSets, features: dict[str, Floats] | None, *, seed: int
-) -> list[Figure]:
-    """Compute the privacy figures.
+def privacy_results(
+    searches: Sequence[DetectorResult], sets: CaseSets, features: dict[str, Floats] | None, *, seed: int
+) -> list[MetricResult]:
+    """Compute the privacy results.
 
     Args:
-        results: of the detectors.
+        searches: of the detectors.
         sets: for the numbers of cases.
         features: of "train", "test", "synthetic" and "noise", for the data-copying test; None leaves it out.
         seed: of the test.
     """
-    figures = [_copies_figure(each) for each in results]
+    results = [_copies_result(each) for each in searches]
     if features is not None:
-        figures.append(_copying_figure(features, seed=seed))
-    return figures
+        results.append(_copying_result(features, seed=seed))
+    return results
 
 
-def joint_power(results: Sequence[DetectorResult]) -> Estimate | None:
+def joint_power(searches: Sequence[DetectorResult]) -> Estimate | None:
     """Return the share of planted copies that at least one search finds; None where nothing was planted."""
     found = [
         each.planted > each.search.threshold
-        for each in results
+        for each in searches
         if each.search is not None and each.planted is not None
     ]
     if not found:
@@ -142,29 +149,29 @@ def joint_power(results: Sequence[DetectorResult]) -> Estimate | None:
     return share_with_interval(int(seen.sum()), len(seen))
 
 
-def _copies_figure(result: DetectorResult) -> Figure:
+def _copies_result(detector: DetectorResult) -> MetricResult:
     description = Description(
-        key=f"privacy.copies_{result.name}",
-        title=f"Copies ({result.name})",
+        key=f"privacy.copies_{detector.name}",
+        title=f"Copies ({detector.name})",
         meaning="Share of synthetic volumes that are more like a training patient than real test patients "
         "are; the real column "
         "is the share of real test volumes above the same threshold.",
         better="lower",
     )
-    search = result.search
+    search = detector.search
     if search is None:
-        return Figure(description=description, not_computed=result.not_computed)
+        return MetricResult(description=description, not_computed=detector.not_computed)
 
     def measure(column: Column) -> Estimate:
         if column == "real":
             return share_with_interval(round(search.false_positive_rate * search.n_test), search.n_test)
-        values = result.best["synthetic" if column == "synthetic" else "noise"]
+        values = detector.best["synthetic" if column == "synthetic" else "noise"]
         return share_with_interval(int((values > search.threshold).sum()), len(values))
 
     note = search.sentence()
     if search.power is not None and search.power.value < GOOD_POWER:
         note += " With so little power the search says little: copies may well have gone unseen."
-    return replace(compute_figure(description, measure, note=note), verdict=_verdict(search))
+    return replace(compute_result(description, measure, note=note), verdict=_verdict(search))
 
 
 def _verdict(search: CopySearch) -> Light:
@@ -174,7 +181,7 @@ def _verdict(search: CopySearch) -> Light:
     return "green" if search.power is not None and search.power.value >= GOOD_POWER else "amber"
 
 
-def _copying_figure(features: dict[str, Floats], *, seed: int) -> Figure:
+def _copying_result(features: dict[str, Floats], *, seed: int) -> MetricResult:
     tests = {}
 
     def measure(column: Column) -> Estimate | None:
@@ -195,20 +202,20 @@ def _copying_figure(features: dict[str, Floats], *, seed: int) -> Figure:
         better="higher",
         unit="standard normal",
     )
-    figure = compute_figure(description, measure)
+    result = compute_result(description, measure)
     if "synthetic" not in tests:
-        return figure
+        return result
     note = f"p = {tests['synthetic'].p_value:.3f} of copying. The real column is what chance gives."
-    return compute_figure(description, measure, note=note)
+    return compute_result(description, measure, note=note)
 
 
 def worst_pairs(
-    result: DetectorResult, sets: CaseSets, *, n: int = 4
+    detector: DetectorResult, sets: CaseSets, *, n: int = 4
 ) -> list[tuple[npt.NDArray, npt.NDArray, float]]:
     """Return the most similar synthetic and training volumes, on one shape, with their similarity."""
-    if result.search is None:
+    if detector.search is None:
         return []
     synthetic, train = (each.boxed_images(sets.shape) for each in (sets.synthetic, sets.train))
     return [
-        (synthetic[pair.synthetic], train[pair.train], pair.similarity) for pair in result.search.worst[:n]
+        (synthetic[pair.synthetic], train[pair.train], pair.similarity) for pair in detector.search.worst[:n]
     ]

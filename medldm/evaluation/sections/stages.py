@@ -1,4 +1,4 @@
-"""How an evaluation goes through its sections: a progress bar, and refusals that become figures."""
+"""How an evaluation goes through its sections: a progress bar, and refusals that become results."""
 
 from __future__ import annotations
 
@@ -7,27 +7,29 @@ import time
 
 from tqdm import tqdm
 
-from medldm.evaluation.sections.metric_result import SECTIONS, Description, Figure
+from medldm.evaluation.sections.metric_result import SECTIONS, Description, MetricResult
 from medldm.runtime.distributed import is_main_process
 
 logger = logging.getLogger(__name__)
 
 
 class Refusals:
-    """Turn a ValueError inside a part of a section into a figure that says why nothing was computed.
+    """Turn a ValueError inside a part of a section into a result that says why nothing was computed.
 
     Args:
         section: one of `SECTIONS`.
-        figures: receives the figure.
-        part: end of the figure's key.
-        title: of the figure; the section's if empty.
+        results: receives the result.
+        part: end of the result's key.
+        title: of the result; the section's if empty.
     """
 
-    def __init__(self, section: str, figures: list[Figure], *, part: str = "all", title: str = "") -> None:
+    def __init__(
+        self, section: str, results: list[MetricResult], *, part: str = "all", title: str = ""
+    ) -> None:
         self.description = Description(
             key=f"{section}.{part}", title=title or SECTIONS[section], meaning="", better="near"
         )
-        self.figures = figures
+        self.results = results
 
     def __enter__(self) -> None:
         return None
@@ -35,7 +37,7 @@ class Refusals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, ValueError):
             return False
-        self.figures.append(Figure(description=self.description, not_computed=str(error)))
+        self.results.append(MetricResult(description=self.description, not_computed=str(error)))
         logger.warning("%s was not computed: %s", self.description.title, error)
         return True
 

@@ -24,7 +24,7 @@ from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
 from medldm.evaluation.sections.agreement import choose_column, weighted_mean
 from medldm.evaluation.segmenter import (
-    Pair,
+    LabelledImage,
     Segmenter,
     SegmenterConfig,
     dice_scores,
@@ -46,7 +46,7 @@ class UsefulnessConfig(Config):
     """The trainings.
 
     Args:
-        n_seeds: trainings of each regime, at least 1; 3 for a figure to be trusted.
+        n_seeds: trainings of each regime, at least 1; 3 for a result to be trusted.
         time_budget_s: of all trainings together; how many steps fit is measured on this machine first. 0
             leaves usefulness and label agreement out.
         segmenter: network and training; its `n_steps`, where given, overrides the time budget, so that two
@@ -143,9 +143,9 @@ class Usefulness:
 
 
 def measure_usefulness(
-    real: Sequence[Pair],
-    synthetic: Sequence[Pair],
-    test: Sequence[Pair],
+    real: Sequence[LabelledImage],
+    synthetic: Sequence[LabelledImage],
+    test: Sequence[LabelledImage],
     *,
     spacing_mm: Sequence[float],
     n_structures: int,
@@ -210,7 +210,7 @@ def measure_usefulness(
     )
 
 
-def fit_steps(cases: Sequence[Pair], config: UsefulnessConfig, *, n_structures: int) -> int:
+def fit_steps(cases: Sequence[LabelledImage], config: UsefulnessConfig, *, n_structures: int) -> int:
     """Return how many steps each training may take.
 
     Args:
@@ -247,7 +247,7 @@ def blind_answer(label_maps: Sequence[npt.NDArray[np.int64]], *, n_structures: i
 
 def _score(
     answers: Sequence[npt.NDArray[np.int64]],
-    test: Sequence[Pair],
+    test: Sequence[LabelledImage],
     *,
     spacing_mm: Sequence[float],
     n_structures: int,

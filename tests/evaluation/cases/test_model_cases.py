@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medldm import LatentDiffusionConfig
-from medldm.evaluation.cases.model_cases import JudgedModel, choose_model_cases, open_model
+from medldm.evaluation.cases.model_cases import EvaluatedModel, choose_model_cases, open_model
 from medldm.evaluation.cases.reading import open_cohort
 from medldm.evaluation.resources import EvaluationResources
 from medldm.latent_diffusion.checkpoints import CheckpointError, save_checkpoint
@@ -26,10 +26,10 @@ def save_model(model: Any, path: Path, **card: Any) -> EvaluationResources:
     return EvaluationResources(model=str(path), device="cpu")
 
 
-def load(model: Any, path: Path) -> JudgedModel:
-    judged = open_model(save_model(model, path))
-    assert judged is not None
-    return judged
+def load(model: Any, path: Path) -> EvaluatedModel:
+    evaluated = open_model(save_model(model, path))
+    assert evaluated is not None
+    return evaluated
 
 
 def test_cases_are_those_of_the_training(
@@ -52,13 +52,13 @@ def test_cases_are_those_of_the_training(
 def test_more_cases_than_wanted_are_drawn_from_by_the_seed(
     make_cohort: Callable[..., Path], make_model: Callable[..., Any], tmp_path: Path
 ) -> None:
-    judged, cohort = load(make_model(()), tmp_path / "m.safetensors"), open_cohort(make_cohort(6))
+    evaluated, cohort = load(make_model(()), tmp_path / "m.safetensors"), open_cohort(make_cohort(6))
     drawn = [
-        [case["id"] for case in choose_model_cases(cohort, judged, n_max=3, seed=seed).cases]
+        [case["id"] for case in choose_model_cases(cohort, evaluated, n_max=3, seed=seed).cases]
         for seed in (0, 0, 1)
     ]
     assert len(drawn[0]) == 3 and drawn[0] == drawn[1] != drawn[2]
-    assert all(case.conditions is None for case in choose_model_cases(cohort, judged, n_max=1, seed=0))
+    assert all(case.conditions is None for case in choose_model_cases(cohort, evaluated, n_max=1, seed=0))
 
 
 def test_values_that_the_training_never_saw_are_left_out_and_counted(
@@ -97,8 +97,8 @@ def test_a_map_is_needed_where_the_model_takes_one(
     shutil.rmtree(folder / "labels")
     cohort = open_cohort(folder)
     for conditions, n in ((("label_map",), 0), ((), 3)):
-        judged = load(make_model(conditions), tmp_path / f"{n}.safetensors")
-        cases = choose_model_cases(cohort, judged, n_max=9, seed=0)
+        evaluated = load(make_model(conditions), tmp_path / f"{n}.safetensors")
+        cases = choose_model_cases(cohort, evaluated, n_max=9, seed=0)
         assert (len(cases), cases.n_unknown) == (n, 3 - n)
 
 
@@ -109,9 +109,9 @@ def test_a_model_of_label_maps_takes_one_hot_maps_of_folders_without_images(
     shutil.rmtree(folder / "images")
     schema = {"1": {"name": "shell"}, "5": {"name": "core"}}
     maps = save_model(make_model(()), tmp_path / "maps.safetensors", label_schema=schema)
-    judged = open_model(maps, of_label_maps=True)
-    assert judged is not None
-    cases = list(choose_model_cases(open_cohort(folder), judged, n_max=9, seed=0))
+    evaluated = open_model(maps, of_label_maps=True)
+    assert evaluated is not None
+    cases = list(choose_model_cases(open_cohort(folder), evaluated, n_max=9, seed=0))
     assert len(cases) == 2
     for case in cases:
         assert case.volume.shape == (1, 3, *make_model(()).space.size)

@@ -123,7 +123,7 @@ def make_sets(*, seed: int = 0) -> CaseSets:
         spacing_mm=(1.0, 1.0, 1.0),
         shape=(9, 10, 8),
         is_ct=False,
-        findings=(),
+        issues=(),
     )
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from medldm.evaluation.metrics.checks import TooFewCasesError
 from medldm.evaluation.sections.agreement import choose_column, measure_label_agreement, weighted_mean
-from medldm.evaluation.segmenter import Pair
+from medldm.evaluation.segmenter import LabelledImage
 
 
-def make_cases(n: int, *, seed: int = 0) -> list[Pair]:
+def make_cases(n: int, *, seed: int = 0) -> list[LabelledImage]:
     """Boxes anywhere; the image shows the labels' values."""
     rng = np.random.default_rng(seed)
     cases = []

@@ -1,4 +1,4 @@
-"""Membership figures: lights on scores with a known answer, and on a model that was made to memorise."""
+"""Membership results: lights on scores with a known answer, and on a model that was made to memorise."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 
 from medldm import LatentDiffusionConfig
 from medldm.diffusion import training_target
-from medldm.evaluation.cases.model_cases import JudgedModel, ModelCases
+from medldm.evaluation.cases.model_cases import EvaluatedModel, ModelCases
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.membership import MembershipConfig, MembershipResult
 from medldm.evaluation.sections.membership import (
     MembershipScores,
     auc_verdict,
-    membership_figures,
+    membership_results,
     rate_verdict,
     score_membership,
     split_by_subject,
 )
-from medldm.evaluation.sections.metric_result import Figure
+from medldm.evaluation.sections.metric_result import MetricResult
 
 
 def make_scores(mean: float, n: int, *, seed: int) -> MembershipScores:
@@ -30,35 +30,35 @@ def make_scores(mean: float, n: int, *, seed: int) -> MembershipScores:
     return MembershipScores(by_attack={"mirror": values[0], "loss": values[1]}, subjects=tuple(range(n)))
 
 
-def by_key(figures: list[Figure]) -> dict[str, Figure]:
-    return {figure.description.key: figure for figure in figures}
+def by_key(results: list[MetricResult]) -> dict[str, MetricResult]:
+    return {result.description.key: result for result in results}
 
 
 def test_members_that_stand_out_are_red_and_others_are_not() -> None:
     others = make_scores(0, 240, seed=1)
     for mean, light in ((1.5, "red"), (0.0, "green")):
-        figures = by_key(membership_figures(make_scores(mean, 240, seed=2), others, n_resamples=200, seed=0))
-        assert sorted(figures) == [
+        results = by_key(membership_results(make_scores(mean, 240, seed=2), others, n_resamples=200, seed=0))
+        assert sorted(results) == [
             f"privacy.membership_{measure}_{attack}"
             for measure in ("auc", "tpr")
             for attack in ("loss", "mirror")
         ]
-        assert {figure.light for figure in figures.values()} == {light}
-        for figure in figures.values():
-            assert figure.synthetic is not None and figure.real is not None and figure.noise is None
-        real = figures["privacy.membership_auc_mirror"].real
+        assert {result.light for result in results.values()} == {light}
+        for result in results.values():
+            assert result.synthetic is not None and result.real is not None and result.noise is None
+        real = results["privacy.membership_auc_mirror"].real
         assert real is not None and real.lower < 0.5 < real.upper
 
 
 def test_too_few_cases_are_not_computed_or_amber() -> None:
-    figures = membership_figures(
+    results = membership_results(
         make_scores(0, 4, seed=0), make_scores(0, 30, seed=1), n_resamples=50, seed=0
     )
-    assert all("4 member cases" in figure.not_computed for figure in figures)
-    figures = membership_figures(make_scores(0, 9, seed=0), make_scores(0, 9, seed=1), n_resamples=50, seed=0)
-    assert {figure.light for figure in figures} == {"amber"}
-    assert all(figure.real is None for figure in figures)
-    assert "With 9 non-members, fewer than 100" in figures[1].note
+    assert all("4 member cases" in result.not_computed for result in results)
+    results = membership_results(make_scores(0, 9, seed=0), make_scores(0, 9, seed=1), n_resamples=50, seed=0)
+    assert {result.light for result in results} == {"amber"}
+    assert all(result.real is None for result in results)
+    assert "With 9 non-members, fewer than 100" in results[1].note
 
 
 def make_result(low: float, high: float, *, beyond: bool = False, **changed: Any) -> MembershipResult:
@@ -107,9 +107,9 @@ def test_halves_share_no_subject_and_hold_all_cases() -> None:
         assert sorted(together) == sorted(values)
 
 
-def overfit(judged: JudgedModel, cases: list[Any], *, n_steps: int) -> None:
+def overfit(evaluated: EvaluatedModel, cases: list[Any], *, n_steps: int) -> None:
     """Train the denoiser on these cases alone until it knows them."""
-    model, path = judged.model, judged.config.noise_path()
+    model, path = evaluated.model, evaluated.config.noise_path()
     latents = torch.cat([model.encode(case.volume) for case in cases])
     mean, std = latents.mean(dim=(0, 2, 3, 4)), latents.std(dim=(0, 2, 3, 4))
     model.set_latent_statistics(model.latent_shift + mean / model.latent_scale, std / model.latent_scale)
@@ -120,7 +120,7 @@ def overfit(judged: JudgedModel, cases: list[Any], *, n_steps: int) -> None:
     for _ in range(n_steps):
         noise = torch.randn(latents.shape, generator=generator)
         x_t = path.add_noise(latents, noise, t)
-        target = training_target(judged.config.prediction_type, latents, noise, *path.alpha_sigma(t))
+        target = training_target(evaluated.config.prediction_type, latents, noise, *path.alpha_sigma(t))
         loss = ((model.denoiser(x_t, path.network_time(t)) - target) ** 2).mean()
         optimiser.zero_grad()
         loss.backward()
@@ -135,27 +135,27 @@ def draw_volume(case: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_model_that_knows_its_cases_by_heart_is_red(make_model: Callable[..., Any]) -> None:
-    judged = JudgedModel(
+    evaluated = EvaluatedModel(
         model=make_model(()), config=LatentDiffusionConfig(), transform=draw_volume, weights_sha256=""
     )
     settings = MembershipConfig(half_log_snrs=(0.0,), n_noises=2)
     members, others = (
         ModelCases(
-            judged=judged,
+            evaluated=evaluated,
             cases=tuple({"id": number} for number in numbers),
             subjects=tuple(range(len(numbers))),
         )
         for numbers in (range(8), range(100, 124))
     )
 
-    def measure() -> dict[str, Figure]:
+    def measure() -> dict[str, MetricResult]:
         scores = (score_membership(each, settings, seed=0) for each in (members, others))
-        return by_key(membership_figures(*scores, n_resamples=200, seed=0))
+        return by_key(membership_results(*scores, n_resamples=200, seed=0))
 
     auc_keys = [f"privacy.membership_auc_{attack}" for attack in ("mirror", "loss")]
     before = measure()
     assert "red" not in {before[key].light for key in auc_keys}
-    overfit(judged, list(members), n_steps=400)
+    overfit(evaluated, list(members), n_steps=400)
     after = measure()
     for key in auc_keys:
         assert after[key].light == "red"

@@ -12,9 +12,9 @@ from medldm.evaluation.sections.metric_result import (
     Better,
     Column,
     Description,
-    Figure,
+    MetricResult,
     at_least_zero,
-    compute_figure,
+    compute_result,
 )
 
 
@@ -43,33 +43,33 @@ def make_description(better: Better = "lower") -> Description:
 def test_light_follows_the_real_columns_interval(
     better: Better, synthetic: tuple[float, float, float], light: str
 ) -> None:
-    figure = Figure(
+    result = MetricResult(
         description=make_description(better),
         synthetic=make_estimate(*synthetic),
         real=make_estimate(1.0, 0.2, 2.0),
         noise=make_estimate(9.0, 8.0, 10.0),
     )
-    assert figure.light == light
+    assert result.light == light
 
 
 def test_without_a_real_column_nothing_is_judged() -> None:
-    assert Figure(description=make_description(), synthetic=make_estimate(1, 0, 2)).light == "grey"
+    assert MetricResult(description=make_description(), synthetic=make_estimate(1, 0, 2)).light == "grey"
 
 
 def test_a_verdict_of_the_measure_itself_comes_first() -> None:
     estimate = make_estimate(1, 0, 2)
-    figure = Figure(description=make_description(), synthetic=estimate, real=estimate, verdict="red")
-    assert figure.light == "red"
+    result = MetricResult(description=make_description(), synthetic=estimate, real=estimate, verdict="red")
+    assert result.light == "red"
 
 
 def test_a_refusal_becomes_the_reason() -> None:
     def refuse(column: Column) -> Estimate:
         raise ValueError("too few cases")
 
-    figure = compute_figure(make_description(), refuse)
-    assert figure.not_computed == "too few cases"
-    assert figure.synthetic is None
-    assert figure.light == "grey"
+    result = compute_result(make_description(), refuse)
+    assert result.not_computed == "too few cases"
+    assert result.synthetic is None
+    assert result.light == "grey"
 
 
 def test_a_column_that_cannot_be_computed_is_left_empty() -> None:
@@ -78,9 +78,9 @@ def test_a_column_that_cannot_be_computed_is_left_empty() -> None:
             raise ValueError("no noise")
         return make_estimate(1, 0, 2)
 
-    figure = compute_figure(make_description(), measure)
-    assert figure.noise is None
-    assert figure.light == "green"
+    result = compute_result(make_description(), measure)
+    assert result.noise is None
+    assert result.light == "green"
 
 
 def test_errors_that_are_no_refusal_are_not_swallowed() -> None:
@@ -88,12 +88,12 @@ def test_errors_that_are_no_refusal_are_not_swallowed() -> None:
         raise TypeError("a mistake")
 
     with pytest.raises(TypeError, match="a mistake"):
-        compute_figure(make_description(), fail)
+        compute_result(make_description(), fail)
 
 
 def test_json_holds_no_nan() -> None:
-    figure = Figure(description=make_description(), synthetic=make_estimate(1.0, math.nan, math.inf))
-    content = json.loads(json.dumps(figure.to_dict(), allow_nan=False))
+    result = MetricResult(description=make_description(), synthetic=make_estimate(1.0, math.nan, math.inf))
+    content = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert content["synthetic"] == {
         "value": 1.0,
         "lower": None,

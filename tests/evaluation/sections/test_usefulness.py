@@ -12,7 +12,7 @@ from medldm.evaluation.sections.usefulness import (
     fit_steps,
     measure_usefulness,
 )
-from medldm.evaluation.segmenter import Pair, SegmenterConfig
+from medldm.evaluation.segmenter import LabelledImage, SegmenterConfig
 
 CONFIG = UsefulnessConfig(
     n_seeds=2,
@@ -20,7 +20,7 @@ CONFIG = UsefulnessConfig(
 )
 
 
-def make_cases(n: int, *, seed: int = 0) -> list[Pair]:
+def make_cases(n: int, *, seed: int = 0) -> list[LabelledImage]:
     """Bright boxes on a dark ground."""
     rng = np.random.default_rng(seed)
     cases = []
