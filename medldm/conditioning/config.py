@@ -16,7 +16,7 @@ RESERVED_NAMES = ("label", "condition_image", "mean", "std")
 """Keys of a training batch that no column may take."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ConditioningConfig(Config):
     """Describe the conditions of a model; an empty list makes an unconditional one.
 
@@ -70,14 +70,12 @@ class ConditioningConfig(Config):
     keep_all_probability: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "conditioning_type", read_names(self.conditioning_type))
-        object.__setattr__(self, "structures", {int(value): name for value, name in self.structures.items()})
-        object.__setattr__(self, "classes", {name: tuple(items) for name, items in self.classes.items()})
-        bounds = {name: (float(low), float(high)) for name, (low, high) in self.scalars.items()}
-        object.__setattr__(self, "scalars", bounds)
+        self.conditioning_type = read_names(self.conditioning_type)
+        self.structures = {int(value): name for value, name in self.structures.items()}
+        super().__post_init__()
         self._check_types()
         self._check_columns()
-        self._check_descriptions()
+        self._check_numbers()
         self._check_dropout()
 
     @property
@@ -139,9 +137,10 @@ class ConditioningConfig(Config):
                     "value are needed"
                 )
 
-    def _check_descriptions(self) -> None:
+    def check_complete(self) -> None:
+        """Raise unless each type of condition has what describes it."""
         types = self.conditioning_type
-        if "class" in types and not self.classes and (self.num_classes is None or self.num_classes < 1):
+        if "class" in types and not self.classes and self.num_classes is None:
             raise ConfigError(
                 f"num_classes is {self.num_classes}: a 'class' condition needs the number of classes, or "
                 "classes with named columns"
@@ -152,6 +151,10 @@ class ConditioningConfig(Config):
             raise ConfigError(
                 "structures is empty: a 'label_map' condition needs {value: name}, e.g. {1: 'liver'}"
             )
+
+    def _check_numbers(self) -> None:
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ConfigError(f"num_classes is {self.num_classes}: at least 1 is needed")
         if min(self.structures, default=1) < 1:
             raise ConfigError(
                 f"structures has the value {min(self.structures)}: 0 is background, use values from 1"
@@ -184,11 +187,13 @@ class ConditioningConfig(Config):
             )
 
 
-def read_names(names: str | Sequence[str]) -> tuple[str, ...]:
+def read_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return names given as a list, or as one text: "class", "label_map,class" or "[label_map, class]".
+
+    None is no name.
 
     Command lines give the last form: "class" is a word of Python, so that theirs is not read as a list.
     """
     if isinstance(names, str):
         names = [name.strip().strip("'\"") for name in names.strip().strip("[]()").split(",")]
-    return tuple(name for name in names if name)
+    return tuple(name for name in names or () if name)

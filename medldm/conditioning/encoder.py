@@ -27,7 +27,7 @@ class ConditionEncoder(nn.Module):
 
     def __init__(self, config: ConditioningConfig, *, downsampling: int) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = config.copy()
         # Named by number: a column may have any name, a module of ModuleDict not.
         self.conditioners = nn.ModuleList(
             make_conditioner(config, name, downsampling=downsampling) for name in config.names

@@ -27,7 +27,7 @@ EditMethod = Literal["fresh", "noise", "inversion"]
 EDIT_METHODS: tuple[str, ...] = get_args(EditMethod)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EditConfig(Config):
     """Set how a region is drawn again.
 

@@ -13,7 +13,7 @@ from medldm.label_maps.changes import LabelChange
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EditRequest(Config):
     """Say what is to be edited, and how its label map changes.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from medldm.configs import Config
@@ -14,7 +13,7 @@ from medldm.evaluation.metrics.neighbours import NeighbourConfig
 from medldm.evaluation.sections.usefulness import UsefulnessConfig
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EvaluationConfig(Config):
     """Settings of an evaluation; the defaults serve cohorts of tens to hundreds of cases.
 
@@ -51,15 +50,6 @@ class EvaluationConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, kind in (
-            ("grid", GridConfig),
-            ("contrastive", ContrastiveConfig),
-            ("neighbours", NeighbourConfig),
-            ("membership", MembershipConfig),
-            ("usefulness", UsefulnessConfig),
-        ):
-            if isinstance(getattr(self, name), Mapping):
-                object.__setattr__(self, name, kind.from_dict(getattr(self, name)))
         if self.n_resamples < 20 or self.n_pairs < 1 or self.n_planted < 1 or self.n_shown < 1:
             raise ConfigError(
                 f"n_resamples {self.n_resamples}, n_pairs {self.n_pairs}, n_planted {self.n_planted}, "

@@ -9,7 +9,7 @@ images. So about 1 % and 5 % of good volumes are drawn again for nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 Image = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class QualityGateConfig(Config):
     """What is checked, and what happens then.
 
@@ -73,9 +73,6 @@ class QualityGateConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, kind in (("neighbours", NeighbourConfig), ("segmenter", SegmenterConfig)):
-            if isinstance(getattr(self, name), Mapping):
-                object.__setattr__(self, name, kind.from_dict(getattr(self, name)))
         if self.max_redraws is not None and not (self.copies or self.labels):
             raise ConfigError(
                 "max_redraws is given and neither copies nor labels are checked: check one of them"

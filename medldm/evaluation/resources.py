@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from medldm.configs import Config
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EvaluationResources(Config):
     """Files of an evaluation; each is optional.
 

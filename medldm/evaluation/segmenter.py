@@ -32,7 +32,7 @@ DIVISOR = 4
 """The network halves its input twice."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SegmenterConfig(Config):
     """Network and training.
 

@@ -21,7 +21,7 @@ Operation = Literal["grow", "shrink", "remove", "add"]
 OPERATIONS: tuple[str, ...] = get_args(Operation)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LabelChange(Config):
     """Describe a change of one structure.
 

@@ -21,7 +21,7 @@ DIFFUSION_FIELDS = (
 FLOW = "flow"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LatentDiffusionConfig(Config):
     """Set the noise path and the training of the denoiser.
 

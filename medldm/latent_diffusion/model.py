@@ -6,7 +6,6 @@ Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffus
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -109,7 +108,7 @@ class LatentDiffusionModel(nn.Module):
     """Hold all that generation needs; the autoencoder is frozen.
 
     Args:
-        autoencoder_config: of the first stage, VAE or VQ-VAE.
+        autoencoder_config: of the first stage, VAE or VQ-VAE; a mapping holds the fields of a VAE's.
         conditioning_config: the conditions; None for an unconditional model.
         unet_config: of the denoiser. Its input and output channels, its context width and whether it has
             cross-attention follow from the two configurations above and are set here.
@@ -133,19 +132,21 @@ class LatentDiffusionModel(nn.Module):
     def __init__(
         self,
         *,
-        autoencoder_config: VAEConfig | VQVAEConfig,
-        conditioning_config: ConditioningConfig | None = None,
-        unet_config: LatentUNetConfig | None = None,
+        autoencoder_config: VAEConfig | VQVAEConfig | Mapping[str, Any],
+        conditioning_config: ConditioningConfig | Mapping[str, Any] | None = None,
+        unet_config: LatentUNetConfig | Mapping[str, Any] | None = None,
         latent_scaling_factor: float = 0.18215,
         space: VolumeSpace | None = None,
     ) -> None:
         super().__init__()
-        self.autoencoder_config = autoencoder_config
-        self.conditioning_config = conditioning_config or ConditioningConfig()
+        self.conditioning_config = ConditioningConfig.coerce(conditioning_config)
+        if isinstance(autoencoder_config, Mapping):
+            autoencoder_config = VAEConfig.from_dict(autoencoder_config)
         self.autoencoder = make_autoencoder(autoencoder_config)
+        self.autoencoder_config = self.autoencoder.config
         self.autoencoder.requires_grad_(False).eval()
         self.unet_config = fit_unet_config(
-            unet_config or LatentUNetConfig(), self.autoencoder.latent_channels, self.conditioning_config
+            LatentUNetConfig.coerce(unet_config), self.autoencoder.latent_channels, self.conditioning_config
         )
         self.denoiser = ConditionalDenoiser(
             LatentUNet(self.unet_config),
@@ -226,8 +227,7 @@ def fit_unet_config(
     config: LatentUNetConfig, latent_channels: int, conditioning: ConditioningConfig
 ) -> LatentUNetConfig:
     """Set the denoiser's channels and context to those of its autoencoder and conditions."""
-    return replace(
-        config,
+    return config.copy(
         in_channels=latent_channels + conditioning.spatial_channels,
         out_channels=latent_channels,
         cross_attention=conditioning.has_tokens,

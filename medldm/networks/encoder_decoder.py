@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -32,7 +32,7 @@ from medldm.networks.config_checks import (
 from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AutoencoderConfig(Config):
     """Describe an encoder and a decoder of residual blocks.
 
@@ -57,6 +57,8 @@ class AutoencoderConfig(Config):
     Raises:
         ValueError: if a value is outside its range or levels do not agree.
     """
+
+    follows: ClassVar[tuple[str, ...]] = ("up_channels",)
 
     down_channels: tuple[int, ...] = (64, 128, 256, 512)
     up_channels: tuple[int, ...] | None = None
@@ -84,10 +86,10 @@ class AutoencoderConfig(Config):
         levels = (False,) * n_levels if self.attention_levels is None else self.attention_levels
         mid = self.mid_attention if self.decoder_mid_attention is None else self.decoder_mid_attention
         blocks = per_level(owner, "n_res_blocks", self.n_res_blocks, n_levels)
-        object.__setattr__(self, "up_channels", channels)
-        object.__setattr__(self, "attention_levels", per_level(owner, "attention_levels", levels, n_levels))
-        object.__setattr__(self, "decoder_mid_attention", mid)
-        object.__setattr__(self, "n_res_blocks", blocks)
+        self.up_channels = channels
+        self.attention_levels = per_level(owner, "attention_levels", levels, n_levels)
+        self.decoder_mid_attention = mid
+        self.n_res_blocks = blocks
         check_channels(owner, "up_channels", channels, self._divisor_of_channels)
         per_level(owner, "up_channels", channels, n_levels)
         check_positive(owner, **{f"n_res_blocks[{i}]": n for i, n in enumerate(blocks)})

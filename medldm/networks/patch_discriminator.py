@@ -6,7 +6,9 @@ features as in Wang et al. 2018, pix2pixHD, Eq. 4; Miyato et al. 2018 for the sp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from medldm.networks.config_checks import check_choice, check_positive
 NORMS = ("instance", "batch", "none")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class PatchDiscriminatorConfig(Config):
     """Describe a patch discriminator.
 
@@ -75,7 +77,8 @@ class PatchDiscriminator(nn.Module):
     """Tell real from reconstructed patches; the features of all layers are returned for feature matching.
 
     Args:
-        config: of the network.
+        config: of the network, or a mapping of its fields; None for the defaults. A copy is kept.
+        **options: fields to set.
 
     Example:
         >>> import torch
@@ -85,9 +88,11 @@ class PatchDiscriminator(nn.Module):
         torch.Size([1, 1, 6, 6, 6])
     """
 
-    def __init__(self, config: PatchDiscriminatorConfig) -> None:
+    def __init__(
+        self, config: PatchDiscriminatorConfig | Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = PatchDiscriminatorConfig.coerce(config, **options)
         width = config.channels
         self.layers = nn.ModuleList([PatchLayer(config, config.in_channels, width, stride=2, norm="none")])
         for i in range(config.n_layers):

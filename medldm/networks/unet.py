@@ -5,6 +5,9 @@ Source: Ho et al. 2020, Appendix B; Rombach et al. 2022, Section 3.3 and Figure 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -77,7 +80,8 @@ class LatentUNet(nn.Module):
     """Predict noise (or x_0, or v) from noisy latents, the time and conditions.
 
     Args:
-        config: of the network.
+        config: of the network, or a mapping of its fields; None for the defaults. A copy is kept.
+        **options: fields to set.
 
     Example:
         >>> config = LatentUNetConfig(down_channels=[16, 32], n_groups=4, n_heads=2, context_dim=8)
@@ -87,9 +91,9 @@ class LatentUNet(nn.Module):
         torch.Size([2, 4, 5, 6, 7])
     """
 
-    def __init__(self, config: LatentUNetConfig) -> None:
+    def __init__(self, config: LatentUNetConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = LatentUNetConfig.coerce(config, **options)
         channels, dims = config.down_channels, config.spatial_dims
         self.time_embedding = TimeEmbedding(config.time_emb_dim or channels[0])
         self.class_embedding: nn.Embedding | None = None
@@ -199,7 +203,8 @@ class UNet(LatentUNet):
     """Denoise volumes themselves, for comparison with diffusion in a latent space.
 
     Args:
-        config: of the network; without cross-attention.
+        config: of the network, or a mapping of its fields; without cross-attention.
+        **options: fields to set.
 
     Example:
         >>> unet = UNet(UNetConfig(down_channels=[8, 16], n_groups=4, n_heads=2))
@@ -210,7 +215,10 @@ class UNet(LatentUNet):
         ValueError: if the configuration asks for cross-attention.
     """
 
-    def __init__(self, config: LatentUNetConfig) -> None:
+    def __init__(self, config: LatentUNetConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
+        if not isinstance(config, LatentUNetConfig):
+            config = UNetConfig.coerce(config)
+        config = config.copy(**options)
         if config.cross_attention:
             raise ValueError("UNet: cross_attention is True: the pixel-space UNet has none; use LatentUNet")
         super().__init__(config)

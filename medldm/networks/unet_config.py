@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
@@ -15,7 +17,7 @@ from medldm.networks.config_checks import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LatentUNetConfig(Config):
     """Describe a denoising U-Net; the defaults are those of Rombach et al. 2022, Table 15.
 
@@ -54,6 +56,8 @@ class LatentUNetConfig(Config):
         ValueError: if a value is outside its range or levels do not agree.
     """
 
+    follows: ClassVar[tuple[str, ...]] = ("up_channels",)
+
     in_channels: int = 4
     out_channels: int = 4
     down_channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -85,20 +89,17 @@ class LatentUNetConfig(Config):
         levels = self.attention_levels
         if levels is None:
             levels = tuple(i > 0 or n_levels == 1 for i in range(n_levels))
-        self._set("attention_levels", per_level(owner, "attention_levels", levels, n_levels))
+        self.attention_levels = per_level(owner, "attention_levels", levels, n_levels)
         blocks = per_level(owner, "n_res_blocks", self.n_res_blocks, n_levels)
         check_positive(owner, **{f"n_res_blocks[{i}]": n for i, n in enumerate(blocks)})
-        self._set("n_res_blocks", blocks)
-        self._set("time_emb_dim", self.time_emb_dim or self.down_channels[0])
+        self.n_res_blocks = blocks
+        self.time_emb_dim = self.time_emb_dim or self.down_channels[0]
         if self.n_head_channels is not None:
             widths = per_level(owner, "n_head_channels", self.n_head_channels, n_levels)
             check_positive(owner, **{f"n_head_channels[{i}]": n for i, n in enumerate(widths)})
-            self._set("n_head_channels", widths)
+            self.n_head_channels = widths
         self._check_numbers(owner)
         self._check_heads(owner)
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
 
     def _check_numbers(self, owner: str) -> None:
         for name in ("in_channels", "out_channels", "time_emb_dim", "n_heads", "n_transformer_layers"):
@@ -141,6 +142,15 @@ class LatentUNetConfig(Config):
         return f"{self.n_heads} heads"
 
     @property
+    def up_channels(self) -> tuple[int, ...]:
+        """Widths on the way up, coarsest first: each level's own with the next finer one's skip joined to it.
+
+        The last one is the width of the output. They may be given, and must then be these.
+        """
+        coarsest_first = self.down_channels[::-1]
+        return (*(sum(pair) for pair in pairwise(coarsest_first)), coarsest_first[-1])
+
+    @property
     def position_channels(self) -> int:
         """Channels that say where a voxel lies."""
         return 2 * self.spatial_dims * self.position_frequencies
@@ -166,7 +176,7 @@ class LatentUNetConfig(Config):
         return self.n_heads, channels // self.n_heads
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class UNetConfig(LatentUNetConfig):
     """Describe a denoiser of volumes: a LatentUNetConfig with one channel and without cross-attention."""
 

@@ -6,7 +6,9 @@ Source: Rombach et al. 2022, Section 3.1 and Appendix G; Kingma and Welling 2014
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ FIRST_LOGVAR = -4.0
 """Bias of the posterior's log-variance at the start of a training: a standard deviation of about 0.14."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class VAEConfig(AutoencoderConfig):
     """Describe a VAE; the fields are those of its trunk.
 
@@ -35,7 +37,8 @@ class VAE(nn.Module):
     """Encode volumes to a Gaussian over a small latent grid and decode them.
 
     Args:
-        config: of the network.
+        config: of the network, or a mapping of its fields; None for the defaults. A copy is kept.
+        **options: fields to set.
 
     Example:
         >>> vae = VAE(VAEConfig(down_channels=[8, 16], n_groups=4))
@@ -44,9 +47,9 @@ class VAE(nn.Module):
         torch.Size([1, 1, 15, 16, 17])
     """
 
-    def __init__(self, config: VAEConfig) -> None:
+    def __init__(self, config: VAEConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = VAEConfig.coerce(config, **options)
         channels, dims = config.latent_channels, config.spatial_dims
         self.encoder = Encoder(config)
         self.to_moments = conv(channels, 2 * channels, spatial_dims=dims, kernel_size=1)

@@ -5,6 +5,9 @@ Source: van den Oord et al. 2017, "Neural Discrete Representation Learning", Sec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +29,8 @@ class VQVAE(nn.Module):
     Only a forward pass in training mode changes the codebook; encoding, quantising and decoding never do.
 
     Args:
-        config: of the network.
+        config: of the network, or a mapping of its fields; None for the defaults. A copy is kept.
+        **options: fields to set.
 
     Example:
         >>> vqvae = VQVAE(VQVAEConfig(down_channels=[8, 16], n_groups=4, n_codes=32))
@@ -35,9 +39,9 @@ class VQVAE(nn.Module):
         torch.Size([1, 1, 15, 16, 17])
     """
 
-    def __init__(self, config: VQVAEConfig) -> None:
+    def __init__(self, config: VQVAEConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = VQVAEConfig.coerce(config, **options)
         is_strided = config.trunk == "strided"
         self.encoder: nn.Module = StridedEncoder(config) if is_strided else Encoder(config)
         self.decoder: nn.Module = StridedDecoder(config) if is_strided else Decoder(config)

@@ -12,7 +12,7 @@ from medldm.networks.encoder_decoder import AutoencoderConfig
 from medldm.networks.strided_encoder_decoder import ACTIVATIONS
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class VQVAEConfig(AutoencoderConfig):
     """Describe a VQ-VAE: the fields of its trunk, and those of its codebook.
 
@@ -28,10 +28,10 @@ class VQVAEConfig(AutoencoderConfig):
             normalisation.
         res_channels: "strided" only: channels inside the residual units, one number or one for each level;
             None for the channels of the level.
-        down_parameters: "strided" only: (stride, kernel, dilation, padding) for each level, finest first;
-            None for (2, 4, 1, 1), so that every level halves the size.
+        down_parameters: "strided" only: (stride, kernel, dilation, padding) for each level, finest first, or
+            one for all; None for (2, 4, 1, 1), so that every level halves the size.
         up_parameters: "strided" only: (stride, kernel, dilation, padding, output padding) for each level,
-            coarsest first; None for (2, 4, 1, 1, 0).
+            coarsest first, or one for all; None for (2, 4, 1, 1, 0).
         activation: "strided" only.
         output_activation: "strided" only; "none", "tanh", "sigmoid", ...
 
@@ -51,8 +51,8 @@ class VQVAEConfig(AutoencoderConfig):
     codebook_init: str = "data"
     trunk: str = "residual"
     res_channels: int | tuple[int, ...] | None = None
-    down_parameters: tuple[tuple[int, int, int, int], ...] | None = None
-    up_parameters: tuple[tuple[int, int, int, int, int], ...] | None = None
+    down_parameters: tuple[int | tuple[int, ...], ...] | None = None
+    up_parameters: tuple[int | tuple[int, ...], ...] | None = None
     activation: str = "relu"
     output_activation: str = "none"
 
@@ -93,7 +93,7 @@ class VQVAEConfig(AutoencoderConfig):
             if any(len(row) != length for row in rows):
                 raise ConfigError(f"{owner}: {name} is {rows}: give {length} whole numbers for each level")
         for name, value in (("res_channels", widths), ("down_parameters", down), ("up_parameters", up)):
-            object.__setattr__(self, name, value)
+            setattr(self, name, value)
         self._check_sizes(owner)
 
     def _check_sizes(self, owner: str) -> None:
@@ -125,12 +125,14 @@ class VQVAEConfig(AutoencoderConfig):
     @property
     def down_rows(self) -> tuple[tuple[int, int, int, int], ...]:
         """(stride, kernel, dilation, padding) of each level of the strided trunk, finest first."""
-        return self.down_parameters or ((2, 4, 1, 1),) * len(self.down_channels)
+        rows: Any = self.down_parameters or ((2, 4, 1, 1),) * len(self.down_channels)
+        return rows
 
     @property
     def up_rows(self) -> tuple[tuple[int, int, int, int, int], ...]:
         """(stride, kernel, dilation, padding, output padding) of each level, coarsest first."""
-        return self.up_parameters or ((2, 4, 1, 1, 0),) * len(self.down_channels)
+        rows: Any = self.up_parameters or ((2, 4, 1, 1, 0),) * len(self.down_channels)
+        return rows
 
     @property
     def hidden_channels(self) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from medldm.configs import Config
@@ -11,7 +10,7 @@ from medldm.diffusion import PRESETS, SOLVERS
 from medldm.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class SamplingConfig(Config):
     """Set how volumes are drawn.
 
@@ -61,8 +60,6 @@ class SamplingConfig(Config):
             raise ConfigError(f"max_memory_gb is {self.max_memory_gb}: a positive number is needed")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}: 0 or more is needed")
-        if isinstance(self.guidance_scale, Mapping):
-            object.__setattr__(self, "guidance_scale", dict(self.guidance_scale))
 
     @property
     def solver_name(self) -> str:

@@ -44,7 +44,7 @@ def test_each_level_but_the_last_halves_the_size(n_levels: int) -> None:
         ({"latent_channels": 0}, "latent_channels is 0"),
         ({"latent_channels": 4.0}, "latent_channels is 4.0: a whole number"),
         ({"down_channels": []}, "give the channels of each level"),
-        ({"down_channels": 8}, "down_channels is 8: give the channels of each level"),
+        ({"down_channels": 8}, "down_channels is 8: a list"),
         ({"n_groups": 0}, "n_groups is 0"),
         ({"spatial_dims": 4}, r"spatial_dims is 4: choose from \[2, 3\]"),
         ({"upsampling": "linear"}, "upsampling is 'linear': choose from"),

@@ -39,7 +39,7 @@ CT_BELOW = -200.0
 """A real training set whose images typically reach below this many units is taken for CT."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class GridConfig(Config):
     """The common grid and scale.
 

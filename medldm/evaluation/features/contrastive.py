@@ -18,7 +18,7 @@ Left and right are told apart, too: compare mirror images as well to find mirror
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -34,7 +34,7 @@ from medldm.evaluation.features.views import AugmentationConfig, augment
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_volume
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ContrastiveConfig(Config):
     """The encoder and its training.
 
@@ -64,8 +64,6 @@ class ContrastiveConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.augmentation, Mapping):
-            object.__setattr__(self, "augmentation", AugmentationConfig.from_dict(self.augmentation))
         if len(self.size) != 3 or min(self.size) < 8 or len(self.channels) != 4 or min(self.channels) < 1:
             raise ConfigError(
                 f"size {self.size} and channels {self.channels} are given; three sizes of at least 8 and "

@@ -12,7 +12,7 @@ from medldm.configs import Config
 from medldm.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AugmentationConfig(Config):
     """How far views differ.
 

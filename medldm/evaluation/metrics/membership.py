@@ -30,7 +30,7 @@ Case = TypeVar("Case")
 FALSE_POSITIVE_RATE = 0.01
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class MembershipConfig(Config):
     """How the model is asked.
 

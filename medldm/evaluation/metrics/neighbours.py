@@ -28,7 +28,7 @@ from medldm.errors import ConfigError
 from medldm.evaluation.metrics.checks import Floats, check_volume
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class NeighbourConfig(Config):
     """What counts as the same volume.
 

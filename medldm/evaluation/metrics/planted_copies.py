@@ -14,7 +14,7 @@ from medldm.errors import ConfigError
 from medldm.evaluation.metrics.checks import Floats, check_volume
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class DisguiseConfig(Config):
     """How strongly copies are changed.
 

@@ -41,7 +41,7 @@ REGIMES = get_args(Regime)
 MIN_STEPS = 20
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class UsefulnessConfig(Config):
     """The trainings.
 
@@ -59,8 +59,6 @@ class UsefulnessConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.segmenter, dict):
-            object.__setattr__(self, "segmenter", SegmenterConfig.from_dict(self.segmenter))
         if self.n_seeds < 1 or self.time_budget_s < 0:
             raise ConfigError(
                 f"n_seeds {self.n_seeds} and time_budget_s {self.time_budget_s}: at least 1 and 0 or more "

@@ -25,7 +25,7 @@ from medldm.training.losses.reconstruction import FirstStageLoss
 from medldm.training.quarantine import BadCase
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class LabelMapLossConfig(Config):
     """Weigh the terms of the first stage of label maps.
 

@@ -23,7 +23,7 @@ from medldm.runtime.distributed import BatchShard
 from medldm.training.losses.perceptual import NETWORKS, MedicalNetLoss
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class AutoencoderLossConfig(Config):
     """Weigh the terms of the first stage's loss.
 
@@ -46,6 +46,7 @@ class AutoencoderLossConfig(Config):
     perceptual_network: str = NETWORKS[0]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("regularisation_weight", "adversarial_weight", "perceptual_weight", "adversarial_start"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: at least 0 is needed")

@@ -14,7 +14,7 @@ from medldm.errors import ConfigError, MedldmError
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class DivergenceConfig(Config):
     """Say how many bad steps are borne; a step is bad if its loss or its gradient is not finite.
 
