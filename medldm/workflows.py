@@ -1,88 +1,83 @@
-"""What the bundles' workflows call: package checks, seeds, and inputs whose errors end the run in one
-message.
+"""What the bundles' workflows call: package checks, seeds, inputs, and the runs themselves.
 
-MONAI wraps whatever a component raises into errors of its own, so that a list of wrong files drowns in a
-traceback. The functions here end the process with the plain message and the exit code 1; Python code calls
-the functions they wrap, which raise.
+All of it raises; `medldm.runtime.endings` says how a command line ends then.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
-from medldm import training
 from medldm.conditioning import ConditioningConfig, open_text_encoder
 from medldm.conditioning.config import read_names
+from medldm.data.cohort import Cohort
 from medldm.editing import files as edit_files
-from medldm.evaluation import quality_gate
-from medldm.generation import engine as generation
-from medldm.label_maps import choice as label_map_choice
-from medldm.label_maps import generation as label_map_synthesis
-from medldm.latent_diffusion import label_maps, model_files
+from medldm.errors import MissingPackageError
+from medldm.evaluation.config import EvaluationConfig
+from medldm.evaluation.evaluate import evaluate, require_clean
+from medldm.evaluation.quality_gate import make_quality_gate
+from medldm.evaluation.resources import EvaluationResources
+from medldm.generation.engine import GenerationEvaluator, make_preparer
+from medldm.label_maps.choice import choose_label_maps
+from medldm.latent_diffusion.label_maps import load_label_map_model, make_label_map_diffusion, require_schema
+from medldm.latent_diffusion.model_files import load_latent_diffusion, make_latent_diffusion
 from medldm.runtime import distributed
 from medldm.runtime.allocation import tune_allocation
+from medldm.runtime.endings import end_as_medldm_does
+from medldm.runtime.limits import limits_named
 from medldm.seeds import seed_everything
+from medldm.training import conditioning_of, encode_cases, open_cohort
+from medldm.training.resume.preemption import TrainingStopped
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 
 if TYPE_CHECKING:
     from medldm.conditioning.text_encoder import TextEncoder
 
+__all__ = [
+    "check_required_packages",
+    "choose_label_maps",
+    "conditioning_of",
+    "encode_cases",
+    "init_distributed",
+    "initialise_run",
+    "load_label_map_model",
+    "load_latent_diffusion",
+    "make_editor",
+    "make_label_map_diffusion",
+    "make_latent_diffusion",
+    "make_preparer",
+    "make_quality_gate",
+    "open_cohort",
+    "require_schema",
+    "run_evaluation",
+    "run_generation",
+    "run_training",
+    "text_encoder_for",
+]
+
 logger = logging.getLogger(__name__)
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+
+def make_editor(*args: Any, **kwargs: Any) -> Any:
+    """Make what `medldm.editing.files.make_editor` does, in one process.
+
+    Raises:
+        DistributedError: where torchrun started several.
+    """
+    if distributed.world_size() > 1:
+        raise distributed.DistributedError(
+            f"this workflow runs in one process, not in {distributed.world_size()}: leave out torchrun"
+        )
+    return edit_files.make_editor(*args, **kwargs)
 
 
-def _ends_in_a_message(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    @wraps(function)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        try:
-            return function(*args, **kwargs)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise SystemExit(f"error: {error}") from error
-
-    return run
-
-
-def _in_one_process(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    @wraps(function)
-    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        if distributed.world_size() > 1:
-            raise ValueError(
-                f"this workflow runs in one process, not in {distributed.world_size()}: leave out torchrun"
-            )
-        return function(*args, **kwargs)
-
-    return run
-
-
-encode_cases = _ends_in_a_message(training.encode_cases)
-open_cohort = _ends_in_a_message(training.open_cohort)
-make_latent_diffusion = _ends_in_a_message(model_files.make_latent_diffusion)
-load_latent_diffusion = _ends_in_a_message(model_files.load_latent_diffusion)
-choose_label_maps = _ends_in_a_message(label_map_choice.choose_label_maps)
-conditioning_of = _ends_in_a_message(training.conditioning_of)
-make_evaluator = _ends_in_a_message(generation.GenerationEvaluator)
-init_distributed = _ends_in_a_message(distributed.init_distributed)
-make_editor = _ends_in_a_message(_in_one_process(edit_files.make_editor))
-require_schema = _ends_in_a_message(label_maps.require_schema)
-load_label_map_model = _ends_in_a_message(label_maps.load_label_map_model)
-make_label_map_diffusion = _ends_in_a_message(label_maps.make_label_map_diffusion)
-make_label_map_generator = _ends_in_a_message(label_map_synthesis.LabelMapGenerator)
-make_preparer = _ends_in_a_message(generation.make_preparer)
-make_quality_gate = _ends_in_a_message(quality_gate.make_quality_gate)
-make_dataset = _ends_in_a_message(generation.GenerationDataset)
-
-
-@_ends_in_a_message
 def text_encoder_for(
     conditions: Sequence[str] | ConditioningConfig,
     directory: str | None = None,
@@ -113,14 +108,14 @@ def _among_ranks() -> Iterator[None]:
     """Leave the other processes at the end, and say so where one of them is the cause of an error."""
     try:
         yield
-    except SystemExit:
+    except TrainingStopped:
         distributed.close_distributed()
         raise
     except RuntimeError as error:
         if not distributed.is_connection_lost(error):
             raise
         time.sleep(_FIRST_TO_END_S)
-        raise RuntimeError(
+        raise distributed.DistributedError(
             f"process {distributed.rank()} of {distributed.world_size()} lost touch with another one "
             f"({error}). Its error above, or torchrun's summary below, names the cause; a training goes on "
             "from its last saved state when the same command is run again"
@@ -128,18 +123,60 @@ def _among_ranks() -> Iterator[None]:
     distributed.close_distributed()
 
 
-@_ends_in_a_message
 def run_training(trainer: ResumableTrainer) -> None:
-    """Train; exit code 75 after SIGTERM or SIGUSR1, 130 after Ctrl-C, 1 with a message after an error."""
-    with _among_ranks():
+    """Train.
+
+    Raises:
+        TrainingStopped: after SIGTERM, SIGUSR1 or Ctrl-C, with the exit code of a command that ends so.
+        DistributedError: where another process is gone.
+    """
+    with _among_ranks(), limits_named():
         trainer.run()
 
 
-@_ends_in_a_message
-def run_generation(evaluator: generation.GenerationEvaluator) -> None:
-    """Generate all volumes; exit code 1 with a message after an error."""
-    with _among_ranks():
+def run_generation(evaluator: GenerationEvaluator) -> None:
+    """Generate all volumes.
+
+    Raises:
+        DistributedError: where another process is gone.
+    """
+    with _among_ranks(), limits_named():
         evaluator.run()
+
+
+def run_evaluation(
+    real_train: str | Path | Cohort,
+    real_test: str | Path | Cohort,
+    synthetic: str | Path | Cohort,
+    output_dir: str | Path,
+    *,
+    config: EvaluationConfig | None = None,
+    resources: EvaluationResources | None = None,
+    fail_on_copies: bool = False,
+) -> None:
+    """Evaluate a synthetic cohort, and raise where the report has gaps or copies were found.
+
+    Args:
+        real_train: as in `medldm.evaluation.evaluate`, like the following.
+        real_test: of subjects that the model never saw.
+        synthetic: cohort that the model made.
+        output_dir: receives report.json and report.html.
+        config: settings.
+        resources: the model, and whatever else is used beside the cohorts.
+        fail_on_copies: whether copies are a failure.
+
+    Raises:
+        ReportError: of `require_clean`, with the exit code of a command that ends so; the report is written.
+    """
+    with limits_named():
+        report = evaluate(real_train, real_test, synthetic, output_dir, config, resources=resources)
+    require_clean(report, fail_on_copies=fail_on_copies)
+
+
+def init_distributed(*, device: str = "auto", timeout_minutes: float = 30.0) -> None:
+    """Join the processes that torchrun started, as `medldm.runtime.distributed.init_distributed` does."""
+    end_as_medldm_does()
+    distributed.init_distributed(device=device, timeout_minutes=timeout_minutes)
 
 
 def check_required_packages(required: Mapping[str, str]) -> None:
@@ -149,7 +186,7 @@ def check_required_packages(required: Mapping[str, str]) -> None:
         required: package name to the oldest version that will do.
 
     Raises:
-        RuntimeError: listing every package that is missing or too old.
+        MissingPackageError: listing every package that is missing or too old.
     """
     problems = []
     for name, oldest in required.items():
@@ -161,12 +198,12 @@ def check_required_packages(required: Mapping[str, str]) -> None:
         if Version(found) < Version(oldest):
             problems.append(f"{name} is {found} ({oldest} or newer is needed)")
     if problems:
-        raise RuntimeError("this bundle cannot run here: " + "; ".join(problems))
+        raise MissingPackageError("this bundle cannot run here: " + "; ".join(problems))
 
 
-@_ends_in_a_message
 def initialise_run(*, required_packages: Mapping[str, str], seed: int) -> None:
     """Check the packages, tune the allocator and seed all generators; every workflow begins with it."""
+    end_as_medldm_does()
     check_required_packages(required_packages)
     distributed.require_distributed()
     tune_allocation()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-import traceback
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
+
+from medldm.runtime.endings import report_error
 
 PATIENCE_S = 300
 
@@ -18,7 +20,7 @@ PATIENCE_S = 300
 def run_on_ranks(
     function: Callable[[int], None], folder: Path, *, n: int = 2, joined: bool = True
 ) -> list[int]:
-    """Run `function(rank)` in n forked processes and return their exit codes; errors are printed.
+    """Run `function(rank)` in n forked processes and return their exit codes; errors end as in a command.
 
     Args:
         function: of the rank.
@@ -51,10 +53,9 @@ def _work(function: Callable[[int], None], meeting: str, rank: int, n: int) -> N
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=meeting.rsplit(":", 1)[1])
     try:
         function(rank)
-    except SystemExit:
-        raise
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
+    except Exception as error:
+        code = report_error(error)
+        sys.stderr.flush()
+        os._exit(code)
     if dist.is_initialized():
         dist.destroy_process_group()

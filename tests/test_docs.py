@@ -46,7 +46,7 @@ def shorten(command: str) -> list[str]:
     words = shlex.split(command)
     if words[0] == "python":
         return [sys.executable, *words[1:]]
-    return [sys.executable, "-m", "medldm.cli.main", *words[1:]]
+    return [sys.executable, "-m", "medldm.cli", *words[1:]]
 
 
 @pytest.mark.slow

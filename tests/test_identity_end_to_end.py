@@ -82,8 +82,8 @@ def test_no_mark_is_in_any_file_or_log_line(tmp_path: Path) -> None:
     prepare = ["prepare", str(raw), "cohort", "--key-file", str(tmp_path / "key")]
     prepare += ["--validation-fraction", "0.34"]
     said = [
-        run(["medldm.cli.main", *prepare], work).replace(str(raw), ""),
-        run(["medldm.cli.main", "check", "cohort"], work),
+        run(["medldm.cli", *prepare], work).replace(str(raw), ""),
+        run(["medldm.cli", "check", "cohort"], work),
         run(
             [
                 *start,

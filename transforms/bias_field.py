@@ -11,6 +11,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
+from medldm.errors import ConfigError
+from medldm.transforms.errors import VolumeError
 from medldm.transforms.intensity_mapping import foreground_mask
 from medldm.transforms.raw_volume import spacing_of
 
@@ -30,9 +32,9 @@ class N4BiasCorrection(Transform):
 
     def __init__(self, *, shrink_factor: int = 4, n_iterations: Sequence[int] = (50, 50, 50, 50)) -> None:
         if shrink_factor < 1:
-            raise ValueError(f"shrink_factor is {shrink_factor}; 1 or more is needed")
+            raise ConfigError(f"shrink_factor is {shrink_factor}; 1 or more is needed")
         if not n_iterations or any(count < 1 for count in n_iterations):
-            raise ValueError(f"n_iterations is {n_iterations}; one positive number for each level is needed")
+            raise ConfigError(f"n_iterations is {n_iterations}; one positive number for each level is needed")
         self.shrink_factor = shrink_factor
         self.n_iterations = tuple(int(count) for count in n_iterations)
 
@@ -51,7 +53,7 @@ class N4BiasCorrection(Transform):
         if not mask.any():
             return channel.clone()
         if float(channel[mask].min()) <= 0:
-            raise ValueError(
+            raise VolumeError(
                 f"the foreground's smallest value is {float(channel[mask].min()):g}; N4 takes "
                 "logarithms and needs positive intensities; leave N4 out for normalised images"
             )

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
+from medldm.errors import ConfigError
 from medldm.transforms.intensity_mapping import IntensityMapping, MappingKind
 from medldm.transforms.load import LoadVolume
 
@@ -126,7 +127,7 @@ def measure_intensity_mapping(
         load: from path to tensor; by default LoadVolume().
 
     Raises:
-        ValueError: for an empty cohort or a case without contrast.
+        ConfigError: for an empty cohort or a case without contrast.
     """
     if kind == "ct_window":
         return IntensityMapping(kind="ct_window")
@@ -141,7 +142,7 @@ def measure_intensity_mapping(
             (float(volume.min()), float(volume.max())) if is_range else per_case.case_limits(volume)
         )
     if not limits:
-        raise ValueError("no cases were given; the intensity mapping is measured over the training cohort")
+        raise ConfigError("no cases were given; the intensity mapping is measured over the training cohort")
     table = np.asarray(limits, dtype=np.float64)
     if kind == "mr_percentile":
         logger.info(

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from medldm.errors import ConfigError
+from medldm.transforms.errors import VolumeError
 from medldm.transforms.order_statistics import OrderStatistics
 
 MappingKind = Literal["ct_window", "mr_percentile", "identity_range"]
@@ -53,33 +55,33 @@ class IntensityMapping:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"intensity mapping kind is {self.kind!r}; choose one of {KINDS}")
+            raise ConfigError(f"intensity mapping kind is {self.kind!r}; choose one of {KINDS}")
         object.__setattr__(self, "percentiles", tuple(float(value) for value in self.percentiles))
         if self.kind == "ct_window" and self.lower is None and self.upper is None:
             object.__setattr__(self, "lower", CT_WINDOW_HU[0])
             object.__setattr__(self, "upper", CT_WINDOW_HU[1])
         self._check_limits()
         if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise ValueError(
+            raise ConfigError(
                 f"percentiles are {self.percentiles}; two increasing numbers in 0 to 100 are needed"
             )
 
     def _check_limits(self) -> None:
         if (self.lower is None) != (self.upper is None):
-            raise ValueError(f"lower is {self.lower} and upper is {self.upper}; give both or neither")
+            raise ConfigError(f"lower is {self.lower} and upper is {self.upper}; give both or neither")
         if self.kind == "identity_range" and self.lower is None:
-            raise ValueError("identity_range needs lower and upper, the intensities that become -1 and 1")
+            raise ConfigError("identity_range needs lower and upper, the intensities that become -1 and 1")
         if self.lower is not None and self.upper is not None:
             if not (np.isfinite([self.lower, self.upper]).all() and self.lower < self.upper):
-                raise ValueError(f"lower {self.lower} and upper {self.upper} must be finite and increasing")
+                raise ConfigError(f"lower {self.lower} and upper {self.upper} must be finite and increasing")
             if self.dense_upper is not None and not self.upper < self.dense_upper < np.inf:
-                raise ValueError(
+                raise ConfigError(
                     f"dense_upper is {self.dense_upper}; a finite HU above upper {self.upper} is needed"
                 )
         if self.dense_upper is not None and self.kind != "ct_window":
-            raise ValueError(f"dense_upper belongs to ct_window, not to {self.kind}")
+            raise ConfigError(f"dense_upper belongs to ct_window, not to {self.kind}")
         if not 0 < self.dense_share < 1:
-            raise ValueError(f"dense_share is {self.dense_share}; it must lie between 0 and 1")
+            raise ConfigError(f"dense_share is {self.dense_share}; it must lie between 0 and 1")
 
     @property
     def is_integer(self) -> bool:
@@ -95,7 +97,7 @@ class IntensityMapping:
                 (all voxels with foreground_only=False).
 
         Raises:
-            ValueError: where the foreground has no contrast.
+            VolumeError: where the foreground has no contrast.
         """
         if self.kind != "mr_percentile":
             return self._fixed_limits()
@@ -107,7 +109,7 @@ class IntensityMapping:
             statistics, above = OrderStatistics(values[mask.cpu().numpy()]), None
         lower, upper = (statistics.percentile(percent, above=above) for percent in self.percentiles)
         if not lower < upper:
-            raise ValueError(
+            raise VolumeError(
                 f"percentiles {self.percentiles} of the foreground are both {lower:g}, there is no contrast; "
                 "remove the case or widen the percentiles"
             )
@@ -175,20 +177,20 @@ class IntensityMapping:
         """Rebuild from `to_dict`.
 
         Raises:
-            ValueError: for unknown keys, naming the nearest known one.
+            ConfigError: for unknown keys, naming the nearest known one.
         """
         known = [field.name for field in fields(cls)]
         for key in values:
             if key not in known:
                 near = get_close_matches(key, known, n=1, cutoff=0.0)
-                raise ValueError(
+                raise ConfigError(
                     f"unknown intensity mapping key {key!r}; did you mean {near[0]!r}? known: {known}"
                 )
         return cls(**values)
 
     def _fixed_limits(self) -> tuple[float, float]:
         if self.lower is None or self.upper is None:
-            raise ValueError(
+            raise ConfigError(
                 "this mr_percentile mapping has no cohort limits, it cannot go back to the cohort's units; "
                 "measure them with measure_intensity_mapping"
             )

@@ -12,6 +12,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 
+from medldm.errors import ConfigError
 from medldm.transforms.errors import VolumeError, VoxelValueError
 from medldm.transforms.orientation import to_ras_affine, turn, turn_back
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
@@ -46,7 +47,7 @@ class LoadVolume(Transform):
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
         if max_bytes < 1:
-            raise ValueError(f"max_bytes is {max_bytes}; a positive number of bytes is needed")
+            raise ConfigError(f"max_bytes is {max_bytes}; a positive number of bytes is needed")
         self.is_label = is_label
         self.spacing_mm = spacing_mm
         self.max_bytes = max_bytes

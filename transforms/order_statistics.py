@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from medldm.transforms.errors import VolumeError
+
 _PIECE = 1 << 20
 _BIN_ORDER = np.concatenate([np.arange(0xFFFF, 0x7FFF, -1), np.arange(0x8000)])
 """Bins from the lowest float to the highest: negative ones reversed, then positive ones."""
@@ -33,7 +35,7 @@ class OrderStatistics:
     def __init__(self, values: np.ndarray) -> None:
         self._values = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
         if self._values.size == 0:
-            raise ValueError("percentiles of an empty selection do not exist; check the image and its mask")
+            raise VolumeError("percentiles of an empty selection do not exist; check the image and its mask")
         counts = np.zeros(1 << 16, dtype=np.int64)
         for piece in self._pieces():
             counts += np.bincount(_bins(piece), minlength=1 << 16)
@@ -53,11 +55,11 @@ class OrderStatistics:
             above: take it over the values greater than this only.
 
         Raises:
-            ValueError: where no value is greater than `above`.
+            VolumeError: where no value is greater than `above`.
         """
         first = 0 if above is None else self.count_at_most(above)
         if first == self.size:
-            raise ValueError(
+            raise VolumeError(
                 f"no value is above {above:g}: there is no foreground or no contrast; check the image"
             )
         rank = percent / 100.0 * (self.size - first - 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medldm.errors import MissingFileError
 from medldm.transforms.errors import UnsupportedVolumeError, VoxelValueError
 from medldm.transforms.itk_formats import read_itk_geometry, read_with_simpleitk
 from medldm.transforms.nifti import read_nifti, read_nifti_header
@@ -76,7 +77,7 @@ def read_geometry(
 
 def _checked_suffix(path: Path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path.name} in its folder; check the path")
+        raise MissingFileError(f"no file {path.name} in its folder; check the path")
     suffix = volume_suffix(path)
     if suffix is None:
         raise UnsupportedVolumeError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from monai.data import MetaTensor
 
+from medldm.errors import ConfigError
 from medldm.transforms.intensity_mapping import foreground_mask
 from medldm.transforms.label_resampling import bounding_box
 from medldm.transforms.window import Fill, Window
@@ -32,7 +33,7 @@ class CentreCropOrPad(Window):
     def __init__(self, size: Sequence[int | None], *, fill: Fill = "minimum") -> None:
         super().__init__(fill=fill)
         if len(size) != 3 or any(part is not None and int(part) < 1 for part in size):
-            raise ValueError(f"size is {size}; three positive voxel counts (or None) are needed")
+            raise ConfigError(f"size is {size}; three positive voxel counts (or None) are needed")
         self.size = tuple(None if part is None else int(part) for part in size)
 
     def window(self, volume: torch.Tensor) -> tuple[tuple[int, int], ...]:
@@ -58,7 +59,7 @@ class PadToMultiple(Window):
         super().__init__(fill=fill)
         parts = (multiple,) * 3 if isinstance(multiple, int) else tuple(multiple)
         if len(parts) != 3 or any(part < 1 for part in parts):
-            raise ValueError(f"multiple is {multiple}; one or three positive integers are needed")
+            raise ConfigError(f"multiple is {multiple}; one or three positive integers are needed")
         self.multiple = parts
 
     def window(self, volume: torch.Tensor) -> tuple[tuple[int, int], ...]:
@@ -80,7 +81,7 @@ class ForegroundCrop(Window):
     def __init__(self, *, margin: int = 0, above: float | None = None, fill: Fill = "minimum") -> None:
         super().__init__(fill=fill)
         if margin < 0:
-            raise ValueError(f"margin is {margin} voxels; 0 or more is needed")
+            raise ConfigError(f"margin is {margin} voxels; 0 or more is needed")
         self.margin = margin
         self.above = above
 

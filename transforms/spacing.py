@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys
 
+from medldm.errors import ConfigError
 from medldm.transforms.label_resampling import resample_labels
 from medldm.transforms.load import DEFAULT_LABEL_KEYS
 from medldm.transforms.raw_volume import MAX_SPACING_MM, MIN_SPACING_MM, spacing_of
@@ -61,9 +62,9 @@ class ResampleToSpacing(InvertibleTransform):
         super().__init__()
         self.spacing_mm = check_spacing(spacing_mm)
         if interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation is {interpolation!r}; choose one of {INTERPOLATIONS}")
+            raise ConfigError(f"interpolation is {interpolation!r}; choose one of {INTERPOLATIONS}")
         if align not in ALIGNMENTS:
-            raise ValueError(f"align is {align!r}; choose one of {ALIGNMENTS}")
+            raise ConfigError(f"align is {align!r}; choose one of {ALIGNMENTS}")
         self.interpolation = interpolation
         self.anti_aliasing = anti_aliasing
         self.is_label = is_label
@@ -153,14 +154,14 @@ def check_spacing(spacing_mm: float | Sequence[float] | None) -> tuple[float, fl
     """Turn one number or three into (x, y, z) mm.
 
     Raises:
-        ValueError: for another count or a value outside 0.01 to 50 mm.
+        ConfigError: for another count or a value outside 0.01 to 50 mm.
     """
     if spacing_mm is None:
         return None
     values = np.asarray(spacing_mm, dtype=np.float64).reshape(-1)
     values = np.repeat(values, 3) if values.size == 1 else values
     if values.size != 3 or not ((values >= MIN_SPACING_MM) & (values <= MAX_SPACING_MM)).all():
-        raise ValueError(
+        raise ConfigError(
             f"spacing is {spacing_mm} mm; one number or three are needed, each "
             f"{MIN_SPACING_MM} to {MAX_SPACING_MM:g} mm"
         )

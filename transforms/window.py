@@ -9,6 +9,8 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform
 from monai.utils import TraceKeys
 
+from medldm.errors import ConfigError
+
 Fill = float | Literal["minimum", "edge"]
 
 
@@ -23,7 +25,7 @@ class Window(InvertibleTransform):
     def __init__(self, *, fill: Fill = "minimum") -> None:
         super().__init__()
         if isinstance(fill, str) and fill not in ("minimum", "edge"):
-            raise ValueError(f"fill is {fill!r}; give a number, 'minimum' or 'edge'")
+            raise ConfigError(f"fill is {fill!r}; give a number, 'minimum' or 'edge'")
         self.fill = fill
 
     def window(self, volume: torch.Tensor) -> tuple[tuple[int, int], ...]:

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import torch
 
+from medldm.errors import ConfigError
 from medldm.transforms.errors import VoxelValueError
 from medldm.transforms.raw_volume import check_affine
 
@@ -38,13 +39,13 @@ def write_nifti(
         The path written.
 
     Raises:
-        ValueError: for other suffixes or shapes.
+        ConfigError: for other suffixes or shapes.
         GeometryError: for an affine that could not be read back.
         VoxelValueError: for NaN, Inf, or values the dtype cannot hold.
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise ValueError(f"{path.name} does not end in .nii or .nii.gz; choose one of them")
+        raise ConfigError(f"{path.name} does not end in .nii or .nii.gz; choose one of them")
     matrix = np.asarray(torch.as_tensor(affine).cpu(), dtype=np.float64)
     check_affine(matrix)
     image = nib.Nifti1Image(_as_stored(array, np.dtype(dtype), path), None)

@@ -14,9 +14,9 @@ _MEDLDM = {
         LatentUNetConfig PatchDiscriminator UNet VAE VAEConfig VQVAE VQVAEConfig
         """,
     "medldm.workflows": """
-        conditioning_of init_distributed initialise_run load_label_map_model load_latent_diffusion
-        make_dataset make_evaluator make_label_map_diffusion make_label_map_generator make_latent_diffusion
-        make_preparer make_quality_gate open_cohort require_schema run_generation run_training
+        conditioning_of initialise_run init_distributed load_label_map_model load_latent_diffusion
+        make_label_map_diffusion make_latent_diffusion make_preparer make_quality_gate open_cohort
+        require_schema run_generation run_training
         """,
     "medldm.runtime.devices": "choose_device",
     "medldm.evaluation.cases.reading": "GridConfig split_cohort",
@@ -25,9 +25,10 @@ _MEDLDM = {
     "medldm.evaluation.quality_gate": "QualityGateConfig",
     "medldm.evaluation.segmenter": "SegmenterConfig",
     "medldm.evaluation.sections.usefulness": "UsefulnessConfig",
-    "medldm.generation.engine": "LatentDiffusionInferer SamplingConfig",
+    "medldm.generation.engine": "GenerationEvaluator LatentDiffusionInferer SamplingConfig",
+    "medldm.generation.requests": "GenerationDataset",
     "medldm.latent_diffusion.label_maps": "build_label_map_autoencoder describe_with_schema label_map_space",
-    "medldm.label_maps.generation": "LabelMapInferer",
+    "medldm.label_maps.generation": "LabelMapGenerator LabelMapInferer",
     "medldm.latent_diffusion.model": "build_autoencoder",
     "medldm.latent_diffusion.model_files": "describe_autoencoder describe_latent_diffusion",
     "medldm.networks": """
@@ -71,7 +72,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "medldm.workflows.encode_cases": ("directory",),
     "medldm.workflows.make_editor": ("output_dir",),
     "medldm.workflows.text_encoder_for": ("cache_dir",),
-    "medldm.evaluation.evaluate.evaluate_or_exit": ("output_dir",),
+    "medldm.workflows.run_evaluation": ("output_dir",),
     "medldm.evaluation.resources.EvaluationResources": ("cache_dir",),
     "medldm.label_maps.generation.LabelMapWriter": ("output_dir",),
     "medldm.generation.files.SyntheticWriter": ("output_dir",),

@@ -111,7 +111,7 @@ def run_checked(run_id: str | None = None, **arguments: Any) -> None:
         if given.get(name) is not None:
             raise refuse(f"--{name}", f"{given[name]!r} brings in what is not checked")
     if given.get("config_file") is None:
-        raise ValueError("no config_file: name the bundle's config, --config_file configs/train.yaml")
+        raise ConfigError("no config_file: name the bundle's config, --config_file configs/train.yaml")
     workflow = CheckedWorkflow(**given, command_line=arguments)
     workflow.initialize()
     workflow.run()

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from medldm.errors import ConfigError
 
+HELP = "what fits a memory, and how long it takes, without a run"
 BUNDLE = Path(__file__).parents[1] / "bundles" / "mri_label_ldm"
 
 
@@ -75,13 +76,15 @@ def read_knobs(words: Sequence[str]) -> dict[str, Any]:
     """Read KNOB=VALUE words; values are YAML, as in a bundle.
 
     Raises:
-        ValueError: if a word has no "=".
+        ConfigError: if a word has no "=".
     """
+    import yaml
+
     knobs = {}
     for word in words:
         name, sign, value = word.partition("=")
         if not sign:
-            raise ValueError(f"{word!r} is no KNOB=VALUE: write for example batch_size=2")
+            raise ConfigError(f"{word!r} is no KNOB=VALUE: write for example batch_size=2")
         knobs[name] = yaml.safe_load(value)
     return knobs
 

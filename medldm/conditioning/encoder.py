@@ -12,6 +12,7 @@ from medldm.conditioning.conditions import Conditions
 from medldm.conditioning.config import ConditioningConfig
 from medldm.conditioning.spatial_conditioners import ImageConditioner, LabelMapConditioner
 from medldm.conditioning.token_conditioners import ClassConditioner, ScalarConditioner, TextConditioner
+from medldm.errors import ConfigError
 
 RANGE_TOLERANCE = 1e-6
 """Share of a scalar's range by which a value may lie outside of it: room for float32."""
@@ -42,12 +43,12 @@ class ConditionEncoder(nn.Module):
         """Refuse conditions the model was not trained with, and values outside their range.
 
         Raises:
-            ValueError: naming the condition, what was found and what is allowed.
+            ConfigError: naming the condition, what was found and what is allowed.
         """
         strangers = sorted(set(conditions.values) - set(self.names))
         if strangers:
             known = list(self.names) or "none (the model is unconditional)"
-            raise ValueError(f"this model was trained without the conditions {strangers}: it knows {known}")
+            raise ConfigError(f"this model was trained without the conditions {strangers}: it knows {known}")
         for name, value in conditions.values.items():
             present = value[~conditions.is_absent(name, len(value), value.device)]
             if present.numel():
@@ -62,7 +63,7 @@ class ConditionEncoder(nn.Module):
         # `not >=` also refuses NaN.
         if not (present.min() >= low - margin and present.max() <= high + margin):
             found = f"{present.min().item():g} to {present.max().item():g}"
-            raise ValueError(f"{name} has values from {found}: this model knows {low:g} to {high:g}")
+            raise ConfigError(f"{name} has values from {found}: this model knows {low:g} to {high:g}")
 
     def draw_dropout(self, batch_size: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw which samples lose which condition in this training step: name to (B,) bool.

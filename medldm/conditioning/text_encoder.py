@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from medldm.errors import ConfigError, MissingPackageError
 from medldm.files import write_atomically
 
 DEFAULT_MAX_TOKENS = 32
@@ -98,16 +99,16 @@ class TextEncoder:
         """Open all-MiniLM-L6-v2 (384 dimensions), which the extra `text` installs.
 
         Raises:
-            ImportError: without the extra.
-            ValueError: if one of its files is not the one that is expected.
+            MissingPackageError: without the extra.
+            ConfigError: if one of its files is not the one that is expected.
         """
         found = importlib.util.find_spec(DEFAULT_PACKAGE)
         if found is None or found.origin is None:
-            raise ImportError(f"the default text encoder needs {DEFAULT_PACKAGE}; {_INSTALL}")
+            raise MissingPackageError(f"the default text encoder needs {DEFAULT_PACKAGE}; {_INSTALL}")
         directory = Path(found.origin).parent / "model"
         for name, expected in DEFAULT_HASHES.items():
             if not (directory / name).is_file() or _hash_file(directory / name) != expected:
-                raise ValueError(
+                raise ConfigError(
                     f"{name} of {DEFAULT_PACKAGE} is missing or not all-MiniLM-L6-v2's (SHA-256 {expected}): "
                     f"reinstall {DEFAULT_PACKAGE}"
                 )
@@ -191,7 +192,7 @@ def _import_transformers() -> ModuleType:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(f"texts need transformers; {_INSTALL}") from error
+        raise MissingPackageError(f"texts need transformers; {_INSTALL}") from error
     return transformers
 
 
@@ -199,13 +200,13 @@ def _hash_files(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that the embeddings depend on, by name."""
     weights = sorted(file.name for file in directory.glob("*.safetensors"))
     if not (directory / "config.json").is_file() or not weights:
-        raise ValueError(
+        raise ConfigError(
             f"{directory} is no Hugging Face encoder: config.json, *.safetensors (pickled .bin weights are "
             "not read) and the tokenizer's files are needed"
         )
     tokenizer = [name for name in _TOKENIZER_FILES if (directory / name).is_file()]
     if not tokenizer:
-        raise ValueError(f"{directory} holds no tokenizer: save it there as well, e.g. as tokenizer.json")
+        raise ConfigError(f"{directory} holds no tokenizer: save it there as well, e.g. as tokenizer.json")
     return {name: _hash_file(directory / name) for name in ["config.json", *weights, *tokenizer]}
 
 
@@ -229,7 +230,7 @@ def _load_model(transformers: ModuleType, directory: Path, options: dict[str, An
     # The pooler follows the token embeddings; a file without it is complete for us.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing or report["mismatched_keys"]:
-        raise ValueError(
+        raise ConfigError(
             f"the weights in {directory} do not fit its config.json: {len(missing)} are missing "
             f"{missing[:3]}, {len(report['mismatched_keys'])} have another shape"
         )
@@ -239,7 +240,7 @@ def _load_model(transformers: ModuleType, directory: Path, options: dict[str, An
 def _check_max_tokens(max_tokens: int, config: Any) -> None:
     most = getattr(config, "max_position_embeddings", None) or max_tokens
     if not 3 <= max_tokens <= most:
-        raise ValueError(
+        raise ConfigError(
             f"max_tokens is {max_tokens}: the encoder takes 3 (one, and the two that begin and end a text) "
             f"to {most}"
         )
@@ -249,10 +250,10 @@ def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
         raise TypeError("texts is one text: give a list of texts")
     if not texts:
-        raise ValueError("texts is empty: give at least one text")
+        raise ConfigError("texts is empty: give at least one text")
     strangers = [index for index, text in enumerate(texts) if not isinstance(text, str)]
     if strangers:
         raise TypeError(f"the entries {strangers} of texts are no texts")
     empty = [index for index, text in enumerate(texts) if not text.strip()]
     if empty:
-        raise ValueError(f"the texts {empty} are empty: leave the condition out of cases without a text")
+        raise ConfigError(f"the texts {empty} are empty: leave the condition out of cases without a text")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medldm.conditioning.config import SPATIAL_TYPES, ConditioningConfig
+from medldm.errors import ConfigError
 
 if TYPE_CHECKING:
     from medldm.conditioning.text_encoder import TextEncoder
@@ -36,23 +37,23 @@ def condition_value(
         () int64 for classes, () float32 for scalars, (N, D) float32 for texts.
 
     Raises:
-        ValueError: if the value is none the model knows, or a text comes without an encoder.
+        ConfigError: if the value is none the model knows, or a text comes without an encoder.
     """
     if name == "text":
         return _text_value(raw, text_encoder)
     if name in config.classes:
         categories = config.classes[name]
         if str(raw) not in categories:
-            raise ValueError(f"{name} has an unknown category: choose from {list(categories)}")
+            raise ConfigError(f"{name} has an unknown category: choose from {list(categories)}")
         return torch.tensor(categories.index(str(raw)))
     try:
         number = float(raw)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} is no number: give one") from None
+        raise ConfigError(f"{name} is no number: give one") from None
     if name in config.scalars:
         return torch.tensor(number)
     if not number.is_integer():
-        raise ValueError(f"{name} is {number:g}: a class number is whole")
+        raise ConfigError(f"{name} is {number:g}: a class number is whole")
     return torch.tensor(int(number))
 
 
@@ -71,9 +72,9 @@ def _text_value(raw: Any, text_encoder: EncodesText | None) -> Tensor:
     if isinstance(raw, Tensor):
         return raw.float()
     if not isinstance(raw, str) or not raw.strip():
-        raise ValueError("text is empty or no text: leave it out where there is none")
+        raise ConfigError("text is empty or no text: leave it out where there is none")
     if text_encoder is None:
-        raise ValueError("a text needs the encoder of the training: give its folder as text_encoder")
+        raise ConfigError("a text needs the encoder of the training: give its folder as text_encoder")
     return text_encoder.encode([raw])[0]
 
 
@@ -88,7 +89,7 @@ def open_text_encoder(
         cache_dir: where embeddings are kept between runs; None for nowhere.
 
     Raises:
-        ValueError: if it is another encoder than that of the training.
+        ConfigError: if it is another encoder than that of the training.
     """
     from medldm.conditioning.text_encoder import TextEncoder
 
@@ -97,7 +98,7 @@ def open_text_encoder(
     else:
         encoder = TextEncoder.from_directory(directory, cache_dir=cache_dir)
     if identity is not None and encoder.identity != identity:
-        raise ValueError(
+        raise ConfigError(
             f"the text encoder is {encoder.identity}, but the model was trained with {identity}: give the "
             "folder of that one as text_encoder"
         )

@@ -13,6 +13,7 @@ from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
 from medldm.data.listing import SPLITS, Case, read_lists
+from medldm.errors import ConfigError, MissingFileError
 
 logger = logging.getLogger(__name__)
 
@@ -77,16 +78,16 @@ def read_cohort(
     Raises:
         CohortError: listing every file that is missing or does not match, and, where files are at odds, also
             what a check of the remaining ones finds.
-        FileNotFoundError: where `dataset_dir` does not exist.
-        ValueError: for a fraction outside 0 to 1.
+        MissingFileError: where `dataset_dir` does not exist.
+        ConfigError: for a fraction outside 0 to 1.
     """
     if not 0 <= validation_fraction < 1:
-        raise ValueError(
+        raise ConfigError(
             f"validation_fraction is {validation_fraction}; 0 up to but not including 1 is allowed"
         )
     path = Path(dataset_dir).expanduser().resolve()
     if not path.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no cohort at {dataset_dir}; give a folder with images/ and labels/, or a datalist JSON"
         )
     issues: list[Issue] = []

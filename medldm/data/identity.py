@@ -15,6 +15,8 @@ import re
 import secrets
 from pathlib import Path
 
+from medldm.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 KEY_BYTES = 32
@@ -39,12 +41,12 @@ def load_key(key_file: str | Path | None = None, *, forbidden: tuple[Path, ...] 
         The file's bytes.
 
     Raises:
-        ValueError: for a key inside a forbidden folder or one that is too short.
+        ConfigError: for a key inside a forbidden folder or one that is too short.
     """
     path = Path(key_file).expanduser() if key_file is not None else default_key_file()
     for folder in forbidden:
         if path.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(
+            raise ConfigError(
                 "the identity key lies in the input or output folder, where it would be shared with the "
                 "data; choose "
                 "another key_file"
@@ -53,7 +55,7 @@ def load_key(key_file: str | Path | None = None, *, forbidden: tuple[Path, ...] 
         _make_key(path)
     key = path.read_bytes()
     if len(key) < 16:
-        raise ValueError(
+        raise ConfigError(
             f"the identity key has {len(key)} bytes; at least 16 are needed; restore or remove the file"
         )
     if os.name == "posix" and path.stat().st_mode & 0o077:
@@ -100,10 +102,10 @@ def check_identifier(identifier: str) -> str:
     """Refuse an identifier that cannot be a file name.
 
     Raises:
-        ValueError: without repeating it, because it may be a name.
+        ConfigError: without repeating it, because it may be a name.
     """
     if not _IDENTIFIER.fullmatch(identifier) or ".." in identifier:
-        raise ValueError(
+        raise ConfigError(
             f"a subject identifier of {len(identifier)} characters is no plain name; letters, digits, '.', "
             "'_' and '-' are "
             "allowed, up to 64, the first a letter or digit"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medldm.errors import ConfigError
 from medldm.transforms.errors import VoxelValueError
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -37,16 +38,16 @@ class LabelSchema:
     def __post_init__(self) -> None:
         structures = {_as_value(value): _as_name(name, value) for value, name in self.structures.items()}
         if not structures:
-            raise ValueError("a label schema needs at least one structure, such as {1: 'hippocampus'}")
+            raise ConfigError("a label schema needs at least one structure, such as {1: 'hippocampus'}")
         names = list(structures.values())
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(
+            raise ConfigError(
                 f"structure names {repeated} stand for more than one value; give each value its own"
             )
         colours = {_as_value(value): str(colour) for value, colour in self.colours.items()}
         for value, colour in colours.items():
             if value not in structures or not _COLOUR.fullmatch(colour):
-                raise ValueError(
+                raise ConfigError(
                     f"colour {colour!r} of value {value}: '#rrggbb' of a listed structure is needed"
                 )
         object.__setattr__(self, "structures", dict(sorted(structures.items())))
@@ -133,7 +134,7 @@ class LabelSchema:
                 structures[value] = entry
                 continue
             if unknown := sorted(set(entry) - {"name", "colour"}):
-                raise ValueError(
+                raise ConfigError(
                     f"structure {value} has unknown keys {unknown}; known are 'name' and 'colour'"
                 )
             structures[value] = entry.get("name", "")
@@ -151,16 +152,16 @@ def read_label_schema(path: str | Path) -> LabelSchema:
     """Read labels.json.
 
     Raises:
-        ValueError: where it is not JSON or not a schema; the message names the file.
+        ConfigError: where it is not JSON or not a schema; the message names the file.
     """
     path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise ValueError('an object such as {"1": "hippocampus"} is needed')
+            raise ConfigError('an object such as {"1": "hippocampus"} is needed')
         return LabelSchema.from_dict(content)
     except ValueError as error:
-        raise ValueError(f"{path.name} is no label schema: {error}") from error
+        raise ConfigError(f"{path.name} is no label schema: {error}") from error
 
 
 def unknown_values_reason(unknown: tuple[int, ...], schema: LabelSchema) -> str:
@@ -176,13 +177,13 @@ def _as_value(value: object) -> int:
     try:
         number = int(str(value))
     except ValueError:
-        raise ValueError(f"label value {value!r} is not an integer") from None
+        raise ConfigError(f"label value {value!r} is not an integer") from None
     if not 0 < number <= 2**24:
-        raise ValueError(f"label value {number} must lie in 1 to {2**24}; 0 is the background")
+        raise ConfigError(f"label value {number} must lie in 1 to {2**24}; 0 is the background")
     return number
 
 
 def _as_name(name: object, value: object) -> str:
     if not isinstance(name, str) or not name.strip():
-        raise ValueError(f"structure {value} has the name {name!r}; a text is needed")
+        raise ConfigError(f"structure {value} has the name {name!r}; a text is needed")
     return name.strip()

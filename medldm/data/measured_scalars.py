@@ -12,6 +12,7 @@ from medldm.data.cohort import Cohort
 from medldm.data.file_info import FileInfo, inspect_header
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.labels import LabelSchema
+from medldm.errors import ConfigError
 
 VOLUME_PREFIX = "volume_ml:"
 SPACING = "spacing_mm"
@@ -58,11 +59,11 @@ def outer_range(values: Iterable[float]) -> tuple[float, float]:
     The range goes into checkpoints: rounded, it does not repeat the values of the outermost subjects.
 
     Raises:
-        ValueError: if the values are all the same or there are none.
+        ConfigError: if the values are all the same or there are none.
     """
     found = sorted(values)
     if not found or found[0] == found[-1]:
-        raise ValueError(f"{len(found)} values of a scalar that does not vary: leave the column out")
+        raise ConfigError(f"{len(found)} values of a scalar that does not vary: leave the column out")
     step = 10.0 ** math.floor(math.log10(found[-1] - found[0])) / 10
     step *= next(factor for factor in (5, 2, 1) if factor * step <= (found[-1] - found[0]) / 10)
     low, high = math.floor(found[0] / step) * step, math.ceil(found[-1] / step) * step

@@ -25,6 +25,7 @@ from scipy import ndimage
 from medldm.data.labels import LabelSchema
 from medldm.data.listing import COHORT_FILE
 from medldm.demo.conditions import CONTRASTS, Contrast, describe_subject
+from medldm.errors import ConfigError, MissingPackageError
 from medldm.transforms.write_nifti import write_nifti
 
 Array = npt.NDArray[np.float32]
@@ -74,15 +75,15 @@ def make_demo_cohort(
         The folder, which `medldm.data.read_cohort` reads.
 
     Raises:
-        ValueError: for a number outside these limits.
+        ConfigError: for a number outside these limits.
         ImportError: without nilearn, which the extra `demo` installs.
     """
     if n_subjects < 1:
-        raise ValueError(f"n_subjects is {n_subjects}; a cohort needs at least 1")
+        raise ConfigError(f"n_subjects is {n_subjects}; a cohort needs at least 1")
     if not 2.0 <= spacing_mm <= 8.0:
-        raise ValueError(f"spacing_mm is {spacing_mm}; the template can show 2 to 8 mm")
+        raise ConfigError(f"spacing_mm is {spacing_mm}; the template can show 2 to 8 mm")
     if seed < 0:
-        raise ValueError(f"seed is {seed}; it must be 0 or more")
+        raise ConfigError(f"seed is {seed}; it must be 0 or more")
     output_dir = Path(output_dir)
     template = load_template(spacing_mm)
     entries = []
@@ -304,7 +305,7 @@ def _import_nilearn_datasets() -> ModuleType:
     try:
         from nilearn import datasets
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "the demonstration cohort needs nilearn; install it with pip install 'medldm[demo]'"
         ) from error
     return datasets

@@ -13,6 +13,7 @@ from monai.bundle import run as run_bundle
 import medldm
 from medldm.data.cohort import read_cohort
 from medldm.demo.cohort import make_demo_cohort
+from medldm.errors import OutputExistsError
 from medldm.evaluation.metrics.label_contrast import compare_label_contrast, format_table
 from medldm.evaluation.report.overview import draw_overview
 from medldm.transforms import LoadVolume
@@ -65,11 +66,11 @@ def run_demo(output_dir: str | Path, *, seed: int = 0) -> str:
         A table of how the synthetic volumes follow their label maps, and how long each part took.
 
     Raises:
-        FileExistsError: if the folder holds a demonstration already.
+        OutputExistsError: if the folder holds a demonstration already.
     """
     output_dir = Path(output_dir).resolve()
     if output_dir.exists() and any(output_dir.iterdir()):
-        raise FileExistsError(f"{output_dir} is not empty: remove it or choose another --output")
+        raise OutputExistsError(f"{output_dir} is not empty: remove it or choose another --output")
     clock = _Clock()
     dataset_dir = make_demo_cohort(output_dir / "cohort", n_subjects=N_SUBJECTS, seed=seed)
     clock.lap("cohort")

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from medldm.diffusion.paths import NoisePath
 from medldm.diffusion.solvers import Callback, Denoise, Pairs, Solver, SolverStep, invert_ddim
+from medldm.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +248,7 @@ def _count_from(callback: Callback | None, n_done: int, n_steps: int) -> Callbac
 
 def _check_strength(strength: float) -> None:
     if not 0 < strength <= 1:
-        raise ValueError(
+        raise ConfigError(
             f"strength is {strength}: a share in (0, 1] of the noise is needed; 1 keeps next to nothing of "
             "the original, a small number nearly all"
         )

@@ -25,6 +25,8 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
+from medldm.errors import ConfigError
+
 Number = TypeVar("Number", float, Tensor)
 PredictionType = Literal["epsilon", "sample", "v_prediction", "velocity"]
 LossWeighting = Literal["plain", "min_snr", "p2"]
@@ -134,7 +136,7 @@ def _prediction(prediction_type: str, alpha: Number, sigma: Number) -> tuple[Num
         "velocity": (-one, one),
     }
     if prediction_type not in a_b:
-        raise ValueError(f"prediction_type is {prediction_type!r}: choose from {list(PREDICTION_TYPES)}")
+        raise ConfigError(f"prediction_type is {prediction_type!r}: choose from {list(PREDICTION_TYPES)}")
     a, b = a_b[prediction_type]
     return a, b, alpha * b - sigma * a
 
@@ -155,11 +157,11 @@ def estimates(
     """Return the estimates (x_0, eps) that follow from the output y at x_t, Eq. (4), each (B, ...) like x_t.
 
     Raises:
-        ValueError: if the prediction type is unknown, or D = 0: epsilon at alpha = 0, sample at sigma = 0.
+        ConfigError: if the prediction type is unknown, or D = 0: epsilon at alpha = 0, sample at sigma = 0.
     """
     a, b, determinant = _prediction(prediction_type, alpha, sigma)
     if bool(torch.as_tensor(determinant == 0).any()):
-        raise ValueError(
+        raise ConfigError(
             f"{prediction_type!r} does not determine x_0 and the noise at alpha = {alpha}, sigma = {sigma}: "
             "on paths that end with alpha = 0 (zero terminal SNR, flow) use 'v_prediction' or 'velocity'"
         )
@@ -195,7 +197,7 @@ def loss_weight(
         k: of "p2".
 
     Raises:
-        ValueError: if a name is unknown.
+        ConfigError: if a name is unknown.
     """
     snr = (alpha / sigma) ** 2
     _, _, determinant = _prediction(prediction_type, alpha, sigma)
@@ -206,7 +208,7 @@ def loss_weight(
     elif weighting == "p2":
         weight = snr / (k + snr) ** (1.0 if gamma is None else gamma)
     else:
-        raise ValueError(f"weighting of the loss is {weighting!r}: choose from {list(LOSS_WEIGHTINGS)}")
+        raise ConfigError(f"weighting of the loss is {weighting!r}: choose from {list(LOSS_WEIGHTINGS)}")
     return weight * (sigma / determinant) ** 2
 
 

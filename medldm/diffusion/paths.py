@@ -21,6 +21,7 @@ from torch import Tensor
 from medldm.diffusion import kernel
 from medldm.diffusion.kernel import Number
 from medldm.diffusion.time_grids import make_time_pairs
+from medldm.errors import ConfigError
 
 TIME_DISTRIBUTIONS = ("logit_normal", "uniform")
 
@@ -122,13 +123,13 @@ class DDPMPath(NoisePath):
 
     def __post_init__(self) -> None:
         if self.schedule not in kernel.BETA_SCHEDULES:
-            raise ValueError(f"schedule is {self.schedule!r}: choose from {list(kernel.BETA_SCHEDULES)}")
+            raise ConfigError(f"schedule is {self.schedule!r}: choose from {list(kernel.BETA_SCHEDULES)}")
         if self.n_timesteps < 1 + self.zero_terminal_snr:
-            raise ValueError(
+            raise ConfigError(
                 f"n_timesteps is {self.n_timesteps}: at least 1, with zero_terminal_snr 2, is needed"
             )
         if not 0 < self.beta_start <= self.beta_end < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"beta_start is {self.beta_start} and beta_end {self.beta_end}: "
                 "variances with 0 < beta_start <= beta_end < 1 are needed"
             )
@@ -183,7 +184,7 @@ class DDPMPath(NoisePath):
     def settle(self, times: list[float]) -> list[float]:
         """Round to as many different integers, at least 1."""
         if len(times) > self.n_timesteps:
-            raise ValueError(f"num_steps is {len(times)}: this path has {self.n_timesteps} steps at most")
+            raise ConfigError(f"num_steps is {len(times)}: this path has {self.n_timesteps} steps at most")
         settled: list[float] = []
         ceiling = self.n_timesteps
         for left, time in zip(range(len(times), 0, -1), times, strict=True):
@@ -224,13 +225,13 @@ class FlowPath(NoisePath):
 
     def __post_init__(self) -> None:
         if self.time_distribution not in TIME_DISTRIBUTIONS:
-            raise ValueError(
+            raise ConfigError(
                 f"time_distribution is {self.time_distribution!r}: choose from {list(TIME_DISTRIBUTIONS)}"
             )
         if not (
             0 < self.logit_std < math.inf and 0 < self.shift < math.inf and math.isfinite(self.logit_mean)
         ):
-            raise ValueError(
+            raise ConfigError(
                 f"logit_mean is {self.logit_mean}, logit_std {self.logit_std} and shift {self.shift}: "
                 "finite numbers are needed, the last two above 0"
             )
@@ -286,7 +287,7 @@ def make_path(description: Mapping[str, Any]) -> NoisePath:
     """Build a path from {"kind": "ddpm" or "flow", ...arguments}, as `NoisePath.to_dict` returns it.
 
     Raises:
-        ValueError: if the kind or an argument is unknown or outside its range.
+        ConfigError: if the kind or an argument is unknown or outside its range.
 
     Example:
         >>> make_path({"kind": "flow", "shift": 3.0}).to_dict()["shift"]
@@ -295,11 +296,11 @@ def make_path(description: Mapping[str, Any]) -> NoisePath:
     arguments = dict(description)
     kind = arguments.pop("kind", None)
     if kind not in PATHS:
-        raise ValueError(f"kind of the noise path is {kind!r}: choose from {list(PATHS)}")
+        raise ConfigError(f"kind of the noise path is {kind!r}: choose from {list(PATHS)}")
     known = [field.name for field in fields(PATHS[kind])]
     for name in arguments:
         if name not in known:
             nearest = get_close_matches(name, known, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise ValueError(f"a {kind} path has no argument {name!r}, only {known}{hint}")
+            raise ConfigError(f"a {kind} path has no argument {name!r}, only {known}{hint}")
     return PATHS[kind](**arguments)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from medldm.diffusion.kernel import posterior
 from medldm.diffusion.paths import NoisePath
+from medldm.errors import ConfigError
 
 Denoise = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 Pairs = Sequence[tuple[float, float]]
@@ -270,9 +271,9 @@ def _check(pairs: Pairs, eta: float, solver: str) -> None:
                 f"one step ends at time {end} and the next begins at {start}: they must be the same"
             )
     if solver != "ddim" and eta != 0:
-        raise ValueError(f"eta is {eta}, but {solver!r} has no eta: set it to 0, or take the solver 'ddim'")
+        raise ConfigError(f"eta is {eta}, but {solver!r} has no eta: set it to 0, or take the solver 'ddim'")
     if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}: a share of fresh noise in [0, 1] is needed")
+        raise ConfigError(f"eta is {eta}: a share of fresh noise in [0, 1] is needed")
 
 
 def _tell(callback: Callback | None, index: int, pairs: Pairs, x: Tensor, x_0: Tensor) -> None:

@@ -17,6 +17,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from medldm.errors import ConfigError
+
 if TYPE_CHECKING:
     from medldm.diffusion.paths import NoisePath
 
@@ -69,11 +71,11 @@ def make_time_pairs(path: NoisePath, num_steps: int, *, grid: str = "trailing") 
         N pairs with t > s, from the path's final time to 0.
 
     Raises:
-        ValueError: if the grid is unknown or the number of steps impossible.
+        ConfigError: if the grid is unknown or the number of steps impossible.
     """
     if grid not in GRIDS:
-        raise ValueError(f"grid is {grid!r}: choose from {list(GRIDS)}")
+        raise ConfigError(f"grid is {grid!r}: choose from {list(GRIDS)}")
     if num_steps < 1:
-        raise ValueError(f"num_steps is {num_steps}: at least 1 is needed")
+        raise ConfigError(f"num_steps is {num_steps}: at least 1 is needed")
     times = path.settle([path.final_time, *GRIDS[grid](path, num_steps)[1:]])
     return list(zip(times, [*times[1:], path.final_time * 0], strict=True))

@@ -19,11 +19,12 @@ from medldm.editing.editor import EditConfig, Redrawn, redraw
 from medldm.editing.regions import compose, feather_weights, widen
 from medldm.editing.request import EditRequest
 from medldm.editing.stored_images import read_stored_image, require_same_grid
+from medldm.errors import ConfigError, OutputExistsError
 from medldm.files import write_atomically
 from medldm.generation.files import LabelGrid
 from medldm.generation.requests import RequestPreparer
 from medldm.label_maps.changes import change_labels, count_changes
-from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
+from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions, hash_weights
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.transforms import LoadVolume, ResampleToSpacing, write_nifti
@@ -69,7 +70,9 @@ class Editor:
         self.config.check_sampling(self.sampling)
         self.output_dir = Path(output_dir)
         if preparer.schema is None or "label_map" not in preparer.config.conditioning_type:
-            raise ValueError("the model was trained without label maps: editing needs one that knows them")
+            raise CheckpointError(
+                "the model was trained without label maps: editing needs one that knows them"
+            )
         self.space, self.schema = preparer.space, preparer.schema
         self.change = request.change(self.schema)
         self._refuse_existing(read_switch(overwrite, name="overwrite"))
@@ -90,7 +93,7 @@ class Editor:
         self.after = self._new_labels(preparer)
         changed = self.before != self.after
         if not changed.any():
-            raise ValueError("the new label map is the same as the present one: there is nothing to edit")
+            raise ConfigError("the new label map is the same as the present one: there is nothing to edit")
         self.region = widen(changed, margin_mm=self.config.margin_mm, spacing_mm=self.spacing_mm)
         self.conditions_before = prepared.conditions
         self.conditions = self._with_labels(prepared.conditions)
@@ -159,7 +162,7 @@ class Editor:
 
     def _refuse_existing(self, overwrite: bool) -> None:
         if self._file("images", ".nii.gz").exists() and not overwrite:
-            raise FileExistsError(
+            raise OutputExistsError(
                 f"an image {self.request.name!r} exists in {self.output_dir}: choose another name or "
                 "output_dir, or set overwrite to true"
             )

@@ -84,7 +84,7 @@ def structure_value(schema: LabelSchema, structure: str | int, *, or_background:
     """Return the value of a structure given by name or value.
 
     Raises:
-        ValueError: if the schema has none such.
+        ConfigError: if the schema has none such.
     """
     known = {name: value for value, name in schema.structures.items()}
     if or_background:
@@ -93,5 +93,5 @@ def structure_value(schema: LabelSchema, structure: str | int, *, or_background:
     found = known.get(str(structure), values.get(str(structure)))
     if found is None:
         listed = [f"{name} ({value})" for name, value in known.items()]
-        raise ValueError(unknown_name_message(str(structure), listed, kind="structure"))
+        raise ConfigError(unknown_name_message(str(structure), listed, kind="structure"))
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.data.cohort import Cohort
+from medldm.errors import MedldmError
 from medldm.evaluation.cases.sets import CaseSet
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.metrics.bootstrap import Estimate
@@ -83,37 +84,34 @@ def evaluate(
     return report
 
 
-def evaluate_or_exit(
-    real_train: str | Path | Cohort,
-    real_test: str | Path | Cohort,
-    synthetic: str | Path | Cohort,
-    output_dir: str | Path,
-    *,
-    config: EvaluationConfig | None = None,
-    resources: EvaluationResources | None = None,
-    fail_on_copies: bool = False,
-) -> None:
-    """Evaluate as the last step of a workflow: an error or a finding ends the process with an exit code.
+class ReportError(MedldmError):
+    """Report that the figures have gaps, or that copies were found and are a failure.
 
     Args:
-        real_train: as in `evaluate`, like the following.
-        real_test: of subjects that the model never saw.
-        synthetic: cohort that the model made.
-        output_dir: receives report.json and report.html.
-        config: settings.
-        resources: the model, and whatever else is used beside the cohorts.
-        fail_on_copies: end with `EXIT_COPIES` where a search found more, or nearer, copies than chance
-            explains.
+        message: what, and where to look.
+        exit_code: `EXIT_NOT_COMPUTED` or `EXIT_COPIES`.
+    """
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def require_clean(report: Mapping[str, Any], *, fail_on_copies: bool = False) -> None:
+    """Refuse a report that has gaps or, where that is a failure, copies.
+
+    Args:
+        report: of `evaluate`.
+        fail_on_copies: as in `exit_code`.
 
     Raises:
-        SystemExit: with the code of `exit_code` where that is not 0; with a message for an error.
+        ReportError: with the code of `exit_code`.
     """
-    try:
-        report = evaluate(real_train, real_test, synthetic, output_dir, config, resources=resources)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise SystemExit(f"error: {error}") from error
-    if code := exit_code(report, fail_on_copies=fail_on_copies):
-        raise SystemExit(code)
+    code = exit_code(report, fail_on_copies=fail_on_copies)
+    if code == EXIT_COPIES:
+        raise ReportError("copies of real volumes were found; report.html says which", exit_code=code)
+    if code:
+        raise ReportError("some figures could not be computed; report.html says why", exit_code=code)
 
 
 def exit_code(report: Mapping[str, Any], *, fail_on_copies: bool = False) -> int:

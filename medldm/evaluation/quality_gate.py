@@ -35,6 +35,7 @@ from medldm.evaluation.segmenter import (
     train_segmenter,
 )
 from medldm.generation.rejection import QualityGate
+from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import VolumeSpace
 
@@ -144,7 +145,7 @@ class LabelCheck:
         scores = np.array([self._dice(segmenter.segment(image), labels) for image, labels in real])
         of_blind = np.array([self._dice(fit_shape(blind, labels.shape), labels) for _, labels in real])
         if np.nanmean(scores) <= np.nanmean(of_blind):
-            raise ValueError(
+            raise ConfigError(
                 f"the gate's segmenter reaches a Dice of {np.nanmean(scores):.2f} on validation cases, an "
                 f"answer that looks at no image {np.nanmean(of_blind):.2f}: give it more steps"
             )
@@ -183,14 +184,16 @@ def make_quality_gate(
 
     Raises:
         CohortError: naming each file that cannot be used.
-        ValueError: where the cohort is too small for a limit, or the segmenter learned too little.
+        CheckpointError: where the cohort is too small for a limit, or the segmenter learned too little.
     """
     if config.max_redraws is None:
         return None
     space, structures = model.space, model.conditioning_config.structures
     schema = LabelSchema(structures=structures) if structures else None
     if space is None:
-        raise ValueError("the model has no space (spacing, size, intensity): train it through the bundle")
+        raise CheckpointError(
+            "the model has no space (spacing, size, intensity): train it through the bundle"
+        )
     has_labels = config.labels and schema is not None
     cohort = read_cohort(
         dataset_dir,

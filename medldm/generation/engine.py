@@ -32,7 +32,7 @@ from medldm.generation.requests import (
     RequestPreparer,
     list_label_maps,
 )
-from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
+from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions, hash_weights
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
@@ -289,11 +289,11 @@ def make_preparer(
     """Build what turns requests into tensors; the arguments are those of `generate`.
 
     Raises:
-        ValueError: if the model makes label maps, not images.
+        CheckpointError: if the model makes label maps, not images.
     """
     n_channels = model.autoencoder.config.in_channels
     if n_channels != 1:
-        raise ValueError(
+        raise CheckpointError(
             f"the model has {n_channels} channels, it makes label maps: use the bundle labelmap_ldm"
         )
     table: LabelTable | None = None if label_table is None else read_label_table(label_table)

@@ -21,6 +21,7 @@ from torch import Tensor
 from medldm.configs import read_switch
 from medldm.data.labels import LabelSchema
 from medldm.data.preparation.labels import LabelTable
+from medldm.errors import OutputExistsError
 from medldm.files import write_atomically
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.transforms import (
@@ -154,7 +155,7 @@ class SyntheticWriter:
         """Refuse to replace volumes unless `overwrite` is set."""
         existing = [self._name(index) for index in indices if self.file_of(index).exists()]
         if existing and not self.overwrite:
-            raise FileExistsError(
+            raise OutputExistsError(
                 f"{len(existing)} volumes, such as {existing[0]}, exist in {self.output_dir}: "
                 "choose another output_dir or first_index, or set overwrite to true"
             )

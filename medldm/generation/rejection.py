@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from medldm.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ class QualityGate:
 
     def __post_init__(self) -> None:
         if self.max_redraws < 0:
-            raise ValueError(f"max_redraws is {self.max_redraws}: 0 or more is needed")
+            raise ConfigError(f"max_redraws is {self.max_redraws}: 0 or more is needed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,10 @@ from medldm.conditioning.config import SPATIAL_TYPES
 from medldm.conditioning.values import EncodesText, condition_value
 from medldm.data.labels import LabelSchema
 from medldm.data.preparation.labels import LabelTable
+from medldm.errors import ConfigError, MissingFileError
 from medldm.generation.files import FileGrid, LabelGrid
 from medldm.generation.rejection import Drawn
+from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.transforms import IntensityMapping, LoadVolume
 from medldm.transforms.readers import volume_suffix
@@ -52,7 +54,7 @@ class GenerationDataset(Dataset[dict[str, Any]]):
         self.num_samples = num_samples or max(len(self.labels), len(self.conditions))
         self.first_index = first_index
         if self.num_samples < 1:
-            raise ValueError(
+            raise ConfigError(
                 "nothing to generate: give num_samples, conditions, or a label_dir with label maps"
             )
 
@@ -75,20 +77,20 @@ def read_conditions(source: Values | Sequence[Values] | str | Path | None) -> li
     """Return the conditions as a list with one entry for each volume in turn.
 
     Raises:
-        ValueError: if it is no mapping, no list of them, and no JSON file of either.
+        ConfigError: if it is no mapping, no list of them, and no JSON file of either.
     """
     if isinstance(source, str | Path):
         try:
             content: Any = json.loads(Path(source).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"conditions: {Path(str(source)).name} is no JSON file ({error})") from error
+            raise ConfigError(f"conditions: {Path(str(source)).name} is no JSON file ({error})") from error
     else:
         content = source
     if content is None:
         return []
     entries = [content] if isinstance(content, Mapping) else list(content)
     if not all(isinstance(entry, Mapping) for entry in entries):
-        raise ValueError("conditions must be a mapping of names to values, or a list of such mappings")
+        raise ConfigError("conditions must be a mapping of names to values, or a list of such mappings")
     return [{name: value for name, value in entry.items() if value is not None} for entry in entries]
 
 
@@ -96,12 +98,12 @@ def list_label_maps(label_dir: str | Path) -> list[str]:
     """Return the label maps of a folder, sorted by name.
 
     Raises:
-        FileNotFoundError: if there is no such folder, or no volume in it.
+        MissingFileError: if there is no such folder, or no volume in it.
     """
     folder = Path(label_dir)
     files = sorted(file for file in folder.iterdir() if volume_suffix(file)) if folder.is_dir() else []
     if not files:
-        raise FileNotFoundError(f"no label maps in {label_dir}: give a folder of NIfTI files as label_dir")
+        raise MissingFileError(f"no label maps in {label_dir}: give a folder of NIfTI files as label_dir")
     return [str(file) for file in files]
 
 
@@ -145,7 +147,9 @@ class RequestPreparer:
         label_table: LabelTable | None = None,
     ) -> None:
         if model.space is None:
-            raise ValueError("the model has no space (spacing, size, intensity): train it through the bundle")
+            raise CheckpointError(
+                "the model has no space (spacing, size, intensity): train it through the bundle"
+            )
         self.config = model.conditioning_config
         self.encoder = model.denoiser.conditioning
         self.space = model.space
@@ -160,11 +164,11 @@ class RequestPreparer:
         """Refuse what the model does not know, before anything is drawn; each label map is read once.
 
         Raises:
-            ValueError: if a condition, a value or a structure is none the model knows.
+            ConfigError: if a condition, a value or a structure is none the model knows.
         """
         strangers = sorted(set(request["conditions"]) - set(self.config.names) - {"label_map"})
         if strangers or "label_map" in request["conditions"]:
-            raise ValueError(
+            raise ConfigError(
                 f"conditions name {strangers or ['label_map']}: this model knows {list(self.config.names)}; "
                 "label maps are given by label_dir"
             )
@@ -221,7 +225,9 @@ class RequestPreparer:
             if volume.shape != grid.volume.shape or not torch.allclose(
                 torch.as_tensor(volume.affine), torch.as_tensor(grid.volume.affine), atol=1e-3
             ):
-                raise ValueError("the condition image does not lie on the grid of its label map: resample it")
+                raise ConfigError(
+                    "the condition image does not lie on the grid of its label map: resample it"
+                )
         intensity = IntensityMapping.from_dict(self.config.image_intensity or {})
         limits = intensity.case_limits(volume.as_tensor())
         on_grid = grid.to_network_grid(volume)

@@ -75,7 +75,7 @@ def change_labels(labels: np.ndarray, change: LabelChange, *, spacing_mm: Sequen
         (X, Y, Z) of the same type; a wider one if the structure's value needs it.
 
     Raises:
-        ValueError: if the structure is not there (unless it is added), or the centre is outside of the map.
+        ConfigError: if the structure is not there (unless it is added), or the centre is outside of the map.
 
     Example:
         >>> labels = np.zeros((9, 9, 9), np.uint8)
@@ -92,7 +92,7 @@ def change_labels(labels: np.ndarray, change: LabelChange, *, spacing_mm: Sequen
     if change.operation == "add":
         taken = _ball(labels.shape, change, spacing_mm=spacing_mm)
     elif not mask.any():
-        raise ValueError(
+        raise ConfigError(
             f"no voxel of the label map has the value {change.structure}: it has "
             f"{[int(value) for value in np.unique(labels) if value]}; {change.operation!r} needs it"
         )
@@ -116,7 +116,7 @@ def count_changes(before: np.ndarray, after: np.ndarray) -> dict[int, int]:
 def _ball(shape: tuple[int, ...], change: LabelChange, *, spacing_mm: Sequence[float]) -> np.ndarray:
     centre = change.centre or ()
     if len(centre) != 3 or not all(0 <= c <= n - 1 for c, n in zip(centre, shape, strict=True)):
-        raise ValueError(
+        raise ConfigError(
             f"centre is {centre}: a voxel (i, j, k) of the map is needed, 0 to {[n - 1 for n in shape]}"
         )
     offsets = [(np.arange(n) - c) * mm for n, c, mm in zip(shape, centre, spacing_mm, strict=True)]
@@ -128,7 +128,7 @@ def _set_free(
     labels: np.ndarray, mask: np.ndarray, change: LabelChange, *, spacing_mm: Sequence[float]
 ) -> np.ndarray:
     if mask.all():
-        raise ValueError(f"the value {change.structure} fills the whole map: nothing tells where it ends")
+        raise ConfigError(f"the value {change.structure} fills the whole map: nothing tells where it ends")
     depth, nearest = ndimage.distance_transform_edt(mask, sampling=spacing_mm, return_indices=True)
     freed = mask if change.operation == "remove" else mask & (depth <= change.amount_mm)
     fill = labels[tuple(nearest)] if change.fill is None else change.fill

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.data.cohort import read_cohort
+from medldm.errors import ConfigError
 from medldm.generation.requests import list_label_maps
 from medldm.label_maps.generation import make_paired_label_maps
 from medldm.latent_diffusion.model import LatentDiffusionModel
@@ -41,15 +42,15 @@ def choose_label_maps(
         Files, or None for a model without that condition.
 
     Raises:
-        ValueError: if `labels` is none of the choices, or both it and a folder are given.
+        ConfigError: if `labels` is none of the choices, or both it and a folder are given.
     """
     if labels not in (None, SYNTHETIC):
-        raise ValueError(f"labels is {labels!r}: choose {SYNTHETIC!r}, or give a folder as label_dir")
+        raise ConfigError(f"labels is {labels!r}: choose {SYNTHETIC!r}, or give a folder as label_dir")
     if "label_map" not in model.conditioning_config.conditioning_type:
         return None
     if labels == SYNTHETIC:
         if label_dir is not None:
-            raise ValueError("labels is 'synthetic', and label_dir is given: give one of them")
+            raise ConfigError("labels is 'synthetic', and label_dir is given: give one of them")
         return draw_for_images(model, **(drawing or {}))
     if label_dir is not None:
         return list_label_maps(label_dir)
@@ -86,11 +87,11 @@ def draw_for_images(
         Files in the order in which `GenerationDataset` takes them.
 
     Raises:
-        ValueError: if no checkpoint is given, or no number of samples.
+        ConfigError: if no checkpoint is given, or no number of samples.
         CheckpointError: if the checkpoint is not of a model of label maps with these structures.
     """
     if checkpoint is None or not num_samples:
-        raise ValueError("labels 'synthetic' needs labelmap_checkpoint and num_samples: give both")
+        raise ConfigError("labels 'synthetic' needs labelmap_checkpoint and num_samples: give both")
     return make_paired_label_maps(
         checkpoint,
         Path(output_dir) / DRAWN_FOLDER,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medldm.data.labels import LabelSchema
-from medldm.errors import ConfigError
+from medldm.errors import ConfigError, OutputExistsError
 from medldm.files import write_atomically
 from medldm.generation.engine import GenerationEvaluator, LatentDiffusionInferer
 from medldm.generation.files import SyntheticWriter
@@ -89,11 +89,11 @@ class LabelMapWriter(SyntheticWriter):
         """Refuse to replace maps unless `overwrite` is set.
 
         Raises:
-            FileExistsError: naming the first of them.
+            OutputExistsError: naming the first of them.
         """
         existing = [self.file_of(index) for index in indices if self.file_of(index).exists()]
         if existing and not self.overwrite:
-            raise FileExistsError(
+            raise OutputExistsError(
                 f"{len(existing)} label maps, such as {existing[0].name}, exist in {existing[0].parent}: "
                 "choose another output_dir or first_index, or set overwrite to true"
             )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions, EncodedConditions
+from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
@@ -41,10 +42,12 @@ def build_autoencoder(
         vqvae_options: those of the VQ-VAE alone.
 
     Raises:
-        ValueError: if the type or an option is unknown.
+        ConfigError: if the type or an option is unknown.
     """
     if autoencoder_type not in AUTOENCODER_CONFIGS:
-        raise ValueError(f"autoencoder_type is {autoencoder_type!r}: choose from {list(AUTOENCODER_CONFIGS)}")
+        raise ConfigError(
+            f"autoencoder_type is {autoencoder_type!r}: choose from {list(AUTOENCODER_CONFIGS)}"
+        )
     own = {"vae": vae_options, "vqvae": vqvae_options}[autoencoder_type]
     config_class = AUTOENCODER_CONFIGS[autoencoder_type]
     return make_autoencoder(config_class.from_dict({**options, **(own or {})}))
@@ -169,7 +172,7 @@ class LatentDiffusionModel(nn.Module):
         Standardised latents have mean 0, sd 1.
         """
         if not bool((std > 0).all()) or not bool(torch.isfinite(mean).all()):
-            raise ValueError(
+            raise ConfigError(
                 f"latent statistics have mean {mean.tolist()} and sd {std.tolist()}: a channel "
                 "that never varies "
                 "means that the autoencoder has collapsed; train it longer or with less regularisation"

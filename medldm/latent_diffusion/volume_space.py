@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medldm.errors import ConfigError
 from medldm.transforms import IntensityMapping
 
 
@@ -32,9 +33,9 @@ class VolumeSpace:
         object.__setattr__(self, "spacing_mm", tuple(float(edge) for edge in self.spacing_mm))
         object.__setattr__(self, "size", tuple(int(n) for n in self.size))
         if len(self.spacing_mm) != 3 or not all(edge > 0 for edge in self.spacing_mm):
-            raise ValueError(f"spacing_mm is {self.spacing_mm}: three positive lengths in mm are needed")
+            raise ConfigError(f"spacing_mm is {self.spacing_mm}: three positive lengths in mm are needed")
         if len(self.size) != 3 or not all(n > 0 for n in self.size):
-            raise ValueError(f"size is {self.size}: three positive numbers of voxels are needed")
+            raise ConfigError(f"size is {self.size}: three positive numbers of voxels are needed")
 
     @property
     def field_of_view_mm(self) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from medldm.configs import Config
+from medldm.errors import ConfigError
 from medldm.networks.blocks import conv
 from medldm.networks.config_checks import check_choice, check_positive
 
@@ -117,10 +118,10 @@ class PatchDiscriminator(nn.Module):
             The feature maps of all layers, fine to coarse; the last one holds the logits of the patches.
 
         Raises:
-            ValueError: if an axis is too short for the number of layers.
+            ConfigError: if an axis is too short for the number of layers.
         """
         if min(volume.shape[2:]) < self.min_size:
-            raise ValueError(
+            raise ConfigError(
                 f"PatchDiscriminator: the volume is {tuple(volume.shape[2:])} voxels, at least "
                 f"{self.min_size} per axis are needed for n_layers = {self.config.n_layers}: "
                 "take fewer layers or larger volumes"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medldm.errors import ConfigError
 from medldm.networks.attention import Context, ResidualLayer, SpatialSelfAttention, SpatialTransformer
 from medldm.networks.blocks import (
     Direction,
@@ -220,7 +221,7 @@ class UNet(LatentUNet):
             config = UNetConfig.coerce(config)
         config = config.copy(**options)
         if config.cross_attention:
-            raise ValueError("UNet: cross_attention is True: the pixel-space UNet has none; use LatentUNet")
+            raise ConfigError("UNet: cross_attention is True: the pixel-space UNet has none; use LatentUNet")
         super().__init__(config)
 
 

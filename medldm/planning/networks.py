@@ -11,6 +11,7 @@ import yaml
 
 from medldm.conditioning import ConditioningConfig
 from medldm.configs import unknown_name_message
+from medldm.errors import ConfigError
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.model import AUTOENCODER_CONFIGS
 from medldm.networks import LatentUNetConfig, VAEConfig, VQVAEConfig
@@ -50,9 +51,9 @@ class StageKnobs:
         for name in ("batch_size", "accumulation_steps", "epochs"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}: a whole number of at least 1 is needed")
+                raise ConfigError(f"{name} is {value!r}: a whole number of at least 1 is needed")
         if self.precision not in DTYPES:
-            raise ValueError(f"precision is {self.precision!r}: choose from {list(DTYPES)}")
+            raise ConfigError(f"precision is {self.precision!r}: choose from {list(DTYPES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class PlannedNetworks:
 
     def __post_init__(self) -> None:
         if len(self.size) != 3 or min(self.size) < 1:
-            raise ValueError(f"size is {self.size}: three positive numbers of voxels are needed")
+            raise ConfigError(f"size is {self.size}: three positive numbers of voxels are needed")
 
     def with_first(self, **knobs: Any) -> PlannedNetworks:
         """Change knobs of the first stage."""
@@ -161,10 +162,10 @@ def _read_knobs(bundle: str | Path, stage: str, given: Mapping[str, Any] | None)
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     missing = [name for name in STAGES[stage] if name not in content]
     if missing:
-        raise ValueError(f"{path} has no {missing}: a plan needs a bundle made like mri_label_ldm")
+        raise ConfigError(f"{path} has no {missing}: a plan needs a bundle made like mri_label_ldm")
     for name in given or {}:
         if name not in STAGES[stage]:
-            raise ValueError(unknown_name_message(name, list(STAGES[stage]), kind=f"knob of the {stage}"))
+            raise ConfigError(unknown_name_message(name, list(STAGES[stage]), kind=f"knob of the {stage}"))
     return {name: content[name] for name in STAGES[stage]} | dict(given or {})
 
 
@@ -183,7 +184,7 @@ def _stage_knobs(knobs: Mapping[str, Any]) -> StageKnobs:
 def _autoencoder_config(knobs: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:
     kind = knobs["autoencoder_type"]
     if kind not in AUTOENCODER_CONFIGS:
-        raise ValueError(f"autoencoder_type is {kind!r}: choose from {list(AUTOENCODER_CONFIGS)}")
+        raise ConfigError(f"autoencoder_type is {kind!r}: choose from {list(AUTOENCODER_CONFIGS)}")
     return AUTOENCODER_CONFIGS[kind](
         down_channels=knobs["channels"],
         latent_channels=knobs["latent_channels"],

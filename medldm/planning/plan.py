@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from medldm.errors import ConfigError
 from medldm.networks.streaming.memory_limit import choose_plan, estimate_decode_bytes
 from medldm.planning import workloads
 from medldm.planning.dry_run import DryRun
@@ -41,11 +42,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not self.memory_gb > 0:
-            raise ValueError(f"memory_gb is {self.memory_gb}: give a positive number of 10^9 bytes")
+            raise ConfigError(f"memory_gb is {self.memory_gb}: give a positive number of 10^9 bytes")
         if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device is {self.device!r}: choose from ['cpu', 'cuda']")
+            raise ConfigError(f"device is {self.device!r}: choose from ['cpu', 'cuda']")
         if self.n_devices < 1:
-            raise ValueError(f"n_devices is {self.n_devices}: at least 1 is needed")
+            raise ConfigError(f"n_devices is {self.n_devices}: at least 1 is needed")
 
     @property
     def usable_bytes(self) -> float:

@@ -22,11 +22,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medldm.runtime.devices import choose_device
+from medldm.errors import MedldmError
+from medldm.runtime.devices import DeviceError, choose_device
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+
+
+class DistributedError(MedldmError, RuntimeError):
+    """Report processes that cannot work together, or one that another one lost."""
 
 
 def init_distributed(*, device: str = "auto", timeout_minutes: float = 30.0) -> None:
@@ -40,7 +45,7 @@ def init_distributed(*, device: str = "auto", timeout_minutes: float = 30.0) -> 
         timeout_minutes: that a process waits for another before the run ends.
 
     Raises:
-        ValueError: if there are fewer GPUs than processes, or the device is one GPU for all.
+        DeviceError: if there are fewer GPUs than processes, or the device is one GPU for all.
     """
     if not is_launched() or is_distributed():
         return
@@ -75,10 +80,10 @@ def require_distributed() -> None:
     """Refuse to run beside other processes without talking to them.
 
     Raises:
-        RuntimeError: if torchrun started several processes that were not joined.
+        DistributedError: if torchrun started several processes that were not joined.
     """
     if is_launched() and int(os.environ["WORLD_SIZE"]) > 1 and not is_distributed():
-        raise RuntimeError(
+        raise DistributedError(
             f"torchrun started {os.environ['WORLD_SIZE']} processes, each of which would do the whole work: "
             "add multi_gpu.yaml, as in --config_file \"['train_diffusion.yaml','multi_gpu.yaml']\""
         )
@@ -297,9 +302,9 @@ class _Sum(torch.autograd.Function):
 def _take_gpu(device: str) -> None:
     own, n_here = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if torch.device("cuda" if device == "auto" else device).index is not None:
-        raise ValueError(f"device is {device!r}, one GPU for all processes: use 'auto', or 'cuda'")
+        raise DeviceError(f"device is {device!r}, one GPU for all processes: use 'auto', or 'cuda'")
     if own >= n_here:
-        raise ValueError(
+        raise DeviceError(
             f"process {own} of this machine has no GPU, there are {n_here}: start as many processes as GPUs "
             "(torchrun --nproc_per_node), or use device: cpu"
         )

@@ -25,6 +25,7 @@ from medldm.diffusion import (
     sample_from,
 )
 from medldm.diffusion.guidance import Passes
+from medldm.errors import ConfigError
 from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, load_weights
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
@@ -267,7 +268,7 @@ def _with_context(conditions: Conditions | None, context: Tensor | None) -> Cond
     if context is None:
         return conditions
     if conditions is not None and "text" in conditions.values:
-        raise ValueError("context and conditions both give 'text': give one of them")
+        raise ConfigError("context and conditions both give 'text': give one of them")
     values = {} if conditions is None else dict(conditions.values)
     absent = {} if conditions is None else conditions.absent
     return Conditions({**values, "text": context}, absent)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
+from medldm.errors import ConfigError
+
 
 class DrawnCase(int):
     """The number of a case, which also carries the seed of its random transforms in this epoch.
@@ -40,7 +42,7 @@ class EpochSampler(Sampler[int]):
 
     def __init__(self, n_cases: int, *, seed: int, shuffle: bool = True) -> None:
         if n_cases < 1:
-            raise ValueError(f"there are {n_cases} cases to draw from: at least 1 is needed")
+            raise ConfigError(f"there are {n_cases} cases to draw from: at least 1 is needed")
         self.n_cases = n_cases
         self.seed = seed
         self.shuffle = shuffle

@@ -9,6 +9,7 @@ from medldm.conditioning import CONDITION_TYPES, ConditioningConfig
 from medldm.conditioning.config import read_names
 from medldm.data.cohort import Cohort
 from medldm.data.measured_scalars import outer_range
+from medldm.errors import ConfigError
 from medldm.transforms import measure_intensity_mapping
 
 
@@ -55,7 +56,7 @@ def conditioning_of(
 
 def _structures(cohort: Cohort) -> dict[int, str]:
     if cohort.schema is None:
-        raise ValueError(
+        raise ConfigError(
             "conditions name 'label_map', but the cohort has no label maps: add labels/ or leave it out"
         )
     return dict(cohort.schema.structures)
@@ -94,14 +95,14 @@ def _scalars(cohort: Cohort, columns: Sequence[str] | None) -> dict[str, tuple[f
         try:
             ranges[name] = outer_range(values)
         except ValueError as error:
-            raise ValueError(f"scalar {name!r}: {error}") from None
+            raise ConfigError(f"scalar {name!r}: {error}") from None
     return ranges
 
 
 def _text(cohort: Cohort, text_encoder: Any) -> dict[str, Any]:
     _require([case for case in cohort.cases if case.get("text")], "text", known=[])
     if text_encoder is None:
-        raise ValueError("conditions name 'text': a text encoder is needed")
+        raise ConfigError("conditions name 'text': a text encoder is needed")
     return {
         "text_embed_dim": text_encoder.embed_dim,
         "text_tokens": text_encoder.max_tokens,
@@ -119,7 +120,7 @@ def _image_intensity(cohort: Cohort, kind: str) -> dict[str, Any]:
 def _require(found: Any, name: str, *, known: Sequence[str]) -> None:
     if not found:
         hint = f"; it has {list(known)}" if known else ""
-        raise ValueError(
+        raise ConfigError(
             f"conditions name {name!r}, but no case of the cohort has it{hint}: add it to the cohort's list, "
             f"or leave it out of conditions (any of {list(CONDITION_TYPES)})"
         )

@@ -22,6 +22,7 @@ from ignite.handlers import ProgressBar
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from medldm.errors import ConfigError
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.runtime.distributed import is_main_process
 from medldm.training.sharding import gather_state
@@ -206,7 +207,7 @@ class CheckpointWriter:
         last_interval: int = 1,
     ) -> None:
         if not _STEM.fullmatch(name):
-            raise ValueError(f"name is {name!r}: letters, digits, '_', '-' and '.' make the stem of a file")
+            raise ConfigError(f"name is {name!r}: letters, digits, '_', '-' and '.' make the stem of a file")
         self.directory = Path(directory)
         self.name = name
         self.describe = describe

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
+from medldm.errors import ConfigError, MissingFileError
 from medldm.files import write_atomically
 from medldm.latent_diffusion.checkpoints import hash_weights
 from medldm.latent_diffusion.model import LatentDiffusionModel
@@ -48,7 +49,7 @@ class LatentDataset(Dataset[Any]):
 
     def __init__(self, entries: Sequence[dict[str, Tensor] | Path | BadCase]) -> None:
         if not entries:
-            raise ValueError("there are no cases to encode: the cohort's list is empty")
+            raise ConfigError("there are no cases to encode: the cohort's list is empty")
         self.entries = entries
 
     def __len__(self) -> int:
@@ -169,7 +170,7 @@ def _await_others(paths: Sequence[Path], folder: Path | None) -> None:
     """Return when all processes have encoded their parts."""
     barrier()
     if unseen := [path for path in paths if not path.is_file()]:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{len(unseen)} of {len(paths)} cached latents, such as {unseen[0].name}, are not in {folder} as "
             f"this one of {world_size()} processes sees it: output_dir must lie on a file system that all "
             "share"

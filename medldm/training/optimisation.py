@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from medldm.errors import ConfigError
 from medldm.runtime.distributed import all_reduce_any
 from medldm.training.sharding import shard_optimiser_state, whole
 
@@ -25,10 +26,10 @@ def make_schedule(
     """Return a schedule in optimiser steps: linear warm-up, then constant or a cosine down to 1 % at the end.
 
     Raises:
-        ValueError: if the kind is unknown.
+        ConfigError: if the kind is unknown.
     """
     if kind not in SCHEDULES:
-        raise ValueError(f"learning-rate schedule is {kind!r}: choose from {list(SCHEDULES)}")
+        raise ConfigError(f"learning-rate schedule is {kind!r}: choose from {list(SCHEDULES)}")
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / max(1, warmup_steps))
@@ -64,7 +65,7 @@ class OptimiserStep:
         gradient_clip: float = 1.0,
     ) -> None:
         if accumulation_steps < 1:
-            raise ValueError(f"accumulation_steps is {accumulation_steps}: at least 1 is needed")
+            raise ConfigError(f"accumulation_steps is {accumulation_steps}: at least 1 is needed")
         self.optimizer = optimizer
         self.scaler = scaler
         self.schedule = schedule

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from medldm.errors import ConfigError
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PRECISIONS = ("auto", *DTYPES)
 
@@ -17,12 +19,12 @@ def choose_precision(device: torch.device, precision: str) -> str:
     returned as they are.
 
     Raises:
-        ValueError: for an unknown name, and for float16 without CUDA, where torch has no gradient scaling.
+        ConfigError: for an unknown name, and for float16 without CUDA, where torch has no gradient scaling.
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}: choose from {list(PRECISIONS)}")
+        raise ConfigError(f"precision is {precision!r}: choose from {list(PRECISIONS)}")
     if precision == "float16" and device.type != "cuda":
-        raise ValueError("precision 'float16' needs a CUDA device: use 'auto' or 'float32' on this one")
+        raise ConfigError("precision 'float16' needs a CUDA device: use 'auto' or 'float32' on this one")
     if precision != "auto":
         return precision
     if device.type == "cuda":

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from monai.transforms import Compose, RandomizableTrait, Transform
 
-from medldm.errors import MedldmError
+from medldm.errors import ConfigError, MedldmError
 from medldm.runtime.distributed import world_size
 
 logger = logging.getLogger(__name__)
@@ -102,9 +102,9 @@ class Quarantine:
 
     def __init__(self, max_bad_share: float = 0.0) -> None:
         if not 0 <= max_bad_share < 1:
-            raise ValueError(f"max_bad_share is {max_bad_share}: a share from 0 to below 1 is needed")
+            raise ConfigError(f"max_bad_share is {max_bad_share}: a share from 0 to below 1 is needed")
         if max_bad_share > 0 and world_size() > 1:
-            raise ValueError(
+            raise ConfigError(
                 f"max_bad_share is {max_bad_share} with {world_size()} processes, which would not replace "
                 "the same cases: set it to 0, or train in one process"
             )

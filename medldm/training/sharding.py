@@ -21,6 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 
+from medldm.errors import ConfigError
 from medldm.latent_diffusion.model import ConditionalDenoiser
 from medldm.networks.kernels.dispatch import clear_cached_weights
 from medldm.runtime.distributed import is_main_process, parallel, world_size
@@ -47,10 +48,10 @@ def share_denoiser(
         device: "cpu" or the GPU of this process.
 
     Raises:
-        ValueError: if `sharding` is unknown, or the optimiser has stepped or has weights of something else.
+        ConfigError: if `sharding` is unknown, or the optimiser has stepped or has weights of something else.
     """
     if sharding not in SHARDINGS:
-        raise ValueError(f"sharding is {sharding!r}: choose from {list(SHARDINGS)}")
+        raise ConfigError(f"sharding is {sharding!r}: choose from {list(SHARDINGS)}")
     if sharding == "ddp" or world_size() == 1:
         return parallel(denoiser)
     numbers = _number_weights(optimizer, denoiser)

@@ -10,6 +10,7 @@ import torch
 from monai.handlers import ValidationHandler
 from torch.utils.data import DataLoader
 
+from medldm.errors import ConfigError
 from medldm.latent_diffusion.checkpoints import CheckpointError, load_weights
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel, name_autoencoder_type
@@ -54,7 +55,7 @@ class LatentDiffusionTrainer:
     ) -> None:
         own_type = name_autoencoder_type(model.autoencoder_config)
         if own_type != config.autoencoder_type:
-            raise ValueError(
+            raise ConfigError(
                 f"the model has a {own_type!r}, but autoencoder_type is {config.autoencoder_type!r}"
             )
         if config.autoencoder_path is not None:

@@ -15,6 +15,7 @@ from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.data.measured_scalars import with_measured_scalars
+from medldm.errors import ConfigError
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.transforms import (
     CentreCropOrPadd,
@@ -68,7 +69,7 @@ class RandomPatchd(RandomizableTransform, MapTransform):
         case = dict(data)
         shape = case[self.keys[0]].shape[1:]
         if any(n < part for n, part in zip(shape, self.size, strict=True)):
-            raise ValueError(
+            raise ConfigError(
                 f"patch_size is {self.size}, larger than the volume's {tuple(shape)}: make it smaller"
             )
         starts = [self.R.randint(n - part + 1) for n, part in zip(shape, self.size, strict=True)]

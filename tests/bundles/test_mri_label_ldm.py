@@ -83,7 +83,7 @@ def test_three_commands_lead_from_a_cohort_to_labelled_volumes(
         bundle_root=BUNDLE, dataset_dir=cohort, output_dir=tmp_path / "out", validation_fraction=0.4
     )
     # One of the two under the lint of `medldm run`.
-    program = {"vae": "monai.bundle", "vqvae": "medldm.cli.main"}[autoencoder_type]
+    program = {"vae": "monai.bundle", "vqvae": "medldm.cli"}[autoencoder_type]
     first = run_as_user(
         [
             "--config_file",

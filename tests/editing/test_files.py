@@ -21,6 +21,7 @@ from medldm.editing.editor import EditConfig
 from medldm.editing.files import Editor, make_editor
 from medldm.editing.regions import widen
 from medldm.editing.request import EditRequest
+from medldm.errors import ConfigError
 from medldm.generation.requests import RequestPreparer
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
@@ -272,9 +273,9 @@ def test_the_documented_command_edits_a_file(make_model, case, tmp_path) -> None
     assert np.array_equal(nib.load(image).affine, nib.load(case["image"]).affine)
 
 
-def test_the_bundle_ends_in_a_message_where_a_request_is_wrong(make_model, case, tmp_path) -> None:
+def test_the_bundle_refuses_by_name_where_a_request_is_wrong(make_model, case, tmp_path) -> None:
     model = make_model(("label_map",))
-    with pytest.raises(SystemExit, match="error: Unknown structure 'skull'"):
+    with pytest.raises(ConfigError, match="Unknown structure 'skull'"):
         bundle.make_editor(
             LatentDiffusionSampler(model, LatentDiffusionConfig()),
             request=case | GROW | {"structure": "skull"},

@@ -16,6 +16,7 @@ from ignite.engine import Events
 from medldm.runtime.distributed import barrier
 from medldm.seeds import seed_everything
 from medldm.training.handlers import TERMS
+from medldm.training.resume.preemption import TrainingStopped
 from tests.training.resume.training_states import everything
 from tests.training.small_trainings import LENGTH
 
@@ -52,7 +53,7 @@ def straight_and_stopped(rank: int, make: Callable[..., Any], folder: Path) -> N
             os.kill(os.getpid(), signal.SIGUSR1)
 
     stopped.add_event_handler(Events.ITERATION_STARTED, stop)
-    with pytest.raises(SystemExit) as ending:
+    with pytest.raises(TrainingStopped) as ending:
         stopped.run()
     if rank == 0:
         shutil.copytree(folder / "stopped", folder / "copied")
@@ -61,7 +62,7 @@ def straight_and_stopped(rank: int, make: Callable[..., Any], folder: Path) -> N
     last = make(folder / "stopped", resume="must")
     last.run()
     torch.save(
-        (ending.value.code, stopped.state.iteration, everything_of(last)), folder / f"stopped_{rank}.pt"
+        (ending.value.exit_code, stopped.state.iteration, everything_of(last)), folder / f"stopped_{rank}.pt"
     )
 
 

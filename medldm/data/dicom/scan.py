@@ -16,6 +16,7 @@ from medldm.data.dicom.files import NotDicomError, open_dicom
 from medldm.data.dicom.frames import HEADER_TAGS, Frame, ImageHeader, frames_of
 from medldm.data.dicom.geometry import make_stack, regular_step
 from medldm.data.dicom.volumes import group_by_geometry, places_of, split_volumes
+from medldm.errors import MissingFileError
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
 
 logger = logging.getLogger(__name__)
@@ -111,11 +112,11 @@ def scan_dicom(folder: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Dic
         max_bytes: cap on a volume as float32.
 
     Raises:
-        FileNotFoundError: where there is no such folder.
+        MissingFileError: where there is no such folder.
     """
     root = Path(folder).expanduser()
     if not root.exists():
-        raise FileNotFoundError("the DICOM folder does not exist; check the path")
+        raise MissingFileError("the DICOM folder does not exist; check the path")
     return scan_files(walk_files(root), max_bytes=max_bytes)
 
 

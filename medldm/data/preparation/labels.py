@@ -11,6 +11,7 @@ import numpy as np
 
 from medldm.data.labels import LabelSchema, read_label_schema
 from medldm.data.preparation.presets import PRESETS
+from medldm.errors import ConfigError
 from medldm.transforms.errors import VoxelValueError
 
 
@@ -78,7 +79,7 @@ def read_label_table(source: str | Path | None) -> LabelTable:
             "name" and "colour"; a labels.json.
 
     Raises:
-        ValueError: for unknown presets, columns or values; the message names them.
+        ConfigError: for unknown presets, columns or values; the message names them.
     """
     if source is None:
         return LabelTable()
@@ -87,7 +88,7 @@ def read_label_table(source: str | Path | None) -> LabelTable:
         return _identity(schema)
     path = Path(source).expanduser()
     if not path.is_file():
-        raise ValueError(f"no label table of that name; give a file or one of {', '.join(PRESETS)}")
+        raise ConfigError(f"no label table of that name; give a file or one of {', '.join(PRESETS)}")
     if path.suffix.lower() == ".json":
         return _identity(read_label_schema(path))
     return _from_rows(path)
@@ -107,19 +108,19 @@ def _from_rows(path: Path) -> LabelTable:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
         columns = reader.fieldnames or []
         if "from" not in columns or set(columns) - {"from", "to", "name", "colour"}:
-            raise ValueError(
+            raise ConfigError(
                 f'the label table has columns {list(columns)}; "from", "to", "name", "colour" are known'
             )
         for row in reader:
             source = _value_of(row["from"], line=reader.line_num)
             target = _value_of(row.get("to") or row["from"], line=reader.line_num)
             if source in mapping:
-                raise ValueError(f"line {reader.line_num} of the label table maps {source} a second time")
+                raise ConfigError(f"line {reader.line_num} of the label table maps {source} a second time")
             mapping[source] = target
             name = (row.get("name") or "").strip()
             if target and name:
                 if names.setdefault(target, name) != name:
-                    raise ValueError(
+                    raise ConfigError(
                         f"line {reader.line_num} of the label table gives {target} a second name"
                     )
                 if colour := (row.get("colour") or "").strip():
@@ -133,5 +134,5 @@ def _value_of(text: str | None, *, line: int) -> int:
     except ValueError:
         value = -1
     if not 0 <= value <= 2**24:
-        raise ValueError(f"line {line} of the label table holds no value from 0 to {2**24}")
+        raise ConfigError(f"line {line} of the label table holds no value from 0 to {2**24}")
     return value

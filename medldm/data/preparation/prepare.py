@@ -32,6 +32,7 @@ from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.data.preparation.result import PrepareResult, Refused
 from medldm.data.preparation.sources import FoundSources, Source, find_sources
 from medldm.data.preparation.table import SubjectRow, SubjectTable, read_subject_table
+from medldm.errors import ConfigError, MissingFileError
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
 
 logger = logging.getLogger(__name__)
@@ -80,14 +81,14 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"validation_fraction is {self.validation_fraction}; 0 up to but not 1 is allowed"
             )
         for name, least in (("min_slices", 2), ("max_bytes", 1)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; at least {least} is needed")
+                raise ConfigError(f"{name} is {getattr(self, name)}; at least {least} is needed")
         if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers is {self.workers}; at least 1 is needed")
+            raise ConfigError(f"workers is {self.workers}; at least 1 is needed")
 
 
 def prepare(
@@ -115,7 +116,7 @@ def prepare(
         Cases, refusals and counts, with `.table()` and `.exit_code`.
 
     Raises:
-        FileNotFoundError: where there is no input.
+        MissingFileError: where there is no input.
         ValueError: for an output, a table or a key that cannot be used; nothing is written then.
 
     Example:
@@ -126,7 +127,7 @@ def prepare(
     options = options or PrepareOptions()
     source_root = Path(input_dir).expanduser()
     if not source_root.exists():
-        raise FileNotFoundError("the input folder does not exist; check the path")
+        raise MissingFileError("the input folder does not exist; check the path")
     subjects, labels = read_subject_table(table), read_label_table(options.labels)
     key = load_key(options.key_file, forbidden=(source_root, Path(output_dir).expanduser()))
     root = open_output(Path(output_dir), source=source_root, overwrite=options.overwrite)
@@ -346,7 +347,7 @@ def _split(
         if record.split is not None:
             by_table[record.subject].add(record.split)
     if mixed := [subject for subject, splits in by_table.items() if len(splits) > 1]:
-        raise ValueError(
+        raise ConfigError(
             f"the subject table puts {len(mixed)} subjects into both splits, the first is {mixed[0]}"
         )
     lists: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}

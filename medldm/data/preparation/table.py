@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.data.identity import check_identifier
+from medldm.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
     with a line in the log.
 
     Raises:
-        ValueError: naming the line; never the value, which may be a name.
+        ConfigError: naming the line; never the value, which may be a name.
     """
     if path is None:
         return SubjectTable()
@@ -76,11 +77,11 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
         reader.fieldnames = columns
         lines = [(reader.line_num, {key: _cell(row.get(key)) for key in columns}) for row in reader]
     if "source" not in columns and "subject" not in columns:
-        raise ValueError(
+        raise ConfigError(
             'the subject table has neither a column "source" nor "subject"; one is needed to match rows'
         )
     if len(set(columns)) < len(columns):
-        raise ValueError("the subject table has two columns of one name; rename one")
+        raise ConfigError("the subject table has two columns of one name; rename one")
     named = [name for name in columns if name.startswith(CLASS_PREFIX)]
     classes = _class_numbers([row.get("class", "") for _, row in lines])
     scalars = _scalar_columns(columns, [row for _, row in lines])
@@ -88,7 +89,7 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
     for line, row in lines:
         source = row.get("source") or row.get("subject", "")
         if not source or source in rows:
-            raise ValueError(
+            raise ConfigError(
                 f"line {line} of the subject table has {'a repeated' if source else 'no'} source"
             )
         rows[source] = _row_of(row, line=line, classes=classes, scalars=scalars, named=named)
@@ -120,10 +121,10 @@ def _row_of(
     try:
         subject = check_identifier(row["subject"]) if row.get("subject") else None
     except ValueError as error:
-        raise ValueError(f"line {line} of the subject table: {error}") from None
+        raise ConfigError(f"line {line} of the subject table: {error}") from None
     split = row.get("split") or None
     if split is not None and split not in SPLITS:
-        raise ValueError(
+        raise ConfigError(
             f"line {line} of the subject table has an unknown split; {' and '.join(SPLITS)} are known"
         )
     return SubjectRow(subject=subject, split=split, entry=entry)

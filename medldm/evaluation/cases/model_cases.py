@@ -18,6 +18,7 @@ from medldm.data.measured_scalars import with_measured_scalars
 from medldm.evaluation.cases.model_losses import ModelCase
 from medldm.evaluation.cases.reading import number_subjects
 from medldm.evaluation.resources import EvaluationResources
+from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.label_maps import SCHEMA_KEY, schema_of
 from medldm.latent_diffusion.model import LatentDiffusionModel
@@ -91,8 +92,8 @@ def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -
 
     Raises:
         CheckpointError: for a file that is missing, damaged or of another kind.
-        ValueError: for a model without a space, of the other kind, or another text encoder than that of the
-            training.
+        CheckpointError: for a model without a space or of the other kind.
+        ConfigError: for another text encoder than that of the training.
     """
     if resources.model is None:
         return None
@@ -100,7 +101,7 @@ def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -
     makes = "label maps" if SCHEMA_KEY in checkpoint.card else "images"
     if (makes == "label maps") != of_label_maps:
         wanted = "label maps" if of_label_maps else "images"
-        raise ValueError(
+        raise CheckpointError(
             f"the model makes {makes}, the evaluation is of {wanted}: give the model that made the synthetic "
             f"{wanted}, or none"
         )
@@ -118,7 +119,9 @@ def _make_transform(
 ) -> Compose:
     conditioning, space = model.conditioning_config, model.space
     if space is None:
-        raise ValueError("the model has no space (spacing, size, intensity): train it through the bundle")
+        raise CheckpointError(
+            "the model has no space (spacing, size, intensity): train it through the bundle"
+        )
     if schema is not None:
         return label_map_case_transforms(space, conditioning, schema=schema)
     encoder = None

@@ -125,7 +125,7 @@ def load_case_sets(
         progress: told what is being read.
 
     Raises:
-        ValueError: where train and test share a volume, or label values are at odds.
+        ConfigError: where train and test share a volume, or label values are at odds.
     """
     config = config or GridConfig()
     n_shared = len({c["subject"] for c in cohorts.train.cases} & {c["subject"] for c in cohorts.test.cases})
@@ -143,7 +143,7 @@ def load_case_sets(
             )
         )
     if n_equal := count_equal(*(each.images or each.labels or () for each in (read[1], read[0]))):
-        raise ValueError(
+        raise ConfigError(
             f"{n_equal} volumes of the real test set are in the real training set too, voxel by voxel; the "
             "test set must hold subjects that the model never saw. Take them out of one of the two"
         )

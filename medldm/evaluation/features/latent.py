@@ -18,6 +18,7 @@ from medldm.data.cohort import Cohort
 from medldm.evaluation.cases.reading import Cohorts
 from medldm.evaluation.features.kinds import FeatureKind
 from medldm.evaluation.metrics.checks import Floats
+from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.training import volume_transforms
 
@@ -95,7 +96,9 @@ def latent_features(
 
 def _volumes(model: LatentDiffusionModel, cohort: Cohort) -> Iterator[Tensor]:
     if model.space is None:
-        raise ValueError("the model has no space (spacing, size, intensity): train it through the bundle")
+        raise CheckpointError(
+            "the model has no space (spacing, size, intensity): train it through the bundle"
+        )
     transform = volume_transforms(model.space)
     for case in cohort.cases:
         yield torch.as_tensor(transform({"image": case["image"]})["image"])[None]

@@ -31,6 +31,7 @@ from medldm.evaluation.metrics.checks import Floats, check_volume
 from medldm.evaluation.metrics.frechet import frechet_distance
 from medldm.latent_diffusion.checkpoints import CheckpointError, require_fit
 from medldm.runtime.distributed import gather_rows
+from medldm.transforms.errors import VolumeError
 
 NETWORKS: Mapping[str, Callable[..., ResNet]] = {
     "resnet10": resnet10,
@@ -81,11 +82,11 @@ class FeatureNetwork:
         """Return the features (D,) of a volume (X, Y, Z) brought to mean 0 and standard deviation 1.
 
         Raises:
-            ValueError: for another number of axes, values that are not finite, or an axis too short.
+            VolumeError: for another number of axes, values that are not finite, or an axis too short.
         """
         image = check_volume(volume)
         if min(image.shape) < MIN_SIZE:
-            raise ValueError(
+            raise VolumeError(
                 f"a volume has {image.shape} voxels; the feature network needs at least {MIN_SIZE} along "
                 "each axis"
             )

@@ -22,6 +22,7 @@ from medldm.evaluation.metrics.checks import (
     check_volume,
     check_weights,
 )
+from medldm.transforms.errors import VolumeError
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of the scales, from fine to coarse; Wang et al. 2003, Section 3.2."""
@@ -157,7 +158,7 @@ def _fit_scales(shortest: int) -> tuple[int, tuple[float, ...]]:
         if n_scales >= fewest:
             kept = MS_SSIM_WEIGHTS[:n_scales]
             return kernel_size, tuple(weight / sum(kept) for weight in kept)
-    raise ValueError(f"the shortest axis has {shortest} voxels; MS-SSIM needs at least 7")
+    raise VolumeError(f"the shortest axis has {shortest} voxels; MS-SSIM needs at least 7")
 
 
 def _holds_kernel(shortest: int, kernel_size: int, n_scales: int) -> bool:

@@ -20,6 +20,7 @@ from medldm.evaluation.metrics.checks import (
     check_volume,
     check_weights,
 )
+from medldm.transforms.errors import VolumeError
 
 Scale = Literal["range", "intensity"]
 
@@ -46,7 +47,7 @@ def tissue_quantiles(
         (n_quantiles,), increasing; NaN where the tissue has no voxel.
 
     Raises:
-        ValueError: for shapes that differ, a structure without labels, an unknown scale, or an image of one
+        VolumeError: for shapes that differ, a structure without labels, an unknown scale, or an image of one
             value under "range".
     """
     volume = check_volume(image)
@@ -62,7 +63,7 @@ def tissue_quantiles(
         return quantiles
     low, high = np.percentile(volume, (0.5, 99.5))
     if high <= low:
-        raise ValueError(
+        raise VolumeError(
             "the image has one value nearly everywhere; it has no range to divide by. Leave it out"
         )
     return (quantiles - low) / (high - low)

@@ -26,6 +26,7 @@ from scipy.ndimage import gaussian_filter
 from medldm.configs import Config
 from medldm.errors import ConfigError
 from medldm.evaluation.metrics.checks import Floats, check_volume
+from medldm.transforms.errors import VolumeError
 
 
 @dataclass(kw_only=True)
@@ -159,7 +160,7 @@ class _Band:
         # A Gaussian of this width halves waves of the longest length.
         self.blur = longest * np.sqrt(np.log(2) / 2) / np.pi
         if self.kept.sum() < 32:
-            raise ValueError(
+            raise VolumeError(
                 f"volumes of {shape} voxels have too few waves of {config.wavelengths} voxels to compare"
             )
         self.frequencies = grid[:, self.kept]
@@ -173,7 +174,9 @@ class _Band:
         coefficients = rfftn(np.pad(detail, [(0, self.pad)] * 3))[self.kept] * self.root_count
         length = np.linalg.norm(coefficients)
         if length <= 1e-9 * np.abs(volume).max():
-            raise ValueError("a volume has no structure in the compared band; leave volumes of one value out")
+            raise VolumeError(
+                "a volume has no structure in the compared band; leave volumes of one value out"
+            )
         return (coefficients / length).astype(np.complex64)
 
     def phase(self, shift: tuple[int, ...]) -> npt.NDArray[np.complex64]:

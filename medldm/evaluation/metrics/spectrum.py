@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.fft import rfftn
 
 from medldm.evaluation.metrics.checks import Floats, check_features, check_volume, check_weights
+from medldm.transforms.errors import VolumeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def power_of_cases(
     Each volume is divided by its standard deviation first, so that units do not count, only the shape.
 
     Raises:
-        ValueError: for other than one spacing a volume, or a volume without contrast.
+        VolumeError: for other than one spacing a volume, or a volume without contrast.
     """
     if len(volumes) != len(spacing_mm) or not volumes:
         raise ValueError(
@@ -118,7 +119,7 @@ def power_of_cases(
     for volume, spacing in zip(volumes, spacing_mm, strict=True):
         image = check_volume(volume)
         if image.std() == 0:
-            raise ValueError("a volume has one value everywhere; its spectrum has no shape. Leave it out")
+            raise VolumeError("a volume has one value everywhere; its spectrum has no shape. Leave it out")
         rows.append(
             radial_power_spectrum(image / image.std(), spacing, n_shells=n_shells, highest=highest).power
         )
@@ -154,6 +155,6 @@ def _shells(
 def _mean_decibels(power: npt.ArrayLike, weights: npt.ArrayLike | None) -> Floats:
     array = check_features(power, "power", n_min=1)
     if not (array > 0).all():
-        raise ValueError("power that is 0 or less has no decibels; leave volumes without contrast out")
+        raise VolumeError("power that is 0 or less has no decibels; leave volumes without contrast out")
     w = check_weights(weights, len(array))
     return w @ (10 * np.log10(array)) / w.sum()

@@ -15,6 +15,7 @@ from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from torch import nn
 
 from medldm.configs import unknown_name_message
+from medldm.errors import ConfigError
 from medldm.networks.strided_encoder_decoder import ACTIVATIONS
 from medldm.networks.unet_config import LatentUNetConfig
 from medldm.networks.vae import VAEConfig
@@ -168,19 +169,19 @@ def complete_arguments(network: type[nn.Module], arguments: Mapping[str, Any]) -
     """Add MONAI's defaults to constructor arguments.
 
     Raises:
-        ValueError: if an argument is unknown to the MONAI network, or a needed one is missing.
+        ConfigError: if an argument is unknown to the MONAI network, or a needed one is missing.
     """
     parameters = dict(inspect.signature(network.__init__).parameters)
     parameters.pop("self")
     for name in arguments:
         if name not in parameters:
-            raise ValueError(
+            raise ConfigError(
                 unknown_name_message(name, list(parameters), kind=f"MONAI {network.__name__} argument")
             )
     defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     missing = [name for name in parameters if name not in {**defaults, **arguments}]
     if missing:
-        raise ValueError(f"MONAI {network.__name__} needs {missing}: pass the arguments it was made with")
+        raise ConfigError(f"MONAI {network.__name__} needs {missing}: pass the arguments it was made with")
     return {**defaults, **arguments}
 
 
@@ -198,7 +199,7 @@ def _has_projection(names: Sequence[str]) -> bool:
 def _name_activation(argument: str, value: Any) -> str:
     name = "none" if value is None else str(getattr(value, "value", value)).lower()
     if name not in ACTIVATIONS:
-        raise ValueError(f"MONAI VQVAE argument {argument} is {value!r}: supported are {list(ACTIVATIONS)}")
+        raise ConfigError(f"MONAI VQVAE argument {argument} is {value!r}: supported are {list(ACTIVATIONS)}")
     return name
 
 

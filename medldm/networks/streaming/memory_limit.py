@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medldm.errors import ConfigError
 from medldm.networks.encoder_decoder import AutoencoderConfig
 from medldm.networks.kernels.dispatch import compute_dtype
 from medldm.networks.quantiser import MAX_DISTANCES
@@ -211,10 +212,12 @@ def choose_plan(
         batch_size: number of volumes.
 
     Raises:
-        ValueError: if the budget is not positive.
+        ConfigError: if the budget is not positive.
     """
     if not max_memory_gb > 0:
-        raise ValueError(f"max_memory_gb is {max_memory_gb}: give a positive number of 10^9 bytes, such as 8")
+        raise ConfigError(
+            f"max_memory_gb is {max_memory_gb}: give a positive number of 10^9 bytes, such as 8"
+        )
     plans = []
     for tile, recompute in PLANS:
         n_bytes = estimate(config, size, dtype=dtype, batch_size=batch_size, tile=tile, recompute=recompute)

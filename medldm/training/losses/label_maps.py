@@ -132,10 +132,10 @@ def measure_class_weights(
         (n_classes,) float32; a class that never occurs has the largest of the others' weights.
 
     Raises:
-        ValueError: if the power is outside [0, 1].
+        ConfigError: if the power is outside [0, 1].
     """
     if not 0 <= power <= 1:
-        raise ValueError(f"power is {power}: 0 (no balancing) to 1 (equal weight of all classes) is allowed")
+        raise ConfigError(f"power is {power}: 0 (no balancing) to 1 (equal weight of all classes) is allowed")
     if power == 0:
         return None
     counts = torch.zeros(n_classes, dtype=torch.float64)

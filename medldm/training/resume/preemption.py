@@ -8,6 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from medldm.errors import MedldmError
 from medldm.runtime.distributed import all_reduce_max
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,20 @@ EXIT_PREEMPTED = 75
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Exit code of a training that was stopped by Ctrl-C and saved its state."""
+
+
+class TrainingStopped(MedldmError):
+    """A signal ended a training, whose state is saved: run it again to go on.
+
+    Args:
+        message: which signal, and what is saved.
+        exit_code: `EXIT_PREEMPTED` or `EXIT_INTERRUPTED`.
+    """
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
 
 _NAMES = ("SIGTERM", "SIGUSR1", "SIGINT")
 

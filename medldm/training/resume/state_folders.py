@@ -22,6 +22,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from medldm.errors import ConfigError
 from medldm.files import flush_folder, require_space
 from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions
 from medldm.training.resume.state_tree import count_bytes, flatten_state, unflatten_state
@@ -64,7 +65,7 @@ class StateFolders:
 
     def __init__(self, directory: str | Path, *, keep: int = 2) -> None:
         if keep < 2:
-            raise ValueError(f"keep is {keep}: at least 2 states must be kept, in case one is damaged")
+            raise ConfigError(f"keep is {keep}: at least 2 states must be kept, in case one is damaged")
         self.directory = Path(directory)
         self.keep = keep
 

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from medldm.errors import ConfigError
 from medldm.runtime.distributed import barrier, broadcast_from_first, is_main_process
 from medldm.training.batches import has_common_batch
 from medldm.training.case_order import EpochSampler
 from medldm.training.quarantine import FOUND, Quarantine
 from medldm.training.resume.divergence import DivergenceConfig, DivergenceGuard, RollBackError
-from medldm.training.resume.preemption import StopSignals
+from medldm.training.resume.preemption import StopSignals, TrainingStopped
 from medldm.training.resume.random_state import capture_random_state, restore_random_state
 from medldm.training.resume.resumable_trainer import START_ANEW, HasState, ResumableTrainer
 from medldm.training.resume.state_folders import SavedState, StateError, StateFolders
@@ -68,7 +69,7 @@ class TrainingStateHandler:
         quarantine: Quarantine | None = None,
     ) -> None:
         if resume not in RESUME:
-            raise ValueError(f"resume is {resume!r}: choose from {list(RESUME)}")
+            raise ConfigError(f"resume is {resume!r}: choose from {list(RESUME)}")
         self.folders = StateFolders(directory, keep=keep)
         self.resume = resume
         self.handlers = list(handlers)
@@ -105,7 +106,7 @@ class TrainingStateHandler:
         """Run a trainer's loop, again from the last saved state after each roll back.
 
         Raises:
-            SystemExit: with the code 75 after SIGTERM or SIGUSR1, and 130 after Ctrl-C; the state is saved.
+            TrainingStopped: after SIGTERM, SIGUSR1 or Ctrl-C; the state is saved.
             TrainingDivergedError: if rolling back did not help.
         """
         if self.resume == "never" and is_main_process() and (place := self.folders.retire()) is not None:
@@ -196,14 +197,13 @@ class TrainingStateHandler:
     def _stop(self, trainer: Any) -> None:
         self._save(trainer)
         barrier()
+        name = self.signals.received.name if self.signals.received is not None else "stop"
         code = self.signals.exit_code
-        logger.warning(
-            "%s: the state after batch %d is saved; run the same command again to go on (exit code %d)",
-            self.signals.received.name if self.signals.received is not None else "stop",
-            trainer.state.iteration,
-            code,
+        raise TrainingStopped(
+            f"{name}: the state after batch {trainer.state.iteration} is saved; run the same command again "
+            f"to go on (exit code {code})",
+            exit_code=code,
         )
-        raise SystemExit(code)
 
     def _is_due(self, trainer: Any) -> bool:
         done = trainer.state.iteration

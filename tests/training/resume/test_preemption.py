@@ -17,6 +17,7 @@ import torch
 from monai.engines import Evaluator, Trainer
 from monai.handlers import ValidationHandler
 
+from medldm.runtime.endings import report_error
 from medldm.training.loader import training_loader
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import make_scaler
@@ -76,7 +77,11 @@ class Validation(Evaluator):
 
 
 def train(folder: Path, waits: str) -> None:
-    LineTrainer(folder, waits=waits).run()
+    """Train, and end as a command line ends."""
+    try:
+        LineTrainer(folder, waits=waits).run()
+    except Exception as error:
+        sys.exit(report_error(error))
 
 
 def start(folder: Path, waits: str) -> BaseProcess:

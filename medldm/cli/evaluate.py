@@ -1,0 +1,69 @@
+"""The command `medldm evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+HELP = "how faithful, useful and private synthetic volumes are: one HTML report"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `medldm evaluate`."""
+    parser.add_argument("--real-train", required=True, help="cohort that the model was trained on")
+    parser.add_argument("--real-test", required=True, help="cohort of subjects that the model never saw")
+    parser.add_argument("--synthetic", required=True, help="cohort that the model made")
+    parser.add_argument("--out", required=True, help="receives report.html and report.json")
+    parser.add_argument(
+        "--model", help="latent_diffusion.safetensors that made it: does the model give away its patients?"
+    )
+    parser.add_argument("--text-encoder", help="folder of the text encoder of the model's training")
+    parser.add_argument("--device", default="auto", help="where the model runs")
+    parser.add_argument(
+        "--feature-weights", help="safetensors file of MedicalNet's weights, for published-style distances"
+    )
+    parser.add_argument(
+        "--cache-dir", help="keep features here, without names, for the next evaluation of the same volumes"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--time-budget",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="for the segmenter trainings of label agreement and usefulness; 0 leaves them out",
+    )
+    parser.add_argument(
+        "--fail-on-copies",
+        action="store_true",
+        help="exit code 4 where more, or nearer, copies are found than chance explains",
+    )
+    parser.add_argument(
+        "--without-real-pictures", action="store_true", help="keep real volumes out of the report"
+    )
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Write the report and print its summary; the exit code tells of gaps and of copies."""
+    from medldm.evaluation.evaluate import EvaluationConfig, evaluate, require_clean, summary_text
+    from medldm.evaluation.resources import EvaluationResources
+    from medldm.evaluation.sections.usefulness import UsefulnessConfig
+
+    config = EvaluationConfig(
+        seed=options.seed,
+        show_real=not options.without_real_pictures,
+        usefulness=UsefulnessConfig(time_budget_s=options.time_budget),
+    )
+    resources = EvaluationResources(
+        model=options.model,
+        text_encoder=options.text_encoder,
+        device=options.device,
+        feature_weights=options.feature_weights,
+        cache_dir=options.cache_dir,
+    )
+    report = evaluate(
+        options.real_train, options.real_test, options.synthetic, options.out, config, resources=resources
+    )
+    sys.stdout.write(summary_text(report) + "\n")
+    require_clean(report, fail_on_copies=options.fail_on_copies)
+    return 0

@@ -1,0 +1,82 @@
+"""The command `medldm generate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from medldm.errors import ConfigError
+
+HELP = "make synthetic volumes with a trained model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `medldm generate`."""
+    parser.add_argument("checkpoint", help="latent_diffusion.safetensors of the second stage")
+    parser.add_argument("output_dir", help="receives images/, labels/ and sidecars/")
+    parser.add_argument("--label-dir", help="folder of label maps to condition on")
+    parser.add_argument(
+        "--num-samples", type=int, help="volumes to make; one for each label map if not given"
+    )
+    parser.add_argument("--labelmap-checkpoint", help="draw new label maps with this model of labelmap_ldm")
+    parser.add_argument(
+        "--label-table", help="values of the label maps to those of the model: a file or preset"
+    )
+    parser.add_argument(
+        "--conditions", help="JSON file with the values of other conditions, one entry or a list"
+    )
+    parser.add_argument("--text-encoder", help="folder of the text encoder of the training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--index", type=int, default=0, help="index of the first volume of the seed")
+    parser.add_argument("--guidance-scale", type=float, default=1.5)
+    parser.add_argument("--preset", default="balanced", help="fast, balanced or reference")
+    parser.add_argument("--num-steps", type=int, help="the preset's if not given")
+    parser.add_argument("--overwrite", action="store_true", help="replace volumes that exist")
+    parser.add_argument("--device", default="auto")
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Make the volumes."""
+    from medldm.generation.engine import SamplingConfig, generate
+
+    labels = _draw_labels(options) if options.labelmap_checkpoint else None
+    paths = generate(
+        options.checkpoint,
+        options.output_dir,
+        label_dir=options.label_dir,
+        labels=labels,
+        num_samples=options.num_samples,
+        first_index=options.index,
+        label_table=options.label_table,
+        conditions=options.conditions,
+        text_encoder=options.text_encoder,
+        sampling=SamplingConfig(
+            seed=options.seed,
+            guidance_scale=options.guidance_scale,
+            preset=options.preset,
+            num_steps=options.num_steps,
+        ),
+        overwrite=options.overwrite,
+        device=options.device,
+    )
+    sys.stdout.write(f"{len(paths)} volumes in {options.output_dir}\n")
+    return 0
+
+
+def _draw_labels(options: argparse.Namespace) -> list[str]:
+    from medldm.label_maps.choice import draw_for_images
+    from medldm.latent_diffusion.model_files import load_latent_diffusion
+
+    if options.label_dir:
+        raise ConfigError("--label-dir and --labelmap-checkpoint both name label maps: give one of them")
+    model, _, _ = load_latent_diffusion(options.checkpoint)
+    return draw_for_images(
+        model,
+        checkpoint=options.labelmap_checkpoint,
+        output_dir=options.output_dir,
+        num_samples=options.num_samples,
+        first_index=options.index,
+        seed=options.seed,
+        overwrite=options.overwrite,
+        device=options.device,
+    )

@@ -1,0 +1,50 @@
+"""The command `medldm prepare`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+HELP = "make a cohort from DICOM trees and volume files"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `medldm prepare`."""
+    parser.add_argument("input_dir", help="tree of DICOM files, NIfTI, NRRD, MHA, NumPy volumes")
+    parser.add_argument("output_dir", help="receives images/, labels/, cohort.json, labels.json")
+    parser.add_argument(
+        "--table", help="CSV or TSV of the subjects: id, age, sex, diagnosis, text, split, ..."
+    )
+    parser.add_argument("--labels", help="label table, or a preset: totalsegmentator, freesurfer")
+    parser.add_argument("--key-file", help="secret key of the subject hashes; made where it is missing")
+    parser.add_argument("--modality", help="only DICOM series of this modality, such as CT")
+    parser.add_argument("--description", help="only DICOM series whose description matches this expression")
+    parser.add_argument(
+        "--regularise", action="store_true", help="resample irregular DICOM stacks, not refuse them"
+    )
+    parser.add_argument(
+        "--spacing", type=float, nargs=3, metavar="MM", help="voxel spacing of .npy files in mm"
+    )
+    parser.add_argument("--validation-fraction", type=float, default=0.1)
+    parser.add_argument("--workers", type=int, help="processes; one for each core if not given")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in the output")
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Make the cohort and print its table; the exit code tells of cases that were refused."""
+    from medldm.data.preparation.prepare import PrepareOptions, prepare
+
+    settings = PrepareOptions(
+        labels=options.labels,
+        key_file=options.key_file,
+        modality=options.modality,
+        description=options.description,
+        regularise=options.regularise,
+        spacing_mm=tuple(options.spacing) if options.spacing else None,
+        validation_fraction=options.validation_fraction,
+        workers=options.workers,
+        overwrite=options.overwrite,
+    )
+    result = prepare(options.input_dir, options.output_dir, table=options.table, options=settings)
+    sys.stdout.write(result.table() + "\n")
+    return result.exit_code

@@ -1,0 +1,88 @@
+"""How a command ends: in one line where a user can mend the error, else in a traceback with the cause last.
+
+Functions raise, command lines end processes. There are two command lines. `medldm` hands what a command
+raises to `report_error`. `python -m monai.bundle` is MONAI's own, and leaves errors to Python; so the first
+step of each workflow calls `end_as_medldm_does`, which sets `sys.excepthook` in a process that MONAI's
+command line began, and in no other. Both end alike, under torchrun too:
+
+- A `MedldmError` ends in "error: " and its message, with its exit code: 1 for most, 75 for a training that
+  was told to stop.
+- Anything else ends in its traceback, with the exit code 1. Python prints the last of a chain of errors at
+  the end, and MONAI wraps whatever a component raises in "Failed to instantiate component". So MONAI's
+  wrappers are taken off, and the innermost cause is the last line.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import traceback
+from types import TracebackType
+
+from medldm.errors import MedldmError
+
+logger = logging.getLogger(__name__)
+
+_COMMAND_LINE_OF_MONAI = "monai.bundle.__main__"
+_OF_A_WORKER = re.compile(r"Caught \w+ in [^\n]* worker .*^(?:\w+\.)*\w+: ", re.DOTALL | re.MULTILINE)
+
+
+def report_error(error: BaseException) -> int:
+    """Write to stderr what ended a command.
+
+    Args:
+        error: whatever was raised.
+
+    Returns:
+        The exit code to end with.
+    """
+    error = open_wrappers(error)
+    if isinstance(error, MedldmError):
+        logger.debug("the traceback of what follows", exc_info=error)
+        kind = "error: " if error.exit_code == 1 else ""
+        sys.stderr.write(f"{kind}{_OF_A_WORKER.sub('', str(error)).strip()}\n")
+        return error.exit_code
+    traceback.print_exception(error)
+    cause = innermost_cause(error)
+    if cause is not error:
+        sys.stderr.write(f"cause: {''.join(traceback.format_exception_only(cause))}")
+    return 1
+
+
+def open_wrappers(error: BaseException) -> BaseException:
+    """Return what MONAI wrapped: the cause of each RuntimeError that MONAI's own code raised from another."""
+    while error.__cause__ is not None and type(error) is RuntimeError and _is_raised_by_monai(error):
+        error = error.__cause__
+    return error
+
+
+def innermost_cause(error: BaseException) -> BaseException:
+    """Return the first error of a chain of `raise ... from ...`."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def end_as_medldm_does() -> None:
+    """Let a process that `python -m monai.bundle` began end as the module says; do nothing in any other."""
+    specification = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if specification is not None and specification.name == _COMMAND_LINE_OF_MONAI:
+        sys.excepthook = _report_and_exit
+
+
+def _report_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not isinstance(error, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    code = report_error(error)
+    if code != 1:
+        # What a hook raises is printed, but for SystemExit, whose code Python ends with.
+        raise SystemExit(code)
+
+
+def _is_raised_by_monai(error: BaseException) -> bool:
+    trace, module = error.__traceback__, ""
+    while trace is not None:
+        module, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
+    return module.partition(".")[0] == "monai"
