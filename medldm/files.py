@@ -1,42 +1,87 @@
-"""Write files whole or not at all: temporary name, flush to disk, rename."""
+"""Write files whole or not at all: temporary name, flush to disk, rename; the only place that does."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medldm.errors import StorageError
 
+_TEMPORARY = ".writing-"
 _SPARE_BYTES = 2**20
+_BLOCK_BYTES = 2**20
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Give an empty file to write to, and put it in the place of `path` where the block ends without error.
+
+    Until then `path` stays as it was. A killed process leaves the temporary file, see `remove_leftovers`.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+
+    Yields:
+        The temporary file: in the same folder, with the same last suffixes.
+
+    Raises:
+        StorageError: if the folder or the file cannot be written.
+
+    Example:
+        >>> with atomic_file(folder / "report.txt") as temporary:  # doctest: +SKIP
+        ...     temporary.write_text("all of it")
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{''.join(path.suffixes[-2:])}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Made here, so that the file has the permissions of the user's umask, whoever writes into it.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"{path} cannot be written ({error.strerror or error}): check the folder's permissions and the "
+            "room on its disk, or choose another output folder"
+        ) from error
+    finally:
+        if temporary.is_file():
+            temporary.unlink()
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file under a temporary name in its folder, flush it to disk, and rename it into place.
+    """Write a file whole or not at all.
 
     Raises:
-        StorageError: if the disk has no room for it.
+        StorageError: if the disk has no room for it, or the folder or the file cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    require_space(path.parent, len(content))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        flush_folder(path.parent)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with atomic_file(path) as temporary:
+        require_space(temporary.parent, len(content))
+        temporary.write_bytes(content)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed process has left in a folder."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        path.unlink(missing_ok=True)
 
 
 def flush_folder(folder: Path) -> None:
     """Flush a folder's list of names to disk, so that a file renamed in it survives a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -55,3 +100,12 @@ def require_space(folder: Path, n_bytes: int) -> None:
             f"the disk of {folder} has {free / 1e6:.1f} MB free; {(n_bytes + _SPARE_BYTES) / 1e6:.1f} MB are "
             "needed: free some space, or choose another output folder"
         )
+
+
+def hash_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, read in blocks."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

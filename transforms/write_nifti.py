@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -11,6 +9,7 @@ import numpy as np
 import torch
 
 from medldm.errors import ConfigError
+from medldm.files import atomic_file
 from medldm.transforms.errors import VoxelValueError
 from medldm.transforms.raw_volume import check_affine
 
@@ -23,7 +22,7 @@ def write_nifti(
     dtype: str | np.dtype | type = np.float32,
     scaling: tuple[float, float] = (1.0, 0.0),
 ) -> Path:
-    """Write a volume to .nii or .nii.gz under a temporary name and rename it.
+    """Write a volume to .nii or .nii.gz.
 
     The header is fresh: no description, no extensions, no identity. sform and qform hold the same affine
     where a quaternion can express it. An affine read from a file comes back to the bit through nibabel.
@@ -42,6 +41,7 @@ def write_nifti(
         ConfigError: for other suffixes or shapes.
         GeometryError: for an affine that could not be read back.
         VoxelValueError: for NaN, Inf, or values the dtype cannot hold.
+        StorageError: if the folder or the file cannot be written.
     """
     path = Path(path)
     if not path.name.endswith((".nii", ".nii.gz")):
@@ -53,16 +53,8 @@ def write_nifti(
     if scaling != (1.0, 0.0):
         image.header.set_slope_inter(*scaling)
     _set_geometry(image, matrix)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else ".nii"
-    handle, temporary = tempfile.mkstemp(prefix=".writing-", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    try:
+    with atomic_file(path) as temporary:
         nib.save(image, temporary)
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return path
 
 
@@ -97,9 +89,3 @@ def _as_stored(array: np.ndarray | torch.Tensor, dtype: np.dtype, path: Path) ->
             file=path,
         )
     return rounded.astype(dtype)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

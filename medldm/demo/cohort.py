@@ -26,6 +26,7 @@ from medldm.data.labels import LabelSchema
 from medldm.data.listing import COHORT_FILE
 from medldm.demo.conditions import CONTRASTS, Contrast, describe_subject
 from medldm.errors import ConfigError, MissingPackageError
+from medldm.files import write_atomically
 from medldm.transforms.write_nifti import write_nifti
 
 Array = npt.NDArray[np.float32]
@@ -298,7 +299,7 @@ def _draw_means(contrast: Contrast, *, generator: np.random.Generator) -> Array:
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_atomically(path, f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def _import_nilearn_datasets() -> ModuleType:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -17,6 +16,7 @@ from medldm.data.dicom.frames import HEADER_TAGS, Frame, ImageHeader, frames_of
 from medldm.data.dicom.geometry import make_stack, regular_step
 from medldm.data.dicom.volumes import group_by_geometry, places_of, split_volumes
 from medldm.errors import MissingFileError
+from medldm.files import hash_file
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
 
 logger = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ def _without_copies(frames: list[Frame], ignored: Counter[str]) -> tuple[list[Fr
         other = first.setdefault(key, frame) if frame.image.sop_uid else frame
         if other is frame:
             kept.append(frame)
-        elif _digest(other.image.path) == _digest(frame.image.path):
+        elif hash_file(other.image.path) == hash_file(frame.image.path):
             ignored["copy of a slice"] += frame.index == 0
         else:
             kept.append(frame)
@@ -243,14 +243,6 @@ def _without_copies(frames: list[Frame], ignored: Counter[str]) -> tuple[list[Fr
                 f"{frame} comes in two versions with one SOP Instance UID; remove one of them",
             )
     return kept, conflict
-
-
-def _digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1024 * 1024):
-            digest.update(block)
-    return digest.digest()
 
 
 def _judged_volumes(

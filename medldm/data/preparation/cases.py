@@ -76,7 +76,8 @@ def convert_case(plan: CasePlan) -> CaseOutcome:
     except MemoryError:
         reason = "the memory does not suffice; lower workers or crop the volume"
     except OSError as error:
-        reason = f"a file cannot be read or written ({error.strerror or 'unknown cause'})"
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        reason = f"a file cannot be read or written ({cause.strerror or 'unknown cause'})"
     return CaseOutcome(record=plan.record, reason=reason)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medldm.errors import MedldmError
+from medldm.files import remove_leftovers, write_atomically
 
 RECORDS = ".prepare"
 
@@ -93,20 +92,9 @@ def inside(root: Path, *parts: str) -> Path:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name and rename it."""
-    handle, temporary = tempfile.mkstemp(prefix=".writing-", suffix=".json", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    """Write JSON, whole or not at all."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n".encode())
 
 
 def write_record(root: Path, record: CaseRecord) -> None:
@@ -131,8 +119,7 @@ def read_records(root: Path) -> dict[str, CaseRecord]:
     return records
 
 
-def remove_leftovers(root: Path) -> None:
+def remove_unfinished(root: Path) -> None:
     """Remove the temporary files of a run that was killed."""
     for folder in (root, *(inside(root, name) for name in ("images", "labels", RECORDS))):
-        for path in folder.glob(".writing-*"):
-            path.unlink(missing_ok=True)
+        remove_leftovers(folder)

@@ -24,7 +24,7 @@ from medldm.data.preparation.files import (
     CaseRecord,
     open_output,
     read_records,
-    remove_leftovers,
+    remove_unfinished,
     write_json,
     write_record,
 )
@@ -131,7 +131,7 @@ def prepare(
     subjects, labels = read_subject_table(table), read_label_table(options.labels)
     key = load_key(options.key_file, forbidden=(source_root, Path(output_dir).expanduser()))
     root = open_output(Path(output_dir), source=source_root, overwrite=options.overwrite)
-    remove_leftovers(root)
+    remove_unfinished(root)
     found = find_sources(
         source_root,
         modality=options.modality,

@@ -8,7 +8,6 @@ MONAI.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +28,7 @@ from medldm.evaluation.features.cache import FeatureCache
 from medldm.evaluation.features.kinds import FeatureKind
 from medldm.evaluation.metrics.checks import Floats, check_volume
 from medldm.evaluation.metrics.frechet import frechet_distance
+from medldm.files import hash_file
 from medldm.latent_diffusion.checkpoints import CheckpointError, require_fit
 from medldm.runtime.distributed import gather_rows
 from medldm.transforms.errors import VolumeError
@@ -118,7 +118,7 @@ def load_feature_network(path: str | Path) -> FeatureNetwork:
         network=network.eval(),
         name=name,
         file_name=path.name,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=hash_file(path),
     )
 
 

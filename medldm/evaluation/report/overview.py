@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from medldm.data.labels import LabelSchema
+from medldm.files import atomic_file
 
 Case = tuple[npt.ArrayLike, npt.ArrayLike, Sequence[float]]
 """Image (X, Y, Z) RAS+, labels of the same shape, spacing in mm."""
@@ -235,14 +234,6 @@ def _draw_legend(figure: Figure, *, colours: dict[int, str], schema: LabelSchema
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    """Write under a temporary name and rename, so that a viewer never meets half a picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".png")
-    os.close(descriptor)
-    try:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return path

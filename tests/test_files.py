@@ -1,0 +1,140 @@
+"""Files are written whole or not at all, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from medldm import files
+from medldm.errors import MedldmError, StorageError
+from medldm.files import atomic_file, hash_file, remove_leftovers, write_atomically
+
+OLD, NEW = b"the old content", b"the new content, which is longer"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "folder" / "case.nii.gz"
+    write_atomically(path, OLD)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_and_replaced_in_a_folder_that_is_made(old: Path) -> None:
+    assert old.read_bytes() == OLD
+    write_atomically(old, NEW)
+    assert old.read_bytes() == NEW
+    assert names(old.parent) == ["case.nii.gz"]
+
+
+def test_the_temporary_file_lies_beside_with_the_same_suffixes_and_the_old_one_stays_until_the_end(
+    old: Path,
+) -> None:
+    with atomic_file(old) as temporary:
+        assert temporary.parent == old.parent
+        assert temporary.name.startswith(".writing-") and temporary.name.endswith(".nii.gz")
+        temporary.write_bytes(NEW)
+        assert old.read_bytes() == OLD
+    assert old.read_bytes() == NEW
+
+
+def test_a_name_as_long_as_file_systems_allow_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".bin")
+    write_atomically(path, NEW)
+    assert path.read_bytes() == NEW
+
+
+def test_the_content_is_on_disk_before_its_name(old: Path, monkeypatch) -> None:
+    steps: list[str] = []
+    flush, replace = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: steps.append("flush") or flush(handle))
+    monkeypatch.setattr(Path, "replace", lambda own, to: steps.append("rename") or replace(own, to))
+    write_atomically(old, NEW)
+    assert steps == ["flush", "rename", "flush"]
+
+
+@pytest.mark.parametrize("error", [ValueError("in the middle"), KeyboardInterrupt()])
+def test_an_error_in_the_middle_leaves_the_old_file_alone_and_is_not_renamed(
+    old: Path, error: BaseException
+) -> None:
+    with pytest.raises(type(error)) as caught, atomic_file(old) as temporary:
+        temporary.write_bytes(NEW[:5])
+        raise error
+    assert caught.value is error
+    assert old.read_bytes() == OLD
+    assert names(old.parent) == ["case.nii.gz"]
+
+
+def test_a_kill_in_the_middle_leaves_the_old_file_and_a_leftover_that_can_be_removed(old: Path) -> None:
+    program = (
+        "import os, signal, sys\nfrom medldm.files import atomic_file\n"
+        "with atomic_file(sys.argv[1]) as temporary:\n"
+        "    temporary.write_bytes(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(old)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert old.read_bytes() == OLD
+    assert len(names(old.parent)) == 2
+    remove_leftovers(old.parent)
+    assert names(old.parent) == ["case.nii.gz"]
+
+
+def test_a_full_disk_is_refused_before_writing(old: Path, monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(StorageError, match=r"0\.0 MB free; 1\.0 MB are needed: free some space"):
+        write_atomically(old, NEW)
+    assert old.read_bytes() == OLD
+    assert names(old.parent) == ["case.nii.gz"]
+
+
+def test_a_disk_that_fills_up_in_the_middle_is_an_error_that_a_user_can_mend(old: Path) -> None:
+    message = r"case\.nii\.gz cannot be written \(No space left"
+    with pytest.raises(StorageError, match=message) as caught, atomic_file(old) as temporary:
+        temporary.write_bytes(NEW[:5])
+        raise OSError(28, "No space left on device")
+    assert isinstance(caught.value, MedldmError)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert old.read_bytes() == OLD
+    assert names(old.parent) == ["case.nii.gz"]
+
+
+def test_a_folder_that_is_a_file_or_may_not_be_written_is_named(old: Path, monkeypatch) -> None:
+    with pytest.raises(StorageError, match="File exists"):
+        write_atomically(old / "below.json", NEW)
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.os, "open", refuse)
+    with pytest.raises(StorageError, match=r"Permission denied\): check the folder's permissions"):
+        write_atomically(old, NEW)
+    assert old.read_bytes() == OLD
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_a_file_has_the_permissions_of_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "new.json", NEW)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == mode
+
+
+def test_the_hash_is_that_of_the_bytes_over_block_borders(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hash_file(path) == known  # FIPS 180-4, example of one block
+    monkeypatch.setattr(files, "_BLOCK_BYTES", 2)
+    assert hash_file(path) == known
