@@ -44,7 +44,11 @@ class MonaiAutoencoder(nn.Module):
         """Decode latents."""
         return self.network.decode(latents)
 
-    def forward(self, volume: Tensor) -> AutoencoderOutput:
+    def reconstruct(self, volume: Tensor) -> Tensor:
+        """Encode to the mean and decode."""
+        return self.decode(self.encode_moments(volume)[0])
+
+    def forward(self, volume: Tensor, **_: Any) -> AutoencoderOutput:
         """Encode, sample, decode; the divergence in nats per voxel as medldm's VAE gives it."""
         mean, std = (moment.float() for moment in self.encode_moments(volume))
         posterior = DiagonalGaussian(mean, 2 * torch.log(std))

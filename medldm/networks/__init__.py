@@ -1,8 +1,10 @@
 """The networks: autoencoders, denoisers and the discriminator."""
 
 from medldm.networks.attention import StaticContext
+from medldm.networks.autoencoder import Autoencoder, AutoencoderOutput
+from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
-from medldm.networks.posterior import AutoencoderOutput, DiagonalGaussian
+from medldm.networks.posterior import DiagonalGaussian
 from medldm.networks.quantiser import Quantised
 from medldm.networks.unet import LatentUNet, UNet
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
@@ -13,6 +15,8 @@ from medldm.networks.vqvae_config import VQVAEConfig
 __all__ = [
     "VAE",
     "VQVAE",
+    "Autoencoder",
+    "AutoencoderConfig",
     "AutoencoderOutput",
     "DiagonalGaussian",
     "LatentUNet",

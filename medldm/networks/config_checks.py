@@ -67,4 +67,4 @@ def check_shape(what: str, x: Tensor, *, channels: int, spatial_dims: int) -> No
     """
     if x.ndim != spatial_dims + 2 or x.shape[1] != channels:
         axes = ", ".join("XYZ"[:spatial_dims])
-        raise ConfigError(f"{what} shape {tuple(x.shape)}: (B, {channels}, {axes}) is needed")
+        raise ValueError(f"{what} shape {tuple(x.shape)}: (B, {channels}, {axes}) is needed")

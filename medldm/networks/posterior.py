@@ -1,39 +1,13 @@
-"""What an autoencoder returns: the Gaussian posterior of a VAE, and the result of a forward pass."""
+"""The Gaussian posterior of a VAE."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from medldm.runtime.distributed import BatchShard, whole_batch
+from medldm.runtime.batch_shard import BatchShard, whole_batch
 
 MIN_LOGVAR, MAX_LOGVAR = -30.0, 20.0
-
-
-class AutoencoderOutput(NamedTuple):
-    """The result of one forward pass of an autoencoder.
-
-    Args:
-        reconstruction: of the shape of the volume.
-        regularisation: scalar that the training adds, weighted, to the reconstruction loss.
-        metrics: scalars worth logging, by name.
-    """
-
-    reconstruction: Tensor
-    regularisation: Tensor
-    metrics: dict[str, Tensor]
-
-    @property
-    def shape(self) -> torch.Size:
-        """Shape of the reconstruction; MONAI's `verify_net_in_out` reads it."""
-        return self.reconstruction.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the reconstruction; MONAI's `verify_net_in_out` reads it."""
-        return self.reconstruction.dtype
 
 
 class DiagonalGaussian:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medldm.runtime.distributed import BatchShard, broadcast_from_first, equal_shard
+from medldm.runtime.batch_shard import BatchShard, whole_batch
 
 MAX_DISTANCES = 2**22
 
@@ -124,7 +124,7 @@ class VectorQuantiser(nn.Module):
         """Take the codes from the vectors of a first batch (B, C, x, y, z), if that was not done before."""
         if bool(self.is_initialised):
             return
-        shard = shard or equal_shard(len(latents))
+        shard = shard or whole_batch(len(latents))
         picks = self._pick(to_vectors(latents.float()), shard, generator)
         self._replace(torch.ones(len(self.codebook), dtype=torch.bool, device=picks.device), picks)
         self.is_initialised.fill_(True)
@@ -143,7 +143,7 @@ class VectorQuantiser(nn.Module):
         N_i = decay N_i + (1 - decay) n_i,  m_i = decay m_i + (1 - decay) sum_j z_ij,  e_i = m_i / N_i; codes
         that no vector took stay as they are, to the bit.
         """
-        shard = shard or equal_shard(len(latents))
+        shard = shard or whole_batch(len(latents))
         vectors = to_vectors(latents.float())
         counts = shard.sum(self._count(indices.flatten()))
         sums = torch.zeros(self.codebook.shape, device=vectors.device)
@@ -177,7 +177,7 @@ class VectorQuantiser(nn.Module):
         orders = [
             torch.randperm(total, generator=generator, device=device) for _ in range(-(-number // total))
         ]
-        chosen = broadcast_from_first(torch.cat(orders)[:number].to(vectors.device)) - shard.start * per_row
+        chosen = shard.from_first(torch.cat(orders)[:number].to(vectors.device)) - shard.start * per_row
         is_own = (chosen >= 0) & (chosen < len(vectors))
         picks = vectors[chosen.clamp(0, len(vectors) - 1)]
         return shard.sum(torch.where(is_own[:, None], picks, 0.0))

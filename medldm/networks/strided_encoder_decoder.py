@@ -1,4 +1,4 @@
-"""The strided trunk of a VQ-VAE: strided convolutions and ReLU residual units without normalisation.
+"""The strided encoder and decoder of a VQ-VAE: ReLU residual units without normalisation.
 
 Source: Tudosiu et al. 2022, "Morphology-Preserving Autoregressive 3D Generative Modelling of the Brain"; van
 den Oord et al. 2017, Section 4.1.
@@ -6,25 +6,11 @@ den Oord et al. 2017, Section 4.1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medldm.networks.blocks import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, conv, run_block
-
-if TYPE_CHECKING:
-    from medldm.networks.vqvae_config import VQVAEConfig
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "none": nn.Identity,
-    "relu": nn.ReLU,
-    "leakyrelu": nn.LeakyReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
+from medldm.networks.vqvae_config import ACTIVATIONS, VQVAEConfig
 
 
 class ResidualUnit(nn.Module):

@@ -1,4 +1,4 @@
-"""The denoisers: LatentUNet with cross-attention, and UNet, the same trunk in pixel space without it.
+"""The denoisers: LatentUNet with cross-attention, and UNet, the same in pixel space without it.
 
 Source: Ho et al. 2020, Appendix B; Rombach et al. 2022, Section 3.3 and Figure 3.
 """
@@ -232,19 +232,29 @@ def run_resample(block: nn.Module, x: Tensor, embedding: Tensor, *, checkpointin
 
 
 class _LayerMaker:
-    """Make the levels of the U; level 0 is the finest."""
+    """Make the levels of the U, level 0 the finest; the way up joins what the way down has recorded."""
 
     def __init__(self, config: LatentUNetConfig, embedding_dim: int) -> None:
         self.config = config
         self.embedding_dim = embedding_dim
+        self.skip_widths: list[int] = []
 
     def down_levels(self) -> nn.ModuleList:
         """Levels from fine to coarse."""
         channels = self.config.down_channels
         levels = nn.ModuleList()
-        for i, (n_in, n_out) in enumerate(zip((channels[0], *channels), channels, strict=False)):
-            layers = [self.layer(n_in if j == 0 else n_out, i) for j in range(self.config.blocks_of_level(i))]
-            resample = self.resample(n_out, "down") if i < len(channels) - 1 else None
+        width = channels[0]
+        self.skip_widths = [width]
+        for i, n_out in enumerate(channels):
+            layers = []
+            for _ in range(self.config.blocks_of_level(i)):
+                layers.append(self.layer(width, i))
+                width = n_out
+                self.skip_widths.append(width)
+            resample = None
+            if i < len(channels) - 1:
+                resample = self.resample(width, "down")
+                self.skip_widths.append(width)
             levels.append(DownLevel(layers, resample, checkpointing=self.config.checkpointing))
         return levels
 
@@ -265,10 +275,9 @@ class _LayerMaker:
         levels = nn.ModuleList()
         width = channels[-1]
         for i in reversed(range(len(channels))):
-            skips = [channels[i]] * self.config.blocks_of_level(i) + [channels[max(i - 1, 0)]]
             layers = []
-            for skip in skips:
-                layers.append(self.layer(width + skip, i))
+            for _ in range(self.config.blocks_of_level(i) + 1):
+                layers.append(self.layer(width + self.skip_widths.pop(), i))
                 width = channels[i]
             resample = self.resample(width, "up") if i > 0 else None
             levels.append(UpLevel(layers, resample, checkpointing=self.config.checkpointing))

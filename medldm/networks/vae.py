@@ -5,7 +5,6 @@ Source: Rombach et al. 2022, Section 3.1 and Appendix G; Kingma and Welling 2014
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medldm.networks.blocks import conv, crop_to, pad_to_multiple
-from medldm.networks.config_checks import check_shape
-from medldm.networks.encoder_decoder import AutoencoderConfig, Decoder, Encoder
-from medldm.networks.posterior import AutoencoderOutput, DiagonalGaussian
-from medldm.runtime.distributed import BatchShard, equal_shard
+from medldm.networks.autoencoder import Autoencoder
+from medldm.networks.autoencoder_config import AutoencoderConfig
+from medldm.networks.blocks import conv
+from medldm.networks.encoder_decoder import Decoder, Encoder
+from medldm.networks.posterior import DiagonalGaussian
+from medldm.runtime.batch_shard import BatchShard
 
 FIRST_LOGVAR = -4.0
 """Bias of the posterior's log-variance at the start of a training: a standard deviation of about 0.14."""
@@ -25,7 +25,7 @@ FIRST_LOGVAR = -4.0
 
 @dataclass(kw_only=True)
 class VAEConfig(AutoencoderConfig):
-    """Describe a VAE; the fields are those of its trunk.
+    """Describe a VAE; the fields are those of its encoder and decoder.
 
     Example:
         >>> VAEConfig(down_channels=[64, 128, 256, 512], latent_channels=4, n_groups=32).downsampling
@@ -33,19 +33,24 @@ class VAEConfig(AutoencoderConfig):
     """
 
 
-class VAE(nn.Module):
+class VAE(Autoencoder):
     """Encode volumes to a Gaussian over a small latent grid and decode them.
+
+    The regularisation of a forward pass, and its metric "kl", is the divergence from N(0, 1) in nats per
+    input voxel, mean over the batch.
 
     Args:
         config: of the network, or a mapping of its fields; None for the defaults. A copy is kept.
         **options: fields to set.
 
     Example:
-        >>> vae = VAE(VAEConfig(down_channels=[8, 16], n_groups=4))
+        >>> vae = VAE(in_channels=1, down_channels=[8, 16], n_groups=4)
         >>> output = vae(torch.zeros(1, 1, 15, 16, 17))
         >>> output.reconstruction.shape
         torch.Size([1, 1, 15, 16, 17])
     """
+
+    config: VAEConfig
 
     def __init__(self, config: VAEConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__()
@@ -59,62 +64,27 @@ class VAE(nn.Module):
         self.from_latents = conv(channels, channels, spatial_dims=dims, kernel_size=1)
         self.decoder = Decoder(config)
 
-    @property
-    def downsampling(self) -> int:
-        """How many voxels of an axis become one latent voxel."""
-        return self.config.downsampling
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of the latent grid."""
-        return self.config.latent_channels
-
     def encode(self, volume: Tensor) -> DiagonalGaussian:
-        """Encode volumes.
+        """Encode volumes (B, in_channels, X, Y, Z) to the posterior over their latents."""
+        return self._posterior(self.features(volume))
 
-        Args:
-            volume: (B, in_channels, X, Y, Z); sizes that are no multiple of the downsampling are padded at
-                their end with the edge voxels.
-
-        Returns:
-            The posterior over (B, latent_channels, ceil(X/f), ceil(Y/f), ceil(Z/f)).
-        """
-        config = self.config
-        check_shape("VAE: volume has", volume, channels=config.in_channels, spatial_dims=config.spatial_dims)
-        h = self.encoder(pad_to_multiple(volume, self.downsampling))
-        mean, logvar = self.to_moments(h).contiguous().chunk(2, dim=1)
-        return DiagonalGaussian(mean, logvar)
-
-    def encode_moments(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode volumes to mean and standard deviation of the posterior."""
-        posterior = self.encode(volume)
+    def moments_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn the encoder's output into mean and standard deviation of the posterior."""
+        posterior = self._posterior(features)
         return posterior.mean, posterior.std
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode latents (B, latent_channels, x, y, z) to volumes (B, out_channels, x f, y f, z f)."""
-        config = self.config
-        check_shape(
-            "VAE: latents have", latents, channels=config.latent_channels, spatial_dims=config.spatial_dims
-        )
-        return self.decoder(self.from_latents(latents))
+    def decoder_input(self, latents: Tensor) -> Tensor:
+        """Turn latents into what the decoder takes."""
+        return self.from_latents(latents)
 
-    def forward(
-        self, volume: Tensor, *, generator: torch.Generator | None = None, shard: BatchShard | None = None
-    ) -> AutoencoderOutput:
-        """Encode, sample the posterior and decode.
-
-        Args:
-            volume: (B, in_channels, X, Y, Z).
-            generator: of the posterior's noise.
-            shard: the rows of a training's batch that `volume` is; None for as many rows in every process.
-
-        Returns:
-            The reconstruction; as regularisation and as metric "kl" the divergence in nats per input voxel,
-            mean over the batch.
-        """
-        posterior = self.encode(volume)
-        shard = shard or equal_shard(len(volume))
+    def bottleneck(
+        self, features: Tensor, *, n_voxels: int, generator: torch.Generator | None, shard: BatchShard
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Sample the posterior; its divergence from N(0, 1) is the regularisation."""
+        posterior = self._posterior(features)
         latents = posterior.sample(generator, shard=shard)
-        reconstruction = crop_to(self.decode(latents), volume.shape[2:])
-        kl = posterior.kl().mean() / math.prod(volume.shape[2:])
-        return AutoencoderOutput(reconstruction, kl, {"kl": kl.detach()})
+        kl = posterior.kl().mean() / n_voxels
+        return self.from_latents(latents), kl, {"kl": kl.detach()}
+
+    def _posterior(self, features: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(*self.to_moments(features).contiguous().chunk(2, dim=1))

@@ -6,15 +6,26 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from medldm.errors import ConfigError
+from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.config_checks import check_choice, check_positive, per_level
-from medldm.networks.encoder_decoder import AutoencoderConfig
-from medldm.networks.strided_encoder_decoder import ACTIVATIONS
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "leakyrelu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+}
 
 
 @dataclass(kw_only=True)
 class VQVAEConfig(AutoencoderConfig):
-    """Describe a VQ-VAE: the fields of its trunk, and those of its codebook.
+    """Describe a VQ-VAE: the fields of its encoder and decoder, and those of its codebook.
 
     Args:
         n_codes: size of the codebook.
@@ -24,7 +35,7 @@ class VQVAEConfig(AutoencoderConfig):
         restart_after: training steps without use after which a code is replaced by a vector of the batch;
             None for never.
         codebook_init: "data" takes the codes from the first training batch, "normal" from N(0, 1).
-        trunk: "residual", the trunk of the VAE, or "strided", convolutions and ReLU units without
+        trunk: "residual", encoder and decoder of the VAE, or "strided", convolutions and ReLU units without
             normalisation.
         res_channels: "strided" only: channels inside the residual units, one number or one for each level;
             None for the channels of the level.
@@ -75,11 +86,11 @@ class VQVAEConfig(AutoencoderConfig):
             self._check_strided(owner)
 
     def _check_strided(self, owner: str) -> None:
-        """Fill in the strided trunk's parameters for each level; check that the decoder restores the size."""
+        """Fill in the strides of each level; check that the decoder restores the size."""
         if self.up_channels != self.down_channels[::-1]:
             raise ConfigError(
-                f"{owner}: up_channels are {self.up_channels}: the strided trunk has the encoder's channels "
-                f"{self.down_channels} in reverse; leave up_channels out"
+                f"{owner}: up_channels are {self.up_channels}: the strided decoder has the encoder's "
+                f"channels {self.down_channels} in reverse; leave up_channels out"
             )
         n_levels = len(self.down_channels)
         widths = self.down_channels if self.res_channels is None else self.res_channels

@@ -1,7 +1,6 @@
 """The processes that `torchrun` starts for one training, generation or evaluation; alone, every call works.
 
-A rank is the number of a process, from 0. Random numbers are drawn for the whole batch in every process, from
-generators of equal state, and each process takes its rows: so the number of processes changes nothing.
+A rank is the number of a process, from 0. The rows of a batch that it works on are its `BatchShard`.
 """
 
 from __future__ import annotations
@@ -9,9 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medldm.errors import MedldmError
+from medldm.runtime.batch_shard import BatchShard
 from medldm.runtime.devices import DeviceError, choose_device
 
 logger = logging.getLogger(__name__)
@@ -188,74 +187,16 @@ def broadcast_from_first(values: Tensor) -> Tensor:
     return own
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchShard:
-    """The rows of a batch that one process works on.
-
-    A batch with fewer rows than processes leaves some without one. They stand in with the first row, so that
-    all take part in the exchange of gradients, and what they compute counts nothing.
-
-    Args:
-        start: first row.
-        stop: the row after the last.
-        total: rows of the batch, of all processes together.
-        counts: False for a stand-in.
-    """
-
-    start: int
-    stop: int
-    total: int
-    counts: bool = True
-
-    @property
-    def weight(self) -> float:
-        """Factor of a mean over the own rows with which the mean over processes is that over the batch."""
-        return world_size() * (self.stop - self.start) / self.total if self.counts else 0.0
-
-    def own(self, values: Tensor) -> Tensor:
-        """Return the own rows of a tensor of the whole batch."""
-        return values[self.start : self.stop]
-
-    def draw_normal(self, like: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw standard normal noise for the whole batch and return the own rows, of the shape of `like`.
-
-        The noise is drawn on the generator's device.
-        """
-        device = like.device if generator is None else generator.device
-        shape = (self.total, *like.shape[1:])
-        noise = torch.randn(shape, generator=generator, device=device, dtype=like.dtype)
-        return self.own(noise).to(like.device)
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Return the sum over the batch of what each process has summed over its rows."""
-        return all_reduce_sum(values if self.counts else 0 * values)
-
-    def mean_terms(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the means over the batch of scalars that are means over the own rows, without gradient."""
-        own = {name: term.detach() for name, term in terms.items()}
-        if world_size() == 1:
-            return own
-        stacked = torch.stack([term.float() for term in own.values()]) * (self.weight / world_size())
-        return dict(zip(own, all_reduce_sum(stacked), strict=True))
-
-
-def whole_batch(n_rows: int) -> BatchShard:
-    """Return the shard of a process that works on a batch by itself."""
-    return BatchShard(start=0, stop=n_rows, total=n_rows)
-
-
 def shard_batch(total: int) -> BatchShard:
     """Return the own rows of a batch that is split evenly among the processes, in their order."""
     own, n = rank(), world_size()
     start, stop = own * total // n, (own + 1) * total // n
-    if start == stop:
-        return BatchShard(start=0, stop=1, total=total, counts=False)
-    return BatchShard(start=start, stop=stop, total=total)
-
-
-def equal_shard(n_rows: int) -> BatchShard:
-    """Return the own rows of a batch of which every process has as many."""
-    return BatchShard(start=rank() * n_rows, stop=(rank() + 1) * n_rows, total=world_size() * n_rows)
+    is_stand_in = start == stop
+    if is_stand_in:
+        start, stop = 0, 1
+    return BatchShard(
+        start=start, stop=stop, total=total, n_shards=n, is_stand_in=is_stand_in, reduce=all_reduce_sum
+    )
 
 
 def parallel(module: nn.Module) -> nn.Module:

@@ -1,6 +1,6 @@
 """Both training stages on MONAI's engines."""
 
-from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer, reconstruct
+from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
 from medldm.training.averaging import average_weights
 from medldm.training.batches import ValidationBatches
 from medldm.training.condition_columns import conditioning_of
@@ -54,7 +54,6 @@ __all__ = [
     "make_schedule",
     "measure_space",
     "open_cohort",
-    "reconstruct",
     "training_loader",
     "volume_transforms",
 ]

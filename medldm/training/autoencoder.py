@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from medldm.networks import VAE, VQVAE, AutoencoderOutput
-from medldm.runtime.distributed import BatchShard, accumulating, parallel
+from medldm.runtime.batch_shard import BatchShard
+from medldm.runtime.distributed import accumulating, parallel
 from medldm.training.averaging import average_weights
 from medldm.training.batches import shard_of_batch
 from medldm.training.handlers import TERMS
@@ -186,6 +187,8 @@ class AutoencoderEvaluator(SupervisedEvaluator):
         val_handlers: attached in their order.
     """
 
+    network: Any
+
     def __init__(
         self,
         device: torch.device,
@@ -216,15 +219,8 @@ class AutoencoderEvaluator(SupervisedEvaluator):
         volume = torch.as_tensor(batchdata["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
         self.network.eval()
         with torch.no_grad(), autocast(engine.state.device, self.precision):
-            reconstruction = reconstruct(self.network, volume)
+            reconstruction = self.network.reconstruct(volume)
         return {Keys.IMAGE: volume, Keys.PRED: reconstruction.float()}
-
-
-def reconstruct(autoencoder: nn.Module, volume: Tensor) -> Tensor:
-    """Encode volumes to the posterior mean and decode it, cropped to the volume's size."""
-    mean, _ = autoencoder.encode_moments(volume)  # type: ignore[operator]
-    x, y, z = volume.shape[2:]
-    return autoencoder.decode(mean)[..., :x, :y, :z]  # type: ignore[operator]
 
 
 def _pairs(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from medldm.runtime.distributed import BatchShard, rank, shard_batch, whole_batch, world_size
+from medldm.runtime.batch_shard import BatchShard, whole_batch
+from medldm.runtime.distributed import rank, shard_batch, world_size
 from medldm.training.case_order import EpochSampler
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from medldm.conditioning import Conditions
 from medldm.diffusion import loss_weight, training_target
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
-from medldm.runtime.distributed import BatchShard, accumulating, is_main_process, whole_batch
+from medldm.runtime.batch_shard import BatchShard, whole_batch
+from medldm.runtime.distributed import accumulating, is_main_process
 from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.training.averaging import average_weights
 from medldm.training.batches import batch_number, shard_of_batch

@@ -23,7 +23,6 @@ from medldm.data.labels import LabelSchema
 from medldm.latent_diffusion.label_maps import decode_indices, encode_one_hot
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.sampling.sampler import LatentDiffusionSampler
-from medldm.training.autoencoder import reconstruct
 from medldm.training.diffusion import DiffusionEvaluator, SampleWriter
 from medldm.training.handlers import middle_slices
 from medldm.training.precision import autocast
@@ -190,6 +189,8 @@ class LabelMapEvaluator(SupervisedEvaluator):
         val_handlers: attached in their order.
     """
 
+    network: Any
+
     def __init__(
         self,
         device: torch.device,
@@ -219,7 +220,7 @@ class LabelMapEvaluator(SupervisedEvaluator):
         indices = torch.as_tensor(batchdata["image"]).to(engine.state.device)
         self.network.eval()
         with torch.no_grad(), autocast(engine.state.device, self.precision):
-            logits = engine.inferer(indices, lambda volume: reconstruct(self.network, volume))
+            logits = engine.inferer(indices, lambda volume: self.network.reconstruct(volume))
         decoded = decode_indices(logits)
         return {
             Keys.IMAGE: to_grey(indices, self.n_classes),

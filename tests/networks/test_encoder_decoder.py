@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medldm.networks.encoder_decoder import AutoencoderConfig, Decoder, Encoder
+from medldm.networks.autoencoder_config import AutoencoderConfig
+from medldm.networks.encoder_decoder import Decoder, Encoder
 
 
 def test_one_number_stands_for_all_levels() -> None:

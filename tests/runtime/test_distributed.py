@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from medldm.runtime.batch_shard import BatchShard, whole_batch
 from medldm.runtime.distributed import (
-    BatchShard,
     all_reduce_any,
     all_reduce_max,
     all_reduce_sum,
@@ -21,7 +21,6 @@ from medldm.runtime.distributed import (
     items_of_rank,
     require_distributed,
     shard_batch,
-    whole_batch,
 )
 from medldm.training import ValidationBatches
 from medldm.training.batches import TrainingBatches, shard_of_batch
@@ -45,7 +44,7 @@ def test_shares_partition_a_batch_and_their_weights_give_its_mean(monkeypatch, n
         shard = shard_batch(total)
         own = shard.own(values)
         assert len(own) == shard.stop - shard.start <= math.ceil(total / n)
-        rows += own.tolist() if shard.counts else []
+        rows += [] if shard.is_stand_in else own.tolist()
         mean += float(own.mean()) * shard.weight / n
     assert rows == values.tolist()
     assert mean == pytest.approx(float(values.mean()))
@@ -134,7 +133,8 @@ def exchange(rank: int, folder: Path) -> None:
     assert items_of_rank(range(7)) == list(range(rank, 7, 3))
     shard = shard_batch(2)
     terms = shard.mean_terms({"a": torch.tensor(float(rank)), "b": torch.tensor(1.0)})
-    assert shard.counts == (rank > 0)
+    assert shard.is_stand_in == (rank == 0)
+    assert shard.from_first(torch.tensor(rank + 5)) == 6
     assert {name: float(term) for name, term in terms.items()} == {"a": 1.5, "b": 1.0}
     assert float(shard.sum(torch.tensor(1.0))) == 2.0
     (folder / f"done_{rank}").touch()

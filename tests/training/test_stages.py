@@ -24,7 +24,6 @@ from medldm.training import (
     LatentDataset,
     TrainingLog,
     average_weights,
-    reconstruct,
 )
 
 SMALL = {"down_channels": (4, 8), "n_groups": 4, "mid_attention": False, "n_res_blocks": 1}
@@ -88,7 +87,7 @@ def test_first_stage_learns_and_saves_the_weights_it_validated(tmp_path, config)
     assert all(torch.equal(last[name], averaged[name]) for name in last)
     assert any(not torch.equal(last[name], trained[name]) for name in last)
     volume = volumes(1)[0]["image"][None]
-    error = ((reconstruct(average.module.eval(), volume) - volume) / 2).square().mean()
+    error = ((average.module.eval().reconstruct(volume) - volume) / 2).square().mean()
     assert evaluator.state.metrics["psnr"] == pytest.approx(-10 * error.log10().item(), abs=1e-3)
 
 

@@ -16,10 +16,9 @@ from torch import nn
 
 from medldm.configs import unknown_name_message
 from medldm.errors import ConfigError
-from medldm.networks.strided_encoder_decoder import ACTIVATIONS
 from medldm.networks.unet_config import LatentUNetConfig
 from medldm.networks.vae import VAEConfig
-from medldm.networks.vqvae_config import VQVAEConfig
+from medldm.networks.vqvae_config import ACTIVATIONS, VQVAEConfig
 
 logger = logging.getLogger(__name__)
 

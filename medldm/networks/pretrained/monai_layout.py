@@ -33,8 +33,7 @@ def pair_vae(network: VAE) -> Pairs:
 
 def pair_vqvae(network: VQVAE) -> Pairs:
     """Pair the layers of a strided VQVAE, its codebook apart, with those of MONAI's VQVAE."""
-    encoder: Any = network.encoder
-    decoder: Any = network.decoder
+    encoder, decoder = network.encoder, network.decoder
     yield from _pair_blocks([*_order_units(encoder), ("conv_out", encoder.conv_out)], "encoder")
     yield from _pair_blocks([("conv_in", decoder.conv_in), *_order_units(decoder)], "decoder")
 

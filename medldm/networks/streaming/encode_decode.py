@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medldm.networks.autoencoder import Autoencoder
 from medldm.networks.blocks import (
     Downsample,
     Upsample,
@@ -35,15 +36,12 @@ from medldm.networks.kernels.tiled_maps import (
     stored,
 )
 from medldm.networks.kernels.tiled_residual import add_to_branch, as_stored, run_residual
-from medldm.networks.posterior import DiagonalGaussian
 from medldm.networks.strided_encoder_decoder import ResidualUnit, StridedDecoder, StridedEncoder
-from medldm.networks.vae import VAE
-from medldm.networks.vqvae import VQVAE
 
 
 @torch.no_grad()
 def stream_decode(
-    autoencoder: VAE | VQVAE,
+    autoencoder: Autoencoder,
     latents: Tensor,
     *,
     tile: int,
@@ -73,18 +71,13 @@ def stream_decode(
         channels=config.latent_channels,
         spatial_dims=config.spatial_dims,
     )
-    if isinstance(autoencoder, VAE):
-        latents = autoencoder.from_latents(latents)
-    else:
-        latents = autoencoder.quantise(latents).latents
-    return stored(
-        _run_decoder(autoencoder.decoder, _cut(latents, tile), recompute=recompute), into=out
-    ).tensor
+    cut = _cut(autoencoder.decoder_input(latents), tile)
+    return stored(_run_decoder(autoencoder.decoder, cut, recompute=recompute), into=out).tensor
 
 
 @torch.no_grad()
 def stream_encode_moments(
-    autoencoder: VAE | VQVAE, volume: Tensor, *, tile: int, recompute: bool = False
+    autoencoder: Autoencoder, volume: Tensor, *, tile: int, recompute: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Encode a volume as `autoencoder.encode_moments` does, to rounding, in less memory.
 
@@ -111,10 +104,7 @@ def stream_encode_moments(
     device = next(autoencoder.parameters()).device
     cut = _cut(pad_to_multiple(volume, autoencoder.downsampling), tile, device=device)
     h = stored(_run_encoder(autoencoder.encoder, cut, recompute=recompute)).tensor
-    if isinstance(autoencoder, VQVAE):
-        return h, torch.zeros_like(h)
-    posterior = DiagonalGaussian(*autoencoder.to_moments(h).chunk(2, dim=1))
-    return posterior.mean, posterior.std
+    return autoencoder.moments_of(h)
 
 
 def _cut(x: Tensor, tile: int, *, device: torch.device | None = None) -> TiledMap:

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from medldm.errors import ConfigError
-from medldm.networks.encoder_decoder import AutoencoderConfig
+from medldm.networks.autoencoder import Autoencoder
+from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.kernels.dispatch import compute_dtype
 from medldm.networks.quantiser import MAX_DISTANCES
 from medldm.networks.streaming.encode_decode import stream_decode, stream_encode_moments
-from medldm.networks.vae import VAE
-from medldm.networks.vqvae import VQVAE
 from medldm.networks.vqvae_config import VQVAEConfig
 
 logger = logging.getLogger(__name__)
@@ -235,7 +234,7 @@ def choose_plan(
 
 
 def decode_within(
-    autoencoder: VAE | VQVAE, latents: Tensor, max_memory_gb: float | None, *, out: Tensor | None = None
+    autoencoder: Autoencoder, latents: Tensor, max_memory_gb: float | None, *, out: Tensor | None = None
 ) -> Tensor:
     """Decode whole where the estimate is within the budget, tile by tile where it is not.
 
@@ -256,7 +255,7 @@ def decode_within(
 
 
 def encode_moments_within(
-    autoencoder: VAE | VQVAE, volume: Tensor, max_memory_gb: float | None
+    autoencoder: Autoencoder, volume: Tensor, max_memory_gb: float | None
 ) -> tuple[Tensor, Tensor]:
     """Encode whole where the estimate is within the budget, tile by tile where it is not.
 
@@ -275,7 +274,7 @@ def encode_moments_within(
 
 
 def _plan(
-    estimate: Callable[..., int], autoencoder: VAE | VQVAE, x: Tensor, max_memory_gb: float | None
+    estimate: Callable[..., int], autoencoder: Autoencoder, x: Tensor, max_memory_gb: float | None
 ) -> MemoryPlan | None:
     if max_memory_gb is None:
         return None

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from medldm.configs import Config
 from medldm.errors import ConfigError
 from medldm.networks import AutoencoderOutput
-from medldm.runtime.distributed import BatchShard
+from medldm.runtime.batch_shard import BatchShard
 from medldm.training.losses.reconstruction import FirstStageLoss
 from medldm.training.quarantine import BadCase
 

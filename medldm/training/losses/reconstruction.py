@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medldm.configs import Config, unknown_name_message
 from medldm.errors import ConfigError
 from medldm.networks import AutoencoderOutput
-from medldm.runtime.distributed import BatchShard
+from medldm.runtime.batch_shard import BatchShard
 from medldm.training.losses.perceptual import NETWORKS, MedicalNetLoss
 
 
