@@ -15,7 +15,7 @@ from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from rows import Row, Setting
 from torch import Tensor, nn
 
-from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser
+from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser, make_steps, run_solver
 from medldm.networks import VAE, LatentUNet, StaticContext
 from medldm.networks.kernels.dispatch import clear_cached_weights
 from medldm.networks.pretrained.monai_weights import unet_from_monai, vae_from_monai
@@ -189,7 +189,7 @@ def _sampling_work(row: Row, size: tuple[int, ...], side: str, setting: Setting)
     noise = _draw((1, row.channels, *size), setting)
     tokens = torch.cat([torch.zeros_like(_context(setting)), _context(setting)])
     path = DDPMPath()
-    pairs = path.time_pairs(4 if setting.quick else row.steps)
+    steps = make_steps(path, 4 if setting.quick else row.steps)
 
     def work() -> Tensor:
         context: Any = tokens if side == "MONAI" else StaticContext(tokens)
@@ -200,7 +200,7 @@ def _sampling_work(row: Row, size: tuple[int, ...], side: str, setting: Setting)
             prediction_type="epsilon",
             conditions=("class",),
         )
-        latents = SOLVERS["ddim"](denoise, noise, path, pairs, noise=lambda: torch.zeros_like(noise))
+        latents = run_solver(SOLVERS["ddim"], denoise, noise, steps)
         if side == "medldm":
             clear_cached_weights(unet)  # as LatentDiffusionSampler does
         return autoencoder.decode(latents / latents.std())

@@ -15,7 +15,7 @@ from rows import Row, Setting
 from torch import Tensor
 
 from medldm import LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig, VAEConfig
-from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser
+from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser, make_steps, run_solver
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import LatentUNet, StaticContext
 from medldm.training import cache_latents, training_loader, volume_transforms
@@ -115,8 +115,8 @@ def _loop_work(row: Row, size: tuple[int, ...], *, is_second: bool) -> Work:
             prediction_type="epsilon",
             conditions=("class",),
         )
-        pairs = path.time_pairs(row.steps)
-        SOLVERS["ddim"](denoise, noise, path, pairs, noise=lambda: torch.zeros_like(noise))
+        steps = make_steps(path, row.steps)
+        run_solver(SOLVERS["ddim"], denoise, noise, steps)
         return torch.zeros(1)
 
     return loop if is_second else alone

@@ -6,31 +6,34 @@ from medldm.diffusion.inpainting import (
     Inversion,
     PartialStart,
     invert_noise,
-    last_pairs,
+    last_steps,
     sample_from,
 )
 from medldm.diffusion.kernel import (
-    LOSS_WEIGHTINGS,
     PREDICTION_TYPES,
     PredictionType,
+    Step,
     add_noise,
     estimates,
-    loss_weight,
-    posterior,
-    resolution_shift,
     training_target,
 )
+from medldm.diffusion.loss import LOSS_WEIGHTINGS, denoising_losses, loss_weight
 from medldm.diffusion.paths import DDPMPath, FlowPath, NoisePath, make_path
+from medldm.diffusion.schedules import resolution_shift
 from medldm.diffusion.solvers import (
     PRESETS,
     SOLVERS,
+    Callback,
     Denoise,
     SamplingPreset,
     Solver,
-    SolverStep,
+    SolverProgress,
+    SolverState,
     invert_ddim,
+    make_solver,
+    run_solver,
 )
-from medldm.diffusion.time_grids import GRIDS
+from medldm.diffusion.time_grids import GRIDS, make_steps
 
 __all__ = [
     "GRIDS",
@@ -38,6 +41,7 @@ __all__ = [
     "PREDICTION_TYPES",
     "PRESETS",
     "SOLVERS",
+    "Callback",
     "DDPMPath",
     "Denoise",
     "FlowPath",
@@ -48,18 +52,23 @@ __all__ = [
     "PredictionType",
     "SamplingPreset",
     "Solver",
-    "SolverStep",
+    "SolverProgress",
+    "SolverState",
+    "Step",
     "add_noise",
     "combine",
+    "denoising_losses",
     "estimates",
     "guided_denoiser",
     "invert_ddim",
     "invert_noise",
-    "last_pairs",
+    "last_steps",
     "loss_weight",
     "make_path",
-    "posterior",
+    "make_solver",
+    "make_steps",
     "resolution_shift",
+    "run_solver",
     "sample_from",
     "training_target",
 ]

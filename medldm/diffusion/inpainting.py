@@ -18,15 +18,26 @@ to it. Going back up to more noise and down again (`InpaintingMask.resamplings`)
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from medldm.diffusion.kernel import find_noise
 from medldm.diffusion.paths import NoisePath
-from medldm.diffusion.solvers import Callback, Denoise, Pairs, Solver, SolverStep, invert_ddim
+from medldm.diffusion.solvers import (
+    Callback,
+    Denoise,
+    Noise,
+    Solver,
+    SolverState,
+    Steps,
+    check_steps,
+    invert_ddim,
+    run_solver,
+)
 from medldm.errors import ConfigError
 
 
@@ -71,7 +82,7 @@ class InpaintingMask:
     def put_noised(self, x: Tensor, path: NoisePath, t: float) -> Tensor:
         """Replace the kept part of the noise x (B, C, ...) by the original with this noise, Eq. (1) at t."""
         self._check(x)
-        return torch.where(self.is_kept, path_state(self.original, x, path, t), x)
+        return torch.where(self.is_kept, path.add_noise(self.original, x, t), x)
 
     def keep_in(self, denoise: Denoise, path: NoisePath) -> Denoise:
         """Wrap a solver's `denoise`: x_0 and eps of the kept part are those of the original."""
@@ -79,12 +90,26 @@ class InpaintingMask:
         def denoise_rest(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
             self._check(x)
             x_0, eps = denoise(x, t)
-            alpha, sigma = path.alpha_sigma(t)
             known = self.x_0_at.get(t, self.original)
-            known_eps = (x - alpha * known) / sigma
+            known_eps = find_noise(x, known, *path.alpha_sigma(t))
             return torch.where(self.is_kept, known, x_0), torch.where(self.is_kept, known_eps, eps)
 
         return denoise_rest
+
+    def resample(self, solver: Solver, *, noise: Noise) -> Solver:
+        """Wrap a solver: each stretch of `jump` steps is made `resamplings` times."""
+
+        def solve(denoise: Denoise, x: Tensor, steps: Steps) -> Iterator[SolverState]:
+            for first in range(0, len(steps), self.jump):
+                stretch = steps[first : first + self.jump]
+                for repeat in range(self.resamplings):
+                    if repeat > 0:
+                        x = renoise(x, noise(), stretch)
+                    for state in solver(denoise, x, stretch):
+                        yield state
+                    x = state.x
+
+        return solver if self.resamplings == 1 else solve
 
     def _check(self, x: Tensor) -> None:
         if x.shape != self.original.shape:
@@ -120,28 +145,22 @@ class PartialStart:
                 f"the noise has the shape {tuple(self.noise.shape)}, the latents {tuple(self.latents.shape)}"
             )
 
-    def begin(self, drawn: Tensor, path: NoisePath, pairs: Pairs) -> tuple[Tensor, Pairs]:
+    def begin(self, drawn: Tensor, path: NoisePath, steps: Steps) -> tuple[Tensor, Steps]:
         """Return the state at the first step, and the steps to make, from those of a whole run."""
         if drawn.shape != self.latents.shape:
             raise ValueError(
                 f"the start has the shape {tuple(self.latents.shape)}, but {tuple(drawn.shape)} is sampled"
             )
-        pairs = last_pairs(path, pairs, strength=self.strength)
+        steps = last_steps(path, steps, strength=self.strength)
         noise = drawn if self.noise is None else self.noise
-        return path_state(self.latents, noise, path, pairs[0][0]), pairs
+        return path.add_noise(self.latents, noise, steps[0].t), steps
 
 
-def path_state(x_0: Tensor, eps: Tensor, path: NoisePath, t: float) -> Tensor:
-    """Return x_t of Eq. (1)."""
-    alpha, sigma = path.alpha_sigma(t)
-    return alpha * x_0 + sigma * eps
-
-
-def last_pairs(path: NoisePath, pairs: Pairs, *, strength: float) -> Pairs:
+def last_steps(path: NoisePath, steps: Steps, *, strength: float) -> Steps:
     """Return the steps from times up to `strength` times the final time; the last step at least."""
     _check_strength(strength)
     latest = strength * path.final_time * (1 + 1e-9)
-    return [pair for pair in pairs if pair[0] <= latest] or list(pairs[-1:])
+    return [step for step in steps if step.t <= latest] or list(steps[-1:])
 
 
 class Inversion(NamedTuple):
@@ -156,29 +175,25 @@ class Inversion(NamedTuple):
     x_0_at: dict[float, Tensor]
 
 
-def invert_noise(denoise: Denoise, x_0: Tensor, path: NoisePath, pairs: Pairs) -> Inversion:
-    """Find the noise that, put on x_0 at the first time of the pairs, DDIM turns into x_0 again.
+def invert_noise(denoise: Denoise, x_0: Tensor, steps: Steps) -> Inversion:
+    """Find the noise that, put on x_0 at the time of the first step, DDIM turns into x_0 again.
 
     The error is of first order in the steps; see `solvers.invert_ddim`.
     """
+    check_steps(steps)
     x_0_at: dict[float, Tensor] = {}
-
-    def note(step: SolverStep) -> None:
-        x_0_at[step.s] = step.x_0
-
-    alpha, sigma = path.alpha_sigma(pairs[0][0])
-    state = invert_ddim(denoise, x_0, path, pairs, callback=note)
-    return Inversion((state - alpha * x_0) / sigma, x_0_at)
+    for state in invert_ddim(denoise, x_0, steps):
+        x_0_at[state.step.t] = state.x_0
+    return Inversion(find_noise(state.x, x_0, state.step.alpha_t, state.step.sigma_t), x_0_at)
 
 
 def sample_from(
     solver: Solver,
     denoise: Denoise,
     path: NoisePath,
-    pairs: Pairs,
+    steps: Steps,
     *,
-    noise: Callable[[], Tensor],
-    eta: float = 0.0,
+    noise: Noise,
     callback: Callback | None = None,
     inpainting: InpaintingMask | None = None,
     start: PartialStart | None = None,
@@ -186,12 +201,11 @@ def sample_from(
     """Run a solver from noise, or from a partly noised start, and keep a region if one is given.
 
     Args:
-        solver: one of `SOLVERS`.
-        denoise: see `Solver`.
+        solver: made by `make_solver`.
+        denoise: see `solvers.Denoise`.
         path: noise path.
-        pairs: steps of a whole run, from the final time.
+        steps: of a whole run, from the final time.
         noise: returns fresh standard normal noise; its first is what the run begins with.
-        eta: see `Solver`.
         callback: called after each step, in each of its resamplings.
         inpainting: region to keep.
         start: where to begin; None begins with noise alone.
@@ -204,46 +218,31 @@ def sample_from(
     """
     x = noise()
     if start is not None:
-        x, pairs = start.begin(x, path, pairs)
+        x, steps = start.begin(x, path, steps)
     if inpainting is None:
-        return solver(denoise, x, path, pairs, noise=noise, eta=eta, callback=callback)
+        return run_solver(solver, denoise, x, steps, callback=callback)
     if start is None:
-        x = inpainting.put_noised(x, path, pairs[0][0])
-    denoise = inpainting.keep_in(denoise, path)
-    if inpainting.resamplings == 1:
-        return solver(denoise, x, path, pairs, noise=noise, eta=eta, callback=callback)
-    n_done, n_steps = 0, inpainting.resamplings * len(pairs)
-    for first in range(0, len(pairs), inpainting.jump):
-        stretch = pairs[first : first + inpainting.jump]
-        for repeat in range(inpainting.resamplings):
-            if repeat > 0:
-                x = renoise(x, noise(), path, stretch[-1][1], to=stretch[0][0])
-            tell = _count_from(callback, n_done, n_steps)
-            x = solver(denoise, x, path, stretch, noise=noise, eta=eta, callback=tell)
-            n_done += len(stretch)
-    return x
+        x = inpainting.put_noised(x, path, steps[0].t)
+    return run_solver(
+        inpainting.resample(solver, noise=noise),
+        inpainting.keep_in(denoise, path),
+        x,
+        steps,
+        repeats=inpainting.resamplings,
+        callback=callback,
+    )
 
 
-def renoise(x: Tensor, eps: Tensor, path: NoisePath, s: float, *, to: float) -> Tensor:
-    """Return x_t from x_s for t > s by fresh noise eps, drawn from q(x_t | x_s).
+def renoise(x: Tensor, eps: Tensor, steps: Steps) -> Tensor:
+    """Return x_t at the first step's t from x_s at the last one's s, by fresh noise: from q(x_t | x_s).
 
         x_t = c x_s + sqrt(sigma_t^2 - c^2 sigma_s^2) eps,    c = alpha_t / alpha_s
 
     Source: Kingma et al. 2021, "Variational Diffusion Models", Appendix A.1.
     """
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(to), path.alpha_sigma(s)
-    c = alpha_t / alpha_s
-    return c * x + math.sqrt(max(sigma_t**2 - (c * sigma_s) ** 2, 0.0)) * eps
-
-
-def _count_from(callback: Callback | None, n_done: int, n_steps: int) -> Callback | None:
-    if callback is None:
-        return None
-
-    def tell(step: SolverStep) -> None:
-        callback(replace(step, index=n_done + step.index, num_steps=n_steps))
-
-    return tell
+    first, last = steps[0], steps[-1]
+    c = first.alpha_t / last.alpha_s
+    return c * x + math.sqrt(max(first.sigma_t**2 - (c * last.sigma_s) ** 2, 0.0)) * eps
 
 
 def _check_strength(strength: float) -> None:

@@ -11,16 +11,15 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from medldm.diffusion import kernel
-from medldm.diffusion.kernel import Number
-from medldm.diffusion.time_grids import make_time_pairs
+from medldm.configs import unknown_name_message
+from medldm.diffusion import kernel, schedules
+from medldm.diffusion.kernel import Number, Step
 from medldm.errors import ConfigError
 
 TIME_DISTRIBUTIONS = ("logit_normal", "uniform")
@@ -61,30 +60,30 @@ class NoisePath(ABC):
         """Return the time with this lambda."""
 
     @abstractmethod
-    def settle(self, times: list[float]) -> list[float]:
+    def snap_to_path(self, times: list[float]) -> list[float]:
         """Replace the decreasing times of a grid by those that the path has."""
 
     def shift_time(self, t: float) -> float:
         """Return the time that a grid even in t takes for t."""
         return t
 
-    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Return x_t (B, ...) in x_0's dtype for times t (B,)."""
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Number) -> Tensor:
+        """Return x_t (B, ...) in x_0's dtype for one time, or for times t (B,)."""
         return kernel.add_noise(x_0, noise, *self.alpha_sigma(t))
+
+    def step(self, t: float, s: float) -> Step:
+        """Return the step of sampling from t to s."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.alpha_sigma(t), self.alpha_sigma(s)
+        return Step(t=t, s=s, alpha_t=alpha_t, sigma_t=sigma_t, alpha_s=alpha_s, sigma_s=sigma_s)
 
     def half_log_snr(self, t: float) -> float:
         """Return lambda_t: inf for the data, -inf for noise without signal."""
-        alpha, sigma = self.alpha_sigma(t)
-        return math.inf if sigma == 0 else -math.inf if alpha == 0 else math.log(alpha / sigma)
+        return kernel.half_log_snr(*self.alpha_sigma(t))
 
     def check_prediction_type(self, prediction_type: str) -> None:
         """Raise ValueError if a network cannot predict this on the whole path: epsilon where alpha = 0."""
         nothing = torch.zeros(1)
         kernel.estimates(prediction_type, nothing, nothing, *self.alpha_sigma(self.final_time))
-
-    def time_pairs(self, num_steps: int, *, grid: str = "trailing") -> list[tuple[float, float]]:
-        """Return a solver's steps (t, s) from the final time to 0; see `time_grids`."""
-        return make_time_pairs(self, num_steps, grid=grid)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able arguments from which `make_path` builds this path."""
@@ -103,13 +102,13 @@ class DDPMPath(NoisePath):
         zero_terminal_snr: rescale so that alpha_T = 0; a network can then not predict epsilon.
 
     Raises:
-        ValueError: if an argument is outside its range.
+        ConfigError: if an argument is outside its range.
 
-    Source: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", Eq. 2 and 4; schedules in `kernel`.
+    Source: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", Eq. 2 and 4; schedules in `schedules`.
 
     Example:
-        >>> DDPMPath(n_timesteps=1000).time_pairs(4)
-        [(1000, 750), (750, 500), (500, 250), (250, 0)]
+        >>> DDPMPath(n_timesteps=1000).alpha_sigma(0)
+        (1.0, 0.0)
     """
 
     kind = "ddpm"
@@ -122,8 +121,8 @@ class DDPMPath(NoisePath):
     zero_terminal_snr: bool = False
 
     def __post_init__(self) -> None:
-        if self.schedule not in kernel.BETA_SCHEDULES:
-            raise ConfigError(f"schedule is {self.schedule!r}: choose from {list(kernel.BETA_SCHEDULES)}")
+        if self.schedule not in schedules.BETA_SCHEDULES:
+            raise ConfigError(f"schedule is {self.schedule!r}: choose from {list(schedules.BETA_SCHEDULES)}")
         if self.n_timesteps < 1 + self.zero_terminal_snr:
             raise ConfigError(
                 f"n_timesteps is {self.n_timesteps}: at least 1, with zero_terminal_snr 2, is needed"
@@ -137,15 +136,15 @@ class DDPMPath(NoisePath):
     @cached_property
     def betas(self) -> tuple[float, ...]:
         """beta_1 ... beta_T."""
-        betas = kernel.BETA_SCHEDULES[self.schedule](self.n_timesteps, self.beta_start, self.beta_end)
+        betas = schedules.BETA_SCHEDULES[self.schedule](self.n_timesteps, self.beta_start, self.beta_end)
         return tuple(
-            (kernel.rescale_to_zero_terminal_snr(betas) if self.zero_terminal_snr else betas).tolist()
+            (schedules.rescale_to_zero_terminal_snr(betas) if self.zero_terminal_snr else betas).tolist()
         )
 
     @cached_property
     def table(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """alpha_0 ... alpha_T and sigma_0 ... sigma_T."""
-        return kernel.chain_steps(self.betas)
+        return schedules.chain_steps(self.betas)
 
     @property
     def final_time(self) -> int:
@@ -181,16 +180,16 @@ class DDPMPath(NoisePath):
         i = bisect_left(times, -half_log_snr, key=lambda t: -self.half_log_snr(t))
         return min(times[max(i - 1, 0) : i + 1], key=lambda t: abs(self.half_log_snr(t) - half_log_snr))
 
-    def settle(self, times: list[float]) -> list[float]:
+    def snap_to_path(self, times: list[float]) -> list[float]:
         """Round to as many different integers, at least 1."""
         if len(times) > self.n_timesteps:
             raise ConfigError(f"num_steps is {len(times)}: this path has {self.n_timesteps} steps at most")
-        settled: list[float] = []
+        snapped: list[float] = []
         ceiling = self.n_timesteps
-        for left, time in zip(range(len(times), 0, -1), times, strict=True):
-            settled.append(max(left, min(round(time), ceiling)))
-            ceiling = int(settled[-1]) - 1
-        return settled
+        for n_left, time in zip(range(len(times), 0, -1), times, strict=True):
+            snapped.append(max(n_left, min(round(time), ceiling)))
+            ceiling = int(snapped[-1]) - 1
+        return snapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,17 +201,17 @@ class FlowPath(NoisePath):
         logit_mean: mean of logit(t), for "logit_normal"; above 0 trains more on noise.
         logit_std: standard deviation of logit(t), for "logit_normal".
         shift: of training times and of the grids even in t; above 1 towards noise, as large volumes need, see
-            `kernel.resolution_shift`.
+            `schedules.resolution_shift`.
 
     Raises:
-        ValueError: if an argument is outside its range.
+        ConfigError: if an argument is outside its range.
 
     Source: Liu et al. 2023, "Flow Straight and Fast", Eq. 1; Esser et al. 2024, "Scaling Rectified Flow
     Transformers for High-Resolution Image Synthesis", Eq. 19 and 23.
 
     Example:
-        >>> FlowPath().time_pairs(2)
-        [(1.0, 0.5), (0.5, 0.0)]
+        >>> FlowPath().alpha_sigma(0.25)
+        (0.75, 0.25)
     """
 
     kind = "flow"
@@ -255,8 +254,8 @@ class FlowPath(NoisePath):
         device = None if generator is None else generator.device
         t = draw(n, generator=generator, device=device, dtype=torch.float64)
         if self.time_distribution == "logit_normal":
-            t = kernel.logit_normal_times(t, self.logit_mean, self.logit_std)
-        return kernel.shift_time(t, self.shift)
+            t = schedules.logit_normal_times(t, self.logit_mean, self.logit_std)
+        return schedules.shift_time(t, self.shift)
 
     def network_time(self, t: Number) -> Number:
         """Return 1000 t, the range that time embeddings resolve."""
@@ -273,9 +272,9 @@ class FlowPath(NoisePath):
 
     def shift_time(self, t: float) -> float:
         """Return t shifted as in training."""
-        return kernel.shift_time(t, self.shift)
+        return schedules.shift_time(t, self.shift)
 
-    def settle(self, times: list[float]) -> list[float]:
+    def snap_to_path(self, times: list[float]) -> list[float]:
         """Return the times; all in [0, 1] are there."""
         return times
 
@@ -300,7 +299,5 @@ def make_path(description: Mapping[str, Any]) -> NoisePath:
     known = [field.name for field in fields(PATHS[kind])]
     for name in arguments:
         if name not in known:
-            nearest = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise ConfigError(f"a {kind} path has no argument {name!r}, only {known}{hint}")
+            raise ConfigError(unknown_name_message(name, known, kind=f"argument of a {kind} path"))
     return PATHS[kind](**arguments)

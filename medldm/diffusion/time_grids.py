@@ -15,17 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from itertools import pairwise
 
+from medldm.diffusion.kernel import Step
+from medldm.diffusion.paths import NoisePath
 from medldm.errors import ConfigError
-
-if TYPE_CHECKING:
-    from medldm.diffusion.paths import NoisePath
 
 KARRAS_RHO = 7
 
 
-def spread(first: float, last: float, n: int) -> list[float]:
+def linspace(first: float, last: float, n: int) -> list[float]:
     """Return n evenly spaced numbers from first to last; for n = 1 the first."""
     return [first + (last - first) * (i / max(n - 1, 1)) for i in range(n)]
 
@@ -37,18 +36,18 @@ def trailing(path: NoisePath, n: int) -> list[float]:
 
 def uniform(path: NoisePath, n: int) -> list[float]:
     """Space times evenly from the final time to the smallest network time."""
-    return [path.shift_time(t) for t in spread(path.final_time, path.first_time, n)]
+    return [path.shift_time(t) for t in linspace(path.final_time, path.first_time, n)]
 
 
 def log_snr(path: NoisePath, n: int) -> list[float]:
     """Space lambda evenly."""
-    return [path.time_at(value) for value in spread(*path.half_log_snr_range, n)]
+    return [path.time_at(value) for value in linspace(*path.half_log_snr_range, n)]
 
 
 def karras(path: NoisePath, n: int) -> list[float]:
     """Space (sigma / alpha)^(1 / rho) evenly."""
     first, last = (math.exp(-value / KARRAS_RHO) for value in path.half_log_snr_range)
-    return [path.time_at(-KARRAS_RHO * math.log(value)) for value in spread(first, last, n)]
+    return [path.time_at(-KARRAS_RHO * math.log(value)) for value in linspace(first, last, n)]
 
 
 GRIDS: dict[str, Callable[[NoisePath, int], list[float]]] = {
@@ -59,8 +58,8 @@ GRIDS: dict[str, Callable[[NoisePath, int], list[float]]] = {
 }
 
 
-def make_time_pairs(path: NoisePath, num_steps: int, *, grid: str = "trailing") -> list[tuple[float, float]]:
-    """Return the steps (t, s) of a solver: each begins where the one before ended.
+def make_steps(path: NoisePath, num_steps: int, *, grid: str = "trailing") -> list[Step]:
+    """Return the steps of a solver, from the path's final time to 0: each begins where the one before ended.
 
     Args:
         path: noise path.
@@ -68,14 +67,19 @@ def make_time_pairs(path: NoisePath, num_steps: int, *, grid: str = "trailing") 
         grid: "trailing", "uniform", "log_snr" or "karras".
 
     Returns:
-        N pairs with t > s, from the path's final time to 0.
+        N steps from t to s, t > s.
 
     Raises:
         ConfigError: if the grid is unknown or the number of steps impossible.
+
+    Example:
+        >>> from medldm.diffusion import DDPMPath
+        >>> [(step.t, step.s) for step in make_steps(DDPMPath(n_timesteps=1000), 4)]
+        [(1000, 750), (750, 500), (500, 250), (250, 0)]
     """
     if grid not in GRIDS:
         raise ConfigError(f"grid is {grid!r}: choose from {list(GRIDS)}")
     if num_steps < 1:
         raise ConfigError(f"num_steps is {num_steps}: at least 1 is needed")
-    times = path.settle([path.final_time, *GRIDS[grid](path, num_steps)[1:]])
-    return list(zip(times, [*times[1:], path.final_time * 0], strict=True))
+    times = path.snap_to_path([path.final_time, *GRIDS[grid](path, num_steps)[1:]])
+    return [path.step(t, s) for t, s in pairwise([*times, path.final_time * 0])]

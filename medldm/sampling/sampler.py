@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,17 @@ from torch import Tensor
 
 from medldm.conditioning import Conditions
 from medldm.diffusion import (
-    SOLVERS,
+    Callback,
     Denoise,
     InpaintingMask,
     Inversion,
     NoisePath,
     PartialStart,
-    SolverStep,
     guided_denoiser,
     invert_noise,
-    last_pairs,
+    last_steps,
+    make_solver,
+    make_steps,
     sample_from,
 )
 from medldm.diffusion.guidance import Passes
@@ -33,8 +34,6 @@ from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.networks.kernels.dispatch import clear_cached_weights
 from medldm.sampling.conditions import SamplingConditions
 from medldm.sampling.config import SamplingConfig
-
-Callback = Callable[[SolverStep], None]
 
 
 def sample_seed(seed: int, index: int) -> int:
@@ -144,15 +143,12 @@ class LatentDiffusionSampler:
         seeds = [sample_seed(settings.seed, index) for index in indices]
         noise = SampleNoise(seeds, sample_shape, device=device)
         path = self.config.noise_path()
-        denoise = self._denoiser(path, conditions, settings)
-        pairs = path.time_pairs(settings.n_steps, grid=settings.grid_name)
         return sample_from(
-            SOLVERS[settings.solver_name],
-            denoise,
+            make_solver(settings.solver_name, noise=noise, eta=settings.eta),
+            self._denoiser(path, conditions, settings),
             path,
-            pairs,
+            make_steps(path, settings.n_steps, grid=settings.grid_name),
             noise=noise,
-            eta=settings.eta,
             callback=callback,
             inpainting=inpainting,
             start=start,
@@ -177,11 +173,10 @@ class LatentDiffusionSampler:
         """
         settings = settings or SamplingConfig()
         path = self.config.noise_path()
-        denoise = self._denoiser(path, conditions, settings)
-        pairs = last_pairs(
-            path, path.time_pairs(settings.n_steps, grid=settings.grid_name), strength=strength
+        steps = make_steps(path, settings.n_steps, grid=settings.grid_name)
+        return invert_noise(
+            self._denoiser(path, conditions, settings), latents, last_steps(path, steps, strength=strength)
         )
-        return invert_noise(denoise, latents, path, pairs)
 
     @torch.no_grad()
     def sample(

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import default_collate
 
 from medldm.conditioning import Conditions
-from medldm.diffusion import loss_weight, training_target
+from medldm.diffusion import denoising_losses, make_steps
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.runtime.batch_shard import BatchShard, whole_batch
@@ -76,14 +76,15 @@ class DenoisingTask:
         drop: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """Return the squared error (B,) of the prediction at the times t (B,)."""
-        x_t = self.path.add_noise(x_0, noise, t)
-        target = training_target(self.prediction_type, x_0, noise, *self.path.alpha_sigma(t))
-        output = denoiser(x_t, self.path.network_time(t), conditions, drop=drop)
-        error = ((output.float() - target) ** 2).flatten(1).mean(dim=1)
-        if self.weighting == "plain":
-            return error
-        alpha, sigma = self.path.alpha_sigma(t)
-        return error * loss_weight(self.weighting, self.prediction_type, alpha, sigma).to(error)
+        return denoising_losses(
+            lambda x_t, time: denoiser(x_t, time, conditions, drop=drop),
+            x_0,
+            t=t,
+            noise=noise,
+            path=self.path,
+            prediction_type=self.prediction_type,
+            weighting=self.weighting,
+        )
 
 
 def averaged_denoiser(average: AveragedModel) -> ConditionalDenoiser:
@@ -266,9 +267,9 @@ class DiffusionEvaluator(SupervisedEvaluator):
         x_0 = self.task.draw_latents(batchdata, generator=generator)
         conditions = gather_conditions(batchdata, denoiser.conditioning.names).to(device)
         losses = []
-        for t, _ in self.task.path.time_pairs(self.n_times):
+        for step in make_steps(self.task.path, self.n_times):
             noise = torch.randn(x_0.shape, generator=generator).to(device)
-            times = torch.full((len(x_0),), t, device=device)
+            times = torch.full((len(x_0),), step.t, device=device)
             with autocast(device, self.config.precision):
                 losses.append(self.task.loss(denoiser, x_0, conditions, t=times, noise=noise))
         return {Keys.LOSS: torch.stack(losses).mean().item()}

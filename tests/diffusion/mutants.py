@@ -28,6 +28,7 @@ class Mutant:
         new: what takes its place.
         test: part of the names of the tests that must notice, where running the whole file would take long.
         room: folder in medldm that holds the file.
+        noticed_by: module of the room whose test file must notice, where it is another one.
     """
 
     name: str
@@ -36,28 +37,39 @@ class Mutant:
     new: str
     test: str = ""
     room: str = "diffusion"
+    noticed_by: str = ""
 
 
 MUTANTS = [
-    Mutant("alpha_without_root", "kernel", "tuple(map(math.sqrt, signal))", "tuple(signal)"),
-    Mutant("noise_without_root", "kernel", "tuple(map(math.sqrt, noise))", "tuple(noise)"),
+    Mutant("alpha_without_root", "schedules", "tuple(map(math.sqrt, signal))", "tuple(signal)"),
+    Mutant("noise_without_root", "schedules", "tuple(map(math.sqrt, noise))", "tuple(noise)"),
     Mutant("v_with_flipped_sign", "kernel", ": (-sigma, alpha)", ": (sigma, -alpha)"),
     Mutant("velocity_with_flipped_sign", "kernel", ": (-one, one)", ": (one, -one)"),
     Mutant("x_0_from_the_wrong_row", "kernel", "_like(b / determinant", "_like(a / determinant"),
     Mutant("eps_from_the_wrong_row", "kernel", "_like(alpha / determinant", "_like(sigma / determinant"),
     Mutant("zero_determinant_accepted", "kernel", "determinant == 0", "determinant != determinant"),
-    Mutant("posterior_sd_without_square", "kernel", "math.sqrt(1 - rho**2)", "math.sqrt(1 - rho)"),
-    Mutant("posterior_sd_of_the_wrong_time", "kernel", "sigma_s * math.sqrt", "sigma_t * math.sqrt"),
-    Mutant("posterior_mean_without_square", "kernel", "alpha_s * (1 - rho**2),", "alpha_s * (1 - rho),"),
-    Mutant("cosine_capped_too_early", "kernel", "clamp(max=0.999)", "clamp(max=0.99)"),
-    Mutant("cosine_without_square", "kernel", "* math.pi / 2) ** 2", "* math.pi / 2)"),
-    Mutant("terminal_snr_not_zero", "kernel", "alpha = (alpha - alpha[-1]) *", "alpha = alpha *"),
+    Mutant("posterior_sd_without_square", "kernel", "math.sqrt(1 - self.rho**2)", "math.sqrt(1 - self.rho)"),
     Mutant(
-        "shift_the_wrong_way", "kernel", "shift * t / (1 + (shift - 1) * t)", "t / (shift - (shift - 1) * t)"
+        "posterior_sd_of_the_wrong_time", "kernel", "self.sigma_s * math.sqrt", "self.sigma_t * math.sqrt"
     ),
-    Mutant("resolution_shift_without_root", "kernel", "math.sqrt(math.prod(size) /", "(math.prod(size) /"),
-    Mutant("loss_weight_without_square", "kernel", "(sigma / determinant) ** 2", "(sigma / determinant)"),
-    Mutant("largest_snr_for_smallest", "kernel", "snr.clamp(max=", "snr.clamp(min="),
+    Mutant(
+        "posterior_mean_without_square",
+        "kernel",
+        "self.alpha_s * (1 - self.rho**2)",
+        "self.alpha_s * (1 - self.rho)",
+    ),
+    Mutant("cosine_capped_too_early", "schedules", "clamp(max=0.999)", "clamp(max=0.99)"),
+    Mutant("cosine_without_square", "schedules", "* math.pi / 2) ** 2", "* math.pi / 2)"),
+    Mutant("terminal_snr_not_zero", "schedules", "alpha = (alpha - alpha[-1]) *", "alpha = alpha *"),
+    Mutant(
+        "shift_the_wrong_way",
+        "schedules",
+        "shift * t / (1 + (shift - 1) * t)",
+        "t / (shift - (shift - 1) * t)",
+    ),
+    Mutant("resolution_shift_without_root", "schedules", "math.sqrt(math.prod(size) /", "(math.prod(size) /"),
+    Mutant("loss_weight_without_square", "loss", "(sigma / determinant) ** 2", "(sigma / determinant)"),
+    Mutant("largest_snr_for_smallest", "loss", "snr.clamp(max=", "snr.clamp(min="),
     Mutant("network_time_off_by_one", "paths", "return t - 1", "return t"),
     Mutant("times_from_zero", "paths", "randint(1, self.n_timesteps + 1", "randint(0, self.n_timesteps"),
     Mutant("single_precision_table", "paths", "dtype=torch.float64, device=t.device", "device=t.device"),
@@ -65,36 +77,46 @@ MUTANTS = [
     Mutant(
         "training_times_not_shifted",
         "paths",
-        "return kernel.shift_time(t, self.shift)\n\n    def network",
+        "return schedules.shift_time(t, self.shift)\n\n    def network",
         "return t\n\n    def network",
     ),
     Mutant(
-        "times_cut_off", "time_grids", "path.settle([path.final_time,", "path.settle([path.final_time - 1e-3,"
+        "times_cut_off",
+        "time_grids",
+        "path.snap_to_path([path.final_time,",
+        "path.snap_to_path([path.final_time - 1e-3,",
     ),
     Mutant(
         "previous_time_is_t_minus_1",
         "time_grids",
-        "[*times[1:], path.final_time * 0]",
-        "[t - 1 for t in times]",
+        "path.step(t, s) for t, s in",
+        "path.step(t, t - 1) for t, s in",
     ),
     Mutant("linspace_for_trailing", "time_grids", "((n - i) / n)", "((n - i) / (n + 1))"),
     Mutant("grid_not_shifted", "time_grids", "[path.shift_time(t) for t in", "[t for t in"),
     Mutant("karras_root", "time_grids", "-KARRAS_RHO * math.log(value)", "-math.log(value)"),
     Mutant(
         "ddpm_step_to_t_minus_1",
-        "solvers",
-        "posterior(*path.alpha_sigma(t), *path.alpha_sigma(s))",
-        "posterior(*path.alpha_sigma(t), *path.alpha_sigma(t - 1 if t > 1 else s))",
+        "paths",
+        "self.alpha_sigma(t), self.alpha_sigma(s)",
+        "self.alpha_sigma(t), self.alpha_sigma(t - 1 if t > 1 else s)",
         test="respaced_ddpm_has",
+        noticed_by="solvers",
     ),
     Mutant(
         "ddpm_noise_variance_for_sd",
         "solvers",
-        "x = x + sd * noise()",
-        "x = x + sd**2 * noise()",
+        "x = x + step.posterior_sd * noise()",
+        "x = x + step.posterior_sd**2 * noise()",
         test="respaced_ddpm_has",
     ),
-    Mutant("noise_in_the_last_step", "solvers", "if sd > 0:", "if sd >= 0:", test="last_step"),
+    Mutant(
+        "noise_in_the_last_step",
+        "solvers",
+        "if step.posterior_sd > 0:",
+        "if step.posterior_sd >= 0:",
+        test="last_step",
+    ),
     Mutant(
         "latents_clipped",
         "solvers",
@@ -103,37 +125,49 @@ MUTANTS = [
         test="survive",
     ),
     Mutant(
-        "ddim_eta_outside_the_square", "solvers", "(eta * sd) ** 2, 0.0", "eta * sd**2, 0.0", test="eta_keeps"
+        "ddim_eta_outside_the_square",
+        "solvers",
+        "step.sigma_s**2 - fresh**2",
+        "step.sigma_s**2 - fresh**2 / eta",
+        test="eta_keeps",
     ),
     Mutant(
-        "ddim_noise_not_reduced", "solvers", "sigma_s**2 - (eta * sd) ** 2", "sigma_s**2", test="eta_keeps"
+        "ddim_noise_not_reduced",
+        "solvers",
+        "step.sigma_s**2 - fresh**2",
+        "step.sigma_s**2",
+        test="eta_keeps",
     ),
-    Mutant("multistep_factor", "solvers", "h / (2 * h_before)", "h / h_before", test="order_of_convergence"),
+    Mutant(
+        "multistep_factor",
+        "solvers",
+        "step.h / (2 * h_before)",
+        "step.h / h_before",
+        test="order_of_convergence",
+    ),
     Mutant(
         "multistep_ratio_inverted",
         "solvers",
-        "h / (2 * h_before)",
-        "h_before / (2 * h)",
+        "step.h / (2 * h_before)",
+        "h_before / (2 * step.h)",
         test="uneven_steps",
     ),
     Mutant(
         "multistep_forgets",
         "solvers",
-        "x_0_before, h_before = x_0, h\n",
-        "h_before = h\n",
+        "x_0_before, h_before = x_0, step.h\n",
+        "h_before = step.h\n",
         test="order_of_convergence",
     ),
-    Mutant(
-        "heun_without_the_end", "solvers", "* (eps + eps_end)", "* (eps + eps)", test="order_of_convergence"
-    ),
+    Mutant("heun_without_the_end", "solvers", "(eps + eps_end)", "(eps + eps)", test="order_of_convergence"),
     Mutant(
         "inversion_at_the_wrong_level",
         "solvers",
-        "(x - sigma_s * eps) / alpha_s",
-        "(x - sigma_t * eps) / alpha_t",
+        "(x - step.sigma_s * eps) / step.alpha_s",
+        "(x - step.sigma_t * eps) / step.alpha_t",
         test="inversion_undoes",
     ),
-    Mutant("gaps_accepted", "solvers", "if end != start:", "if end < 0:", test="gaps"),
+    Mutant("gaps_accepted", "solvers", "if before.s != after.t:", "if before.s < 0:", test="gaps"),
     Mutant("weight_off_by_one", "guidance", "weights[c] * (outputs[c] -", "(weights[c] + 1) * (outputs[c] -"),
     Mutant("rows_in_the_wrong_order", "guidance", ".repeat_interleave(", ".repeat("),
     Mutant("drop_means_keep", "guidance", "name not in group", "name in group"),
@@ -208,7 +242,7 @@ def run_tests(folder: Path, mutant: Mutant | None) -> int:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             sys.path.insert(0, str(folder))
-            files = {(one.room, one.module) for one in ([mutant] if mutant else MUTANTS)}
+            files = {(one.room, one.noticed_by or one.module) for one in ([mutant] if mutant else MUTANTS)}
             tests = [str(REPOSITORY / "tests" / room / f"test_{module}.py") for room, module in sorted(files)]
             setup = str(REPOSITORY / "setup.cfg")
             options = ["-x", "-q", "--tb=line", "--assert=plain", "-p", "no:cacheprovider", "-c", setup]

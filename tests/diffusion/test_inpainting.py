@@ -8,13 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from medldm.diffusion import SOLVERS, NoisePath, SolverStep, make_path
+from medldm.diffusion import (
+    SOLVERS,
+    NoisePath,
+    SolverProgress,
+    make_path,
+    make_solver,
+    make_steps,
+    run_solver,
+)
 from medldm.diffusion.inpainting import (
     InpaintingMask,
     PartialStart,
     invert_noise,
-    last_pairs,
-    path_state,
+    last_steps,
     renoise,
     sample_from,
 )
@@ -26,6 +33,11 @@ SHAPE = (2, 3, 4, 5, 2)
 def noise_like(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(shape, generator=generator, dtype=dtype)
+
+
+def sample(name: str, denoise: Any, path: NoisePath, steps: Any, *, noise: Any, **options: Any) -> Tensor:
+    """`sample_from` with a solver by name that draws from the same noise."""
+    return sample_from(make_solver(name, noise=noise), denoise, path, steps, noise=noise, **options)
 
 
 def network(path: NoisePath) -> Any:
@@ -53,9 +65,7 @@ def test_every_solver_ends_at_the_original_to_the_bit(name, description, repeats
     path = make_path(description)
     original, is_kept = 3 * noise_like(SHAPE, 7)(), half_mask()
     mask = InpaintingMask(original=original, is_kept=is_kept, **repeats)
-    x = sample_from(
-        SOLVERS[name], network(path), path, path.time_pairs(5), noise=noise_like(SHAPE), inpainting=mask
-    )
+    x = sample(name, network(path), path, make_steps(path, 5), noise=noise_like(SHAPE), inpainting=mask)
     everywhere = is_kept.expand(SHAPE)
     assert torch.equal(x[everywhere], original[everywhere])
     assert (x[~everywhere] - original[~everywhere]).abs().min() > 0
@@ -66,10 +76,11 @@ def test_every_solver_ends_at_the_original_to_the_bit(name, description, repeats
 def test_an_empty_mask_changes_no_bit(name, grid) -> None:
     path = make_path({"kind": "ddpm"})
     mask = InpaintingMask(original=torch.zeros(SHAPE), is_kept=torch.zeros(1, 1, 1, 1, 1, dtype=torch.bool))
-    pairs = path.time_pairs(6, grid=grid)
-    kept = sample_from(SOLVERS[name], network(path), path, pairs, noise=noise_like(SHAPE), inpainting=mask)
+    steps = make_steps(path, 6, grid=grid)
+    kept = sample(name, network(path), path, steps, noise=noise_like(SHAPE), inpainting=mask)
     noise = noise_like(SHAPE)
-    assert torch.equal(kept, SOLVERS[name](network(path), noise(), path, pairs, noise=noise))
+    solver = make_solver(name, noise=noise)
+    assert torch.equal(kept, run_solver(solver, network(path), noise(), steps))
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -77,9 +88,7 @@ def test_a_full_mask_returns_the_original(name) -> None:
     path = make_path({"kind": "flow"})
     original = noise_like(SHAPE, 7)()
     mask = InpaintingMask(original=original, is_kept=torch.ones(1, 1, 1, 1, 1, dtype=torch.bool))
-    x = sample_from(
-        SOLVERS[name], network(path), path, path.time_pairs(4), noise=noise_like(SHAPE), inpainting=mask
-    )
+    x = sample(name, network(path), path, make_steps(path, 4), noise=noise_like(SHAPE), inpainting=mask)
     assert torch.equal(x, original)
 
 
@@ -90,13 +99,13 @@ def test_kept_latents_have_the_noise_of_each_time_on_the_way(name) -> None:
     shape = (1, 1, 30, 30, 30)
     original = torch.full(shape, 2.0, dtype=torch.float64)
     mask = InpaintingMask(original=original, is_kept=torch.ones(shape, dtype=torch.bool))
-    seen: list[SolverStep] = []
+    seen: list[SolverProgress] = []
     noise = noise_like(shape, dtype=torch.float64)
-    pairs = path.time_pairs(5)
-    sample_from(SOLVERS[name], network(path), path, pairs, noise=noise, inpainting=mask, callback=seen.append)
-    for step in seen[:-1]:
-        alpha, sigma = path.alpha_sigma(step.s)
-        eps = (step.x - alpha * original) / sigma
+    steps = make_steps(path, 5)
+    sample(name, network(path), path, steps, noise=noise, inpainting=mask, callback=seen.append)
+    for progress in seen[:-1]:
+        alpha, sigma = path.alpha_sigma(progress.state.step.s)
+        eps = (progress.state.x - alpha * original) / sigma
         standard_error = original.numel() ** -0.5
         assert abs(eps.mean()) < 4 * standard_error
         assert abs(eps.std() - 1) < 4 * standard_error / 2**0.5
@@ -118,16 +127,16 @@ def correlated_denoiser(path: NoisePath) -> Any:
     return denoise
 
 
-def conditional_moments(description: dict[str, Any], name: str, steps: int, **repeats: int) -> Tensor:
+def conditional_moments(description: dict[str, Any], name: str, num_steps: int, **repeats: int) -> Tensor:
     """Mean, as a share of the exact one, and sd of the free number given that the kept one is 1.5."""
     path = make_path(description)
     original = torch.tensor([[1.5, 0.0]], dtype=torch.float64).expand(4000, 2)
     mask = InpaintingMask(original=original, is_kept=torch.tensor([[True, False]]), **repeats)
-    x = sample_from(
-        SOLVERS[name],
+    x = sample(
+        name,
         correlated_denoiser(path),
         path,
-        path.time_pairs(steps),
+        make_steps(path, num_steps),
         noise=noise_like((4000, 2), dtype=torch.float64),
         inpainting=mask,
     )
@@ -153,10 +162,8 @@ def test_resamplings_do_not_change_the_law_without_a_kept_region(gaussian) -> No
     path = make_path({"kind": "flow"})
     shape = (20000,)
     mask = InpaintingMask(original=torch.zeros(shape), is_kept=torch.tensor([False]), resamplings=3, jump=4)
-    pairs = path.time_pairs(60)
-    x = sample_from(
-        SOLVERS["heun"], gaussian.denoiser(path), path, pairs, noise=noise_like(shape), inpainting=mask
-    )
+    steps = make_steps(path, 60)
+    x = sample("heun", gaussian.denoiser(path), path, steps, noise=noise_like(shape), inpainting=mask)
     standard_error = gaussian.sd / 20000**0.5
     assert abs(x.mean() - gaussian.mean) < 4 * standard_error
     assert abs(x.std() - gaussian.sd) < 4 * standard_error / 2**0.5 + 0.005
@@ -170,8 +177,9 @@ def test_renoising_has_the_mean_and_variance_of_the_later_time() -> None:
         s = int(s) if description["kind"] == "ddpm" else s
         one = torch.ones(1, dtype=torch.float64)
         (alpha_s, sigma_s), (alpha_t, sigma_t) = path.alpha_sigma(s), path.alpha_sigma(t)
-        signal = renoise(alpha_s * one, 0 * one, path, s, to=t)
-        old, fresh = renoise(sigma_s * one, 0 * one, path, s, to=t), renoise(0 * one, one, path, s, to=t)
+        steps = [path.step(t, s)]
+        signal = renoise(alpha_s * one, 0 * one, steps)
+        old, fresh = renoise(sigma_s * one, 0 * one, steps), renoise(0 * one, one, steps)
         assert signal.item() == pytest.approx(alpha_t, abs=1e-12)
         assert (old**2 + fresh**2).item() == pytest.approx(sigma_t**2, abs=1e-12)
 
@@ -179,18 +187,18 @@ def test_renoising_has_the_mean_and_variance_of_the_later_time() -> None:
 def test_callback_counts_every_repeat_once() -> None:
     path = make_path({"kind": "flow"})
     mask = InpaintingMask(original=torch.zeros(SHAPE), is_kept=half_mask(), resamplings=3, jump=2)
-    seen: list[SolverStep] = []
-    sample_from(
-        SOLVERS["ddim"],
+    seen: list[SolverProgress] = []
+    sample(
+        "ddim",
         network(path),
         path,
-        path.time_pairs(5),
+        make_steps(path, 5),
         noise=noise_like(SHAPE),
         inpainting=mask,
         callback=seen.append,
     )
-    assert [step.index for step in seen] == list(range(15))
-    assert {step.num_steps for step in seen} == {15}
+    assert [progress.index for progress in seen] == list(range(15))
+    assert {progress.num_steps for progress in seen} == {15}
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -203,32 +211,32 @@ def test_a_partial_start_begins_at_the_noised_latents_at_its_time(name) -> None:
         alpha, sigma = path.alpha_sigma(t)
         return latents, (x - alpha * latents) / sigma
 
-    seen: list[SolverStep] = []
+    seen: list[SolverProgress] = []
     start = PartialStart(latents=latents, strength=0.35)
-    x = sample_from(
-        SOLVERS[name],
+    x = sample(
+        name,
         oracle,
         path,
-        path.time_pairs(10),
+        make_steps(path, 10),
         noise=noise_like(SHAPE),
         start=start,
         callback=seen.append,
     )
     assert torch.equal(x, latents)
-    assert [step.t for step in seen] == [300, 200, 100]
+    assert [progress.state.step.t for progress in seen] == [300, 200, 100]
     drawn = noise_like(SHAPE)()
-    begun, _ = start.begin(drawn, path, path.time_pairs(10))
-    assert torch.equal(begun, path_state(latents, drawn, path, 300))
+    begun, _ = start.begin(drawn, path, make_steps(path, 10))
+    assert torch.equal(begun, path.add_noise(latents, drawn, 300))
 
 
 @pytest.mark.parametrize("description", PATHS, ids=["ddpm", "zero_snr", "flow"])
 @pytest.mark.parametrize("grid", ["trailing", "uniform", "log_snr", "karras"])
 def test_strength_one_makes_all_steps_and_a_small_one_the_last(description, grid) -> None:
     path = make_path(description)
-    pairs = path.time_pairs(7, grid=grid)
-    assert last_pairs(path, pairs, strength=1.0) == pairs
-    assert last_pairs(path, pairs, strength=1e-6) == pairs[-1:]
-    assert all(t <= 0.5 * path.final_time for t, _ in last_pairs(path, pairs, strength=0.5)[1:])
+    steps = make_steps(path, 7, grid=grid)
+    assert last_steps(path, steps, strength=1.0) == steps
+    assert last_steps(path, steps, strength=1e-6) == steps[-1:]
+    assert all(step.t <= 0.5 * path.final_time for step in last_steps(path, steps, strength=0.5)[1:])
 
 
 def test_inverted_noise_leads_back_to_the_latents(gaussian) -> None:
@@ -236,18 +244,16 @@ def test_inverted_noise_leads_back_to_the_latents(gaussian) -> None:
     path = make_path({"kind": "flow"})
     latents = 0.7 + 0.5 * noise_like((400,), 3, torch.float64)()
     errors = []
-    for steps in (100, 200):
-        pairs = path.time_pairs(steps)
+    for num_steps in (100, 200):
+        steps = make_steps(path, num_steps)
         strength = 0.6
-        noise, _ = invert_noise(
-            gaussian.denoiser(path), latents, path, last_pairs(path, pairs, strength=strength)
-        )
+        noise, _ = invert_noise(gaussian.denoiser(path), latents, last_steps(path, steps, strength=strength))
         start = PartialStart(latents=latents, strength=strength, noise=noise)
-        x = sample_from(
-            SOLVERS["ddim"],
+        x = sample(
+            "ddim",
             gaussian.denoiser(path),
             path,
-            pairs,
+            steps,
             noise=noise_like((400,), dtype=torch.float64),
             start=start,
         )
@@ -264,20 +270,20 @@ def test_an_inversion_with_a_kept_region_is_exact_to_first_order_everywhere() ->
     )
     errors = {True: [], False: []}
     for is_on_course, found in errors.items():
-        for steps in (50, 100):
-            pairs = path.time_pairs(steps)
-            noise, x_0_at = invert_noise(correlated_denoiser(path), latents, path, pairs)
+        for num_steps in (50, 100):
+            steps = make_steps(path, num_steps)
+            noise, x_0_at = invert_noise(correlated_denoiser(path), latents, steps)
             mask = InpaintingMask(
                 original=latents,
                 is_kept=torch.tensor([[True, False]]),
                 x_0_at=x_0_at if is_on_course else {},
             )
             start = PartialStart(latents=latents, strength=1.0, noise=noise)
-            x = sample_from(
-                SOLVERS["ddim"],
+            x = sample(
+                "ddim",
                 correlated_denoiser(path),
                 path,
-                pairs,
+                steps,
                 noise=noise_like((400, 2), dtype=torch.float64),
                 inpainting=mask,
                 start=start,
@@ -307,11 +313,11 @@ def test_wrong_arguments_are_named() -> None:
         {"start": PartialStart(latents=zeros, strength=1.0)},
     ):
         with pytest.raises(ValueError, match=r"\(2, 3, 4, 5, 2\), but \(1, 3, 4, 5, 2\)"):
-            sample_from(
-                SOLVERS["ddim"],
+            sample(
+                "ddim",
                 network(path),
                 path,
-                path.time_pairs(2),
+                make_steps(path, 2),
                 noise=noise_like((1, *SHAPE[1:])),
                 **original,
             )

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from medldm.diffusion import DDPMPath, FlowPath, NoisePath, kernel, make_path
+from medldm.diffusion import DDPMPath, FlowPath, NoisePath, make_path, make_steps, schedules
 from medldm.diffusion.paths import PATHS
 
 DDPM_PATHS = [
     DDPMPath(schedule=schedule, beta_start=1e-4, beta_end=0.02, zero_terminal_snr=zero)
-    for schedule in kernel.BETA_SCHEDULES
+    for schedule in schedules.BETA_SCHEDULES
     for zero in (False, True)
 ]
 ALL_PATHS: list[NoisePath] = [*DDPM_PATHS, FlowPath(), FlowPath(shift=3.0)]
@@ -52,7 +52,7 @@ def test_chained_single_steps_are_the_closed_form(path: DDPMPath) -> None:
 @pytest.mark.parametrize("path", ALL_PATHS, ids=name_of)
 def test_moments_of_noised_data_are_those_of_the_path(path: NoisePath, generator: torch.Generator) -> None:
     n, x_0 = 40_000, 3.0
-    times = [path.final_time, path.time_pairs(3)[1][0], path.time_pairs(3)[2][0], path.first_time]
+    times = [path.final_time, make_steps(path, 3)[1].t, make_steps(path, 3)[2].t, path.first_time]
     for t in times:
         noise = torch.randn(1, n, generator=generator, dtype=torch.float64)
         x_t = path.add_noise(torch.full((1, n), x_0, dtype=torch.float64), noise, torch.tensor([t]))
@@ -63,7 +63,7 @@ def test_moments_of_noised_data_are_those_of_the_path(path: NoisePath, generator
 
 @pytest.mark.parametrize("path", ALL_PATHS, ids=name_of)
 def test_tables_survive_half_precision_use(path: NoisePath) -> None:
-    times = torch.tensor([path.first_time, path.time_pairs(2)[1][0]])
+    times = torch.tensor([path.first_time, make_steps(path, 2)[1].t])
     before = torch.stack(path.alpha_sigma(times)).clone()
     for dtype in (torch.float16, torch.bfloat16):
         x = torch.ones(2, 1, 2, 2, 2, dtype=dtype)
@@ -89,14 +89,21 @@ def test_time_zero_is_the_data_to_the_bit(path: NoisePath, generator: torch.Gene
 
 @pytest.mark.parametrize("path", ALL_PATHS, ids=name_of)
 def test_numbers_and_tensors_of_times_give_the_same_levels(path: NoisePath) -> None:
-    times = [t for t, _ in path.time_pairs(7)] + [0]
+    times = [step.t for step in make_steps(path, 7)] + [0]
     alphas, sigmas = path.alpha_sigma(
         torch.tensor(times, dtype=torch.int64 if path.kind == "ddpm" else torch.float64)
     )
     assert list(zip(alphas.tolist(), sigmas.tolist(), strict=True)) == [path.alpha_sigma(t) for t in times]
 
 
-@pytest.mark.parametrize("schedule", list(kernel.BETA_SCHEDULES))
+@pytest.mark.parametrize("path", ALL_PATHS, ids=name_of)
+def test_step_has_the_levels_of_both_times(path: NoisePath) -> None:
+    for step in make_steps(path, 3):
+        assert (step.alpha_t, step.sigma_t) == path.alpha_sigma(step.t)
+        assert (step.alpha_s, step.sigma_s) == path.alpha_sigma(step.s)
+
+
+@pytest.mark.parametrize("schedule", list(schedules.BETA_SCHEDULES))
 def test_zero_terminal_snr_is_exact_and_refuses_epsilon(schedule: str) -> None:
     path = DDPMPath(schedule=schedule, zero_terminal_snr=True)
     assert path.alpha_sigma(path.final_time) == (0.0, 1.0)
@@ -149,7 +156,10 @@ def test_every_argument_changes_an_output(kind: str, name: str) -> None:
     [
         ({"kind": "edm"}, "kind of the noise path is 'edm'.*ddpm.*flow"),
         ({}, "kind of the noise path is None"),
-        ({"kind": "ddpm", "beta_stat": 0.1}, "no argument 'beta_stat'.*did you mean 'beta_start'"),
+        (
+            {"kind": "ddpm", "beta_stat": 0.1},
+            "ddpm path 'beta_stat'.*Did you mean 'beta_start'",
+        ),
         ({"kind": "ddpm", "schedule": "quadratic"}, "schedule is 'quadratic': choose from"),
         ({"kind": "ddpm", "n_timesteps": 0}, "n_timesteps is 0"),
         ({"kind": "ddpm", "n_timesteps": 1, "zero_terminal_snr": True}, "n_timesteps is 1"),
@@ -213,8 +223,8 @@ def test_network_times_follow_the_convention_of_known_weights() -> None:
 
 @pytest.mark.parametrize("path", ALL_PATHS, ids=name_of)
 def test_time_at_inverts_half_log_snr(path: NoisePath) -> None:
-    for t, _ in path.time_pairs(9)[1:]:
-        assert path.time_at(path.half_log_snr(t)) == pytest.approx(t, rel=1e-12)
+    for step in make_steps(path, 9)[1:]:
+        assert path.time_at(path.half_log_snr(step.t)) == pytest.approx(step.t, rel=1e-12)
     low, high = path.half_log_snr_range
     assert -math.inf < low < high < math.inf
 

@@ -19,11 +19,14 @@ from medldm.diffusion import (
     DDPMPath,
     FlowPath,
     NoisePath,
-    SolverStep,
+    SolverProgress,
+    Step,
     estimates,
     guided_denoiser,
     invert_ddim,
-    posterior,
+    make_solver,
+    make_steps,
+    run_solver,
     training_target,
 )
 from medldm.diffusion.guidance import drop_masks
@@ -42,9 +45,18 @@ def no_noise() -> Tensor:
     raise AssertionError("fresh noise was drawn")
 
 
-def run(solver: str, denoise: Any, x: Tensor, path: NoisePath, pairs: Any, **options: Any) -> Tensor:
+def run(
+    name: str,
+    denoise: Any,
+    x: Tensor,
+    steps: Any,
+    *,
+    noise: Any = no_noise,
+    eta: float = 0.0,
+    callback: Any = None,
+) -> Tensor:
     """Run a solver by name, without noise unless told."""
-    return SOLVERS[solver](denoise, x, path, pairs, **{"noise": no_noise, **options})
+    return run_solver(make_solver(name, noise=noise, eta=eta), denoise, x, steps, callback=callback)
 
 
 def seeded_noise(x: Tensor, seed: int = 0) -> Callable[[], Tensor]:
@@ -53,27 +65,27 @@ def seeded_noise(x: Tensor, seed: int = 0) -> Callable[[], Tensor]:
     return lambda: torch.randn(x.shape, generator=generator, dtype=x.dtype)
 
 
-def output_law(solver: str, eta: float, denoise: Any, path: NoisePath, pairs: Any) -> tuple[float, float]:
+def output_law(solver: str, eta: float, denoise: Any, path: NoisePath, steps: Any) -> tuple[float, float]:
     """Exact mean and variance of the output for an affine denoiser and x ~ N(0, 1).
 
     Columns: the offset, the response to x, and the response to each step's noise.
     """
-    x = torch.zeros(2 + len(pairs), dtype=torch.float64)
+    x = torch.zeros(2 + len(steps), dtype=torch.float64)
     x[1] = 1
     drawn = iter(range(2, len(x)))
 
     def noise() -> Tensor:
         return torch.nn.functional.one_hot(torch.tensor(next(drawn)), len(x)).double()
 
-    offset, *responses = (run(solver, denoise, x, path, pairs, noise=noise, eta=eta)).tolist()
+    offset, *responses = (run(solver, denoise, x, steps, noise=noise, eta=eta)).tolist()
     return offset, sum((response - offset) ** 2 for response in responses)
 
 
-def bayes_law(gaussian: Any, path: NoisePath, pairs: Any) -> tuple[float, float]:
+def bayes_law(gaussian: Any, path: NoisePath, steps: Any) -> tuple[float, float]:
     """Mean and variance of ancestral sampling, each step by Bayes' rule from one-step transitions."""
     mean, variance = 0.0, 1.0
-    for t, s in pairs:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(t), path.alpha_sigma(s)
+    for step in steps:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(step.t), path.alpha_sigma(step.s)
         gain = alpha_t * gaussian.sd**2 / (alpha_t**2 * gaussian.sd**2 + sigma_t**2)
         scale = alpha_t / alpha_s
         kalman = scale * sigma_s**2 / sigma_t**2
@@ -91,9 +103,9 @@ def bayes_law(gaussian: Any, path: NoisePath, pairs: Any) -> tuple[float, float]
 def test_respaced_ddpm_has_the_propagated_mean_and_variance(
     path: NoisePath, grid: str, num_steps: int, gaussian: Any
 ) -> None:
-    pairs = path.time_pairs(num_steps, grid=grid)
-    found = output_law("ddpm", 0.0, gaussian.denoiser(path), path, pairs)
-    assert found == pytest.approx(bayes_law(gaussian, path, pairs), rel=1e-10)
+    steps = make_steps(path, num_steps, grid=grid)
+    found = output_law("ddpm", 0.0, gaussian.denoiser(path), path, steps)
+    assert found == pytest.approx(bayes_law(gaussian, path, steps), rel=1e-10)
 
 
 @PATHS
@@ -101,11 +113,11 @@ def test_respaced_ddpm_has_the_propagated_mean_and_variance(
 def test_respaced_ddpm_samples_have_that_mean_and_variance(
     path: NoisePath, num_steps: int, gaussian: Any, generator: torch.Generator
 ) -> None:
-    n, pairs = 20_000, path.time_pairs(num_steps)
+    n, steps = 20_000, make_steps(path, num_steps)
     x = torch.randn(n, generator=generator, dtype=torch.float64)
     noise = seeded_noise(x, seed=1)
-    samples = run("ddpm", gaussian.denoiser(path), x, path, pairs, noise=noise)
-    mean, variance = bayes_law(gaussian, path, pairs)
+    samples = run("ddpm", gaussian.denoiser(path), x, steps, noise=noise)
+    mean, variance = bayes_law(gaussian, path, steps)
     assert abs(float(samples.mean()) - mean) < 4 * math.sqrt(variance / n)
     assert abs(float(samples.var()) - variance) < 4 * variance * math.sqrt(2 / n)
 
@@ -114,8 +126,8 @@ def test_respaced_ddpm_samples_have_that_mean_and_variance(
 def test_ddpm_approaches_the_data_as_steps_grow(path: NoisePath, gaussian: Any) -> None:
     errors = []
     for num_steps in (10, 50, 250):
-        pairs = path.time_pairs(num_steps)
-        mean, variance = output_law("ddpm", 0.0, gaussian.denoiser(path), path, pairs)
+        steps = make_steps(path, num_steps)
+        mean, variance = output_law("ddpm", 0.0, gaussian.denoiser(path), path, steps)
         assert mean == pytest.approx(gaussian.mean, abs=0.05)
         errors.append(abs(math.sqrt(variance) - gaussian.sd))
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
@@ -133,8 +145,7 @@ def test_ddim_with_eta_one_is_ddpm(
             solver,
             gaussian.denoiser(path),
             x,
-            path,
-            path.time_pairs(num_steps),
+            make_steps(path, num_steps),
             noise=seeded_noise(x),
             eta=eta,
         )
@@ -149,18 +160,18 @@ def test_eta_keeps_the_marginals(path: NoisePath) -> None:
     def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(x), x / path.alpha_sigma(t)[1]
 
-    pairs = path.time_pairs(7)[:-1]
+    steps = make_steps(path, 7)[:-1]
     for eta in (0.0, 0.3, 1.0):
-        _, variance = output_law("ddim", eta, denoise, path, pairs)
-        sigma_first, sigma_last = path.alpha_sigma(pairs[0][0])[1], path.alpha_sigma(pairs[-1][1])[1]
+        _, variance = output_law("ddim", eta, denoise, path, steps)
+        sigma_first, sigma_last = path.alpha_sigma(steps[0].t)[1], path.alpha_sigma(steps[-1].s)[1]
         slack = (1 / sigma_first**2 - 1) * sigma_last**2
         assert sigma_last**2 - 1e-12 <= variance <= sigma_last**2 + slack + 1e-12
 
 
 @EVERY_SOLVER
 @PATHS
-def test_solver_asks_at_the_times_of_its_pairs(solver: str, path: NoisePath) -> None:
-    pairs = path.time_pairs(5)
+def test_solver_asks_at_the_times_of_its_steps(solver: str, path: NoisePath) -> None:
+    steps = make_steps(path, 5)
     asked: list[float] = []
 
     def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -168,10 +179,10 @@ def test_solver_asks_at_the_times_of_its_pairs(solver: str, path: NoisePath) -> 
         return x, x
 
     x = torch.zeros(3)
-    run(solver, denoise, x, path, pairs, noise=seeded_noise(x))
-    starts = [t for t, _ in pairs]
-    between = [time for pair in pairs[:-1] for time in pair]
-    assert asked == ([*between, pairs[-1][0]] if solver == "heun" else starts)
+    run(solver, denoise, x, steps, noise=seeded_noise(x))
+    starts = [step.t for step in steps]
+    between = [time for step in steps[:-1] for time in (step.t, step.s)]
+    assert asked == ([*between, steps[-1].t] if solver == "heun" else starts)
 
 
 @EVERY_SOLVER
@@ -185,7 +196,7 @@ def test_latents_outside_minus_one_to_one_survive(solver: str, path: NoisePath, 
         return x_0.clone(), (x - alpha * x_0) / sigma
 
     x = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
-    found = run(solver, denoise, x, path, path.time_pairs(num_steps), noise=seeded_noise(x))
+    found = run(solver, denoise, x, make_steps(path, num_steps), noise=seeded_noise(x))
     torch.testing.assert_close(found, x_0, rtol=1e-12, atol=0)
 
 
@@ -193,24 +204,26 @@ def test_latents_outside_minus_one_to_one_survive(solver: str, path: NoisePath, 
 def test_flow_goes_from_one_point_to_another_in_one_step(solver: str) -> None:
     x_0, noise = torch.tensor([5.0, -3.0], dtype=torch.float64), torch.tensor([0.2, 0.9], dtype=torch.float64)
     denoise = guided_denoiser(lambda x, t, passes: noise - x_0, path=FLOW, prediction_type="velocity")
-    torch.testing.assert_close(run(solver, denoise, noise, FLOW, [(1.0, 0.0)]), x_0, rtol=1e-15, atol=1e-15)
+    torch.testing.assert_close(
+        run(solver, denoise, noise, [FLOW.step(1.0, 0.0)]), x_0, rtol=1e-15, atol=1e-15
+    )
 
 
 @PATHS
 @pytest.mark.parametrize(("solver", "eta"), STOCHASTIC)
 def test_last_step_adds_no_noise(path: NoisePath, solver: str, eta: float, gaussian: Any) -> None:
     x = torch.ones(3, dtype=torch.float64)
-    pairs = path.time_pairs(4)
-    last: list[SolverStep] = []
+    steps = make_steps(path, 4)
+    last: list[SolverProgress] = []
     calls: list[int] = []
 
     def noise() -> Tensor:
         calls.append(1)
         return torch.ones_like(x)
 
-    result = run(solver, gaussian.denoiser(path), x, path, pairs, noise=noise, eta=eta, callback=last.append)
+    result = run(solver, gaussian.denoiser(path), x, steps, noise=noise, eta=eta, callback=last.append)
     assert len(calls) == 3
-    torch.testing.assert_close(result, last[-1].x_0, rtol=1e-15, atol=1e-15)
+    torch.testing.assert_close(result, last[-1].state.x_0, rtol=1e-15, atol=1e-15)
 
 
 @EVERY_SOLVER
@@ -219,9 +232,9 @@ def test_all_prediction_types_give_the_same_step(
     solver: str, path: NoisePath, gaussian: Any, generator: torch.Generator
 ) -> None:
     x = torch.randn(6, generator=generator, dtype=torch.float64)
-    pairs = path.time_pairs(5)[1:]  # from a time at which epsilon is allowed
+    steps = make_steps(path, 5)[1:]  # from a time at which epsilon is allowed
     oracle = gaussian.denoiser(path)
-    expected = run(solver, oracle, x, path, pairs, noise=seeded_noise(x))
+    expected = run(solver, oracle, x, steps, noise=seeded_noise(x))
     for prediction_type in PREDICTION_TYPES:
 
         def denoise(x: Tensor, t: float, prediction_type: str = prediction_type) -> tuple[Tensor, Tensor]:
@@ -229,37 +242,37 @@ def test_all_prediction_types_give_the_same_step(
             output = training_target(prediction_type, *oracle(x, t), *levels)
             return estimates(prediction_type, output, x, *levels)
 
-        found = run(solver, denoise, x, path, pairs, noise=seeded_noise(x))
+        found = run(solver, denoise, x, steps, noise=seeded_noise(x))
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 FINE = DDPMPath(schedule="linear", n_timesteps=2**14, beta_start=6e-6, beta_end=1.2e-3)
 
 
-def vp_pairs(num_steps: int) -> tuple[NoisePath, list[tuple[float, float]]]:
+def vp_steps(num_steps: int) -> tuple[NoisePath, list[Step]]:
     """Steps on a finely tabulated VP path, away from its ends; times are strides of a power of two."""
     first, last = 2**14 - 2**12, 2**12
     stride = (first - last) // num_steps
-    return FINE, [(t, t - stride) for t in range(first, last, -stride)]
+    return FINE, [FINE.step(t, t - stride) for t in range(first, last, -stride)]
 
 
-def flow_pairs(num_steps: int) -> tuple[NoisePath, list[tuple[float, float]]]:
+def flow_steps(num_steps: int) -> tuple[NoisePath, list[Step]]:
     """Even steps on a flow path, away from its ends."""
     times = [0.9 - 0.8 * i / num_steps for i in range(num_steps + 1)]
-    return FLOW, list(pairwise(times))
+    return FLOW, [FLOW.step(t, s) for t, s in pairwise(times)]
 
 
-@pytest.mark.parametrize("make_pairs", [vp_pairs, flow_pairs], ids=["vp", "flow"])
+@pytest.mark.parametrize("make_some_steps", [vp_steps, flow_steps], ids=["vp", "flow"])
 @pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("dpm_solver_2m", 2), ("heun", 2)])
 def test_order_of_convergence_on_the_probability_flow(
-    solver: str, order: int, make_pairs: Any, gaussian: Any
+    solver: str, order: int, make_some_steps: Any, gaussian: Any
 ) -> None:
     x = torch.tensor([1.3, -0.4], dtype=torch.float64)
     errors = []
     for num_steps in (256, 512, 1024):
-        path, pairs = make_pairs(num_steps)
-        exact = gaussian.flow(path, x, pairs[0][0], pairs[-1][1])
-        errors.append(float((run(solver, gaussian.denoiser(path), x, path, pairs) - exact).abs().max()))
+        path, steps = make_some_steps(num_steps)
+        exact = gaussian.flow(path, x, steps[0].t, steps[-1].s)
+        errors.append(float((run(solver, gaussian.denoiser(path), x, steps) - exact).abs().max()))
     for before, after in pairwise(errors):
         assert math.log2(before / after) == pytest.approx(order, abs=0.05)
 
@@ -270,16 +283,17 @@ def test_multistep_extrapolates_x_0_to_the_middle_of_uneven_steps(path: NoisePat
         return 2 + 3 * path.half_log_snr(t) + torch.zeros_like(x), x
 
     first, middle, last = (
-        pair[0] for pair in (path.time_pairs(10)[1], path.time_pairs(10)[3], path.time_pairs(10)[8])
+        step.t for step in (make_steps(path, 10)[1], make_steps(path, 10)[3], make_steps(path, 10)[8])
     )
-    steps: list[SolverStep] = []
+    seen: list[SolverProgress] = []
     x = torch.ones(1, dtype=torch.float64)
-    run("dpm_solver_2m", denoise, x, path, [(first, middle), (middle, last)], callback=steps.append)
+    steps = [path.step(first, middle), path.step(middle, last)]
+    run("dpm_solver_2m", denoise, x, steps, callback=seen.append)
     (alpha_s, sigma_s), (_, sigma_t) = path.alpha_sigma(last), path.alpha_sigma(middle)
     lambda_t, lambda_s = path.half_log_snr(middle), path.half_log_snr(last)
     x_0 = 2 + 3 * (lambda_t + lambda_s) / 2
-    expected = sigma_s / sigma_t * steps[0].x - alpha_s * math.expm1(lambda_t - lambda_s) * x_0
-    torch.testing.assert_close(steps[1].x, expected, rtol=1e-12, atol=1e-12)
+    expected = sigma_s / sigma_t * seen[0].state.x - alpha_s * math.expm1(lambda_t - lambda_s) * x_0
+    torch.testing.assert_close(seen[1].state.x, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("path", [FINE, FLOW], ids=["vp", "flow"])
@@ -288,11 +302,11 @@ def test_inversion_error_is_of_order_one(path: NoisePath, gaussian: Any) -> None
     denoise = gaussian.denoiser(path)
     errors = []
     for num_steps in (256, 512, 1024):
-        pairs = path.time_pairs(num_steps)
-        latents = invert_ddim(denoise, x, path, pairs)
-        errors.append(float((run("ddim", denoise, latents, path, pairs) - x).abs().max()))
+        steps = make_steps(path, num_steps)
+        latents = [state.x for state in invert_ddim(denoise, x, steps)][-1]
+        errors.append(float((run("ddim", denoise, latents, steps) - x).abs().max()))
         torch.testing.assert_close(
-            latents, gaussian.flow(path, x, 0, pairs[0][0]), rtol=0, atol=10 / num_steps
+            latents, gaussian.flow(path, x, 0, steps[0].t), rtol=0, atol=10 / num_steps
         )
     for before, after in pairwise(errors):
         assert math.log2(before / after) == pytest.approx(1, abs=0.05)
@@ -306,11 +320,10 @@ def test_inversion_undoes_ddim_exactly_where_the_noise_estimate_is_constant() ->
         alpha, sigma = VP.alpha_sigma(t)
         return (x - sigma * eps) / alpha, eps
 
-    pairs = VP.time_pairs(9)
-    steps: list[SolverStep] = []
-    noise = invert_ddim(denoise, x, VP, pairs, callback=steps.append)
-    torch.testing.assert_close(run("ddim", denoise, noise, VP, pairs), x, rtol=1e-12, atol=1e-12)
-    assert [(step.t, step.s) for step in steps] == [(s, t) for t, s in reversed(pairs)]
+    steps = make_steps(VP, 9)
+    states = list(invert_ddim(denoise, x, steps))
+    torch.testing.assert_close(run("ddim", denoise, states[-1].x, steps), x, rtol=1e-12, atol=1e-12)
+    assert [state.step for state in states] == steps[::-1]
 
 
 @EVERY_SOLVER
@@ -320,7 +333,7 @@ def test_weights_of_a_mixture_are_kept(
 ) -> None:
     n = 10_000
     x = torch.randn(n, generator=generator, dtype=torch.float64)
-    samples = run(solver, mixture.denoiser(path), x, path, path.time_pairs(60), noise=seeded_noise(x, seed=1))
+    samples = run(solver, mixture.denoiser(path), x, make_steps(path, 60), noise=seeded_noise(x, seed=1))
     share = float((samples < 0).double().mean())
     assert abs(share - 0.3) < 4 * math.sqrt(0.3 * 0.7 / n)
     for sign, mean in ((-1, -2.0), (1, 2.0)):
@@ -342,8 +355,8 @@ def test_correlated_gaussian_keeps_mean_and_covariance(solver: str, path: NoiseP
         return mean + alpha * residual @ covariance, sigma * residual
 
     # Rows: the offset, responses to the two elements of x, and to those of each step's noise.
-    pairs = path.time_pairs(400)
-    x = torch.zeros(3 + 2 * len(pairs), 2, dtype=torch.float64)
+    steps = make_steps(path, 400)
+    x = torch.zeros(3 + 2 * len(steps), 2, dtype=torch.float64)
     x[1:3] = eye
     drawn = iter(range(3, len(x), 2))
 
@@ -352,7 +365,7 @@ def test_correlated_gaussian_keeps_mean_and_covariance(solver: str, path: NoiseP
         fresh[row : row + 2] = eye
         return fresh
 
-    offset, *rows = run(solver, denoise, x, path, pairs, noise=noise)
+    offset, *rows = run(solver, denoise, x, steps, noise=noise)
     responses = torch.stack(rows) - offset
     tolerance = 2e-2 if solver in ("ddpm", "ddim") else 6e-3
     torch.testing.assert_close(offset, mean, rtol=0, atol=tolerance)
@@ -366,7 +379,8 @@ def test_elbo_of_a_gaussian_has_its_closed_form(gaussian: Any) -> None:
         first_time, total = n_timesteps // 10, 0.0
         for t in range(first_time + 1, n_timesteps + 1):
             (alpha, sigma), (alpha_s, sigma_s) = path.alpha_sigma(t), path.alpha_sigma(t - 1)
-            _, c_0, sd = posterior(alpha, sigma, alpha_s, sigma_s)
+            step = path.step(t, t - 1)
+            (_, c_0), sd = step.posterior_mean, step.posterior_sd
             error = (gaussian.sd * sigma) ** 2 / ((alpha * gaussian.sd) ** 2 + sigma**2)
             total += c_0**2 * error / (2 * sd**2)  # E KL(q(x_s | x_t, x_0) || q(x_s | x_t, E[x_0 | x_t]))
             snr_t, snr_s = (alpha / sigma) ** 2, (alpha_s / sigma_s) ** 2
@@ -404,7 +418,7 @@ def test_same_seeds_give_the_same_bits_in_any_batch(
         denoise = guided_denoiser(
             predict, 3.0, path=path, prediction_type="v_prediction", conditions=["age"], rescale_amount=0.7
         )
-        return run(solver, denoise, noise(), path, path.time_pairs(6), noise=noise, eta=eta)
+        return run(solver, denoise, noise(), make_steps(path, 6), noise=noise, eta=eta)
 
     whole = sample([3, 4, 5, 6, 7])
     assert torch.equal(whole, sample([3, 4, 5, 6, 7]))
@@ -415,44 +429,50 @@ def test_same_seeds_give_the_same_bits_in_any_batch(
 @EVERY_SOLVER
 def test_start_is_not_changed(solver: str, gaussian: Any) -> None:
     x = torch.ones(4, dtype=torch.float32)
-    result = run(solver, gaussian.denoiser(VP), x, VP, VP.time_pairs(3), noise=seeded_noise(x))
+    result = run(solver, gaussian.denoiser(VP), x, make_steps(VP, 3), noise=seeded_noise(x))
     assert torch.equal(x, torch.ones(4))
     assert result.dtype == torch.float32
 
 
 @EVERY_SOLVER
 def test_callback_sees_every_step(solver: str, gaussian: Any) -> None:
-    steps: list[SolverStep] = []
+    seen: list[SolverProgress] = []
     x = torch.ones(4, dtype=torch.float64)
-    pairs = VP.time_pairs(5)
-    result = run(solver, gaussian.denoiser(VP), x, VP, pairs, noise=seeded_noise(x), callback=steps.append)
-    assert [(step.index, step.num_steps) for step in steps] == [(i, 5) for i in range(5)]
-    assert [(step.t, step.s) for step in steps] == pairs
-    assert torch.equal(steps[-1].x, result)
-    assert torch.equal(steps[0].x_0, gaussian.denoiser(VP)(x, 1000)[0])
+    steps = make_steps(VP, 5)
+    result = run(solver, gaussian.denoiser(VP), x, steps, noise=seeded_noise(x), callback=seen.append)
+    assert [(progress.index, progress.num_steps) for progress in seen] == [(i, 5) for i in range(5)]
+    assert [progress.state.step for progress in seen] == steps
+    assert torch.equal(seen[-1].state.x, result)
+    assert torch.equal(seen[0].state.x_0, gaussian.denoiser(VP)(x, 1000)[0])
 
 
 @EVERY_SOLVER
 @pytest.mark.parametrize(
-    ("pairs", "message"),
+    ("times", "message"),
     [
-        ([], "no time pairs"),
+        ([], "there are no steps"),
         ([(1000, 500), (400, 0)], "ends at time 500 and the next begins at 400"),
         ([(500, 500)], r"\(500, 500\) does not go down"),
         ([(0, 500)], r"\(0, 500\) does not go down"),
     ],
 )
-def test_pairs_with_gaps_are_refused(solver: str, pairs: Any, message: str, gaussian: Any) -> None:
+def test_steps_with_gaps_are_refused(solver: str, times: Any, message: str, gaussian: Any) -> None:
     with pytest.raises(ValueError, match=message):
-        run(solver, gaussian.denoiser(VP), torch.ones(1), VP, pairs)
+        run(
+            solver,
+            gaussian.denoiser(VP),
+            torch.ones(1),
+            [VP.step(t, s) for t, s in times],
+            noise=lambda: torch.zeros(1),
+        )
 
 
 def test_eta_is_refused_where_it_has_no_meaning(gaussian: Any) -> None:
     for solver in ("ddpm", "dpm_solver_2m", "heun"):
         with pytest.raises(ValueError, match=f"'{solver}' has no eta"):
-            run(solver, gaussian.denoiser(VP), torch.ones(1), VP, VP.time_pairs(2), eta=0.5)
+            run(solver, gaussian.denoiser(VP), torch.ones(1), make_steps(VP, 2), eta=0.5)
     with pytest.raises(ValueError, match=r"eta is 1\.5"):
-        run("ddim", gaussian.denoiser(VP), torch.ones(1), VP, VP.time_pairs(2), eta=1.5)
+        run("ddim", gaussian.denoiser(VP), torch.ones(1), make_steps(VP, 2), eta=1.5)
 
 
 @PATHS
@@ -462,8 +482,8 @@ def test_presets_run_on_every_path(
 ) -> None:
     preset = PRESETS[name]
     x = torch.randn(2000, generator=generator, dtype=torch.float64)
-    pairs = path.time_pairs(preset.num_steps, grid=preset.grid)
-    samples = run(preset.solver, mixture.denoiser(path), x, path, pairs, noise=seeded_noise(x, seed=1))
+    steps = make_steps(path, preset.num_steps, grid=preset.grid)
+    samples = run(preset.solver, mixture.denoiser(path), x, steps, noise=seeded_noise(x, seed=1))
     assert abs(float((samples < 0).double().mean()) - 0.3) < 0.06
     # 0.3 sqrt(2 / pi) = 0.24 for exact samples; 10 steps are few where lambda runs to both infinities.
     assert float((samples.abs() - 2).abs().mean()) < (0.35 if name == "fast" else 0.26)
@@ -502,8 +522,8 @@ def test_steps_agree_with_diffusers(
     scheduler.sigma_t = (1 - scheduler.alphas_cumprod).sqrt()
     scheduler.set_timesteps(20)
     x = torch.randn(1, 2, 3, 3, 3, generator=generator)
-    pairs = DDPMPath(**BETAS).time_pairs(20)
-    assert scheduler.timesteps.tolist() == [t - 1 for t, _ in pairs]
+    steps = make_steps(DDPMPath(**BETAS), 20)
+    assert scheduler.timesteps.tolist() == [step.t - 1 for step in steps]
 
     options = {} if solver == "dpm_solver_2m" else {"generator": torch.Generator().manual_seed(1)}
     options |= {"eta": eta} if solver == "ddim" else {}
@@ -518,11 +538,11 @@ def test_steps_agree_with_diffusers(
         prediction_type=prediction_type,
     )
     noise = seeded_noise(x, seed=1)
-    steps: list[SolverStep] = []
-    run(solver, denoise, x, DDPMPath(**BETAS), pairs, noise=noise, eta=eta, callback=steps.append)
-    for step, state in zip(steps, states, strict=True):
+    seen: list[SolverProgress] = []
+    run(solver, denoise, x, steps, noise=noise, eta=eta, callback=seen.append)
+    for progress, state in zip(seen, states, strict=True):
         scale = float(state.abs().max())
-        torch.testing.assert_close(step.x / scale, state.float() / scale, rtol=0, atol=1e-6)
+        torch.testing.assert_close(progress.state.x / scale, state.float() / scale, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -531,9 +551,9 @@ def test_flow_steps_agree_with_diffusers(shift: float, generator: torch.Generato
     path, num_steps = FlowPath(shift=shift), 10
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(sigmas=[1 - i / num_steps for i in range(num_steps)])
-    pairs = path.time_pairs(num_steps)
+    steps = make_steps(path, num_steps)
     torch.testing.assert_close(
-        scheduler.sigmas, torch.tensor([t for t, _ in pairs] + [0.0]), rtol=0, atol=1e-6
+        scheduler.sigmas, torch.tensor([step.t for step in steps] + [0.0]), rtol=0, atol=1e-6
     )
     x = torch.randn(1, 2, 3, 3, 3, generator=generator)
     theirs = x
@@ -542,4 +562,4 @@ def test_flow_steps_agree_with_diffusers(shift: float, generator: torch.Generato
     denoise = guided_denoiser(
         lambda x, times, passes: toy_network(x, float(times[0])), path=path, prediction_type="velocity"
     )
-    torch.testing.assert_close(run("ddim", denoise, x, path, pairs), theirs, rtol=0, atol=1e-6)
+    torch.testing.assert_close(run("ddim", denoise, x, steps), theirs, rtol=0, atol=1e-6)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from medldm.diffusion import GRIDS, DDPMPath, FlowPath, NoisePath
+from medldm.diffusion import GRIDS, DDPMPath, FlowPath, NoisePath, make_steps
 
 PATHS: list[NoisePath] = [
     DDPMPath(),
@@ -24,7 +24,8 @@ PATHS: list[NoisePath] = [
 def test_previous_time_is_the_grids_next_one(path: NoisePath, grid: str) -> None:
     is_cheap = grid in ("trailing", "uniform") and path in (DDPMPath(), FlowPath())
     for num_steps in range(1, 1001) if is_cheap else [*range(1, 30), *range(30, 1000, 97), 999, 1000]:
-        pairs = path.time_pairs(num_steps, grid=grid)
+        steps = make_steps(path, num_steps, grid=grid)
+        pairs = [(step.t, step.s) for step in steps]
         assert len(pairs) == num_steps
         assert pairs[0][0] == path.final_time
         assert pairs[-1][1] == 0
@@ -37,24 +38,25 @@ def test_previous_time_is_the_grids_next_one(path: NoisePath, grid: str) -> None
 @pytest.mark.parametrize("grid", list(GRIDS))
 def test_flow_time_steps_sum_to_one(grid: str) -> None:
     for num_steps in (1, 2, 3, 7, 10, 30, 333, 1000):
-        assert sum(t - s for t, s in FlowPath().time_pairs(num_steps, grid=grid)) == pytest.approx(
+        assert sum(step.t - step.s for step in make_steps(FlowPath(), num_steps, grid=grid)) == pytest.approx(
             1, abs=1e-12
         )
 
 
 def test_all_times_are_used_when_there_are_as_many_steps() -> None:
     for grid in GRIDS:
-        assert DDPMPath(n_timesteps=50).time_pairs(50, grid=grid) == [(t, t - 1) for t in range(50, 0, -1)]
+        path = DDPMPath(n_timesteps=50)
+        assert make_steps(path, 50, grid=grid) == [path.step(t, t - 1) for t in range(50, 0, -1)]
 
 
 def test_trailing_grid_is_that_of_the_paper() -> None:
-    pairs = DDPMPath().time_pairs(10, grid="trailing")
-    assert [t for t, _ in pairs] == [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100]
+    steps = make_steps(DDPMPath(), 10, grid="trailing")
+    assert [step.t for step in steps] == [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100]
 
 
 def test_uniform_grid_reaches_the_first_network_time() -> None:
-    assert [t for t, _ in DDPMPath().time_pairs(4, grid="uniform")] == [1000, 667, 334, 1]
-    assert FlowPath().time_pairs(4, grid="uniform")[-1][0] == pytest.approx(1e-3, rel=1e-12)
+    assert [step.t for step in make_steps(DDPMPath(), 4, grid="uniform")] == [1000, 667, 334, 1]
+    assert make_steps(FlowPath(), 4, grid="uniform")[-1].t == pytest.approx(1e-3, rel=1e-12)
 
 
 def test_log_snr_grid_is_even_in_lambda() -> None:
@@ -62,30 +64,32 @@ def test_log_snr_grid_is_even_in_lambda() -> None:
         (FlowPath(), 1e-9),
         (DDPMPath(n_timesteps=200_000, beta_start=4e-6, beta_end=6e-5), 2e-3),
     ):
-        pairs = path.time_pairs(12, grid="log_snr")
-        levels = [path.half_log_snr(t) for t, _ in pairs][1:]
+        steps = make_steps(path, 12, grid="log_snr")
+        levels = [path.half_log_snr(step.t) for step in steps][1:]
         steps = [after - before for before, after in pairwise(levels)]
         assert steps == pytest.approx([sum(steps) / len(steps)] * len(steps), rel=tolerance)
 
 
 def test_karras_grid_is_even_in_the_seventh_root_of_the_noise_level() -> None:
     path = FlowPath()
-    roots = [math.exp(-path.half_log_snr(t) / 7) for t, _ in path.time_pairs(12, grid="karras")][1:]
+    roots = [math.exp(-path.half_log_snr(step.t) / 7) for step in make_steps(path, 12, grid="karras")][1:]
     steps = [after - before for before, after in pairwise(roots)]
     assert steps == pytest.approx([sum(steps) / len(steps)] * len(steps), rel=1e-9)
 
 
 def test_shift_moves_the_even_grids_towards_noise() -> None:
     for grid in ("trailing", "uniform"):
-        plain = FlowPath().time_pairs(4, grid=grid)
-        shifted = FlowPath(shift=3.0).time_pairs(4, grid=grid)
-        assert [t for t, _ in shifted] == pytest.approx([3 * t / (1 + 2 * t) for t, _ in plain], rel=1e-12)
+        plain = make_steps(FlowPath(), 4, grid=grid)
+        shifted = make_steps(FlowPath(shift=3.0), 4, grid=grid)
+        assert [step.t for step in shifted] == pytest.approx(
+            [3 * step.t / (1 + 2 * step.t) for step in plain], rel=1e-12
+        )
 
 
 def test_impossible_grids_are_refused() -> None:
     with pytest.raises(ValueError, match="grid is 'leading': choose from"):
-        DDPMPath().time_pairs(10, grid="leading")
+        make_steps(DDPMPath(), 10, grid="leading")
     with pytest.raises(ValueError, match="num_steps is 0: at least 1"):
-        FlowPath().time_pairs(0)
+        make_steps(FlowPath(), 0)
     with pytest.raises(ValueError, match="num_steps is 11: this path has 10 steps at most"):
-        DDPMPath(n_timesteps=10).time_pairs(11)
+        make_steps(DDPMPath(n_timesteps=10), 11)

@@ -21,7 +21,7 @@ from scipy.stats import betabinom
 from torch import Tensor
 
 from medldm.configs import Config
-from medldm.diffusion import NoisePath, training_target
+from medldm.diffusion import NoisePath, denoising_losses
 from medldm.errors import ConfigError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_weights
@@ -245,10 +245,10 @@ def denoising_loss(
         t = torch.tensor([time], device=x_0.device)
         for _ in range(n_noises):
             noise = torch.randn(x_0.shape, generator=generator).to(x_0)
-            target = training_target(prediction_type, x_0, noise, *path.alpha_sigma(t))
-            output = predict(path.add_noise(x_0, noise, t), path.network_time(t))
-            losses.append(((output.float() - target.float()) ** 2).mean())
-    return float(torch.stack(losses).mean())
+            losses.append(
+                denoising_losses(predict, x_0, t=t, noise=noise, path=path, prediction_type=prediction_type)
+            )
+    return float(torch.cat(losses).mean())
 
 
 def _check_scores(scores: npt.ArrayLike, name: str) -> Floats:

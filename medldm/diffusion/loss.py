@@ -1,0 +1,90 @@
+"""The loss of a denoiser: the squared error of what it predicts, weighted by the noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from medldm.diffusion.kernel import add_noise, prediction_factors, training_target
+from medldm.diffusion.paths import NoisePath
+from medldm.errors import ConfigError
+
+LossWeighting = Literal["plain", "min_snr", "p2"]
+LOSS_WEIGHTINGS: tuple[str, ...] = get_args(LossWeighting)
+
+
+def denoising_losses(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    x_0: Tensor,
+    *,
+    t: Tensor,
+    noise: Tensor,
+    path: NoisePath,
+    prediction_type: str,
+    weighting: str = "plain",
+) -> Tensor:
+    """Return each sample's loss (B,), float32.
+
+    Args:
+        predict: (x_t, network times (B,)) to the network's output y (B, ...); it holds the conditions.
+        x_0: (B, ...) standardised latents.
+        t: (B,) times on the path.
+        noise: (B, ...) standard normal.
+        path: noise path.
+        prediction_type: what the network predicts.
+        weighting: see `loss_weight`.
+
+    Source: Ho et al. 2020, Algorithm 1 and Eq. 14.
+    """
+    alpha, sigma = path.alpha_sigma(t)
+    target = training_target(prediction_type, x_0, noise, alpha, sigma)
+    output = predict(add_noise(x_0, noise, alpha, sigma), path.network_time(t))
+    error = ((output.float() - target.float()) ** 2).flatten(1).mean(dim=1)
+    if weighting == "plain":
+        return error
+    return error * loss_weight(weighting, prediction_type, alpha, sigma).to(error)
+
+
+def loss_weight(
+    weighting: str,
+    prediction_type: str,
+    alpha: Tensor,
+    sigma: Tensor,
+    *,
+    gamma: float | None = None,
+    k: float = 1.0,
+) -> Tensor:
+    """Return the weight (B,) of each sample's mean squared error of y.
+
+    By Eq. (3) of `kernel` an error of y is one of x_0 times D / sigma. A weight W of |error of x_0|^2 is
+    therefore W sigma^2 / D^2 here, and a weighting means the same thing for each prediction type:
+
+        plain      unweighted error of y                                Ho et al. 2020, Eq. 14, for epsilon
+        min_snr    W = min(SNR, gamma)               gamma = 5          Hang et al. 2023, "Min-SNR"
+        p2         W = SNR / (k + SNR)^gamma         gamma = 1          Choi et al. 2022, Eq. 8, "P2"
+
+    Args:
+        weighting: "plain", "min_snr" or "p2".
+        prediction_type: what the network predicts.
+        alpha: (B,) float64; above 0 for epsilon.
+        sigma: (B,) float64, above 0.
+        gamma: as in the table; None for the value given there.
+        k: of "p2".
+
+    Raises:
+        ConfigError: if a name is unknown.
+    """
+    snr = (alpha / sigma) ** 2
+    _, _, determinant = prediction_factors(prediction_type, alpha, sigma)
+    if weighting == "plain":
+        return torch.ones_like(alpha)
+    if weighting == "min_snr":
+        weight = snr.clamp(max=5.0 if gamma is None else gamma)
+    elif weighting == "p2":
+        weight = snr / (k + snr) ** (1.0 if gamma is None else gamma)
+    else:
+        raise ConfigError(f"weighting of the loss is {weighting!r}: choose from {list(LOSS_WEIGHTINGS)}")
+    return weight * (sigma / determinant) ** 2

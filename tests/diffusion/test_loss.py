@@ -1,0 +1,112 @@
+"""The loss of a denoiser: it vanishes for the truth, and weights mean the same for every prediction type."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from medldm.diffusion import (
+    PREDICTION_TYPES,
+    DDPMPath,
+    add_noise,
+    denoising_losses,
+    loss_weight,
+    training_target,
+)
+
+LEVELS = [
+    (0.9999, math.sqrt(1 - 0.9999**2)),
+    (0.6, 0.8),
+    (0.05, math.sqrt(1 - 0.05**2)),
+    (0.7, 0.3),
+    (0.01, 0.99),
+]
+SHAPE = (2, 3, 5, 4, 3)
+
+
+@pytest.fixture
+def clean_and_noise(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """x_0 far outside [-1, 1], and noise."""
+    draw = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
+    return 7 * draw[0] + 3, draw[1]
+
+
+@pytest.mark.parametrize("weighting", ["min_snr", "p2"])
+def test_weighted_losses_of_all_predictions_agree(
+    weighting: str, clean_and_noise: tuple[Tensor, Tensor]
+) -> None:
+    x_0, noise = clean_and_noise
+    guess = x_0 + 0.1 * noise.flip(0)
+    for pair in LEVELS:
+        alpha, sigma = (torch.tensor([level], dtype=torch.float64) for level in pair)
+        x_t = add_noise(x_0, noise, *pair)
+        guessed_noise = (x_t - alpha * guess) / sigma
+        losses = []
+        for prediction_type in PREDICTION_TYPES:
+            error = training_target(prediction_type, x_0, noise, *pair) - training_target(
+                prediction_type, guess, guessed_noise, *pair
+            )
+            losses.append(loss_weight(weighting, prediction_type, alpha, sigma) * (error**2).mean())
+        for loss in losses[1:]:
+            torch.testing.assert_close(loss, losses[0], rtol=1e-10, atol=0)
+
+
+def test_loss_weights_are_those_of_the_papers() -> None:
+    alpha = torch.linspace(0.02, 0.999, 50, dtype=torch.float64)
+    sigma = (1 - alpha**2).sqrt()
+    snr = alpha**2 / sigma**2
+    expected = {
+        ("plain", "epsilon"): torch.ones_like(snr),
+        ("min_snr", "epsilon"): snr.clamp(max=5) / snr,
+        ("min_snr", "sample"): snr.clamp(max=5),
+        ("min_snr", "v_prediction"): snr.clamp(max=5) / (snr + 1),
+        ("p2", "epsilon"): 1 / (1 + snr),
+    }
+    for (weighting, prediction_type), weight in expected.items():
+        found = loss_weight(weighting, prediction_type, alpha, sigma)
+        torch.testing.assert_close(found, weight, rtol=1e-10, atol=0)
+    found = loss_weight("p2", "epsilon", alpha, sigma, gamma=0.5, k=2.0)
+    torch.testing.assert_close(found, (2 + snr) ** -0.5, rtol=1e-10, atol=0)
+    found = loss_weight("min_snr", "sample", alpha, sigma, gamma=3.0)
+    torch.testing.assert_close(found, snr.clamp(max=3), rtol=1e-10, atol=0)
+
+
+def test_unknown_weightings_are_refused() -> None:
+    level = torch.tensor([0.5])
+    with pytest.raises(ValueError, match="weighting of the loss is 'snr'"):
+        loss_weight("snr", "epsilon", level, level)
+
+
+@pytest.mark.parametrize("weighting", ["plain", "min_snr", "p2"])
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_losses_are_the_weighted_squared_errors_of_each_sample(
+    prediction_type: str, weighting: str, clean_and_noise: tuple[Tensor, Tensor]
+) -> None:
+    path, t = DDPMPath(), torch.tensor([100, 700])
+    x_0, noise = (tensor.float() for tensor in clean_and_noise)
+    alpha, sigma = path.alpha_sigma(t)
+    asked = []
+
+    def predict(x_t: Tensor, times: Tensor) -> Tensor:
+        asked.append((x_t, times))
+        return training_target(prediction_type, x_0, noise, alpha, sigma) + torch.tensor([1.0, 3.0]).view(
+            2, 1, 1, 1, 1
+        )
+
+    found = denoising_losses(
+        predict,
+        x_0,
+        t=t,
+        noise=noise,
+        path=path,
+        prediction_type=prediction_type,
+        weighting=weighting,
+    )
+    expected = torch.tensor([1.0, 9.0]) * loss_weight(weighting, prediction_type, alpha, sigma)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=0)
+    ((x_t, times),) = asked
+    torch.testing.assert_close(x_t, path.add_noise(x_0, noise, t))
+    assert times.tolist() == [99, 699]
