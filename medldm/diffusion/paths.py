@@ -81,7 +81,7 @@ class NoisePath(ABC):
         return kernel.half_log_snr(*self.alpha_sigma(t))
 
     def check_prediction_type(self, prediction_type: str) -> None:
-        """Raise ValueError if a network cannot predict this on the whole path: epsilon where alpha = 0."""
+        """Raise ConfigError if a network cannot predict this on the whole path: epsilon where alpha = 0."""
         nothing = torch.zeros(1)
         kernel.estimates(prediction_type, nothing, nothing, *self.alpha_sigma(self.final_time))
 
