@@ -1,11 +1,18 @@
-"""How every generator of a run follows from one seed."""
+"""How every seed and every stream of random numbers follows from the one seed of a run; nothing else says so.
+
+Results are promised to the bit for a seed, so none of these functions may ever change what it returns.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import numpy as np
 import torch
+
+_LABEL_MAPS = 2**32
+"""Beyond the index of any volume, so that label maps begin from noise of their own."""
 
 
 def seed_everything(seed: int) -> None:
@@ -13,3 +20,73 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def volume_seed(seed: int, index: int) -> int:
+    """Return the seed of one volume: independent for each index, the same alone or in a batch."""
+    return _mix(seed, index)
+
+
+def label_map_seed(seed: int) -> int:
+    """Return the seed of the label maps that the volumes of a seed are made from.
+
+    With the seed itself, an image would begin from the noise that its own label map began from.
+    """
+    return _mix(seed, _LABEL_MAPS)
+
+
+def attempt_seed(seed: int, index: int, attempt: int) -> int:
+    """Return the seed of an attempt at a volume that a quality gate may refuse.
+
+    Attempt 0 is the volume that the seed stands for. With the seed of a later one, the volume of the same
+    index is that attempt's, without any gate.
+    """
+    return seed if attempt == 0 else _mix(seed, index, attempt)
+
+
+def numbered_seed(seed: int, number: int) -> int:
+    """Return the seed of a validation's batch, or of one of several trainings that are averaged."""
+    return seed + number
+
+
+def order_generator(seed: int, *, attempt: int, epoch: int, start: int) -> np.random.Generator:
+    """Return what draws the order of the cases of an epoch from place `start` on, see `EpochSampler`."""
+    return _stream(seed, attempt, epoch, start)
+
+
+def case_seed(seed: int, *, attempt: int, epoch: int, case: int) -> int:
+    """Return the seed, in [0, 2^32), of a case's random transforms in an epoch."""
+    numbers = [number % 2**32 for number in (seed, attempt, epoch, case)]
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def subject_rank(seed: int, subject: str) -> bytes:
+    """Return what orders the subjects of a cohort before it is split.
+
+    A hash depends on no library's generator and on no other subject.
+    """
+    return hashlib.sha256(f"{seed}:{subject}".encode()).digest()
+
+
+def demo_brain_generator(seed: int, index: int) -> np.random.Generator:
+    """Return what draws the shape and the intensities of a subject of the demonstration cohort."""
+    return _stream(seed, index)
+
+
+def demo_text_generator(seed: int, index: int) -> np.random.Generator:
+    """Return what draws the conditions of a subject of the demonstration cohort."""
+    return _stream(seed, index, 1)
+
+
+def label_noise_generator(seed: int) -> np.random.Generator:
+    """Return what draws random labels, beside random images: the same with images and without."""
+    return _stream(seed, 1)
+
+
+def _mix(*numbers: int) -> int:
+    """Return a seed in [0, 2^63) that is another one where any of the numbers is."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _stream(*numbers: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(numbers))

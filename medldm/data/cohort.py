@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
 from medldm.data.listing import SPLITS, Case, read_lists
 from medldm.errors import ConfigError, MissingFileError
+from medldm.seeds import subject_rank
 
 logger = logging.getLogger(__name__)
 
@@ -135,17 +135,13 @@ def split_by_subject(
     Returns:
         Training and validation cases in their given order.
     """
-    ranked = sorted({case["subject"] for case in cases}, key=lambda subject: _rank(subject, seed=seed))
+    ranked = sorted({case["subject"] for case in cases}, key=lambda subject: subject_rank(seed, subject))
     n_validation = round(validation_fraction * len(ranked))
     if validation_fraction > 0 and len(ranked) > 1:
         n_validation = max(1, min(n_validation, len(ranked) - 1))
     held_out = set(ranked[:n_validation])
     training = [case for case in cases if case["subject"] not in held_out]
     return training, [case for case in cases if case["subject"] in held_out]
-
-
-def _rank(subject: str, *, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{subject}".encode()).digest()
 
 
 def _find_schema(cohort: Cohort, issues: list[Issue], *, cache_dir: Path | None) -> LabelSchema | None:

@@ -27,6 +27,7 @@ from medldm.data.listing import COHORT_FILE
 from medldm.demo.conditions import CONTRASTS, Contrast, describe_subject
 from medldm.errors import ConfigError, MissingPackageError
 from medldm.files import write_atomically
+from medldm.seeds import demo_brain_generator, demo_text_generator
 from medldm.transforms.write_nifti import write_nifti
 
 Array = npt.NDArray[np.float32]
@@ -100,7 +101,7 @@ def make_demo_cohort(
         described = describe_subject(
             float(spacing_mm**3 / 1000 * (labels == FLUID_LABEL).sum()),
             contrast=contrast,
-            generator=np.random.default_rng([seed, index, 1]),
+            generator=demo_text_generator(seed, index),
         )
         entries.append({"image": f"images/{name}", "label": f"labels/{name}", **described})
     _write_json(output_dir / "labels.json", DEMO_SCHEMA.to_dict())
@@ -177,7 +178,7 @@ def make_subject(
     Returns:
         The image, 0 outside the brain, in arbitrary units of its own; and its labels.
     """
-    generator = np.random.default_rng([seed, index])
+    generator = demo_brain_generator(seed, index)
     points = make_deformation(template, generator=generator, ventricle_pull_mm=ventricle_pull_mm)
     values = template.sample(points)
     t1, grey, white, inside = values

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from medldm.errors import ConfigError
+from medldm.seeds import attempt_seed
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +73,6 @@ class Drawn:
         return not self.tries[-1]["problems"]
 
 
-def try_seed(seed: int, index: int, attempt: int) -> int:
-    """Return the seed of a try: the seed itself for try 0, else one that follows from all three."""
-    if attempt == 0:
-        return seed
-    state = np.random.SeedSequence([seed, index, attempt]).generate_state(1, np.uint64)[0]
-    return int(state >> np.uint64(1))
-
-
 def draw_until_good(
     draw: Callable[[int], Tensor],
     problems: Callable[[Tensor], list[str]],
@@ -99,7 +92,7 @@ def draw_until_good(
     """
     tries: list[dict[str, Any]] = []
     for attempt in range(max_redraws + 1):
-        own = try_seed(seed, index, attempt)
+        own = attempt_seed(seed, index, attempt)
         volume = draw(own)
         found = problems(volume)
         tries.append({"try": attempt, "seed": own, "problems": found})

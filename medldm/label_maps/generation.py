@@ -27,13 +27,10 @@ from medldm.latent_diffusion.label_maps import decode_indices, load_label_map_mo
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.runtime.devices import choose_device
 from medldm.sampling.config import SamplingConfig
-from medldm.sampling.sampler import sample_seed
+from medldm.seeds import label_map_seed
 from medldm.transforms import write_nifti
 
 logger = logging.getLogger(__name__)
-
-LABEL_STREAM = 2**32
-"""Index, beyond that of any volume, from which the seed of paired label maps is derived."""
 
 
 class LabelMapInferer(LatentDiffusionInferer):
@@ -243,8 +240,7 @@ def make_paired_label_maps(
 ) -> list[str]:
     """Make the label maps that images of the same indices are made from.
 
-    The maps' seed is derived from that of `sampling`: with the seed itself, an image would begin from the
-    noise that its own label map began from.
+    The maps' seed follows from that of `sampling`, see `label_map_seed`.
 
     Args:
         checkpoint: of the second stage of labelmap_ldm.
@@ -265,7 +261,7 @@ def make_paired_label_maps(
         structures=structures,
         num_samples=num_samples,
         first_index=first_index,
-        sampling=replace(sampling, seed=sample_seed(sampling.seed, LABEL_STREAM)),
+        sampling=replace(sampling, seed=label_map_seed(sampling.seed)),
         **options,
     )
     # The dataset takes labels[i % n] for image i.

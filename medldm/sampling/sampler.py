@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,11 +33,7 @@ from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.networks.kernels.dispatch import clear_cached_weights
 from medldm.sampling.conditions import SamplingConditions
 from medldm.sampling.config import SamplingConfig
-
-
-def sample_seed(seed: int, index: int) -> int:
-    """Return the seed of one volume: independent for each index, the same alone or in a batch."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+from medldm.seeds import volume_seed
 
 
 class SampleNoise:
@@ -140,7 +135,7 @@ class LatentDiffusionSampler:
         batch_size, *sample_shape = shape
         device = self.model.latent_shift.device
         indices = range(batch_size) if indices is None else indices
-        seeds = [sample_seed(settings.seed, index) for index in indices]
+        seeds = [volume_seed(settings.seed, index) for index in indices]
         noise = SampleNoise(seeds, sample_shape, device=device)
         path = self.config.noise_path()
         return sample_from(

@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from medldm.errors import ConfigError
+from medldm.seeds import case_seed, order_generator
 
 
 class DrawnCase(int):
@@ -62,7 +63,7 @@ class EpochSampler(Sampler[int]):
         self._next_epoch, self._start = epoch + 1, 0
         attempt = self.attempt
         for number in self._order[start:]:
-            yield DrawnCase(number, _mix(self.seed, attempt, epoch, number))
+            yield DrawnCase(number, case_seed(self.seed, attempt=attempt, epoch=epoch, case=number))
 
     def place(self, *, epoch: int, start: int = 0) -> None:
         """Let the next pass be that of an epoch, from 0, from its case `start` on."""
@@ -91,11 +92,6 @@ class EpochSampler(Sampler[int]):
         order = np.arange(self.n_cases)
         if self.shuffle:
             for start, attempt in self._tails:
-                generator = np.random.Generator(np.random.PCG64([self.seed, attempt, epoch, start]))
+                generator = order_generator(self.seed, attempt=attempt, epoch=epoch, start=start)
                 order[start:] = generator.permutation(order[start:])
         return order.tolist()
-
-
-def _mix(*numbers: int) -> int:
-    """Return a seed in [0, 2^32) that differs with each of the numbers."""
-    return int(np.random.SeedSequence([number % 2**32 for number in numbers]).generate_state(1)[0])

@@ -23,6 +23,7 @@ from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionMo
 from medldm.runtime.batch_shard import BatchShard, whole_batch
 from medldm.runtime.distributed import accumulating, is_main_process
 from medldm.sampling.sampler import LatentDiffusionSampler
+from medldm.seeds import numbered_seed
 from medldm.training.averaging import average_weights
 from medldm.training.batches import batch_number, shard_of_batch
 from medldm.training.handlers import TERMS, TrainingLog, middle_slices
@@ -263,7 +264,7 @@ class DiffusionEvaluator(SupervisedEvaluator):
         device = engine.state.device
         denoiser = self.denoiser.eval()
         number = batch_number(self.data_loader, engine.state.iteration)
-        generator = torch.Generator().manual_seed(self.config.seed + number)
+        generator = torch.Generator().manual_seed(numbered_seed(self.config.seed, number))
         x_0 = self.task.draw_latents(batchdata, generator=generator)
         conditions = gather_conditions(batchdata, denoiser.conditioning.names).to(device)
         losses = []

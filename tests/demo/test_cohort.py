@@ -22,6 +22,7 @@ from medldm.demo.cohort import (
     make_demo_cohort,
     make_subject,
 )
+from medldm.seeds import demo_brain_generator
 
 pytest.importorskip("nilearn", reason="the extra `demo` is not installed")
 
@@ -123,7 +124,7 @@ def test_subjects_differ_in_contrast_and_in_ventricles(subjects: list[tuple[np.n
 
 @pytest.mark.parametrize("index", range(6))
 def test_deformation_folds_nowhere(template: Template, index: int) -> None:
-    points = make_deformation(template, generator=np.random.default_rng([0, index]))
+    points = make_deformation(template, generator=demo_brain_generator(0, index))
     jacobian = np.stack([np.stack(np.gradient(each)) for each in points]) / template.spacing_mm
     determinant = np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1)))
     assert determinant.min() > 0.1
@@ -170,7 +171,7 @@ def test_option_conditions_changes_nothing_without_it(cohort_dir: Path, template
 
 @pytest.mark.parametrize("pull_mm", WIDE_VENTRICLE_PULL_MM)
 def test_widest_pull_on_the_ventricles_folds_nothing(template: Template, pull_mm: float) -> None:
-    generator = np.random.default_rng([0, 0])
+    generator = demo_brain_generator(0, 0)
     points = make_deformation(template, generator=generator, ventricle_pull_mm=(pull_mm, pull_mm))
     jacobian = np.stack([np.stack(np.gradient(each)) for each in points]) / template.spacing_mm
     determinant = np.linalg.det(np.moveaxis(jacobian, (0, 1), (-2, -1)))

@@ -20,9 +20,10 @@ from medldm.generation.engine import (
     list_label_maps,
 )
 from medldm.generation.files import SyntheticWriter
-from medldm.generation.rejection import QualityGate, draw_until_good, try_seed
+from medldm.generation.rejection import QualityGate, draw_until_good
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_latent_diffusion
+from medldm.seeds import attempt_seed
 
 FEW = SamplingConfig(num_steps=2, seed=3)
 
@@ -48,12 +49,6 @@ def run(checkpoint: Path, labels: Path, out: Path, gate: QualityGate) -> Generat
     return evaluator
 
 
-def test_first_try_is_the_seed_itself_and_later_ones_follow_from_all_three() -> None:
-    assert try_seed(7, 3, 0) == 7
-    seeds = {try_seed(s, i, t) for s in (7, 8) for i in (3, 4) for t in (1, 2)}
-    assert len(seeds) == 8 and all(seed >= 0 for seed in seeds)
-
-
 @pytest.mark.parametrize(("n_bad", "n_tries", "passed"), [(0, 1, True), (2, 3, True), (9, 4, False)])
 def test_tries_end_with_the_first_good_one_or_the_limit(n_bad: int, n_tries: int, passed: bool) -> None:
     drawn: list[int] = []
@@ -65,7 +60,7 @@ def test_tries_end_with_the_first_good_one_or_the_limit(n_bad: int, n_tries: int
     result = draw_until_good(
         draw, lambda volume: ["bad"] if volume <= n_bad else [], seed=5, index=2, max_redraws=3
     )
-    assert drawn == [try_seed(5, 2, attempt) for attempt in range(n_tries)]
+    assert drawn == [attempt_seed(5, 2, attempt) for attempt in range(n_tries)]
     assert result.passed is passed and result.seed == drawn[-1] and float(result.volume) == n_tries
     assert [each["problems"] for each in result.tries[:n_bad]] == min(n_bad, n_tries) * [["bad"]]
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from medldm.data.labels import LabelSchema
 from medldm.evaluation.metrics.checks import TooFewCasesError
+from medldm.seeds import label_noise_generator
 
 Image = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -141,8 +142,7 @@ def make_noise(test: CaseSet, *, schema: LabelSchema | None, seed: int = 0) -> C
         (image.mean() + image.std() * generator.standard_normal(image.shape)).astype(np.float32)
         for image in test.images
     )
-    # A stream of their own, so that the labels are the same with images and without.
-    generator = np.random.default_rng([seed, 1])
+    generator = label_noise_generator(seed)
     labels = None
     if schema is not None and test.labels is not None:
         values = np.array([0, *schema.values])

@@ -33,6 +33,7 @@ from medldm.evaluation.segmenter import (
     train_segmenter,
 )
 from medldm.runtime.distributed import broadcast_from_first, gather_rows
+from medldm.seeds import numbered_seed
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,11 @@ def measure_usefulness(
             progress(f"segmenter on {regime} cases, seed {number + 1} of {config.n_seeds}")
         known = real_segmenters[number] if regime == "real" and number < len(real_segmenters) else None
         segmenter = known or train_segmenter(
-            sources[regime], config.segmenter, n_structures=n_structures, n_steps=n_steps, seed=seed + number
+            sources[regime],
+            config.segmenter,
+            n_structures=n_structures,
+            n_steps=n_steps,
+            seed=numbered_seed(seed, number),
         )
         answers = [segmenter.segment(image) for image, _ in test]
         return np.ravel(_score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures))
