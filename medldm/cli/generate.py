@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--text-encoder", help="folder of the text encoder of the training")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--index", type=int, default=0, help="index of the first volume of the seed")
+    parser.add_argument("--first-index", type=int, default=0, help="index of the first volume of the seed")
     parser.add_argument("--guidance-scale", type=float, default=1.5)
     parser.add_argument("--preset", default="balanced", help="fast, balanced or reference")
     parser.add_argument("--num-steps", type=int, help="the preset's if not given")
@@ -46,7 +46,7 @@ def run_command(options: argparse.Namespace) -> int:
         label_dir=options.label_dir,
         labels=labels,
         num_samples=options.num_samples,
-        first_index=options.index,
+        first_index=options.first_index,
         label_table=options.label_table,
         conditions=options.conditions,
         text_encoder=options.text_encoder,
@@ -75,7 +75,7 @@ def _draw_labels(options: argparse.Namespace) -> list[str]:
         checkpoint=options.labelmap_checkpoint,
         output_dir=options.output_dir,
         num_samples=options.num_samples,
-        first_index=options.index,
+        first_index=options.first_index,
         seed=options.seed,
         overwrite=options.overwrite,
         device=options.device,

@@ -85,7 +85,10 @@ def read_knobs(words: Sequence[str]) -> dict[str, Any]:
         name, sign, value = word.partition("=")
         if not sign:
             raise ConfigError(f"{word!r} is no KNOB=VALUE: write for example batch_size=2")
-        knobs[name] = yaml.safe_load(value)
+        try:
+            knobs[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{word!r}: the value cannot be read as YAML ({error})") from error
     return knobs
 
 

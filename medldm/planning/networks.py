@@ -11,7 +11,7 @@ import yaml
 
 from medldm.conditioning import ConditioningConfig
 from medldm.configs import unknown_name_message
-from medldm.errors import ConfigError
+from medldm.errors import ConfigError, MissingFileError
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.model import AUTOENCODER_CONFIGS
 from medldm.networks import LatentUNetConfig, VAEConfig, VQVAEConfig
@@ -159,6 +159,8 @@ def assumed_conditioning(conditions: Sequence[str], image_token_grid: int = 0) -
 
 def _read_knobs(bundle: str | Path, stage: str, given: Mapping[str, Any] | None) -> dict[str, Any]:
     path = Path(bundle) / "configs" / f"train_{stage}.yaml"
+    if not path.is_file():
+        raise MissingFileError(f"no {path}: give the folder of a bundle made like mri_label_ldm")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     missing = [name for name in STAGES[stage] if name not in content]
     if missing:

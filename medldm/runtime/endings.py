@@ -25,7 +25,8 @@ from medldm.errors import MedldmError
 logger = logging.getLogger(__name__)
 
 _COMMAND_LINE_OF_MONAI = "monai.bundle.__main__"
-_OF_A_WORKER = re.compile(r"Caught \w+ in [^\n]* worker .*^(?:\w+\.)*\w+: ", re.DOTALL | re.MULTILINE)
+_OF_A_WORKER = re.compile(r"\ACaught (\w+) in [^\n]* worker .*^[\w.]*\b\1: ", re.DOTALL | re.MULTILINE)
+"""What PyTorch puts before the message of an error in a worker of a data loader: the worker's traceback."""
 
 
 def report_error(error: BaseException) -> int:

@@ -68,10 +68,7 @@ class RandomPatchd(RandomizableTransform, MapTransform):
         """Crop every key."""
         case = dict(data)
         shape = case[self.keys[0]].shape[1:]
-        if any(n < part for n, part in zip(shape, self.size, strict=True)):
-            raise ConfigError(
-                f"patch_size is {self.size}, larger than the volume's {tuple(shape)}: make it smaller"
-            )
+        _check_patch(self.size, shape)
         starts = [self.R.randint(n - part + 1) for n, part in zip(shape, self.size, strict=True)]
         x, y, z = (slice(start, start + part) for start, part in zip(starts, self.size, strict=True))
         for key in self.key_iterator(case):
@@ -139,6 +136,9 @@ def volume_transforms(
     Returns:
         A transform of {"image": file, "label": file, ...} to {"image": (1, X, Y, Z) float32 in [-1, 1],
         "label": (1, X, Y, Z) integers}.
+
+    Raises:
+        ConfigError: if the crop is larger than the volumes.
     """
     keys = ["image"] + (["label"] if schema is not None else [])
     keys += ["condition_image"] if image_intensity is not None else []
@@ -156,8 +156,17 @@ def volume_transforms(
         steps.append(IndexLabelsd(("label",), schema=schema))
     steps.append(EnsureTyped(keys=keys, track_meta=False, **may_miss))
     if patch_size is not None:
+        _check_patch(patch_size, space.size)
         steps.append(RandomPatchd(keys, patch_size))
     return Compose(steps).set_random_state(seed)
+
+
+def _check_patch(patch_size: Sequence[int], size: Sequence[int]) -> None:
+    if len(patch_size) != 3 or any(part > n for n, part in zip(size, patch_size, strict=True)):
+        raise ConfigError(
+            f"patch_size is {tuple(patch_size)}: three numbers no larger than the volume's {tuple(size)} are "
+            "needed"
+        )
 
 
 def case_transforms(

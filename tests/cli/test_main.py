@@ -60,3 +60,39 @@ def test_a_missing_checkpoint_is_one_line(tmp_path, capsys) -> None:
     error = capsys.readouterr().err
     assert error.startswith("error: no checkpoint at")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["prepare", "COHORT", "OUT", "--table", "none.csv", "--key-file", "OUT.key"],
+            "the subject table none.csv",
+        ),
+        (["prepare", "COHORT", "OUT", "--labels", "none"], "no label table of that name"),
+        (["check", "none"], "no cohort at none"),
+        (["plan", "--memory-gb", "8", "--bundle", "none"], "no none/configs/train_autoencoder.yaml"),
+        (
+            ["plan", "--memory-gb", "8", "--diffusion", "channels=[8"],
+            "'channels=[8': the value cannot be read",
+        ),
+        (["run", "--config_file", "none.yaml"], "none.yaml: there is no such file"),
+        (
+            [
+                "evaluate",
+                *(["--real-train", "none", "--real-test", "none", "--synthetic", "none", "--out", "OUT"]),
+            ],
+            "no cohort",
+        ),
+        (["demo", "--output", "COHORT"], "COHORT is not empty"),
+    ],
+)
+def test_what_is_not_there_is_one_line(arguments, message, make_cohort, tmp_path, capsys) -> None:
+    places = {"COHORT": str(make_cohort(2)), "OUT": str(tmp_path / "out")}
+    for short, place in places.items():
+        arguments = [argument.replace(short, place) for argument in arguments]
+        message = message.replace(short, place)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith(f"error: {message}")
+    assert "Traceback (most recent call last):" not in error

@@ -70,12 +70,13 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
     if path is None:
         return SubjectTable()
     path = Path(path).expanduser()
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        columns = [str(name).strip() for name in reader.fieldnames or []]
-        reader.fieldnames = columns
-        lines = [(reader.line_num, {key: _cell(row.get(key)) for key in columns}) for row in reader]
+    try:
+        columns, lines = _read_lines(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(
+            f"the subject table {path.name} cannot be read ({type(error).__name__}); a CSV or TSV file in "
+            "UTF-8 is needed"
+        ) from error
     if "source" not in columns and "subject" not in columns:
         raise ConfigError(
             'the subject table has neither a column "source" nor "subject"; one is needed to match rows'
@@ -99,6 +100,16 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
 def _cell(text: Any) -> str:
     stripped = str(text or "").strip()
     return "" if stripped.lower() in _ABSENT else stripped
+
+
+def _read_lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Return the columns, and each row with the number of its line."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        columns = [str(name).strip() for name in reader.fieldnames or []]
+        reader.fieldnames = columns
+        return columns, [(reader.line_num, {key: _cell(row.get(key)) for key in columns}) for row in reader]
 
 
 def _row_of(
