@@ -1,6 +1,7 @@
 """Self-describing checkpoints: safetensors weights and, in the header, a JSON card that says everything else.
 
-Loading needs no other file, never unpickles, and is strict: a missing or surplus weight is an error.
+Loading needs no other file, never unpickles, and is strict: a missing or surplus weight is an error. Only
+`load_plain_weights`, for the Python API, reads a `.pth`, through torch's restricted loader.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, TypeVar
 
 import monai
@@ -119,6 +121,40 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:
             f"{path} is damaged: its weights do not have the hash in its card; restore it from a copy"
         )
     return Checkpoint(weights, card, path)
+
+
+def load_plain_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read what ``torch.save(module.state_dict(), path)`` wrote, through torch's restricted loader.
+
+    It builds tensors and plain containers and runs nothing else. Workflows do not call this: they read
+    safetensors only.
+
+    Raises:
+        CheckpointError: if the file is missing or holds anything but tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weights at {path}: save them first, or correct the path")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise CheckpointError(
+            f"{path} does not hold plain tensors: save it as torch.save(module.state_dict(), path)"
+        ) from error
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError(
+            f"{path} holds a {type(weights).__name__} that is no mapping of names to tensors: save it as "
+            "torch.save(module.state_dict(), path)"
+        )
+    return dict(weights)
 
 
 def load_weights(module: torch.nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:

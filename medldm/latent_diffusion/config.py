@@ -19,6 +19,8 @@ DIFFUSION_FIELDS = (
     "prediction_type",
 )
 FLOW = "flow"
+LATENT_SCALING_FACTOR = 0.18215
+"""Scale of latents whose statistics are not known (Rombach et al. 2022, Appendix G)."""
 
 
 @dataclass(kw_only=True)
@@ -27,8 +29,10 @@ class LatentDiffusionConfig(Config):
 
     Args:
         autoencoder_type: "vae" or "vqvae"; a checkpoint of the other type is refused.
-        autoencoder_path: checkpoint of the first stage; None if the model already holds a trained
-            autoencoder.
+        autoencoder_path: checkpoint of the first stage, or a `.pth` file of its weights; None if the model
+            already holds a trained autoencoder.
+        latent_scaling_factor: scale of the latents where no statistics are measured; a training measures
+            them.
         noise_schedule: "linear" (Ho et al. 2020), "scaled_linear" (Rombach et al. 2022), "cosine", "sigmoid",
             or "flow" for a rectified flow (Liu et al. 2023).
         n_timesteps: T of the schedule.
@@ -56,6 +60,7 @@ class LatentDiffusionConfig(Config):
 
     autoencoder_type: str = "vae"
     autoencoder_path: str | None = None
+    latent_scaling_factor: float = LATENT_SCALING_FACTOR
     noise_schedule: str = "linear"
     n_timesteps: int = 1000
     beta_start: float = 1e-4
@@ -87,7 +92,7 @@ class LatentDiffusionConfig(Config):
         for name in ("n_timesteps", "n_epochs", "accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        for name in ("learning_rate", "gradient_clip"):
+        for name in ("learning_rate", "gradient_clip", "latent_scaling_factor"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}: a positive number is needed")
         if not 0 <= self.ema_decay < 1:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions, EncodedConditions
 from medldm.errors import ConfigError
-from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.config import LATENT_SCALING_FACTOR, LatentDiffusionConfig
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
 from medldm.networks.streaming.memory_limit import decode_within, encode_moments_within
@@ -138,7 +138,7 @@ class LatentDiffusionModel(nn.Module):
         autoencoder_config: VAEConfig | VQVAEConfig | Mapping[str, Any],
         conditioning_config: ConditioningConfig | Mapping[str, Any] | None = None,
         unet_config: LatentUNetConfig | Mapping[str, Any] | None = None,
-        latent_scaling_factor: float = 0.18215,
+        latent_scaling_factor: float = LATENT_SCALING_FACTOR,
         space: VolumeSpace | None = None,
     ) -> None:
         super().__init__()
@@ -179,6 +179,11 @@ class LatentDiffusionModel(nn.Module):
             )
         self.latent_shift.copy_(mean)
         self.latent_scale.copy_(1 / std)
+
+    def set_scaling_factor(self, factor: float) -> None:
+        """Scale the latents by one number, unless statistics were measured or another number is loaded."""
+        if not self.latent_shift.any() and bool((self.latent_scale == LATENT_SCALING_FACTOR).all()):
+            self.latent_scale.fill_(factor)
 
     def standardise(self, latents: Tensor) -> Tensor:
         """Map the autoencoder's latents (B, C, x, y, z) to those the denoiser works on."""

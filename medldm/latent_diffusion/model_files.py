@@ -16,6 +16,7 @@ from medldm.latent_diffusion.checkpoints import (
     build_with_weights,
     hash_weights,
     load_checkpoint,
+    load_plain_weights,
     load_weights,
 )
 from medldm.latent_diffusion.config import LatentDiffusionConfig
@@ -98,6 +99,29 @@ def make_latent_diffusion(
     )
     load_weights(model.autoencoder, checkpoint.weights, source=str(autoencoder_path))
     return model
+
+
+def load_first_stage(model: LatentDiffusionModel, path: str | Path) -> None:
+    """Load a trained first stage's weights into a model.
+
+    Args:
+        model: takes over the first stage's space, where the file knows one and the model does not.
+        path: a checkpoint of the first stage, or a `.pth` or `.pt` file of its weights alone.
+
+    Raises:
+        CheckpointError: if the file does not hold the weights of the model's autoencoder.
+    """
+    if Path(path).suffix in (".pth", ".pt"):
+        load_weights(model.autoencoder, load_plain_weights(path), source=str(path))
+        return
+    autoencoder, checkpoint = load_autoencoder(path)
+    if autoencoder.config != model.autoencoder_config:
+        raise CheckpointError(
+            f"{path} holds an autoencoder of another configuration: {autoencoder.config} in the file, "
+            f"{model.autoencoder_config} in the model"
+        )
+    load_weights(model.autoencoder, checkpoint.weights, source=str(path))
+    model.space = model.space or space_of(checkpoint)
 
 
 def describe_latent_diffusion(

@@ -11,10 +11,9 @@ from monai.handlers import ValidationHandler
 from torch.utils.data import DataLoader
 
 from medldm.errors import ConfigError
-from medldm.latent_diffusion.checkpoints import CheckpointError, load_weights
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel, name_autoencoder_type
-from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_autoencoder, space_of
+from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_first_stage
 from medldm.runtime.devices import choose_device
 from medldm.seeds import seed_everything
 from medldm.training.averaging import average_weights
@@ -59,7 +58,8 @@ class LatentDiffusionTrainer:
                 f"the model has a {own_type!r}, but autoencoder_type is {config.autoencoder_type!r}"
             )
         if config.autoencoder_path is not None:
-            _load_first_stage(model, config.autoencoder_path)
+            load_first_stage(model, config.autoencoder_path)
+        model.set_scaling_factor(config.latent_scaling_factor)
         self.device = choose_device(device)
         self.model = model.to(self.device)
         self.config = config
@@ -129,14 +129,3 @@ class LatentDiffusionTrainer:
             train_handlers=[*validate, log, LossBar("diffusion"), writer],
         )
         return trainer, writer
-
-
-def _load_first_stage(model: LatentDiffusionModel, path: str) -> None:
-    autoencoder, checkpoint = load_autoencoder(path)
-    if autoencoder.config != model.autoencoder_config:
-        raise CheckpointError(
-            f"{path} holds an autoencoder of another configuration: {autoencoder.config} in the file, "
-            f"{model.autoencoder_config} in the model"
-        )
-    load_weights(model.autoencoder, checkpoint.weights, source=path)
-    model.space = model.space or space_of(checkpoint)
