@@ -2,6 +2,7 @@
 # make demo    a virtual environment, the demonstration cohort, both trainings, synthetic volumes, overview.png
 # make test    the same environment and the tests, in JOBS=2 processes;  TESTS="tests/data -m 'not slow'" for some
 # make lint    ruff and mypy
+# make docs    the site, from docs/ and the docstrings, in build/site
 # make mutants breaks the mathematics on purpose and shows that the tests notice
 # make bench   the comparisons in benchmarks/
 # make bench-trainings  planned memory, the cost of saving, and kills at random moments
@@ -14,11 +15,16 @@ TESTS ?=
 JOBS ?= 2
 EXTRAS := demo,test,dev,dicom
 
+DOCS_VENV ?= .venv-docs
+# What the extra `docs` of setup.cfg names.
+DOCS_PACKAGES = $$($(PYTHON) -c "import configparser; c = configparser.ConfigParser(); c.read('setup.cfg'); print(*c['options.extras_require']['docs'].split())")
+
 BIN := $(VENV)/bin
+DOCS_STAMP := $(DOCS_VENV)/.installed
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup locked demo test lint mutants bench bench-trainings clean
+.PHONY: help setup locked demo test lint docs mutants bench bench-trainings clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -51,11 +57,20 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A virtual environment of its own: the site is built from the sources and needs no torch.
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
+$(DOCS_STAMP): setup.cfg constraints.txt
+	@test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet -c constraints.txt $(DOCS_PACKAGES)
+	@touch $@
+
 mutants: $(STAMP)
 	$(BIN)/python -m pytest tests/diffusion/test_mutants.py
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/networks.py --page docs/benchmarks.md
+	$(BIN)/python benchmarks/networks.py --page docs/results/benchmarks.md
 	$(BIN)/python benchmarks/reading.py --repeats 3
 
 bench-trainings: $(STAMP)
@@ -64,4 +79,4 @@ bench-trainings: $(STAMP)
 	$(BIN)/python benchmarks/kills.py
 
 clean:
-	rm -rf $(VENV) $(OUTPUT) bench_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(DOCS_VENV) $(OUTPUT) bench_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

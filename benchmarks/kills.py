@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py                                # 28 kills in each stage
     python benchmarks/kills.py --kills 3
-    python benchmarks/kills.py --write docs/training.md
+    python benchmarks/kills.py --write docs/results/training.md
 
 Tiny trainings of both stages save their state after every batch. Each attempt is a forked process; a share of
 the kills waits for a save, or the removal of older states, and strikes within it. A training that was killed

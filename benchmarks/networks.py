@@ -3,7 +3,7 @@
     python benchmarks/networks.py                                  # about 18 minutes on two idle cores
     python benchmarks/networks.py --rows unet_forward_16,sampling  # the others keep what was measured before
     python benchmarks/networks.py --quick                          # small sizes: that it runs, not how fast
-    python benchmarks/networks.py --page docs/benchmarks.md        # writes table and plots into the page
+    python benchmarks/networks.py --page docs/results/benchmarks.md  # writes table and plots into the page
 
 Each side runs in a process of its own. Its first run warms up and measures memory: the peak over what the
 process held with the network built, weights that are kept in another order included. Then the sides run in

@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py                             # both stages, 60 s each on an idle core
     python benchmarks/overhead.py --stage diffusion --seconds 120
-    python benchmarks/overhead.py --write docs/training.md
+    python benchmarks/overhead.py --write docs/results/training.md
 
 With: `TrainingStateHandler`, seeds for each case, guarded transforms, quarantine, checks of loss and
 gradient. Without: a plain loader, nothing that saves, and steps that scale, clip and step only. The median

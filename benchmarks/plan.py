@@ -1,7 +1,7 @@
 """The peaks that `medldm plan` predicts beside measured ones, on a CPU.
 
     python benchmarks/plan.py
-    python benchmarks/plan.py --write docs/planning.md
+    python benchmarks/plan.py --write docs/results/planning.md
 
 What is measured is the peak of the resident set over what the process held before the networks were built.
 Each configuration runs in a process of its own, forked, which has run the same on 24^3 voxels before. glibc

@@ -53,7 +53,7 @@ KL_WEIGHT, ADVERSARIAL_WEIGHT = 1e-7, 0.01
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Channels as in docs/hippocampus.md, rates as tuned there.
+    """Channels as in docs/results/hippocampus.md, rates as tuned there.
 
     Args:
         size: voxels of a volume, multiples of 16.

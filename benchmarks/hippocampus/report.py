@@ -1,6 +1,6 @@
-"""Draw the figures and print the tables of docs/hippocampus.md from trained models.
+"""Draw the figures and print the tables of docs/results/hippocampus.md from trained models.
 
-python benchmarks/hippocampus/report.py DATASET_DIR --runs vae=DIR monai=DIR vqvae=DIR --images docs/images
+python benchmarks/hippocampus/report.py DATASET_DIR --runs vae=DIR monai=DIR vqvae=DIR --images docs/results/images
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset_dir")
     parser.add_argument("--runs", nargs="+", metavar="NAME=OUTPUT_DIR", required=True)
-    parser.add_argument("--images", type=Path, default=Path("docs/images"))
+    parser.add_argument("--images", type=Path, default=Path("docs/results/images"))
     options = parser.parse_args()
     runs = {name: Path(folder) for name, folder in (run.split("=", 1) for run in options.runs)}
     print_autoencoders(runs)

@@ -1,6 +1,6 @@
-"""Compare synthetic anatomy and its images with the real cohort: the table and picture of docs/conditions.md.
+"""Compare synthetic anatomy and its images with the real cohort: the table and picture of docs/results/conditions.md.
 
-python benchmarks/paired/report.py COHORT SYNTHETIC --asked ml.json --picture docs/images/paired.png
+python benchmarks/paired/report.py COHORT SYNTHETIC --asked ml.json --picture docs/results/images/paired.png
 
 SYNTHETIC is the folder that `inference.yaml --labels synthetic` wrote. Volumes are in ml, mean and standard
 deviation; KS is the largest difference of the two distribution functions and p how often two samples of one

@@ -1,7 +1,7 @@
-"""Measure how far few-step sampling is from the limit of many steps; draw the curves of docs/diffusion.md.
+"""Measure how far few-step sampling is from the limit of many steps; draw the curves of docs/results/sampling.md.
 
 python benchmarks/sampling/steps.py COHORT --models ddpm=OUT_1/latent_diffusion.safetensors
-    flow=OUT_2/latent_diffusion.safetensors --picture docs/images/sampling_steps.png
+    flow=OUT_2/latent_diffusion.safetensors --picture docs/results/images/sampling_steps.png
 
 The same noise and conditions go through every solver; the error is the root mean square difference of the
 standardised latents (whose standard deviation is 1) from DDIM with 1000 steps, the limit of all of them.

@@ -16,7 +16,7 @@ class SamplingConfig(Config):
 
     Args:
         preset: "fast", "balanced" or "reference": solver, number of steps and time grid, as measured in
-            docs/diffusion.md; what is set below overrides it.
+            docs/reference/diffusion.md; what is set below overrides it.
         num_steps: of the solver; None for the preset's.
         solver: one of medldm.diffusion.SOLVERS; None for the preset's.
         grid: how the steps are spread over the times; None for the preset's, or "trailing" for a solver that

@@ -1,4 +1,4 @@
-"""The Python blocks of docs/data.md run as they stand, one after the other."""
+"""The Python blocks of docs/how-to/cohorts.md run as they stand, one after the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "cohorts.md"
 
 
 def test_python_blocks_run_on_a_cohort(

@@ -28,7 +28,7 @@ from medldm.latent_diffusion.model_files import describe_latent_diffusion
 from medldm.sampling.config import SamplingConfig
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "editing.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "edit.md"
 FEW = SamplingConfig(num_steps=2, solver="ddim", seed=3)
 GROW = {"operation": "grow", "structure": "core", "amount_mm": 1.5, "overwrite_structures": ["shell"]}
 
@@ -258,7 +258,7 @@ def documented(language: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_documented_command_edits_a_file(make_model, case, tmp_path) -> None:
-    (tmp_path / "configs").symlink_to(BUNDLE / "configs")
+    (tmp_path / "bundles").symlink_to(BUNDLE.parent)
     (tmp_path / "my_cohort").symlink_to(Path(case["image"]).parents[1])
     content = describe_latent_diffusion(make_model(("label_map",)), LatentDiffusionConfig())()
     save_checkpoint(tmp_path / "outputs" / "latent_diffusion.safetensors", *content)

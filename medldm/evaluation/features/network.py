@@ -180,7 +180,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is not a readable safetensors file ({error}); pickled weights (.pth) are not read: see "
-            "docs/security.md for how to convert a file that you trust"
+            "docs/how-to/foreign_files.md for how to convert a file that you trust"
         ) from error
     return {
         name.removeprefix(_PREFIX): tensor.float() if tensor.is_floating_point() else tensor

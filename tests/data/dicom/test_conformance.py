@@ -9,7 +9,7 @@ from monai.data import MetaTensor
 from medldm.data.dicom import DicomError, read_series, scan_dicom
 from tests.data.dicom.dicom_cases import CASES, Case, Truth, canonical
 
-DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "dicom.md"
+DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "reference" / "dicom.md"
 
 
 def is_exact(volume: MetaTensor, truth: Truth) -> bool:
