@@ -1,6 +1,6 @@
 """Draw the figures and print the tables of docs/results/hippocampus.md from trained models.
 
-python benchmarks/hippocampus/report.py DATASET_DIR --runs vae=DIR monai=DIR vqvae=DIR --images docs/results/images
+python benchmarks/hippocampus/report.py DATASET_DIR --runs vae=DIR monai=DIR vqvae=DIR
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compare synthetic anatomy and its images with the real cohort: the table and picture of docs/results/conditions.md.
+"""Compare synthetic anatomy and its images with the real cohort, for docs/results/conditions.md.
 
 python benchmarks/paired/report.py COHORT SYNTHETIC --asked ml.json --picture docs/results/images/paired.png
 

@@ -1,4 +1,4 @@
-"""Measure how far few-step sampling is from the limit of many steps; draw the curves of docs/results/sampling.md.
+"""Measure how far few-step sampling is from the limit of many steps; draw the curves of sampling.md.
 
 python benchmarks/sampling/steps.py COHORT --models ddpm=OUT_1/latent_diffusion.safetensors
     flow=OUT_2/latent_diffusion.safetensors --picture docs/results/images/sampling_steps.png

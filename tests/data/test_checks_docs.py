@@ -28,7 +28,7 @@ def test_python_blocks_run_on_a_cohort(
 
 
 def test_every_check_is_explained() -> None:
-    folder = PAGE.parents[1] / "medldm" / "data"
+    folder = PAGE.parents[2] / "medldm" / "data"
     files = ["case_checks.py", "cohort_checks.py", "listing.py"]
     source = "\n".join((folder / name).read_text(encoding="utf-8") for name in files)
     named = set(re.findall(r'Issue\.(?:error|warning)\(\s*"([a-z ]+)"', source))
