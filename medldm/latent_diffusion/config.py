@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,18 +10,25 @@ from medldm.configs import Config
 from medldm.diffusion import LOSS_WEIGHTINGS, PREDICTION_TYPES, NoisePath, make_path
 from medldm.errors import ConfigError
 
-DIFFUSION_FIELDS = (
-    "noise_schedule",
-    "n_timesteps",
-    "beta_start",
-    "beta_end",
-    "zero_terminal_snr",
-    "time_shift",
-    "prediction_type",
-)
 FLOW = "flow"
 LATENT_SCALING_FACTOR = 0.18215
 """Scale of latents whose statistics are not known (Rombach et al. 2022, Appendix G)."""
+NOISE_PATH_FIELDS = {
+    "ddpm": {
+        "schedule": "noise_schedule",
+        "n_timesteps": "n_timesteps",
+        "beta_start": "beta_start",
+        "beta_end": "beta_end",
+        "zero_terminal_snr": "zero_terminal_snr",
+    },
+    FLOW: {
+        "time_distribution": "time_distribution",
+        "logit_mean": "logit_mean",
+        "logit_std": "logit_std",
+        "shift": "time_shift",
+    },
+}
+"""For each kind of noise path: its arguments, and the fields of `LatentDiffusionConfig` that set them."""
 
 
 @dataclass(kw_only=True)
@@ -39,6 +47,10 @@ class LatentDiffusionConfig(Config):
         beta_start: first noise variance; ignored by "cosine".
         beta_end: last noise variance; ignored by "cosine".
         zero_terminal_snr: rescale the schedule so that nothing of the data is left at T (Lin et al. 2023).
+        time_distribution: of the training times of "flow", before the shift: "logit_normal" (Esser et al.
+            2024, Eq. 19) or "uniform".
+        logit_mean: of "logit_normal": mean of logit(t); above 0 trains more on noise.
+        logit_std: of "logit_normal": standard deviation of logit(t).
         time_shift: of "flow": above 1 trains and samples more at high noise, as large volumes need.
         prediction_type: "epsilon", "sample", "v_prediction" (Salimans and Ho 2022) or "velocity".
         loss_weighting: of the error at each noise level: "plain", "min_snr" (Hang et al. 2023) or "p2" (Choi
@@ -66,6 +78,9 @@ class LatentDiffusionConfig(Config):
     beta_start: float = 1e-4
     beta_end: float = 0.02
     zero_terminal_snr: bool = False
+    time_distribution: str = "logit_normal"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
     time_shift: float = 1.0
     prediction_type: str = "epsilon"
     loss_weighting: str = "plain"
@@ -101,19 +116,24 @@ class LatentDiffusionConfig(Config):
 
     def noise_path(self) -> NoisePath:
         """Build the noise path; its tables are float64."""
-        if self.noise_schedule == FLOW:
-            return make_path({"kind": "flow", "shift": self.time_shift})
-        return make_path(
-            {
-                "kind": "ddpm",
-                "schedule": self.noise_schedule,
-                "n_timesteps": self.n_timesteps,
-                "beta_start": self.beta_start,
-                "beta_end": self.beta_end,
-                "zero_terminal_snr": self.zero_terminal_snr,
-            }
-        )
+        kind = FLOW if self.noise_schedule == FLOW else "ddpm"
+        arguments = {argument: getattr(self, name) for argument, name in NOISE_PATH_FIELDS[kind].items()}
+        return make_path({"kind": kind, **arguments})
 
     def describe_diffusion(self) -> dict[str, Any]:
         """Return what sampling needs to know; it goes into the checkpoint's card."""
-        return {name: getattr(self, name) for name in DIFFUSION_FIELDS}
+        return {"noise_path": self.noise_path().to_dict(), "prediction_type": self.prediction_type}
+
+
+def read_diffusion(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a configuration from what `describe_diffusion` put into a card.
+
+    Raises:
+        ConfigError: if the noise path is not one.
+        KeyError: if there is no prediction type.
+    """
+    if "noise_path" not in description:
+        return dict(description)  # version 0.1.0 wrote the fields themselves
+    path = make_path(description["noise_path"])
+    fields = {name: getattr(path, argument) for argument, name in NOISE_PATH_FIELDS[path.kind].items()}
+    return {"noise_schedule": FLOW, **fields, "prediction_type": description["prediction_type"]}

@@ -19,7 +19,7 @@ from medldm.latent_diffusion.checkpoints import (
     load_plain_weights,
     load_weights,
 )
-from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.config import LatentDiffusionConfig, read_diffusion
 from medldm.latent_diffusion.model import (
     AUTOENCODER_CONFIGS,
     ConditionalDenoiser,
@@ -175,7 +175,7 @@ def load_latent_diffusion(
             "space": space_of(checkpoint),
         }
         config = LatentDiffusionConfig.from_dict(
-            {"autoencoder_type": card["autoencoder"]["type"], **card["diffusion"]}
+            {"autoencoder_type": card["autoencoder"]["type"], **read_diffusion(card["diffusion"])}
         )
     model = build_with_weights(lambda: LatentDiffusionModel(**parts), checkpoint.weights, source=str(path))
     if autoencoder_path is not None:

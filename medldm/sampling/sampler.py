@@ -27,7 +27,7 @@ from medldm.diffusion import (
 from medldm.diffusion.guidance import Passes
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, load_weights
-from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.config import LatentDiffusionConfig, read_diffusion
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.networks.kernels.dispatch import clear_cached_weights
@@ -104,9 +104,7 @@ class LatentDiffusionSampler:
                 f"{path} was trained with other conditions: {different} differ from this model's"
             )
         load_weights(self.model, checkpoint.weights, source=str(path))
-        self.config = LatentDiffusionConfig.from_dict(
-            {**self.config.to_dict(), **checkpoint.card["diffusion"]}
-        )
+        self.config = self.config.copy(**read_diffusion(checkpoint.card["diffusion"]))
 
     @torch.no_grad()
     def sample_latents(

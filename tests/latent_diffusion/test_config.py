@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
+
 import pytest
 import torch
 
 from medldm import LatentDiffusionConfig, LatentDiffusionSampler
+from medldm.diffusion.paths import PATHS
+from medldm.latent_diffusion.config import NOISE_PATH_FIELDS, read_diffusion
 
 
 def test_example_of_the_readme_is_ho_et_als_schedule() -> None:
@@ -27,7 +32,8 @@ def test_example_of_the_readme_is_ho_et_als_schedule() -> None:
 def test_every_path_survives_the_card_and_samples(schedule, make_model) -> None:
     prediction = "velocity" if schedule == "flow" else "v_prediction"
     config = LatentDiffusionConfig(noise_schedule=schedule, prediction_type=prediction)
-    assert LatentDiffusionConfig.from_dict(config.describe_diffusion()).noise_path() == config.noise_path()
+    card = json.loads(json.dumps(config.describe_diffusion()))
+    assert LatentDiffusionConfig.from_dict(read_diffusion(card)).noise_path() == config.noise_path()
     volume = LatentDiffusionSampler(make_model(()), config).sample((1, 3, 4, 5, 4), num_steps=2)
     assert torch.isfinite(volume).all()
 
@@ -49,6 +55,58 @@ def test_every_path_survives_the_card_and_samples(schedule, make_model) -> None:
 def test_bad_values_are_named(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         LatentDiffusionConfig(**options)
+
+
+OTHER_VALUES = {
+    "noise_schedule": "cosine",
+    "n_timesteps": 50,
+    "beta_start": 1e-3,
+    "beta_end": 0.03,
+    "zero_terminal_snr": True,
+    "time_distribution": "uniform",
+    "logit_mean": 0.5,
+    "logit_std": 2.0,
+    "time_shift": 3.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "name"),
+    [(kind, *item) for kind, arguments in NOISE_PATH_FIELDS.items() for item in arguments.items()],
+)
+def test_every_argument_of_a_path_is_set_by_a_field_and_comes_back_from_the_card(
+    kind, argument, name
+) -> None:
+    assert {field.name for field in fields(PATHS[kind])} == set(NOISE_PATH_FIELDS[kind])
+    schedule = {"noise_schedule": kind} if kind == "flow" else {}
+    plain = LatentDiffusionConfig(**schedule, prediction_type="v_prediction")
+    changed = plain.copy(**{name: OTHER_VALUES[name]})
+    assert (
+        getattr(changed.noise_path(), argument) == OTHER_VALUES[name] != getattr(plain.noise_path(), argument)
+    )
+    card = json.loads(json.dumps(changed.describe_diffusion()))
+    assert card["noise_path"] == changed.noise_path().to_dict()
+    assert LatentDiffusionConfig(**read_diffusion(card)).noise_path() == changed.noise_path()
+
+
+def test_cards_of_version_0_1_0_hold_the_fields_themselves() -> None:
+    card = {
+        "noise_schedule": "flow",
+        "n_timesteps": 1000,
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "zero_terminal_snr": False,
+        "time_shift": 2.0,
+        "prediction_type": "velocity",
+    }
+    config = LatentDiffusionConfig(**read_diffusion(card))
+    assert config.noise_path().to_dict() == {
+        "kind": "flow",
+        "time_distribution": "logit_normal",
+        "logit_mean": 0.0,
+        "logit_std": 1.0,
+        "shift": 2.0,
+    }
 
 
 def test_a_misspelt_key_is_named_with_its_neighbour() -> None:
