@@ -48,6 +48,12 @@ def spacing_of(affine: np.ndarray) -> np.ndarray:
     return np.sqrt((np.asarray(affine, dtype=np.float64)[:3, :3] ** 2).sum(axis=0))
 
 
+def corner_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    """Return how far two (4, 4) affines put one corner voxel of a grid (X, Y, Z) apart at most."""
+    corners = np.stack(np.meshgrid(*[(0, size - 1) for size in shape], [1], indexing="ij")).reshape(4, -1)
+    return float(np.linalg.norm((first - second)[:3] @ corners, axis=0).max())
+
+
 def check_affine(affine: np.ndarray) -> None:
     """Refuse an affine that is not finite, singular, or has a spacing outside 0.01 to 50 mm.
 

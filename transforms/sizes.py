@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from medldm.errors import ConfigError
 from medldm.transforms.intensity_mapping import foreground_mask
 from medldm.transforms.label_resampling import bounding_box
-from medldm.transforms.window import Fill, Window
+from medldm.transforms.window import Fill, Window, centred_window
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,7 @@ class CentreCropOrPad(Window):
 
     def window(self, volume: torch.Tensor) -> tuple[tuple[int, int], ...]:
         """Return the centred window."""
-        parts = []
-        for present, wanted in zip(volume.shape[1:], self.size, strict=True):
-            target = present if wanted is None else wanted
-            surplus = present - target
-            start = surplus // 2 if surplus >= 0 else -((-surplus) // 2)
-            parts.append((start, start + target))
-        return tuple(parts)
+        return centred_window(volume.shape[1:], self.size)
 
 
 class PadToMultiple(Window):

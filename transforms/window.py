@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform
@@ -52,6 +55,36 @@ class Window(InvertibleTransform):
             for (start, _), size in zip(info["window"], info["shape"], strict=True)
         )
         return take_window(volume, back, fill=self.fill)
+
+
+def centred_window(shape: Sequence[int], size: Sequence[int | None]) -> tuple[tuple[int, int], ...]:
+    """Return the window of a size about the centre of a shape; None leaves an axis alone.
+
+    Where the difference is odd, the odd voxel is cut or added at the end, so that the window back to `shape`
+    is the inverse.
+    """
+    parts = []
+    for present, wanted in zip(shape, size, strict=True):
+        surplus = 0 if wanted is None else present - wanted
+        start = surplus // 2 if surplus >= 0 else -(-surplus // 2)
+        parts.append((start, start + present - surplus))
+    return tuple(parts)
+
+
+def centre_crop_or_pad(
+    array: npt.NDArray[Any], size: Sequence[int], *, fill: float | Literal["edge"] = "edge"
+) -> npt.NDArray[Any]:
+    """Crop or pad each axis of a plain array about the centre, see `centred_window`."""
+    window = centred_window(array.shape, size)
+    widths = [
+        (max(-start, 0), max(stop - n, 0)) for (start, stop), n in zip(window, array.shape, strict=True)
+    ]
+    inside = tuple(
+        slice(max(start, 0), max(start, 0) + n) for (start, _), n in zip(window, size, strict=True)
+    )
+    if fill == "edge":
+        return np.pad(array, widths, mode="edge")[inside]
+    return np.pad(array, widths, constant_values=fill)[inside]
 
 
 def take_window(volume: MetaTensor, window: tuple[tuple[int, int], ...], *, fill: Fill) -> MetaTensor:

@@ -10,6 +10,7 @@ import numpy as np
 from medldm.data.file_info import FileInfo, inspect_header
 from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema, unknown_values_reason
+from medldm.transforms.raw_volume import corner_distance_mm
 
 AFFINE_TOLERANCE_MM = 1e-3
 VOLUME_KEYS = ("image", "label", "condition_image")
@@ -80,7 +81,7 @@ def _pair_issues(image: FileInfo, label: FileInfo, *, name: str) -> list[Issue]:
             f"its shape is {label.shape}, its image's {image.shape}; both must lie on one grid; resample one"
         )
         return [Issue.error("shape", name, message)]
-    distance = _largest_distance_mm(np.asarray(image.affine), np.asarray(label.affine), image.shape)
+    distance = corner_distance_mm(np.asarray(image.affine), np.asarray(label.affine), image.shape)
     if distance > AFFINE_TOLERANCE_MM:
         message = (
             f"its affine puts a corner {distance:.4g} mm from where its image's does; at most "
@@ -88,10 +89,3 @@ def _pair_issues(image: FileInfo, label: FileInfo, *, name: str) -> list[Issue]:
         )
         return [Issue.error("affine", name, message)]
     return []
-
-
-def _largest_distance_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Return how far two affines put one corner voxel of a grid apart at most."""
-    corners = np.stack(np.meshgrid(*[(0, size - 1) for size in shape], indexing="ij")).reshape(3, -1)
-    difference = (first - second)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
-    return float(np.sqrt((difference**2).sum(axis=0)).max())

@@ -45,10 +45,10 @@ class EditRequest(Config):
     name: str = "edited"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for key in ("image", "label"):
             if not getattr(self, key):
                 raise ConfigError(f"{key} is not set: give the file of the {key} to edit")
+        super().__post_init__()
         if (self.new_label is None) == (self.operation is None):
             raise ConfigError(
                 f"new_label is {self.new_label!r} and operation {self.operation!r}: give one of them"

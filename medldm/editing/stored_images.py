@@ -13,6 +13,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from medldm.transforms import LoadVolume, UnsupportedVolumeError, VolumeError, write_nifti
 from medldm.transforms.nifti import read_nifti_header
+from medldm.transforms.raw_volume import corner_distance_mm
 
 GRID_TOLERANCE_MM = 1e-3
 
@@ -95,9 +96,8 @@ def require_same_grid(first: MetaTensor, second: MetaTensor, *, names: tuple[str
     shapes = [tuple(volume.meta["original_shape"]) for volume in (first, second)]
     if shapes[0] != shapes[1]:
         raise VolumeError(f"{names[0]} has {shapes[0]} voxels, {names[1]} {shapes[1]}: resample one of them")
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in shapes[0]], [1], indexing="ij")).reshape(4, -1)
     one, other = (np.asarray(volume.meta["original_affine"]) for volume in (first, second))
-    distance = float(np.linalg.norm(((one - other) @ corners)[:3], axis=0).max())
+    distance = corner_distance_mm(one, other, shapes[0])
     if distance > GRID_TOLERANCE_MM:
         raise VolumeError(
             f"the affines of {names[0]} and {names[1]} put a corner {distance:.4g} mm apart, at most "

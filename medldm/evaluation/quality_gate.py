@@ -21,7 +21,6 @@ from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.reading import read_case
-from medldm.evaluation.cases.sets import fit_shape
 from medldm.evaluation.metrics.checks import TooFewCasesError
 from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex
 from medldm.evaluation.metrics.privacy import copy_threshold
@@ -38,6 +37,7 @@ from medldm.generation.rejection import QualityGate
 from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.transforms.window import centre_crop_or_pad
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class CopyCheck:
     def __init__(self, train: Sequence[Image], subjects: Sequence[Any], config: QualityGateConfig) -> None:
         median = np.median([image.shape for image in train], axis=0)
         self.shape = tuple(int(size) for size in median)
-        boxed = [fit_shape(image, self.shape) for image in train]
+        boxed = [centre_crop_or_pad(image, self.shape) for image in train]
         self.index = NeighbourIndex(boxed, config.neighbours)
         similarity = self.index.search(boxed).similarity
         names = np.asarray([str(subject) for subject in subjects])
@@ -109,7 +109,7 @@ class CopyCheck:
 
     def __call__(self, image: Image, labels: npt.NDArray[np.int64] | None) -> list[str]:
         """Return the problem, or nothing."""
-        best = float(self.index.search([fit_shape(image, self.shape)]).best[0])
+        best = float(self.index.search([centre_crop_or_pad(image, self.shape)]).best[0])
         if best <= self.threshold:
             return []
         return [f"like a training volume: similarity {best:.3f}, at most {self.threshold:.3f} is allowed"]
@@ -143,7 +143,9 @@ class LabelCheck:
             raise TooFewCasesError(f"{len(real)} validation cases; a limit for labels needs at least 5")
         self.segmenter, self.n_structures = segmenter, n_structures
         scores = np.array([self._dice(segmenter.segment(image), labels) for image, labels in real])
-        of_blind = np.array([self._dice(fit_shape(blind, labels.shape), labels) for _, labels in real])
+        of_blind = np.array(
+            [self._dice(centre_crop_or_pad(blind, labels.shape), labels) for _, labels in real]
+        )
         if np.nanmean(scores) <= np.nanmean(of_blind):
             raise ConfigError(
                 f"the gate's segmenter reaches a Dice of {np.nanmean(scores):.2f} on validation cases, an "

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.evaluation.cases.sets import fit_shape
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
+from medldm.transforms.window import centre_crop_or_pad
 
 LabelledImage = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """An image (X, Y, Z) and its labels 0..K."""
@@ -84,9 +84,9 @@ class Segmenter:
         """Return the labels 0..K (X, Y, Z) of an image (X, Y, Z)."""
         array = standardise(np.asarray(image, dtype=np.float32))
         shape = [max(size, part) for size, part in zip(array.shape, self.patch, strict=True)]
-        padded = torch.from_numpy(np.ascontiguousarray(fit_shape(array, shape)))[None, None]
+        padded = torch.from_numpy(np.ascontiguousarray(centre_crop_or_pad(array, shape)))[None, None]
         scores = sliding_window_inference(padded, self.patch, 4, self.network, overlap=0.25)
-        return fit_shape(torch.as_tensor(scores).argmax(dim=1)[0].numpy(), array.shape)
+        return centre_crop_or_pad(torch.as_tensor(scores).argmax(dim=1)[0].numpy(), array.shape)
 
 
 def train_segmenter(
@@ -219,7 +219,7 @@ def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> L
 def _enlarge(pair: LabelledImage, patch: Sequence[int]) -> LabelledImage:
     image, labels = pair
     shape = [max(size, part) for size, part in zip(image.shape, patch, strict=True)]
-    return fit_shape(image, shape), fit_shape(labels, shape)
+    return centre_crop_or_pad(image, shape), centre_crop_or_pad(labels, shape)
 
 
 def _make_network(config: SegmenterConfig, n_structures: int) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from medldm.transforms import CentreCropOrPad, ForegroundCrop, PadToMultiple
-from medldm.transforms.window import Window
+from medldm.transforms.window import Window, centre_crop_or_pad
 
 SHAPE = (7, 10, 5)
 
@@ -101,3 +101,17 @@ def test_impossible_options_are_refused() -> None:
         PadToMultiple(0)
     with pytest.raises(ValueError, match="margin is -1"):
         ForegroundCrop(margin=-1)
+
+
+@pytest.mark.parametrize("fill", ["edge", -1.0])
+@pytest.mark.parametrize("size", [(7, 10, 5), (4, 15, 6), (8, 7, 1), (1, 11, 9)])
+def test_plain_arrays_are_cropped_and_padded_as_volumes_are(size: tuple[int, ...], fill: float | str) -> None:
+    volume = numbered(np.eye(4))
+    expected = CentreCropOrPad(size, fill=fill)(volume)[0].numpy()
+    assert np.array_equal(centre_crop_or_pad(volume[0].numpy(), size, fill=fill), expected)
+
+
+@pytest.mark.parametrize("size", [(8, 11, 6), (9, 15, 7), (10, 13, 5)])
+def test_cropping_undoes_padding_by_even_and_odd_numbers_of_voxels(size: tuple[int, ...]) -> None:
+    array = numbered(np.eye(4))[0].numpy()
+    assert np.array_equal(centre_crop_or_pad(centre_crop_or_pad(array, size), SHAPE), array)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from medldm.data.labels import LabelSchema
 from medldm.evaluation.metrics.checks import TooFewCasesError
 from medldm.seeds import label_noise_generator
+from medldm.transforms.window import centre_crop_or_pad
 
 Image = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -60,7 +60,7 @@ class CaseSet:
 
     def boxed_images(self, shape: Sequence[int]) -> list[Image]:
         """Return the images, cropped or padded about their centre to one shape by repeating the border."""
-        return [fit_shape(image, shape) for image in self.images]
+        return [centre_crop_or_pad(image, shape) for image in self.images]
 
     def take(self, places: Sequence[int] | npt.NDArray[np.integer]) -> CaseSet:
         """Return the cases at these places."""
@@ -125,14 +125,6 @@ class CaseSets:
         """Whether synthetic intensities span between a third and three times the real range."""
         real, synthetic = (s.file_range[1] - s.file_range[0] for s in (self.train, self.synthetic))
         return bool(real / 3 <= synthetic <= 3 * real)
-
-
-def fit_shape(array: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
-    """Crop or pad (X, Y, Z) about its centre; padding repeats the border."""
-    for axis, (size, wanted) in enumerate(zip(array.shape, shape, strict=True)):
-        start = (size - wanted) // 2
-        array = array.take(np.clip(np.arange(start, start + wanted), 0, size - 1), axis=axis)
-    return array
 
 
 def make_noise(test: CaseSet, *, schema: LabelSchema | None, seed: int = 0) -> CaseSet:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
 from medldm.data.labels import LabelSchema
+from medldm.transforms.window import centre_crop_or_pad
 
 Surroundings = Literal["all", "unlabelled", "labelled"]
 Scale = Literal["range", "intensity"]
@@ -147,7 +148,7 @@ def shuffle_labels(cases: Sequence[LabelledImage]) -> list[LabelledImage]:
         return []
     shifted = [labels for _, labels in cases[1:]] + [cases[0][1]]
     return [
-        (image, _fit(np.asarray(labels), np.asarray(image).shape))
+        (image, centre_crop_or_pad(np.asarray(labels), np.asarray(image).shape, fill=0))
         for (image, _), labels in zip(cases, shifted, strict=True)
     ]
 
@@ -227,19 +228,6 @@ def _intensity_range(image: npt.ArrayLike) -> float:
 def _box_around(mask: npt.NDArray[np.bool_], *, margin: int) -> tuple[slice, ...]:
     indices = np.nonzero(mask)
     return tuple(slice(max(int(each.min()) - margin, 0), int(each.max()) + margin + 1) for each in indices)
-
-
-def _fit(labels: npt.NDArray, shape: tuple[int, ...]) -> npt.NDArray:
-    """Cut or pad with background about the middle."""
-    for axis, size in enumerate(shape):
-        surplus = labels.shape[axis] - size
-        if surplus > 0:
-            labels = np.take(labels, range(surplus // 2, surplus // 2 + size), axis=axis)
-        elif surplus < 0:
-            widths = [(0, 0)] * labels.ndim
-            widths[axis] = (-surplus // 2, -surplus - (-surplus // 2))
-            labels = np.pad(labels, widths)
-    return labels
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medldm.evaluation.cases.sets import fit_shape
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
 from medldm.evaluation.segmenter import LabelledImage, dice_scores
+from medldm.transforms.window import centre_crop_or_pad
 
 Segment = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
 
@@ -98,7 +98,8 @@ def measure_label_agreement(
     predicted_test = tuple(segment(image) for image, _ in test)
     others = _derangement(len(synthetic), seed=seed)
     shuffled = [
-        fit_shape(synthetic[other][1], map_.shape) for other, map_ in zip(others, predicted, strict=True)
+        centre_crop_or_pad(synthetic[other][1], map_.shape)
+        for other, map_ in zip(others, predicted, strict=True)
     ]
     return LabelAgreement(
         synthetic=_score(predicted, [labels for _, labels in synthetic], n_structures),

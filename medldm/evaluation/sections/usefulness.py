@@ -19,7 +19,6 @@ import torch
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.evaluation.cases.sets import fit_shape
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
 from medldm.evaluation.sections.agreement import choose_column, weighted_mean
@@ -34,6 +33,7 @@ from medldm.evaluation.segmenter import (
 )
 from medldm.runtime.distributed import broadcast_from_first, gather_rows
 from medldm.seeds import numbered_seed
+from medldm.transforms.window import centre_crop_or_pad
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +203,7 @@ def measure_usefulness(
         for regime, each in zip(sources, scores, strict=True)
     }
     blind = blind_answer([labels for _, labels in real], n_structures=n_structures)
-    answers = [fit_shape(blind, labels.shape) for _, labels in test]
+    answers = [centre_crop_or_pad(blind, labels.shape) for _, labels in test]
     dice, hd95 = _score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures)
     return Usefulness(
         regimes=regimes,
@@ -244,7 +244,7 @@ def fit_steps(cases: Sequence[LabelledImage], config: UsefulnessConfig, *, n_str
 def blind_answer(label_maps: Sequence[npt.NDArray[np.int64]], *, n_structures: int) -> npt.NDArray[np.int64]:
     """Return the most common label 0..K at each voxel of maps laid over each other by their centres."""
     shape = [int(size) for size in np.median([labels.shape for labels in label_maps], axis=0)]
-    stack = np.stack([fit_shape(labels, shape) for labels in label_maps])
+    stack = np.stack([centre_crop_or_pad(labels, shape) for labels in label_maps])
     return np.stack([(stack == value).sum(axis=0) for value in range(n_structures + 1)]).argmax(axis=0)
 
 

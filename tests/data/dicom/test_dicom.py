@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medldm.data.dicom import DicomError, Refusal, choose_series, read_dicom, read_series, scan_dicom
-from medldm.data.dicom import pixels as dicom_pixels
+from medldm.data.dicom import DicomError, Refusal, choose_series, pixels, read_dicom, read_series, scan_dicom
 from tests.data.dicom.dicom_cases import CASES, make_slices, save, stored_voxels
 
 BY_NAME = {case.name: case for case in CASES}
@@ -115,7 +114,7 @@ def test_cap_is_kept_before_pixels_are_read(tmp_path: Path) -> None:
 
 def test_absent_decoder_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     BY_NAME["jpeg_ls"].build(tmp_path)
-    monkeypatch.setattr(dicom_pixels, "_has_module", lambda name: False)
+    monkeypatch.setattr(pixels, "_has_module", lambda name: False)
     with pytest.raises(DicomError, match=r"pip install 'medldm\[dicom\]'") as caught:
         read_dicom(tmp_path)
     assert caught.value.refusal is Refusal.DECODER_MISSING

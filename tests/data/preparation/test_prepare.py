@@ -188,10 +188,10 @@ def test_running_again_continues_and_changes_nothing(
 ) -> None:
     for k in range(3):
         add_series(tmp_path / "in" / f"{k}", f"p{k}", seed=k)
-    from medldm.data.preparation import cases as prepare_cases
+    from medldm.data.preparation import cases
 
     calls = []
-    read = prepare_cases.read_series
+    read = cases.read_series
 
     def die_on_third(series, **settings):
         calls.append(series.number)
@@ -199,7 +199,7 @@ def test_running_again_continues_and_changes_nothing(
             raise KeyboardInterrupt
         return read(series, **settings)
 
-    monkeypatch.setattr(prepare_cases, "read_series", die_on_third)
+    monkeypatch.setattr(cases, "read_series", die_on_third)
     with pytest.raises(KeyboardInterrupt):
         prepare(tmp_path / "in", tmp_path / "out", options=options)
     assert len(list((tmp_path / "out" / "images").iterdir())) == 2
