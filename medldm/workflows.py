@@ -104,7 +104,7 @@ _FIRST_TO_END_S = 1.0
 
 
 @contextmanager
-def _among_ranks() -> Iterator[None]:
+def _among_processes() -> Iterator[None]:
     """Leave the other processes at the end, and say so where one of them is the cause of an error."""
     try:
         yield
@@ -130,7 +130,7 @@ def run_training(trainer: ResumableTrainer) -> None:
         TrainingStopped: after SIGTERM, SIGUSR1 or Ctrl-C, with the exit code of a command that ends so.
         DistributedError: where another process is gone.
     """
-    with _among_ranks(), limits_named():
+    with _among_processes(), limits_named():
         trainer.run()
 
 
@@ -140,7 +140,7 @@ def run_generation(evaluator: GenerationEvaluator) -> None:
     Raises:
         DistributedError: where another process is gone.
     """
-    with _among_ranks(), limits_named():
+    with _among_processes(), limits_named():
         evaluator.run()
 
 

@@ -88,7 +88,9 @@ def read_knobs(words: Sequence[str]) -> dict[str, Any]:
         try:
             knobs[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ConfigError(f"{word!r}: the value cannot be read as YAML ({error})") from error
+            raise ConfigError(
+                f"{word!r} has a value that is no YAML: write for example channels=[32,64]"
+            ) from error
     return knobs
 
 

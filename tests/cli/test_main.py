@@ -74,13 +74,13 @@ def test_a_missing_checkpoint_is_one_line(tmp_path, capsys) -> None:
         (["plan", "--memory-gb", "8", "--bundle", "none"], "no none/configs/train_autoencoder.yaml"),
         (
             ["plan", "--memory-gb", "8", "--diffusion", "channels=[8"],
-            "'channels=[8': the value cannot be read",
+            "'channels=[8' has a value that is no YAML",
         ),
         (["run", "--config_file", "none.yaml"], "none.yaml: there is no such file"),
         (
             [
                 "evaluate",
-                *(["--real-train", "none", "--real-test", "none", "--synthetic", "none", "--out", "OUT"]),
+                *("--real-train", "none", "--real-test", "none", "--synthetic", "none", "--out", "OUT"),
             ],
             "no cohort",
         ),
