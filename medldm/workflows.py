@@ -31,7 +31,6 @@ from medldm.latent_diffusion.model_files import load_latent_diffusion, make_late
 from medldm.runtime import distributed
 from medldm.runtime.allocation import tune_allocation
 from medldm.runtime.endings import end_as_medldm_does
-from medldm.runtime.limits import limits_named
 from medldm.seeds import seed_everything
 from medldm.training import conditioning_of, encode_cases, open_cohort
 from medldm.training.resume.preemption import TrainingStopped
@@ -130,7 +129,7 @@ def run_training(trainer: ResumableTrainer) -> None:
         TrainingStopped: after SIGTERM, SIGUSR1 or Ctrl-C, with the exit code of a command that ends so.
         DistributedError: where another process is gone.
     """
-    with _among_processes(), limits_named():
+    with _among_processes():
         trainer.run()
 
 
@@ -140,7 +139,7 @@ def run_generation(evaluator: GenerationEvaluator) -> None:
     Raises:
         DistributedError: where another process is gone.
     """
-    with _among_processes(), limits_named():
+    with _among_processes():
         evaluator.run()
 
 
@@ -168,8 +167,7 @@ def run_evaluation(
     Raises:
         ReportError: of `require_clean`, with the exit code of a command that ends so; the report is written.
     """
-    with limits_named():
-        report = evaluate(real_train, real_test, synthetic, output_dir, config, resources=resources)
+    report = evaluate(real_train, real_test, synthetic, output_dir, config, resources=resources)
     require_clean(report, fail_on_copies=fail_on_copies)
 
 

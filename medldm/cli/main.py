@@ -36,11 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         from medldm.runtime.allocation import tune_allocation
-        from medldm.runtime.limits import limits_named
 
         tune_allocation()
-        with limits_named():
-            return int(options.command.run_command(options))
+        return int(options.command.run_command(options))
     except Exception as error:
         return report_error(error)
 

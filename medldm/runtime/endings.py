@@ -7,6 +7,7 @@ command line began, and in no other. Both end alike, under torchrun too:
 
 - A `MedldmError` ends in "error: " and its message, with its exit code: 1 for most, 75 for a training that
   was told to stop.
+- A limit of the computer (memory, disk space, permissions: `medldm.runtime.limits`) ends so too.
 - Anything else ends in its traceback, with the exit code 1. Python prints the last of a chain of errors at
   the end, and MONAI wraps whatever a component raises in "Failed to instantiate component". So MONAI's
   wrappers are taken off, and the innermost cause is the last line.
@@ -21,6 +22,7 @@ import traceback
 from types import TracebackType
 
 from medldm.errors import MedldmError
+from medldm.runtime.limits import name_limit
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ def report_error(error: BaseException) -> int:
     Returns:
         The exit code to end with.
     """
-    error = open_wrappers(error)
+    error = name_limit(open_wrappers(error))
     if isinstance(error, MedldmError):
         logger.debug("the traceback of what follows", exc_info=error)
         kind = "error: " if error.exit_code == 1 else ""

@@ -3,56 +3,47 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 
 from medldm.errors import MedldmError, StorageError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-# How PyTorch's allocator of CPU memory words it, in a plain RuntimeError.
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+"""How PyTorch's allocator of CPU memory words it, in a plain RuntimeError."""
 
 
 class NotEnoughMemoryError(MedldmError, RuntimeError):
     """Report that a run does not fit the memory of its device."""
 
 
-@contextmanager
-def limits_named() -> Iterator[None]:
-    """Turn what PyTorch and the system raise at a limit into errors that say what to do.
+def name_limit(error: BaseException) -> BaseException:
+    """Return what PyTorch or the system raises at a limit as an error that says what to do.
 
-    Raises:
-        NotEnoughMemoryError: where a device, or the computer, has no memory left.
-        StorageError: where a disk is full, or a file may not be read or written.
+    Args:
+        error: whatever was raised.
+
+    Returns:
+        A `NotEnoughMemoryError` where a device, or the computer, has no memory left; a `StorageError` where a
+        disk is full or a file may not be read or written; any other error as it is.
     """
-    try:
-        yield
-    except MedldmError:
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _no_memory(error) from error
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _NO_MEMORY):
-            raise
-        raise _no_memory(error) from error
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise StorageError(
-                f"the disk is full ({error}): free some space, or choose another folder"
-            ) from error
-        if error.errno in _NOT_ALLOWED:
-            raise StorageError(
-                f"the system forbids it ({error}): change who may, or choose another folder"
-            ) from error
-        raise
+    if isinstance(error, MedldmError):
+        return error
+    reason = str(error).partition("\n")[0]
+    if _is_of_memory(error):
+        return NotEnoughMemoryError(
+            f"this does not fit the memory ({reason or 'no memory is left'}): take a smaller batch_size, "
+            "patch_size or size, or checkpointing; medldm plan says what fits"
+        )
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _NO_SPACE:
+        return StorageError(f"the disk is full ({reason}): free some space, or choose another folder")
+    if number in _NOT_ALLOWED:
+        return StorageError(f"the system forbids it ({reason}): change who may, or choose another folder")
+    return error
 
 
-def _no_memory(error: BaseException) -> NotEnoughMemoryError:
-    reason = str(error).partition("\n")[0] or "no memory is left"
-    return NotEnoughMemoryError(
-        f"this does not fit the memory ({reason}): take a smaller batch_size, patch_size or size, or "
-        "checkpointing; medldm plan says what fits"
-    )
+def _is_of_memory(error: BaseException) -> bool:
+    # By its name, so that this module, which the command line imports, imports no torch.
+    kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
+    is_of_memory = "torch.OutOfMemoryError" in kinds or isinstance(error, MemoryError)
+    return is_of_memory or any(sign in str(error) for sign in _NO_MEMORY)
