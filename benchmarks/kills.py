@@ -39,7 +39,7 @@ from medldm.training.resume.state_folders import SavedState, StateFolders
 
 PHASES = ("building", "loading", "step", "saving", "pruning", "epoch end", "ended")
 BUILDING, LOADING, STEP, SAVING, PRUNING, EPOCH_END, ENDED = range(len(PHASES))
-Make = Callable[[Path], ResumableTrainer]
+Make = Callable[..., ResumableTrainer]
 AIMED = 0.6
 """Share of the kills that wait for a save or for the removal of older states."""
 
@@ -175,7 +175,7 @@ def start(make: Make, folder: Path, board: Board) -> int:
         return child
     status = 1
     try:
-        trainer = make(folder)
+        trainer = make(folder, save_batches=1)
         trainer.state_handler.folders = WatchedFolders(trainer.state_handler.folders, board)  # type: ignore[union-attr]
         engine: Any = trainer
         engine.add_event_handler(Events.ITERATION_STARTED, lambda _: setattr(board, "phase", STEP))

@@ -30,7 +30,7 @@ from monai.transforms import Compose
 from pages import table, write_between_marks
 from side_by_side import describe_machine
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
 from medldm.latent_diffusion.model import make_autoencoder
@@ -39,19 +39,18 @@ from medldm.seeds import seed_everything
 from medldm.training import (
     AutoencoderLoss,
     AutoencoderLossConfig,
-    AutoencoderTrainer,
-    DiffusionTrainer,
+    AutoencoderTrainingConfig,
     GuardedTransforms,
     LatentDataset,
     OptimiserStep,
     Quarantine,
+    RunConfig,
     TrainingStateHandler,
-    average_weights,
-    training_loader,
+    build_autoencoder_training,
+    build_diffusion_training,
 )
 from medldm.training.volumes import RandomPatchd
 
-CPU = torch.device("cpu")
 AUTOENCODER = VAEConfig(down_channels=(8, 16, 32), n_groups=8, mid_attention=False)
 UNET = LatentUNetConfig(down_channels=(32, 64), n_groups=32, n_heads=4)
 PATCH, LATENTS, N_CASES = (32, 32, 32), (4, 8, 8, 8), 12
@@ -150,25 +149,21 @@ def time_batches(trainer: Any, saves: list[float]) -> list[float]:
 def make_first_stage(folder: Path, *, is_safe: bool) -> Any:
     """Build the training of a VAE and its discriminator on patches."""
     seed_everything(0)
-    network, discriminator = make_autoencoder(AUTOENCODER), PatchDiscriminator(PatchDiscriminatorConfig())
     shape = (1, *(n + 8 for n in PATCH))
     cases = [{"image": torch.rand(shape) * 2 - 1} for _ in range(N_CASES)]
     transforms = Compose([RandomPatchd(("image",), PATCH)])
     guarded = GuardedTransforms(transforms, size=shape[1:]) if is_safe else transforms
-    data = CacheDataset(cases, guarded, progress=False)
-    loader, handlers = _keep(data, folder, batch_size=1, is_safe=is_safe)
-    trainer = AutoencoderTrainer(
-        CPU,
-        1,
-        loader,
-        network=network,
-        optimizer=torch.optim.AdamW(network.parameters(), lr=1e-4),
+    quarantine, handlers = _keep(folder, is_safe=is_safe)
+    trainer = build_autoencoder_training(
+        make_autoencoder(AUTOENCODER),
+        CacheDataset(cases, guarded, progress=False),
         loss=AutoencoderLoss(AutoencoderLossConfig(adversarial_start=0)),
-        discriminator=discriminator,
-        discriminator_optimizer=torch.optim.AdamW(discriminator.parameters(), lr=1e-4),
-        average=average_weights(network, 0.999),
-        train_handlers=handlers,
-    )
+        discriminator=PatchDiscriminator(PatchDiscriminatorConfig()),
+        config=AutoencoderTrainingConfig(n_epochs=1),
+        run=RunConfig(batch_size=1),
+        quarantine=quarantine,
+        handlers=handlers,
+    ).trainer
     return trainer if is_safe else _bare(trainer, ("_step", "_discriminator_step"))
 
 
@@ -184,29 +179,30 @@ def make_second_stage(folder: Path, *, is_safe: bool) -> Any:
         {"mean": torch.randn(LATENTS), "std": torch.rand(LATENTS), "class": torch.tensor(i % 2)}
         for i in range(2 * N_CASES)
     ]
-    loader, handlers = _keep(LatentDataset(entries), folder, batch_size=2, is_safe=is_safe)
-    trainer = DiffusionTrainer(
-        CPU,
-        1,
-        loader,
-        network=model,
-        config=LatentDiffusionConfig(),
-        optimizer=torch.optim.AdamW(model.denoiser.parameters(), lr=1e-4),
-        average=average_weights(model.denoiser, 0.999),
-        train_handlers=handlers,
-    )
+    quarantine, handlers = _keep(folder, is_safe=is_safe)
+    trainer = build_diffusion_training(
+        model,
+        LatentDataset(entries),
+        config=LatentDiffusionConfig(n_epochs=1),
+        run=RunConfig(batch_size=2),
+        quarantine=quarantine,
+        handlers=handlers,
+    ).trainer
     return trainer if is_safe else _bare(trainer, ("_step",))
 
 
-def _keep(data: Dataset[Any], folder: Path, *, batch_size: int, is_safe: bool) -> tuple[Any, list[Any]]:
+def _keep(folder: Path, *, is_safe: bool) -> tuple[Quarantine | None, list[Any]]:
     if not is_safe:
-        return DataLoader(data, batch_size=batch_size, shuffle=True), []
+        return None, []
     quarantine = Quarantine()
-    loader = training_loader(data, batch_size=batch_size, seed=0, quarantine=quarantine)
-    return loader, [TrainingStateHandler(folder / "state", every_minutes=MINUTES, quarantine=quarantine)]
+    return quarantine, [TrainingStateHandler(folder / "state", every_minutes=MINUTES, quarantine=quarantine)]
 
 
 def _bare(trainer: Any, names: tuple[str, ...]) -> Any:
+    """Give a training a plain loader and steps without checks."""
+    loader = trainer.data_loader
+    batch_size, data = loader.batch_sampler.batch_size, getattr(loader.dataset, "dataset", loader.dataset)
+    trainer.data_loader = DataLoader(data, batch_size=batch_size, shuffle=True)
     for name in names:
         own: OptimiserStep = getattr(trainer, name)
         setattr(trainer, name, BareStep(own.optimizer, scaler=own.scaler, gradient_clip=own.gradient_clip))

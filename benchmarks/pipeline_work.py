@@ -18,8 +18,7 @@ from medldm import LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
 from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser, make_steps, run_solver
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import LatentUNet, StaticContext
-from medldm.training import cache_latents, training_loader, volume_transforms
-from medldm.training.diffusion import DenoisingTask
+from medldm.training import DenoisingTask, cache_latents, training_loader, volume_transforms
 from medldm.transforms import IntensityMapping
 
 VAE_OPTIONS = {"down_channels": AUTOENCODER["channels"], "n_groups": 32, "mid_attention": False}

@@ -1,4 +1,4 @@
-"""Trainings of both stages that are small enough to run a hundred times, whole in every part."""
+"""Trainings of both stages that take a second, with all parts: benchmarks and tests stop and kill them."""
 
 from __future__ import annotations
 
@@ -7,113 +7,99 @@ from typing import Any
 
 import torch
 from monai.data import CacheDataset
-from monai.handlers import ValidationHandler
 from monai.transforms import Compose
-from torch.utils.data import DataLoader
 
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
 from medldm.latent_diffusion.checkpoints import hash_weights
 from medldm.latent_diffusion.model import make_autoencoder
-from medldm.latent_diffusion.model_files import describe_autoencoder, describe_latent_diffusion
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig, VQVAEConfig
 from medldm.seeds import seed_everything
 from medldm.training import (
-    AutoencoderEvaluator,
     AutoencoderLoss,
     AutoencoderLossConfig,
-    AutoencoderTrainer,
-    CheckpointWriter,
-    DiffusionEvaluator,
-    DiffusionTrainer,
+    AutoencoderTrainingConfig,
     LatentDataset,
-    TrainingLog,
-    TrainingStateHandler,
-    average_weights,
-    make_schedule,
-    training_loader,
+    RunConfig,
+    build_autoencoder_training,
+    build_diffusion_training,
 )
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 from medldm.training.resume.state_tree import flatten_state
 from medldm.training.volumes import RandomPatchd
 
-CPU = torch.device("cpu")
-SEED, N_CASES, BATCH, EPOCHS = 3, 6, 2, 4
+SEED, N_CASES, BATCH, EPOCHS = 3, 5, 2, 3
+LENGTH = 3
+"""Batches of an epoch; the last one has one case."""
 SMALL: dict[str, Any] = {"down_channels": (4, 8), "n_groups": 4, "mid_attention": False, "n_res_blocks": 1}
+FIRST_STAGES = {"vae": VAEConfig(**SMALL), "vqvae": VQVAEConfig(**SMALL, n_codes=8, restart_after=2)}
 
 
-def make_first_stage(folder: Path) -> ResumableTrainer:
-    """Build the training of a VQ-VAE with a discriminator on random patches."""
+def make_first_stage(folder: Path, kind: str = "vqvae", **running: Any) -> ResumableTrainer:
+    """Build the training of an autoencoder with a discriminator on random patches.
+
+    Args:
+        folder: for all it writes.
+        kind: "vae" or "vqvae".
+        running: fields of `RunConfig`.
+    """
     seed_everything(SEED)
-    network = make_autoencoder(VQVAEConfig(**SMALL, n_codes=8, restart_after=2))
-    discriminator = PatchDiscriminator(PatchDiscriminatorConfig(channels=4, n_layers=1))
-    average, optimizer = average_weights(network, 0.9), torch.optim.AdamW(network.parameters(), lr=1e-2)
-    data = CacheDataset(_volumes(N_CASES), Compose([RandomPatchd(("image",), (8, 8, 8))]), progress=False)
-    evaluator = AutoencoderEvaluator(CPU, DataLoader(_volumes(1)), network=average.module)
-    writer = CheckpointWriter(
-        folder,
-        name="autoencoder",
-        describe=describe_autoencoder(average.module, None),
-        evaluator=evaluator,
-        metric="psnr",
-        larger_is_better=True,
-    )
-    return AutoencoderTrainer(
-        CPU,
-        EPOCHS,
-        training_loader(data, batch_size=BATCH, seed=SEED),
-        network=network,
-        optimizer=optimizer,
-        schedule=make_schedule(optimizer, kind="cosine", warmup_steps=2, total_steps=12),
+    network = make_autoencoder(FIRST_STAGES[kind])
+    patches = Compose([RandomPatchd(("image",), (8, 8, 8))])
+    return build_autoencoder_training(
+        network,
+        CacheDataset(make_volumes(N_CASES), patches, progress=False),
+        validation_set=CacheDataset(make_volumes(1), progress=False),
         loss=AutoencoderLoss(AutoencoderLossConfig(adversarial_start=2)),
-        discriminator=discriminator,
-        discriminator_optimizer=torch.optim.AdamW(discriminator.parameters(), lr=1e-3),
-        average=average,
-        train_handlers=_handlers(folder, evaluator, writer),
-    )
+        discriminator=PatchDiscriminator(PatchDiscriminatorConfig(channels=4, n_layers=1)),
+        config=AutoencoderTrainingConfig(
+            n_epochs=EPOCHS,
+            learning_rate=1e-2,
+            discriminator_learning_rate=1e-3,
+            warmup_steps=2,
+            ema_decay=0.9,
+            seed=SEED,
+        ),
+        run=make_run(folder, **running),
+    ).trainer
 
 
-def make_second_stage(folder: Path) -> ResumableTrainer:
-    """Build the training of a denoiser with a class as its condition."""
+def make_second_stage(folder: Path, *, sharding: str = "ddp", **running: Any) -> ResumableTrainer:
+    """Build the training of a denoiser with a class as its condition.
+
+    Args:
+        folder: for all it writes.
+        sharding: how several processes share the denoiser.
+        running: fields of `RunConfig`.
+    """
     seed_everything(SEED)
     model = LatentDiffusionModel(
         autoencoder_config=VAEConfig(**SMALL, latent_channels=3),
         conditioning_config=ConditioningConfig(conditioning_type=("class",), num_classes=3, context_dim=8),
         unet_config=LatentUNetConfig(down_channels=(8, 16), n_groups=4, n_heads=2, n_res_blocks=1),
     )
-    config = LatentDiffusionConfig(learning_rate=1e-3, ema_decay=0.9)
-    entries = LatentDataset(_latents(N_CASES))
-    average = average_weights(model.denoiser, 0.9)
-    optimizer = torch.optim.AdamW(model.denoiser.parameters(), lr=1e-3)
-    evaluator = DiffusionEvaluator(
-        CPU,
-        DataLoader(LatentDataset(_latents(1))),
-        network=model,
-        config=config,
-        average=average,
-        n_times=2,
-    )
-    writer = CheckpointWriter(
-        folder,
-        name="latent_diffusion",
-        describe=describe_latent_diffusion(model, config, denoiser=average.module),
-        evaluator=evaluator,
-        metric="validation_loss",
-        larger_is_better=False,
-    )
-    return DiffusionTrainer(
-        CPU,
-        EPOCHS,
-        training_loader(entries, batch_size=BATCH, seed=SEED),
-        network=model,
-        config=config,
-        optimizer=optimizer,
-        schedule=make_schedule(optimizer, warmup_steps=2),
-        average=average,
-        train_handlers=_handlers(folder, evaluator, writer),
-    )
+    # Some layers start at zero; random weights make every part of the state matter.
+    for weight in model.denoiser.unet.parameters():
+        if weight.ndim > 1 and not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    return build_diffusion_training(
+        model,
+        LatentDataset(make_latents(N_CASES)),
+        validation_set=LatentDataset(make_latents(1)),
+        config=LatentDiffusionConfig(
+            n_epochs=EPOCHS, learning_rate=1e-3, warmup_steps=2, ema_decay=0.9, seed=SEED
+        ),
+        run=make_run(folder, **running),
+        sharding=sharding,
+    ).trainer
 
 
 STAGES = {"autoencoder": make_first_stage, "diffusion": make_second_stage}
+
+
+def make_run(folder: Path, **running: Any) -> RunConfig:
+    """Return how these trainings run: of two batches, the state after the second is saved."""
+    own = {"output_dir": str(folder), "batch_size": BATCH, "save_batches": 2}
+    return RunConfig(**(own | running))
 
 
 def hash_state(trainer: ResumableTrainer) -> str:
@@ -122,20 +108,14 @@ def hash_state(trainer: ResumableTrainer) -> str:
     return hash_weights(tensors)
 
 
-def _handlers(folder: Path, evaluator: Any, writer: CheckpointWriter) -> list[Any]:
-    log = TrainingLog(folder / "logs", evaluator=evaluator)
-    state_handler = TrainingStateHandler(
-        folder / "state", handlers=[log, writer], evaluator=evaluator, every_steps=1
-    )
-    return [ValidationHandler(interval=1, validator=evaluator), log, writer, state_handler]
-
-
-def _volumes(n: int) -> list[dict[str, Any]]:
+def make_volumes(n: int) -> list[dict[str, Any]]:
+    """Return cases of noise."""
     generator = torch.Generator().manual_seed(1)
     return [{"image": torch.rand(1, 12, 12, 12, generator=generator) * 2 - 1} for _ in range(n)]
 
 
-def _latents(n: int) -> list[Any]:
+def make_latents(n: int) -> list[Any]:
+    """Return entries of a latent cache."""
     generator = torch.Generator().manual_seed(2)
     return [
         {

@@ -38,10 +38,8 @@ _MEDLDM = {
     "medldm.sampling.sampler": "LatentDiffusionSampler",
     "medldm.sampling.config": "SamplingConfig",
     "medldm.training": """
-        AutoencoderEvaluator AutoencoderLoss AutoencoderLossConfig AutoencoderTrainer DiffusionEvaluator
-        DiffusionTrainer GuardedTransforms DivergenceConfig LossBar Quarantine SampleWriter SliceWriter
-        ValidationBatches average_weights case_transforms make_schedule measure_space training_loader
-        volume_transforms
+        AutoencoderLoss AutoencoderLossConfig AutoencoderTrainingConfig GuardedTransforms Quarantine
+        build_autoencoder_training build_diffusion_training case_transforms measure_space volume_transforms
         """,
     "medldm.training.losses.label_maps": "LabelMapLoss LabelMapLossConfig measure_class_weights",
     "medldm.training.label_maps": """
@@ -76,10 +74,8 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "medldm.evaluation.resources.EvaluationResources": ("cache_dir",),
     "medldm.label_maps.generation.LabelMapWriter": ("output_dir",),
     "medldm.generation.files.SyntheticWriter": ("output_dir",),
-    "medldm.training.CheckpointWriter": ("directory",),
-    "medldm.training.TrainingStateHandler": ("directory",),
+    "medldm.training.RunConfig": ("output_dir",),
     "medldm.training.TrainingLog": ("directory",),
-    "medldm.training.encode_cases": ("directory",),
 }
 """Components that write files, and their arguments that name the folder."""
 
@@ -92,22 +88,17 @@ ATTRIBUTES = frozenset(
     {
         "autoencoder",
         "conditioning_config",
-        "denoiser",
-        "ema_decay",
-        "learning_rate",
-        "module",
+        "evaluator",
         "n_classes",
-        "n_epochs",
         "n_structures",
         "names",
         "size",
         "space",
         "spacing_mm",
         "structures",
+        "trainer",
         "training",
         "validation",
-        "warmup_steps",
-        "weight_decay",
     }
 )
 """What an expression may read of an object. A name is listed only if no object of these components leads

@@ -55,7 +55,7 @@ class LatentDiffusionConfig(Config):
         prediction_type: "epsilon", "sample", "v_prediction" (Salimans and Ho 2022) or "velocity".
         loss_weighting: of the error at each noise level: "plain", "min_snr" (Hang et al. 2023) or "p2" (Choi
             et al. 2022).
-        learning_rate: of AdamW, constant after `warmup_steps` of linear increase.
+        learning_rate: of AdamW, reached after `warmup_steps` of linear increase; it falls along a cosine.
         n_epochs: passes over the training cohort.
         weight_decay: of AdamW.
         warmup_steps: optimiser steps of linear learning-rate increase.

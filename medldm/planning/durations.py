@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from ignite.engine import Events
 
@@ -22,7 +23,7 @@ def measure_rate(networks: PlannedNetworks) -> float:
     """
     small = replace(networks, size=_SMALL).with_first(patch_size=None, batch_size=1, precision="float32")
     operations = predict(workloads.train_autoencoder(small)).operations / workloads.N_STEPS
-    trainer, _ = workloads.first_stage(small, n_steps=_N_STEPS)
+    trainer: Any = workloads.first_stage(small, n_steps=_N_STEPS).trainer
     moments: list[float] = []
     trainer.add_event_handler(
         Events.ITERATION_STARTED | Events.ITERATION_COMPLETED, lambda _: moments.append(time.perf_counter())

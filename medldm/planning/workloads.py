@@ -6,41 +6,34 @@ values or without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
-from monai.engines import SupervisedEvaluator
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import Dataset
 
 from medldm.conditioning import Conditions
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel, make_autoencoder
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig
 from medldm.planning.networks import PlannedNetworks
-from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
-from medldm.training.averaging import average_weights
-from medldm.training.diffusion import DiffusionTrainer
+from medldm.training.assembly import Training, build_autoencoder_training, build_diffusion_training
+from medldm.training.autoencoder import AutoencoderTrainer
+from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
 from medldm.training.latent_cache import LatentDataset
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.volumes import SPATIAL_KEYS
 
 Work = Callable[[], Any]
 
-CPU = torch.device("cpu")
 N_STEPS = 2
 """The first step makes the optimiser's state, the second one has it from the start."""
 
 
-class Volumes:
-    """Batches of volumes that are made when asked for, as a loader makes them.
-
-    Args:
-        shape: (B, C, X, Y, Z).
-        length: number of batches.
-    """
+class _Volumes(Dataset[Any]):
+    """Volumes that are made when asked for."""
 
     def __init__(self, shape: tuple[int, ...], length: int) -> None:
         self.shape = shape
@@ -49,51 +42,39 @@ class Volumes:
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for _ in range(self.length):
-            yield {"image": torch.rand(self.shape) * 2 - 1}
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"image": torch.rand(self.shape) * 2 - 1}
 
 
 def train_autoencoder(networks: PlannedNetworks) -> Work:
     """Train the first stage for two steps with its discriminator."""
-    return lambda: first_stage(networks)[0].run()
+    return lambda: first_stage(networks).trainer.run()
 
 
 def validate_autoencoder(networks: PlannedNetworks) -> Work:
     """Train for a step, and reconstruct a whole volume."""
 
     def run() -> None:
-        trainer, evaluator = first_stage(networks, n_steps=1)
-        trainer.run()
-        evaluator.run()
+        training = first_stage(networks, n_steps=1)
+        training.trainer.run()
+        if training.evaluator is not None:
+            training.evaluator.run()
 
     return run
 
 
-def first_stage(
-    networks: PlannedNetworks, *, n_steps: int = N_STEPS
-) -> tuple[AutoencoderTrainer, SupervisedEvaluator]:
+def first_stage(networks: PlannedNetworks, *, n_steps: int = N_STEPS) -> Training[AutoencoderTrainer]:
+    """Put the first stage together, with its discriminator from the first step on."""
     knobs, channels = networks.first, networks.autoencoder.in_channels
-    network = make_autoencoder(replace(networks.autoencoder, checkpointing=knobs.checkpointing))
-    discriminator = PatchDiscriminator(PatchDiscriminatorConfig())
-    average = average_weights(network, 0.999)
-    shape = (knobs.batch_size, channels, *(knobs.patch_size or networks.size))
-    trainer = AutoencoderTrainer(
-        CPU,
-        1,
-        Volumes(shape, n_steps),
-        network=network,
-        optimizer=torch.optim.AdamW(network.parameters(), fused=True),
+    return build_autoencoder_training(
+        make_autoencoder(replace(networks.autoencoder, checkpointing=knobs.checkpointing)),
+        _Volumes((channels, *(knobs.patch_size or networks.size)), knobs.batch_size * n_steps),
+        validation_set=_Volumes((channels, *networks.size), 1),
         loss=AutoencoderLoss(AutoencoderLossConfig(adversarial_start=0)),
-        discriminator=discriminator,
-        discriminator_optimizer=torch.optim.AdamW(discriminator.parameters(), fused=True),
-        average=average,
-        precision=_on_cpu(knobs.precision),
+        discriminator=PatchDiscriminator(PatchDiscriminatorConfig()),
+        config=AutoencoderTrainingConfig(n_epochs=1, precision=_on_cpu(knobs.precision)),
+        run=RunConfig(batch_size=knobs.batch_size),
     )
-    volumes = Volumes((1, channels, *networks.size), 1)
-    averaged: Any = average.module
-    evaluator = AutoencoderEvaluator(CPU, volumes, network=averaged, precision=_on_cpu(knobs.precision))
-    return trainer, evaluator
 
 
 def encode_volume(networks: PlannedNetworks) -> Work:
@@ -113,22 +94,13 @@ def train_diffusion(networks: PlannedNetworks) -> Work:
     """Train the second stage for two steps."""
     knobs, channels = networks.second, networks.autoencoder.latent_channels
     # Made here and not in `run`: the code decides by the values of the noise path and of the statistics.
-    config = LatentDiffusionConfig(precision=_on_cpu(knobs.precision))
+    config = LatentDiffusionConfig(n_epochs=1, precision=_on_cpu(knobs.precision))
     statistics = torch.zeros(channels), torch.ones(channels)
     entries = _LatentEntries(networks, knobs.batch_size * N_STEPS, statistics)
 
     def run() -> None:
-        model = make_model(networks)
-        trainer = DiffusionTrainer(
-            CPU,
-            1,
-            DataLoader(entries, batch_size=knobs.batch_size),
-            network=model,
-            config=config,
-            optimizer=torch.optim.AdamW(model.denoiser.parameters(), fused=True),
-            average=average_weights(model.denoiser, 0.999),
-        )
-        trainer.run()
+        run_config = RunConfig(batch_size=knobs.batch_size)
+        build_diffusion_training(make_model(networks), entries, config=config, run=run_config).trainer.run()
 
     return run
 

@@ -1,16 +1,20 @@
 """Both training stages on MONAI's engines."""
 
+from medldm.training.assembly import Training, build_autoencoder_training, build_diffusion_training
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
 from medldm.training.averaging import average_weights
 from medldm.training.batches import ValidationBatches
 from medldm.training.condition_columns import conditioning_of
-from medldm.training.diffusion import DenoisingTask, DiffusionEvaluator, DiffusionTrainer, SampleWriter
-from medldm.training.handlers import CheckpointWriter, LossBar, SliceWriter, TrainingLog
-from medldm.training.latent_cache import LatentDataset, cache_latents, encode_cases
+from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
+from medldm.training.denoising_task import DenoisingTask
+from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
+from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
+from medldm.training.latent_cache import LatentDataset, cache_latents, encode_cases, measure_latent_statistics
 from medldm.training.loader import training_loader
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.optimisation import OptimiserStep, make_schedule
 from medldm.training.precision import autocast
+from medldm.training.previews import SampleWriter, SliceWriter
 from medldm.training.quarantine import GuardedTransforms, Quarantine
 from medldm.training.resume.divergence import DivergenceConfig
 from medldm.training.resume.state_handler import TrainingStateHandler
@@ -28,6 +32,7 @@ __all__ = [
     "AutoencoderLoss",
     "AutoencoderLossConfig",
     "AutoencoderTrainer",
+    "AutoencoderTrainingConfig",
     "CheckpointWriter",
     "DenoisingTask",
     "DiffusionEvaluator",
@@ -39,19 +44,24 @@ __all__ = [
     "LossBar",
     "OptimiserStep",
     "Quarantine",
+    "RunConfig",
     "SampleWriter",
     "SliceWriter",
+    "Training",
     "TrainingLog",
     "TrainingStateHandler",
     "ValidationBatches",
     "autocast",
     "average_weights",
+    "build_autoencoder_training",
+    "build_diffusion_training",
     "cache_latents",
     "case_transforms",
     "conditioning_of",
     "encode_cases",
     "gather_conditions",
     "make_schedule",
+    "measure_latent_statistics",
     "measure_space",
     "open_cohort",
     "training_loader",

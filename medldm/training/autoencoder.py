@@ -183,7 +183,6 @@ class AutoencoderEvaluator(SupervisedEvaluator):
         val_data_loader: batches with "image" (B, 1, X, Y, Z) in [-1, 1].
         network: the averaged network, `average.module` of the trainer's average.
         precision: of autocast.
-        inferer: kept for MONAI's interface.
         val_handlers: attached in their order.
     """
 
@@ -196,7 +195,6 @@ class AutoencoderEvaluator(SupervisedEvaluator):
         *,
         network: VAE | VQVAE,
         precision: str = "float32",
-        inferer: Inferer | None = None,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.precision = precision
@@ -204,7 +202,6 @@ class AutoencoderEvaluator(SupervisedEvaluator):
             device=device,
             val_data_loader=val_data_loader,
             network=network,
-            inferer=inferer or SimpleInferer(),
             key_val_metric={"psnr": PeakSignalToNoiseRatio(max_val=1.0, output_transform=_pairs)},
             additional_metrics={
                 "ssim": IgniteMetricHandler(

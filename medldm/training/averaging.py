@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def average_weights(module: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of a module's weights; its `.module` is the averaged network.
@@ -18,7 +20,7 @@ def average_weights(module: nn.Module, decay: float) -> AveragedModel:
         decay: of the average, in [0, 1); 0 keeps the latest weights.
     """
 
-    def update(average: list[Tensor], current: list[Tensor], n_updates: Tensor | int) -> None:
+    def update(average: Tensors, current: Tensors, n_updates: Tensor | int) -> None:
         n = int(n_updates)
         torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
 

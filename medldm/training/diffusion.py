@@ -6,115 +6,45 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.inferers import Inferer, SimpleInferer
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import default_collate
 
-from medldm.conditioning import Conditions
-from medldm.diffusion import denoising_losses, make_steps
+from medldm.diffusion import make_steps
 from medldm.latent_diffusion.config import LatentDiffusionConfig
-from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
-from medldm.runtime.batch_shard import BatchShard, whole_batch
-from medldm.runtime.distributed import accumulating, is_main_process
-from medldm.sampling.sampler import LatentDiffusionSampler
+from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.runtime.batch_shard import BatchShard
+from medldm.runtime.distributed import accumulating, parallel
 from medldm.seeds import numbered_seed
 from medldm.training.averaging import average_weights
 from medldm.training.batches import batch_number, shard_of_batch
-from medldm.training.handlers import TERMS, TrainingLog, middle_slices
-from medldm.training.latent_cache import LatentDataset
-from medldm.training.loader import QuarantinedDataset
+from medldm.training.denoising_task import DenoisingTask, averaged_denoiser
+from medldm.training.handlers import TERMS
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, make_scaler
 from medldm.training.resume.resumable_trainer import BufferState, GeneratorState, HasState, ResumableTrainer
-from medldm.training.sharding import share_denoiser, whole_weights
+from medldm.training.sharding import whole_weights
 from medldm.training.volumes import gather_conditions
-
-
-class DenoisingTask:
-    """What the denoiser learns: from latents to the loss of one random time each.
-
-    Args:
-        model: standardises the latents.
-        config: noise path and prediction type.
-
-    Source: Ho et al. 2020, Algorithm 1 and Eq. 14.
-    """
-
-    def __init__(self, model: LatentDiffusionModel, config: LatentDiffusionConfig) -> None:
-        self.model = model
-        self.path = config.noise_path()
-        self.prediction_type = config.prediction_type
-        self.weighting = config.loss_weighting
-
-    def draw_latents(
-        self, batch: dict[str, Any], *, generator: torch.Generator, shard: BatchShard | None = None
-    ) -> Tensor:
-        """Draw standardised latents (B, C, x, y, z) from the cached posteriors.
-
-        Args:
-            batch: with "mean" and "std" (B, C, x, y, z).
-            generator: of the noise.
-            shard: the rows of the training's batch that these are; None for a batch of their own.
-        """
-        mean, std = batch["mean"], batch["std"]
-        sample = mean + std * (shard or whole_batch(len(mean))).draw_normal(mean, generator=generator)
-        return self.model.standardise(sample.to(self.model.latent_shift.device))
-
-    def loss(
-        self,
-        denoiser: nn.Module,
-        x_0: Tensor,
-        conditions: Conditions,
-        *,
-        t: Tensor,
-        noise: Tensor,
-        drop: dict[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Return the squared error (B,) of the prediction at the times t (B,)."""
-        return denoising_losses(
-            lambda x_t, time: denoiser(x_t, time, conditions, drop=drop),
-            x_0,
-            t=t,
-            noise=noise,
-            path=self.path,
-            prediction_type=self.prediction_type,
-            weighting=self.weighting,
-        )
-
-
-def averaged_denoiser(average: AveragedModel) -> ConditionalDenoiser:
-    """Return the denoiser that an average holds.
-
-    Raises:
-        TypeError: if it is the average of something else.
-    """
-    if not isinstance(average.module, ConditionalDenoiser):
-        raise TypeError(f"the average is of a {type(average.module).__name__}: average model.denoiser")
-    return average.module
 
 
 class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[misc]
     """Train the denoiser of a latent diffusion model.
 
-    The statistics of the latents are measured over the whole training cohort and stored in the model.
+    The model must have the statistics of the training's latents, see `measure_latent_statistics`.
 
     Args:
         device: where to train.
         max_epochs: passes over the data.
         train_data_loader: batches of a `LatentDataset`.
         network: the model; its autoencoder is not touched.
+        denoiser: what is called in the place of the model's, see `share_denoiser`; None for `parallel`.
         config: noise path, prediction type, accumulation, clipping, precision, seed.
         optimizer: of the denoiser's weights.
         schedule: learning-rate schedule, in steps.
         average: of the denoiser's weights, made by `average_weights`; it is what is validated and saved.
-        sharding: how several processes share the denoiser: "ddp", or "fsdp", see `share_denoiser`.
-        inferer: kept for MONAI's interface.
         train_handlers: attached in their order.
     """
 
@@ -127,10 +57,9 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         network: LatentDiffusionModel,
         config: LatentDiffusionConfig,
         optimizer: torch.optim.Optimizer,
+        denoiser: nn.Module | None = None,
         schedule: LambdaLR | None = None,
         average: AveragedModel | None = None,
-        sharding: str = "ddp",
-        inferer: Inferer | None = None,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.config = config
@@ -138,13 +67,7 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         self.task = DenoisingTask(network, config)
         self.average = average or average_weights(network.denoiser, 0.0)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self._denoiser = share_denoiser(
-            network.denoiser,
-            sharding=sharding,
-            average=self.average,
-            optimizer=optimizer,
-            device=torch.device(device),
-        )
+        self._denoiser = parallel(network.denoiser) if denoiser is None else denoiser
         self._step = OptimiserStep(
             optimizer,
             scaler=make_scaler(torch.device(device), config.precision),
@@ -152,14 +75,6 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
             accumulation_steps=config.accumulation_steps,
             gradient_clip=config.gradient_clip,
         )
-        dataset = getattr(train_data_loader, "dataset", None)
-        dataset = dataset.dataset if isinstance(dataset, QuarantinedDataset) else dataset
-        if not isinstance(dataset, LatentDataset):
-            raise TypeError(
-                f"the second stage trains on a LatentDataset, not on {type(dataset).__name__}: "
-                "make it with cache_latents"
-            )
-        network.set_latent_statistics(*dataset.measure_statistics())
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -167,7 +82,6 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
             network=network,
             optimizer=optimizer,
             loss_function=self.task.loss,
-            inferer=inferer or SimpleInferer(),
             train_handlers=train_handlers,
             decollate=False,
         )
@@ -222,7 +136,6 @@ class DiffusionEvaluator(SupervisedEvaluator):
         config: noise path and prediction type.
         average: whose `.module` is validated.
         n_times: times at which each case's loss is taken, evenly spread over the path.
-        inferer: kept for MONAI's interface.
         val_handlers: attached in their order.
     """
 
@@ -235,7 +148,6 @@ class DiffusionEvaluator(SupervisedEvaluator):
         config: LatentDiffusionConfig,
         average: AveragedModel,
         n_times: int = 8,
-        inferer: Inferer | None = None,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.config = config
@@ -247,7 +159,6 @@ class DiffusionEvaluator(SupervisedEvaluator):
             device=device,
             val_data_loader=val_data_loader,
             network=network,
-            inferer=inferer or SimpleInferer(),
             key_val_metric={"validation_loss": Average(output_transform=lambda output: output[Keys.LOSS])},
             metric_cmp_fn=lambda current, best: current < best,
             val_handlers=val_handlers,
@@ -274,36 +185,3 @@ class DiffusionEvaluator(SupervisedEvaluator):
             with autocast(device, self.config.precision):
                 losses.append(self.task.loss(denoiser, x_0, conditions, t=times, noise=noise))
         return {Keys.LOSS: torch.stack(losses).mean().item()}
-
-
-class SampleWriter:
-    """Write the middle slices of a sample to TensorBoard after each validation.
-
-    The sample is drawn with the averaged weights for the conditions of the first validation case, always from
-    the same noise.
-
-    Args:
-        log: where to write.
-        evaluator: of the second stage.
-        num_steps: of the sampling; few, for it is only a look.
-    """
-
-    def __init__(self, log: TrainingLog, *, evaluator: DiffusionEvaluator, num_steps: int = 10) -> None:
-        self.log = log
-        self.evaluator = evaluator
-        self.num_steps = num_steps
-
-    def attach(self, trainer: Engine) -> None:
-        """Write after each validation, in the first process."""
-        if is_main_process():
-            self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
-
-    def _write(self, evaluator: DiffusionEvaluator, trainer: Engine) -> None:
-        loader: Any = evaluator.data_loader
-        batch, config = default_collate([loader.dataset[0]]), evaluator.config
-        sampler = LatentDiffusionSampler(evaluator.model, config, denoiser=evaluator.denoiser)
-        conditions = gather_conditions(batch, sampler.denoiser.conditioning.names)
-        volume = sampler.sample(
-            batch["mean"].shape, conditions=conditions, num_steps=self.num_steps, seed=config.seed
-        )
-        self.log.writer.add_image("validation/sample", middle_slices(volume[0]), trainer.state.epoch)

@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from torch import Tensor
@@ -139,46 +138,6 @@ class TrainingLog:
         )
 
 
-class SliceWriter:
-    """Write the three middle slices of validation volumes to TensorBoard.
-
-    Args:
-        log: where to write.
-        evaluator: its last output holds volumes (B, 1, X, Y, Z) in [-1, 1] under the keys.
-        keys: output name to title.
-    """
-
-    def __init__(self, log: TrainingLog, *, evaluator: Engine, keys: Mapping[str, str]) -> None:
-        self.log = log
-        self.evaluator = evaluator
-        self.keys = keys
-
-    def attach(self, trainer: Engine) -> None:
-        """Write after each validation."""
-        if is_main_process():
-            self.evaluator.add_event_handler(Events.COMPLETED, self._write, trainer)
-
-    def _write(self, evaluator: Engine, trainer: Engine) -> None:
-        output: Any = evaluator.state.output
-        output = output[0] if isinstance(output, list) else output
-        for key, title in self.keys.items():
-            volume = output[key]
-            volume = volume[0] if volume.ndim == 5 else volume
-            self.log.writer.add_image(title, middle_slices(volume), trainer.state.epoch)
-
-
-def middle_slices(volume: Tensor) -> Tensor:
-    """Return the middle slices of a volume (1, X, Y, Z) in [-1, 1] side by side: (1, H, W) in [0, 1]."""
-    x, y, z = volume.shape[1:]
-    planes = [volume[0, x // 2], volume[0, :, y // 2], volume[0, :, :, z // 2]]
-    height, width = max(plane.shape[1] for plane in planes), max(plane.shape[0] for plane in planes)
-    canvas = torch.full((1, height, 3 * width), -1.0)
-    for i, plane in enumerate(planes):
-        upright = plane.detach().float().cpu().T.flip(0)
-        canvas[0, : upright.shape[0], i * width : i * width + upright.shape[1]] = upright
-    return ((canvas + 1) / 2).clamp(0, 1)
-
-
 class CheckpointWriter:
     """Write the last and the best checkpoint, always whole files.
 
@@ -187,7 +146,7 @@ class CheckpointWriter:
         name: stem of the files: `<name>.safetensors` is the best, `<name>_last.safetensors` the last.
         describe: returns the weights and the card to write, called at each save.
         evaluator: the validation engine.
-        metric: the evaluator's metric that decides which is best; `evaluator` gives it after each run.
+        metric: of the evaluator, which decides what is best; None where there is no evaluator.
         larger_is_better: how the metric is compared.
         last_interval: epochs between two writings of the last.
 
@@ -202,8 +161,8 @@ class CheckpointWriter:
         name: str,
         describe: Callable[[], tuple[Mapping[str, Tensor], dict[str, Any]]],
         evaluator: Engine | None,
-        metric: str,
-        larger_is_better: bool,
+        metric: str | None = None,
+        larger_is_better: bool = True,
         last_interval: int = 1,
     ) -> None:
         if not _STEM.fullmatch(name):
@@ -252,7 +211,7 @@ class CheckpointWriter:
 
     def _save_best(self, evaluator: Engine, trainer: Engine) -> None:
         self._validated_epoch = trainer.state.epoch
-        value = float(evaluator.state.metrics[self.metric])
+        value = float(evaluator.state.metrics[str(self.metric)])
         if self.best is None or self.sign * value > self.sign * self.best:
             self.best = value
             self._save(self.best_path, trainer)
@@ -263,9 +222,7 @@ class CheckpointWriter:
         weights = gather_state(weights)
         if not is_main_process():
             return
-        training = {
-            "epoch": trainer.state.epoch,
-            "iteration": trainer.state.iteration,
-            self.metric: self.best,
-        }
+        training: dict[str, Any] = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration}
+        if self.metric is not None:
+            training[self.metric] = self.best
         save_checkpoint(path, weights, {**card, "training": training})

@@ -13,7 +13,7 @@ from ignite.engine import Engine
 from ignite.metrics import Metric, MetricsLambda
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.engines import SupervisedEvaluator
-from monai.inferers import Inferer, SimpleInferer
+from monai.inferers import SimpleInferer
 from monai.transforms import Compose, EnsureTyped, MapTransform, SelectItemsd
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
@@ -23,9 +23,8 @@ from medldm.data.labels import LabelSchema
 from medldm.latent_diffusion.label_maps import decode_indices, encode_one_hot
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.sampling.sampler import LatentDiffusionSampler
-from medldm.training.diffusion import DiffusionEvaluator, SampleWriter
-from medldm.training.handlers import middle_slices
 from medldm.training.precision import autocast
+from medldm.training.previews import SampleWriter
 from medldm.training.volumes import ConditionValuesd, IndexLabelsd, RandomPatchd
 from medldm.transforms import CentreCropOrPadd, LoadVolumed, ResampleToSpacingd
 
@@ -185,7 +184,6 @@ class LabelMapEvaluator(SupervisedEvaluator):
         network: the averaged network, `average.module` of the trainer's average.
         schema: names the structures.
         precision: of autocast.
-        inferer: makes the one-hot form; an `OneHotInferer` if None.
         val_handlers: attached in their order.
     """
 
@@ -199,7 +197,6 @@ class LabelMapEvaluator(SupervisedEvaluator):
         network: nn.Module,
         schema: LabelSchema,
         precision: str = "float32",
-        inferer: Inferer | None = None,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.precision = precision
@@ -209,7 +206,7 @@ class LabelMapEvaluator(SupervisedEvaluator):
             device=device,
             val_data_loader=val_data_loader,
             network=network,
-            inferer=inferer or OneHotInferer(self.n_classes),
+            inferer=OneHotInferer(self.n_classes),
             key_val_metric={"dice": metrics.pop("dice")},
             additional_metrics=metrics,
             val_handlers=val_handlers,
@@ -245,7 +242,7 @@ class LabelMapSampleWriter(SampleWriter):
         num_steps: of the sampling; few, for it is only a look.
     """
 
-    def _write(self, evaluator: DiffusionEvaluator, trainer: Engine) -> None:
+    def _write(self, evaluator: Any, trainer: Engine) -> None:
         model, config = evaluator.model, evaluator.config
         loader: Any = evaluator.data_loader
         logits = LatentDiffusionSampler(model, config, denoiser=evaluator.denoiser).sample(
@@ -255,4 +252,4 @@ class LabelMapSampleWriter(SampleWriter):
             seed=config.seed,
         )
         grey = to_grey(decode_indices(logits), model.autoencoder_config.out_channels)
-        self.log.writer.add_image("validation/sample", middle_slices(grey[0]), trainer.state.epoch)
+        self._show(grey[0], "sample", trainer)

@@ -82,6 +82,20 @@ class LatentDataset(Dataset[Any]):
         return mean, (squares / n - mean**2).clamp(min=0).sqrt()
 
 
+def measure_latent_statistics(model: LatentDiffusionModel, dataset: LatentDataset) -> None:
+    """Measure the latents of the whole training cohort; the model keeps their mean and standard deviation.
+
+    Raises:
+        TypeError: if the dataset holds volumes, not latents.
+    """
+    if not isinstance(dataset, LatentDataset):
+        raise TypeError(
+            f"the second stage trains on a LatentDataset, not on {type(dataset).__name__}: make it with "
+            "cache_latents"
+        )
+    model.set_latent_statistics(*dataset.measure_statistics())
+
+
 def cache_latents(
     model: LatentDiffusionModel, data_loader: Iterable[dict[str, Any]], *, directory: str | Path | None = None
 ) -> LatentDataset:

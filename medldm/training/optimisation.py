@@ -17,24 +17,12 @@ from medldm.training.sharding import shard_optimiser_state, whole
 
 logger = logging.getLogger(__name__)
 
-SCHEDULES = ("constant", "cosine")
 
-
-def make_schedule(
-    optimizer: torch.optim.Optimizer, *, kind: str = "constant", warmup_steps: int = 0, total_steps: int = 0
-) -> LambdaLR:
-    """Return a schedule in optimiser steps: linear warm-up, then constant or a cosine down to 1 % at the end.
-
-    Raises:
-        ConfigError: if the kind is unknown.
-    """
-    if kind not in SCHEDULES:
-        raise ConfigError(f"learning-rate schedule is {kind!r}: choose from {list(SCHEDULES)}")
+def make_schedule(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """Return a schedule in optimiser steps: linear warm-up, and a cosine down to 1 % at the end."""
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / max(1, warmup_steps))
-        if kind == "constant":
-            return warmup
         progress = min(1.0, step / max(1, total_steps))
         return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 

@@ -34,35 +34,30 @@ def share_denoiser(
     *,
     sharding: str,
     average: AveragedModel,
-    optimizer: torch.optim.Optimizer,
     device: torch.device,
 ) -> nn.Module:
     """Return what to call in the place of the denoiser, so that several processes train it together.
 
     Args:
         denoiser: to train.
-        sharding: "ddp" keeps all of it in every process; "fsdp" a part, and then the weights of denoiser,
-            average and optimiser are replaced. One process keeps all of it in both cases.
+        sharding: "ddp" keeps all of it in every process; "fsdp" a part, and then the weights of denoiser and
+            average are replaced: make the optimiser afterwards. One process keeps all in both cases.
         average: of the denoiser's weights.
-        optimizer: of the denoiser's weights, before its first step.
         device: "cpu" or the GPU of this process.
 
     Raises:
-        ConfigError: if `sharding` is unknown, or the optimiser has stepped or has weights of something else.
+        ConfigError: if `sharding` is unknown.
     """
     if sharding not in SHARDINGS:
         raise ConfigError(f"sharding is {sharding!r}: choose from {list(SHARDINGS)}")
     if sharding == "ddp" or world_size() == 1:
         return parallel(denoiser)
-    numbers = _number_weights(optimizer, denoiser)
     mesh = init_device_mesh(device.type, (world_size(),))
     for block in denoiser.unet.blocks():
         fully_shard(block, mesh=mesh)
     fully_shard(denoiser, mesh=mesh)
-    weights = list(denoiser.parameters())
-    for group, own in zip(optimizer.param_groups, numbers, strict=True):
-        group["params"] = [weights[number] for number in own]
-    _shard_average(average, weights)
+    for (owner, name, weight), like in zip(_places(average.module), denoiser.parameters(), strict=True):
+        setattr(owner, name, nn.Parameter(shard_state(weight, like), requires_grad=weight.requires_grad))
     return denoiser
 
 
@@ -152,11 +147,6 @@ def _shard(values: Tensor, like: DTensor) -> Tensor:
     return torch.clone(part)
 
 
-def _shard_average(average: AveragedModel, weights: Sequence[nn.Parameter]) -> None:
-    for (owner, name, weight), like in zip(_places(average.module), weights, strict=True):
-        setattr(owner, name, nn.Parameter(shard_state(weight, like), requires_grad=weight.requires_grad))
-
-
 def _places(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
     """Return each weight with the submodule that has it and its name there, in the order of `parameters`."""
     return [
@@ -164,15 +154,3 @@ def _places(module: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
         for owner in module.modules()
         for name, weight in owner.named_parameters(recurse=False)
     ]
-
-
-def _number_weights(optimizer: torch.optim.Optimizer, denoiser: nn.Module) -> list[list[int]]:
-    """Return, for each group of an optimiser, the numbers of its weights among those of the denoiser."""
-    numbers = {id(weight): number for number, weight in enumerate(denoiser.parameters())}
-    weights = [[id(weight) for weight in group["params"]] for group in optimizer.param_groups]
-    if optimizer.state or not all(weight in numbers for group in weights for weight in group):
-        raise ValueError(
-            "sharding 'fsdp' replaces the denoiser's weights: give an optimiser that has these weights only "
-            "and has not stepped yet, or use sharding 'ddp'"
-        )
-    return [[numbers[weight] for weight in group] for group in weights]

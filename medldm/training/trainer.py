@@ -6,21 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-from monai.handlers import ValidationHandler
-from torch.utils.data import DataLoader
-
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel, name_autoencoder_type
-from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_first_stage
+from medldm.latent_diffusion.model_files import load_first_stage
 from medldm.runtime.devices import choose_device
+from medldm.runtime.distributed import init_distributed
 from medldm.seeds import seed_everything
-from medldm.training.averaging import average_weights
-from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer, averaged_denoiser
-from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
-from medldm.training.latent_cache import LatentDataset, cache_latents
-from medldm.training.optimisation import make_schedule
+from medldm.training.assembly import build_diffusion_training
+from medldm.training.configs import RunConfig
+from medldm.training.handlers import CheckpointWriter
+from medldm.training.latent_cache import cache_latents
 
 
 class LatentDiffusionTrainer:
@@ -29,10 +25,12 @@ class LatentDiffusionTrainer:
     Args:
         model: its autoencoder is loaded from `config.autoencoder_path` where that is given.
         config: noise path and training.
-        output_dir: receives `latent_diffusion.safetensors` (best), `latent_diffusion_last.safetensors` and
-            logs.
-        device: "auto", "cpu", "cuda", ...
-        batch_size: of the training on latents; the loader's own batches only feed the encoder.
+        output_dir: receives `latent_diffusion.safetensors` (best), `latent_diffusion_last.safetensors`,
+            `logs/diffusion` and `state/diffusion`.
+        device: "auto", "cpu", "cuda", ...; the processes that torchrun started are joined on it.
+        batch_size: of the training on latents, of all processes together; the loader's own batches only feed
+            the encoder.
+        options: further fields of `RunConfig`: resume, val_interval, num_workers, save_minutes, ...
 
     Raises:
         CheckpointError: if the autoencoder's file does not fit the model.
@@ -51,6 +49,7 @@ class LatentDiffusionTrainer:
         output_dir: str | Path = "outputs",
         device: str = "auto",
         batch_size: int = 8,
+        **options: Any,
     ) -> None:
         own_type = name_autoencoder_type(model.autoencoder_config)
         if own_type != config.autoencoder_type:
@@ -60,11 +59,10 @@ class LatentDiffusionTrainer:
         if config.autoencoder_path is not None:
             load_first_stage(model, config.autoencoder_path)
         model.set_scaling_factor(config.latent_scaling_factor)
-        self.device = choose_device(device)
-        self.model = model.to(self.device)
+        init_distributed(device=device)
+        self.model = model.to(choose_device(device))
         self.config = config
-        self.output_dir = Path(output_dir)
-        self.batch_size = batch_size
+        self.run = RunConfig(output_dir=str(output_dir), batch_size=batch_size, **options)
 
     def train(
         self,
@@ -72,60 +70,23 @@ class LatentDiffusionTrainer:
         *,
         validation_loader: Iterable[dict[str, Any]] | None = None,
     ) -> Path:
-        """Encode each volume once, then train.
+        """Encode each volume once, then train, from the last saved state on if there is one.
 
         Args:
             data_loader: batches with "image" (B, 1, X, Y, Z) in [-1, 1] and the model's conditions ("label",
-                "class", "text"); one epoch of it is one pass over the cohort, unshuffled.
+                "class", "text"); one epoch of it is one pass over the cohort, unshuffled, and the same in
+                every process.
             validation_loader: the same; decides which weights are the best. None keeps the last.
 
         Returns:
             The checkpoint of the best weights.
         """
         seed_everything(self.config.seed)
-        training = cache_latents(self.model, data_loader)
-        validation = None if validation_loader is None else cache_latents(self.model, validation_loader)
-        trainer, writer = self._build(training, validation)
-        trainer.run()
+        latents = cache_latents(self.model, data_loader)
+        of_validation = None if validation_loader is None else cache_latents(self.model, validation_loader)
+        training = build_diffusion_training(
+            self.model, latents, config=self.config, run=self.run, validation_set=of_validation
+        )
+        training.trainer.run()
+        writer = next(each for each in training.handlers if isinstance(each, CheckpointWriter))
         return writer.best_path
-
-    def _build(
-        self, training: LatentDataset, validation: LatentDataset | None
-    ) -> tuple[DiffusionTrainer, CheckpointWriter]:
-        config, denoiser = self.config, self.model.denoiser
-        loader = DataLoader(training, batch_size=self.batch_size, shuffle=True)
-        optimizer = torch.optim.AdamW(
-            denoiser.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        average = average_weights(denoiser, config.ema_decay)
-        evaluator = None
-        if validation is not None:
-            evaluator = DiffusionEvaluator(
-                self.device,
-                DataLoader(validation, batch_size=self.batch_size),
-                network=self.model,
-                config=config,
-                average=average,
-            )
-        writer = CheckpointWriter(
-            self.output_dir,
-            name="latent_diffusion",
-            describe=describe_latent_diffusion(self.model, config, denoiser=averaged_denoiser(average)),
-            evaluator=evaluator,
-            metric="validation_loss",
-            larger_is_better=False,
-        )
-        log = TrainingLog(self.output_dir / "logs", evaluator=evaluator)
-        validate = [] if evaluator is None else [ValidationHandler(interval=1, validator=evaluator)]
-        trainer = DiffusionTrainer(
-            self.device,
-            config.n_epochs,
-            loader,
-            network=self.model,
-            config=config,
-            optimizer=optimizer,
-            schedule=make_schedule(optimizer, warmup_steps=config.warmup_steps),
-            average=average,
-            train_handlers=[*validate, log, LossBar("diffusion"), writer],
-        )
-        return trainer, writer

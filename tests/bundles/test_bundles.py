@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+import yaml
 from monai.bundle import verify_metadata
 
 import medldm
@@ -44,3 +47,58 @@ def test_metadata_names_the_version_of_the_package(bundle: Path) -> None:
 def test_the_knobs_stand_at_the_top_and_hold_values_only(workflow: Path) -> None:
     top, _ = workflow.read_text().split("# ---- what follows")
     assert "_target_" not in top
+
+
+DIFFERING = {
+    "train_autoencoder": {"schema", "space", "network_def", "loss", "discriminator_def", "discriminator"},
+    "train_diffusion": {"schema", "encoder_of_texts", "network_def"},
+}
+DIFFERING_PARTS = {
+    "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
+    "training::config": {"discriminator_learning_rate"},
+    "train": {"inferer"},
+    "train::preprocessing": {"_target_", "schema", "text_encoder"},
+    "train::preprocessing::transforms": {"_target_", "schema"},
+    "validate::preprocessing": {"_target_", "schema"},
+}
+"""Where volumes and label maps differ below the knobs: the parts that a training is given."""
+
+
+def common_part(content: dict, key: str = "", *, leave_out: Collection[str] = ()) -> dict:
+    left_out = {*leave_out, *DIFFERING_PARTS.get(key, ())}
+    common = {}
+    for name, value in content.items():
+        if name not in left_out:
+            inner = f"{key}::{name}" if key else name
+            common[name] = common_part(value, inner) if isinstance(value, dict) else value
+    return common
+
+
+@pytest.mark.parametrize("workflow", ["train_autoencoder", "train_diffusion"])
+def test_the_trainings_of_both_bundles_are_the_same_but_for_their_parts(workflow: str) -> None:
+    """Knobs that both have say the same, their values apart, which are each bundle's own."""
+    knobs, rest = [], []
+    for bundle in BUNDLES:
+        top, below = (bundle / "configs" / f"{workflow}.yaml").read_text().split("# ---- what follows")
+        knobs.append(list(yaml.safe_load(top)))
+        content = yaml.safe_load("#" + below)
+        rest.append(common_part(content, leave_out=DIFFERING[workflow]))
+    assert rest[0] == rest[1]
+    assert rest[0]["run"] and rest[0]["training"]["run"]
+    labels, images = knobs
+    shared = [name for name in images if name in labels]
+    assert shared == [name for name in labels if name in images]
+    assert len(shared) >= 0.7 * len(images)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=name_of)
+@pytest.mark.parametrize("workflow", ["train_autoencoder", "train_diffusion"])
+def test_every_knob_reaches_something(bundle: Path, workflow: str) -> None:
+    top, below = (bundle / "configs" / f"{workflow}.yaml").read_text().split("# ---- what follows")
+    for name in yaml.safe_load(top):
+        assert re.search(rf"@{name}\b", below + top.replace(f"{name}:", "")), name
+
+
+def test_the_overlays_of_both_bundles_are_the_same() -> None:
+    texts = {(bundle / "configs" / "multi_gpu.yaml").read_text() for bundle in BUNDLES}
+    assert len(texts) == 1

@@ -13,12 +13,12 @@ import pytest
 import torch
 from ignite.engine import Events
 
+from benchmarks.tiny_trainings import LENGTH
 from medldm.runtime.distributed import barrier
 from medldm.seeds import seed_everything
 from medldm.training.handlers import TERMS
 from medldm.training.resume.preemption import TrainingStopped
 from tests.training.resume.training_states import everything
-from tests.training.small_trainings import LENGTH
 
 
 def smooth(make: Callable[..., Any], folder: Path, **keeping: Any) -> Any:

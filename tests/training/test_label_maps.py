@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from monai.handlers import ValidationHandler
+from monai.data import Dataset
 from monai.metrics import DiceMetric
-from torch.utils.data import DataLoader
 
 from medldm.conditioning import ConditioningConfig
 from medldm.data.labels import LabelSchema
@@ -21,8 +21,8 @@ from medldm.latent_diffusion.label_maps import (
     label_map_space,
     schema_of,
 )
-from medldm.latent_diffusion.model_files import describe_autoencoder, load_autoencoder
-from medldm.training import AutoencoderTrainer, CheckpointWriter, TrainingLog, average_weights, open_cohort
+from medldm.latent_diffusion.model_files import load_autoencoder
+from medldm.training import AutoencoderTrainingConfig, RunConfig, build_autoencoder_training, open_cohort
 from medldm.training.label_maps import (
     LabelMapEvaluator,
     OneHotInferer,
@@ -34,7 +34,6 @@ from medldm.training.label_maps import (
 )
 from medldm.training.losses.label_maps import LabelMapLoss
 
-CPU = torch.device("cpu")
 SCHEMA = LabelSchema(structures={1: "shell", 5: "core"})
 SMALL = {"down_channels": (4, 8), "n_groups": 4, "mid_attention": False, "n_res_blocks": 1}
 
@@ -128,38 +127,27 @@ def test_indices_are_spread_over_the_grey_values() -> None:
 
 def train(tmp_path, *, epochs: int, **options):
     torch.manual_seed(0)
-    network = build_label_map_autoencoder(SCHEMA, **SMALL)
-    average = average_weights(network, 0.9)
-    evaluator = LabelMapEvaluator(CPU, DataLoader(maps(1)), network=average.module, schema=SCHEMA)
-    writer = CheckpointWriter(
-        tmp_path,
-        name="autoencoder",
-        describe=describe_with_schema(
-            describe_autoencoder(average.module, label_map_space((1, 1, 1), (16, 16, 16))), SCHEMA
-        ),
-        evaluator=evaluator,
-        metric="dice",
-        larger_is_better=True,
-    )
-    log = TrainingLog(tmp_path / "logs", evaluator=evaluator)
-    AutoencoderTrainer(
-        CPU,
-        epochs,
-        DataLoader(maps(), batch_size=2),
-        network=network,
-        optimizer=torch.optim.AdamW(network.parameters(), lr=1e-2),
+    training = build_autoencoder_training(
+        build_label_map_autoencoder(SCHEMA, **SMALL),
+        Dataset(maps()),
+        validation_set=Dataset(maps(1)),
         loss=LabelMapLoss(),
-        average=average,
+        space=label_map_space((1, 1, 1), (16, 16, 16)),
         inferer=OneHotInferer(3),
-        train_handlers=[ValidationHandler(interval=1, validator=evaluator), log, writer],
-        **options,
-    ).run()
-    return average.module.eval(), evaluator
+        make_evaluator=partial(LabelMapEvaluator, schema=SCHEMA),
+        extend_card=partial(describe_with_schema, schema=SCHEMA),
+        config=AutoencoderTrainingConfig(
+            n_epochs=epochs, learning_rate=1e-2, warmup_steps=1, ema_decay=0.9, **options
+        ),
+        run=RunConfig(output_dir=str(tmp_path), batch_size=2),
+    )
+    training.trainer.run()
+    return training.trainer.average.module.eval(), training.evaluator
 
 
 def test_the_first_stage_learns_and_its_file_alone_gives_the_stated_dice(tmp_path) -> None:
-    _, evaluator = train(tmp_path, epochs=12)
-    lines = (tmp_path / "logs" / "history.jsonl").read_text().splitlines()
+    _, evaluator = train(tmp_path, epochs=20)
+    lines = (tmp_path / "logs" / "autoencoder" / "history.jsonl").read_text().splitlines()
     history = [json.loads(line) for line in lines]
     losses = [line["cross_entropy"] for line in history if line["stage"] == "train"]
     assert losses[-1] < 0.5 * losses[0]

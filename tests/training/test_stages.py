@@ -6,24 +6,24 @@ import json
 
 import pytest
 import torch
+from monai.data import Dataset as ListDataset
 from torch.utils.data import DataLoader
 
 from medldm import LatentDiffusionConfig, LatentDiffusionTrainer
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.model import make_autoencoder
-from medldm.latent_diffusion.model_files import describe_autoencoder, load_latent_diffusion
+from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig, VQVAEConfig
 from medldm.training import (
-    AutoencoderEvaluator,
     AutoencoderLoss,
     AutoencoderLossConfig,
-    AutoencoderTrainer,
-    CheckpointWriter,
+    AutoencoderTrainingConfig,
     DenoisingTask,
-    DiffusionTrainer,
     LatentDataset,
-    TrainingLog,
+    RunConfig,
     average_weights,
+    build_autoencoder_training,
+    build_diffusion_training,
 )
 
 SMALL = {"down_channels": (4, 8), "n_groups": 4, "mid_attention": False, "n_res_blocks": 1}
@@ -41,44 +41,34 @@ def volumes(n: int = 4) -> list[dict[str, torch.Tensor]]:
 def train_first_stage(config, tmp_path, *, epochs=2, val_interval=1, **options):
     torch.manual_seed(0)
     network = make_autoencoder(config)
-    discriminator = PatchDiscriminator(PatchDiscriminatorConfig(channels=4, n_layers=1))
-    average = average_weights(network, 0.9)
-    evaluator = AutoencoderEvaluator(CPU, DataLoader(volumes(1)), network=average.module)
-    writer = CheckpointWriter(
-        tmp_path,
-        name="autoencoder",
-        describe=describe_autoencoder(average.module, None),
-        evaluator=evaluator,
-        metric="psnr",
-        larger_is_better=True,
-    )
-    from monai.handlers import ValidationHandler
-
-    trainer = AutoencoderTrainer(
-        CPU,
-        epochs,
-        DataLoader(volumes(), batch_size=2),
-        network=network,
-        optimizer=torch.optim.AdamW(network.parameters(), lr=1e-2),
+    training = build_autoencoder_training(
+        network,
+        ListDataset(volumes()),
+        validation_set=ListDataset(volumes(1)),
         loss=AutoencoderLoss(AutoencoderLossConfig(adversarial_start=2)),
-        discriminator=discriminator,
-        discriminator_optimizer=torch.optim.AdamW(discriminator.parameters(), lr=1e-3),
-        average=average,
-        train_handlers=[
-            ValidationHandler(interval=val_interval, validator=evaluator),
-            TrainingLog(tmp_path / "logs", evaluator=evaluator),
-            writer,
-        ],
-        **options,
+        discriminator=PatchDiscriminator(PatchDiscriminatorConfig(channels=4, n_layers=1)),
+        config=AutoencoderTrainingConfig(
+            n_epochs=epochs,
+            learning_rate=1e-2,
+            discriminator_learning_rate=1e-3,
+            warmup_steps=1,
+            ema_decay=0.9,
+            **options,
+        ),
+        run=RunConfig(output_dir=str(tmp_path), batch_size=2, val_interval=val_interval),
     )
-    trainer.run()
-    return network, average, evaluator
+    training.trainer.run()
+    return network, training.trainer.average, training.evaluator
+
+
+def history_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("config", [VAEConfig(**SMALL), VQVAEConfig(**SMALL)], ids=["vae", "vqvae"])
 def test_first_stage_learns_and_saves_the_weights_it_validated(tmp_path, config) -> None:
     network, average, evaluator = train_first_stage(config, tmp_path, epochs=12)
-    history = [json.loads(line) for line in (tmp_path / "logs" / "history.jsonl").read_text().splitlines()]
+    history = history_of(tmp_path / "logs" / "autoencoder")
     losses = [line["l1"] for line in history if line["stage"] == "train"]
     assert losses[-1] < 0.7 * losses[0]
     assert "discriminator" in history[-1] or "discriminator" in history[-2]
@@ -131,7 +121,7 @@ def test_second_stage_measures_the_latents_and_saves_them(make_model, tmp_path) 
 
 def test_second_stage_learns(make_model, tmp_path) -> None:
     train_second_stage(make_model, tmp_path, n_epochs=30, prediction_type="v_prediction")
-    history = [json.loads(line) for line in (tmp_path / "logs" / "history.jsonl").read_text().splitlines()]
+    history = history_of(tmp_path / "logs" / "diffusion")
     losses = [line["validation_loss"] for line in history if line["stage"] == "validation"]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -142,7 +132,7 @@ def test_the_averaged_denoiser_is_the_one_validated_and_saved(make_model, tmp_pa
     own = {f"denoiser.{name}": tensor for name, tensor in model.denoiser.state_dict().items()}
     assert any(not torch.equal(last.weights[name], tensor) for name, tensor in own.items())
     saved, _, _ = load_latent_diffusion(last.path)
-    history = [json.loads(line) for line in (tmp_path / "logs" / "history.jsonl").read_text().splitlines()]
+    history = history_of(tmp_path / "logs" / "diffusion")
     stated = [line["validation_loss"] for line in history if line["stage"] == "validation"][-1]
     assert validation_loss(saved, config) == pytest.approx(stated, rel=1e-4)
     assert validation_loss(model.eval(), config) != pytest.approx(stated, rel=1e-4)
@@ -188,13 +178,8 @@ def test_a_perfect_denoiser_has_no_loss(make_model) -> None:
 def test_second_stage_refuses_volumes_in_place_of_latents(make_model) -> None:
     model = make_model(())
     with pytest.raises(TypeError, match="trains on a LatentDataset"):
-        DiffusionTrainer(
-            CPU,
-            1,
-            DataLoader(volumes()),
-            network=model,
-            config=LatentDiffusionConfig(),
-            optimizer=torch.optim.SGD(model.denoiser.parameters(), lr=1.0),
+        build_diffusion_training(
+            model, ListDataset(volumes()), config=LatentDiffusionConfig(), run=RunConfig()
         )
 
 

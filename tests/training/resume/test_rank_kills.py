@@ -18,11 +18,11 @@ from ignite.engine import Events
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from benchmarks.tiny_trainings import EPOCHS, LENGTH, make_second_stage
 from medldm.runtime.distributed import init_distributed, rank
 from medldm.workflows import run_training
 from tests.rank_processes import run_on_ranks
 from tests.training.resume.training_states import history
-from tests.training.small_trainings import EPOCHS, LENGTH, make_second_stage
 
 KILLED_IN = LENGTH + 2
 """The batch that is not finished; of two batches one is saved, the last one after 4."""
@@ -43,8 +43,8 @@ def train(_: int = 0, *, make: Callable[..., Any], folder: Path, victim: int | N
 
 
 @pytest.fixture
-def training(make_model) -> Train:
-    return partial(train, make=partial(make_second_stage, make_model=make_model))
+def training() -> Train:
+    return partial(train, make=make_second_stage)
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     hashes = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
     last = [name for name in hashes if f"step_{EPOCHS * LENGTH:08d}" in name]
     assert {Path(name).stem for name in last} >= {"denoiser", "average", "optimiser", "generator", "random"}
-    return {**hashes, "history": history(folder / "logs")}
+    return {**hashes, "history": history(folder / "logs" / "diffusion")}
 
 
 @pytest.mark.slow

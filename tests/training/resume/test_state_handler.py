@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
+from benchmarks.tiny_trainings import BATCH, EPOCHS, make_first_stage, make_second_stage
 from medldm.seeds import seed_everything
 from medldm.training import (
     TrainingLog,
@@ -25,26 +26,17 @@ from medldm.training.case_order import EpochSampler
 from medldm.training.resume.resumable_trainer import GeneratorState
 from medldm.training.resume.state_folders import StateError, StateFolders
 from tests.training.resume.training_states import differences, everything
-from tests.training.small_trainings import (
-    BATCH,
-    EPOCHS,
-    make_first_stage,
-    make_second_stage,
-    run_killed_after,
-)
+from tests.training.small_trainings import run_killed_after
 
 _STRAIGHT: dict[str, dict[str, Any]] = {}
 
 
 @pytest.fixture
-def stages(make_model, tmp_path) -> Callable[[str], tuple[Callable[..., Any], dict[str, Any]]]:
+def stages(tmp_path) -> Callable[[str], tuple[Callable[..., Any], dict[str, Any]]]:
     """Return, for a kind of training, what makes one and where one that never stopped ends."""
 
     def get(kind: str):
-        if kind == "diffusion":
-            make = partial(make_second_stage, make_model=make_model)
-        else:
-            make = partial(make_first_stage, kind=kind)
+        make = make_second_stage if kind == "diffusion" else partial(make_first_stage, kind=kind)
         if kind not in _STRAIGHT:
             trainer = make(tmp_path / "straight")
             trainer.run()
@@ -180,7 +172,7 @@ def test_a_state_of_another_training_is_refused(stages, tmp_path, monkeypatch) -
     run_killed_after(make(tmp_path), 3)
     other = make(tmp_path)
     other.data_loader.batch_sampler.sampler.seed = 8
-    with pytest.raises(StateError, match="seed is 8 here and 7 there"):
+    with pytest.raises(StateError, match="seed is 8 here and 3 there"):
         other.run()
     faster = make(tmp_path)
     for group in faster.optimiser_steps[0].optimizer.param_groups:
@@ -200,7 +192,7 @@ def test_a_loader_whose_place_cannot_be_kept_is_refused(stages, tmp_path) -> Non
 
 
 def train_and_report(make, folder: Path) -> None:
-    make(folder, every_steps=1).run()
+    make(folder, save_batches=1).run()
     (folder / "done").touch()
 
 

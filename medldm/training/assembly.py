@@ -1,0 +1,278 @@
+"""Put a training together: bundles, the Python API, plans, benchmarks and tests all call these two functions.
+
+What differs between volumes and label maps comes as parts: the loss, the inferer, the evaluator, the preview
+and what the card says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
+from monai.handlers import ValidationHandler
+from monai.inferers import Inferer
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset
+
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.latent_diffusion.model_files import Describe, describe_autoencoder, describe_latent_diffusion
+from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.networks import VAE, VQVAE
+from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
+from medldm.training.averaging import average_weights
+from medldm.training.batches import ValidationBatches
+from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
+from medldm.training.denoising_task import averaged_denoiser
+from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
+from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
+from medldm.training.latent_cache import LatentDataset, measure_latent_statistics
+from medldm.training.loader import training_loader
+from medldm.training.losses.reconstruction import FirstStageLoss
+from medldm.training.optimisation import make_schedule
+from medldm.training.previews import SampleWriter, SliceWriter
+from medldm.training.quarantine import Quarantine
+from medldm.training.resume.resumable_trainer import ResumableTrainer
+from medldm.training.resume.state_handler import TrainingStateHandler
+from medldm.training.sharding import share_denoiser
+
+TrainerType = TypeVar("TrainerType", bound=ResumableTrainer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Generic[TrainerType]):
+    """A training that is put together.
+
+    Args:
+        trainer: `trainer.run()` trains, from the last saved state on if there is one.
+        evaluator: validates the averaged weights; None without a validation set.
+        handlers: of the trainer, in their order.
+    """
+
+    trainer: TrainerType
+    evaluator: SupervisedEvaluator | None
+    handlers: list[Any]
+
+
+def build_autoencoder_training(
+    network: VAE | VQVAE,
+    training_set: Dataset[Any],
+    *,
+    loss: FirstStageLoss,
+    config: AutoencoderTrainingConfig,
+    run: RunConfig,
+    validation_set: Dataset[Any] | None = None,
+    discriminator: nn.Module | None = None,
+    space: VolumeSpace | None = None,
+    inferer: Inferer | None = None,
+    make_evaluator: Callable[..., SupervisedEvaluator] = AutoencoderEvaluator,
+    extend_card: Callable[[Describe], Describe] | None = None,
+    quarantine: Quarantine | None = None,
+    handlers: Sequence[Any] = (),
+    val_handlers: Sequence[Any] = (),
+) -> Training[AutoencoderTrainer]:
+    """Put the first stage together.
+
+    Args:
+        network: to train, on the device where it is trained.
+        training_set: cases with "image" (C, X, Y, Z).
+        loss: of network and discriminator.
+        config: rates, steps and precision.
+        run: where to write, how to load, when to validate and save.
+        validation_set: whole volumes; None keeps the last weights as the best.
+        discriminator: None to train without an adversary.
+        space: of the volumes, for the card.
+        inferer: calls the network; see `AutoencoderTrainer`.
+        make_evaluator: makes the validation engine; its key metric decides which weights are the best.
+        extend_card: adds to the checkpoints' card, such as the structures of label maps.
+        quarantine: for training cases that turn out bad.
+        handlers: further ones of the trainer.
+        val_handlers: of the evaluator.
+    """
+    device = next(network.parameters()).device
+    loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
+    average = average_weights(network, config.ema_decay)
+    averaged: Any = average.module
+    evaluator = None
+    if validation_set is not None:
+        batches = _load_validation(validation_set, run, batch_size=1)
+        evaluator = make_evaluator(
+            device, batches, network=averaged, precision=config.precision, val_handlers=list(val_handlers)
+        )
+    describe = describe_autoencoder(averaged, space)
+    all_handlers = _standard_handlers(
+        "autoencoder",
+        run,
+        name="autoencoder",
+        describe=describe if extend_card is None else extend_card(describe),
+        evaluator=evaluator,
+        preview=SliceWriter,
+        quarantine=quarantine,
+        further=handlers,
+    )
+    optimizer = _make_adam(network, config.learning_rate, weight_decay=0.0)
+    adversary = None
+    if discriminator is not None:
+        rate = config.discriminator_learning_rate
+        adversary = _make_adam(discriminator, rate, betas=(0.5, 0.999))
+    trainer = AutoencoderTrainer(
+        device,
+        config.n_epochs,
+        loader,
+        network=network,
+        optimizer=optimizer,
+        loss=loss,
+        discriminator=discriminator,
+        discriminator_optimizer=adversary,
+        schedule=_make_schedule(optimizer, config, n_batches=len(loader)),
+        accumulation_steps=config.accumulation_steps,
+        gradient_clip=config.gradient_clip,
+        average=average,
+        precision=config.precision,
+        inferer=inferer,
+        train_handlers=all_handlers,
+    )
+    return Training(trainer=trainer, evaluator=evaluator, handlers=all_handlers)
+
+
+def build_diffusion_training(
+    model: LatentDiffusionModel,
+    training_set: LatentDataset,
+    *,
+    config: LatentDiffusionConfig,
+    run: RunConfig,
+    validation_set: LatentDataset | None = None,
+    sharding: str = "ddp",
+    preview: Callable[..., SampleWriter] = SampleWriter,
+    extend_card: Callable[[Describe], Describe] | None = None,
+    quarantine: Quarantine | None = None,
+    handlers: Sequence[Any] = (),
+    val_handlers: Sequence[Any] = (),
+) -> Training[DiffusionTrainer]:
+    """Measure the latents of the training cohort, and put the second stage together.
+
+    Args:
+        model: its denoiser is trained, on the device where it is; its latent statistics are set.
+        training_set: of `encode_cases` or `cache_latents`.
+        config: noise path, rates, steps, precision and seed.
+        run: where to write, how to load, when to validate and save.
+        validation_set: the same for the validation cases; None keeps the last weights as the best.
+        sharding: how several processes share the denoiser, see `share_denoiser`.
+        preview: makes the handler that shows a sample after each validation.
+        extend_card: adds to the checkpoints' card, such as the structures of label maps.
+        quarantine: for training cases that turn out bad.
+        handlers: further ones of the trainer.
+        val_handlers: of the evaluator.
+    """
+    device = model.latent_shift.device
+    measure_latent_statistics(model, training_set)
+    loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
+    average = average_weights(model.denoiser, config.ema_decay)
+    denoiser = share_denoiser(model.denoiser, sharding=sharding, average=average, device=device)
+    evaluator = None
+    if validation_set is not None:
+        evaluator = DiffusionEvaluator(
+            device,
+            _load_validation(validation_set, run, batch_size=run.batch_size),
+            network=model,
+            config=config,
+            average=average,
+            val_handlers=list(val_handlers),
+        )
+    describe = describe_latent_diffusion(model, config, denoiser=averaged_denoiser(average))
+    all_handlers = _standard_handlers(
+        "diffusion",
+        run,
+        name="latent_diffusion",
+        describe=describe if extend_card is None else extend_card(describe),
+        evaluator=evaluator,
+        preview=preview,
+        quarantine=quarantine,
+        further=handlers,
+    )
+    # After the sharding, which replaces the weights.
+    optimizer = _make_adam(model.denoiser, config.learning_rate, weight_decay=config.weight_decay)
+    trainer = DiffusionTrainer(
+        device,
+        config.n_epochs,
+        loader,
+        network=model,
+        config=config,
+        optimizer=optimizer,
+        denoiser=denoiser,
+        schedule=_make_schedule(optimizer, config, n_batches=len(loader)),
+        average=average,
+        train_handlers=all_handlers,
+    )
+    return Training(trainer=trainer, evaluator=evaluator, handlers=all_handlers)
+
+
+def _standard_handlers(
+    stage: str,
+    run: RunConfig,
+    *,
+    name: str,
+    describe: Describe,
+    evaluator: SupervisedEvaluator | None,
+    preview: Callable[..., SliceWriter],
+    quarantine: Quarantine | None,
+    further: Sequence[Any],
+) -> list[Any]:
+    """Return validation, log, bar, preview, checkpoints, what the caller adds, and last of all the state."""
+    if run.output_dir is None:
+        return list(further)
+    folder = Path(run.output_dir)
+    log = TrainingLog(folder / "logs" / stage, evaluator=evaluator)
+    writer = CheckpointWriter(
+        folder,
+        name=name,
+        describe=describe,
+        evaluator=evaluator,
+        metric=None if evaluator is None else evaluator.state.key_metric_name,
+        larger_is_better=evaluator is None or bool(evaluator.metric_cmp_fn(1.0, 0.0)),
+    )
+    state_handler = TrainingStateHandler(
+        folder / "state" / stage,
+        resume=run.resume,
+        handlers=[log, writer],
+        evaluator=evaluator,
+        every_minutes=run.save_minutes,
+        every_steps=run.save_batches,
+        quarantine=quarantine,
+    )
+    kept = [writer, *further, state_handler]
+    if evaluator is None:
+        return [log, LossBar(stage), *kept]
+    validation = ValidationHandler(run.val_interval, evaluator)
+    return [validation, log, LossBar(stage), preview(log, evaluator=evaluator), *kept]
+
+
+def _load_training(dataset: Dataset[Any], run: RunConfig, *, seed: int, quarantine: Quarantine | None) -> Any:
+    return training_loader(
+        dataset, batch_size=run.batch_size, seed=seed, num_workers=run.num_workers, quarantine=quarantine
+    )
+
+
+def _load_validation(dataset: Any, run: RunConfig, *, batch_size: int) -> DataLoader:
+    batches = ValidationBatches(len(dataset), batch_size)
+    return DataLoader(dataset, batch_sampler=batches, num_workers=run.num_workers)
+
+
+def _make_adam(module: nn.Module, learning_rate: float, **options: Any) -> torch.optim.AdamW:
+    return torch.optim.AdamW(module.parameters(), lr=learning_rate, fused=True, **options)
+
+
+def _make_schedule(
+    optimizer: torch.optim.Optimizer,
+    config: AutoencoderTrainingConfig | LatentDiffusionConfig,
+    *,
+    n_batches: int,
+) -> LambdaLR:
+    n_steps = config.n_epochs * n_batches // config.accumulation_steps
+    return make_schedule(optimizer, warmup_steps=config.warmup_steps, total_steps=n_steps)

@@ -1,0 +1,78 @@
+"""What the denoiser learns, from cached latents to a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from medldm.conditioning import Conditions
+from medldm.diffusion import denoising_losses
+from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
+from medldm.runtime.batch_shard import BatchShard, whole_batch
+
+
+class DenoisingTask:
+    """What the denoiser learns: from latents to the loss of one random time each.
+
+    Args:
+        model: standardises the latents.
+        config: noise path and prediction type.
+
+    Source: Ho et al. 2020, Algorithm 1 and Eq. 14.
+    """
+
+    def __init__(self, model: LatentDiffusionModel, config: LatentDiffusionConfig) -> None:
+        self.model = model
+        self.path = config.noise_path()
+        self.prediction_type = config.prediction_type
+        self.weighting = config.loss_weighting
+
+    def draw_latents(
+        self, batch: dict[str, Any], *, generator: torch.Generator, shard: BatchShard | None = None
+    ) -> Tensor:
+        """Draw standardised latents (B, C, x, y, z) from the cached posteriors.
+
+        Args:
+            batch: with "mean" and "std" (B, C, x, y, z).
+            generator: of the noise.
+            shard: the rows of the training's batch that these are; None for a batch of their own.
+        """
+        mean, std = batch["mean"], batch["std"]
+        sample = mean + std * (shard or whole_batch(len(mean))).draw_normal(mean, generator=generator)
+        return self.model.standardise(sample.to(self.model.latent_shift.device))
+
+    def loss(
+        self,
+        denoiser: nn.Module,
+        x_0: Tensor,
+        conditions: Conditions,
+        *,
+        t: Tensor,
+        noise: Tensor,
+        drop: dict[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Return the squared error (B,) of the prediction at the times t (B,)."""
+        return denoising_losses(
+            lambda x_t, time: denoiser(x_t, time, conditions, drop=drop),
+            x_0,
+            t=t,
+            noise=noise,
+            path=self.path,
+            prediction_type=self.prediction_type,
+            weighting=self.weighting,
+        )
+
+
+def averaged_denoiser(average: AveragedModel) -> ConditionalDenoiser:
+    """Return the denoiser that an average holds.
+
+    Raises:
+        TypeError: if it is the average of something else.
+    """
+    if not isinstance(average.module, ConditionalDenoiser):
+        raise TypeError(f"the average is of a {type(average.module).__name__}: average model.denoiser")
+    return average.module
