@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tissue import contrast_skewness, deep_fluid_ml, fit_line, map_overlap
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -32,7 +33,6 @@ from medldm import Conditions, LatentDiffusionSampler
 from medldm.conditioning import open_text_encoder
 from medldm.data.cohort import Case
 from medldm.evaluation.metrics.label_contrast import shuffle_labels
-from medldm.evaluation.metrics.tissue import contrast_skewness, deep_fluid_ml, fit_line, map_overlap
 from medldm.runtime.devices import choose_device
 from medldm.training import case_transforms, gather_conditions, open_cohort
 

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import linregress
+from volumes import compare_volumes, format_volume_table
 
 from medldm.data.cohort import read_cohort
+from medldm.evaluation.metrics.anatomy import volumes_ml
 from medldm.evaluation.metrics.label_contrast import compare_label_contrast, format_table
-from medldm.evaluation.metrics.tissue import fit_line
-from medldm.evaluation.metrics.volumes import compare_volumes, format_volume_table, volumes_ml
 from medldm.evaluation.report.overview import draw_overview
 from medldm.transforms import LoadVolume
 
@@ -76,8 +77,10 @@ def print_asked(
             continue
         asked = [conditions[i % len(conditions)][key] for i in range(len(made))]
         found = [float(volumes_ml(labels, edges, values=[value])[0]) for _, labels, edges in made]
-        correlation, slope = fit_line(np.array(asked, dtype=float), found)
-        sys.stdout.write(f"\n{name}: volume asked against found, r {correlation:+.2f}, slope {slope:+.2f}\n")
+        line = linregress(asked, found)
+        sys.stdout.write(
+            f"\n{name}: volume asked against found, r {line.rvalue:+.2f}, slope {line.slope:+.2f}\n"
+        )
 
 
 def maps_of(cases: Sequence[LoadedCase]) -> list[tuple[np.ndarray, tuple[float, ...]]]:

@@ -8,8 +8,8 @@ from medldm.configs import Config
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.reading import GridConfig
 from medldm.evaluation.features.contrastive import ContrastiveConfig
-from medldm.evaluation.metrics.membership import MembershipConfig
 from medldm.evaluation.metrics.neighbours import NeighbourConfig
+from medldm.evaluation.sections.membership import MembershipConfig
 from medldm.evaluation.sections.usefulness import UsefulnessConfig
 
 

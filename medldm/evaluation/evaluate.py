@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from medldm.evaluation.cases.sets import CaseSet
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.copy_rule import RULE
-from medldm.evaluation.report.assembly import make_page
+from medldm.evaluation.report.page import make_page
 from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.results import EvaluationResults, collect_results
 from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
@@ -69,7 +69,7 @@ def evaluate(
     Raises:
         CohortError: naming each file that cannot be used.
         CheckpointError: for a model file that cannot be used.
-        ValueError: where the sets cannot be compared at all.
+        NotMeasurableError: where the sets cannot be compared at all.
     """
     config = config or EvaluationConfig()
     output_dir = Path(output_dir)
@@ -208,7 +208,7 @@ def _describe_set(part: CaseSet) -> dict[str, Any]:
     }
 
 
-def _summarise(section: str, metrics: tuple[MetricResult, ...]) -> dict[str, Any]:
+def _summarise(section: str, metrics: Sequence[MetricResult]) -> dict[str, Any]:
     own = [result for result in metrics if result.description.section == section]
     headlines = [result for result in own if result.description.key.startswith(HEADLINES[section])]
     lights = [result.light for result in headlines]

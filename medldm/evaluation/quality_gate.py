@@ -21,22 +21,16 @@ from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.reading import read_case
-from medldm.evaluation.metrics.checks import TooFewCasesError
+from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
+from medldm.evaluation.metrics.copy_search import copy_threshold
 from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex
-from medldm.evaluation.metrics.privacy import copy_threshold
-from medldm.evaluation.sections.agreement import choose_column
-from medldm.evaluation.sections.usefulness import blind_answer
-from medldm.evaluation.segmenter import (
-    LabelledImage,
-    Segmenter,
-    SegmenterConfig,
-    dice_scores,
-    train_segmenter,
-)
+from medldm.evaluation.metrics.overlap import choose_column, dice_scores
+from medldm.evaluation.sections.usefulness_trainings import blind_answer
+from medldm.evaluation.segmenter import Segmenter, SegmenterConfig, train_segmenter
 from medldm.generation.rejection import QualityGate
-from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.model import LatentDiffusionModel
-from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.latent_diffusion.volume_space import VolumeSpace, require_space
 from medldm.transforms.window import centre_crop_or_pad
 
 logger = logging.getLogger(__name__)
@@ -127,7 +121,7 @@ class LabelCheck:
 
     Raises:
         TooFewCasesError: for fewer than 5 validation cases.
-        ValueError: where the segmenter learned too little.
+        NotMeasurableError: where the segmenter learned too little.
     """
 
     def __init__(
@@ -147,7 +141,7 @@ class LabelCheck:
             [self._dice(centre_crop_or_pad(blind, labels.shape), labels) for _, labels in real]
         )
         if np.nanmean(scores) <= np.nanmean(of_blind):
-            raise ConfigError(
+            raise NotMeasurableError(
                 f"the gate's segmenter reaches a Dice of {np.nanmean(scores):.2f} on validation cases, an "
                 f"answer that looks at no image {np.nanmean(of_blind):.2f}: give it more steps"
             )
@@ -186,16 +180,12 @@ def make_quality_gate(
 
     Raises:
         CohortError: naming each file that cannot be used.
-        CheckpointError: where the cohort is too small for a limit, or the segmenter learned too little.
+        NotMeasurableError: where the cohort is too small for a limit, or the segmenter learned too little.
     """
     if config.max_redraws is None:
         return None
-    space, structures = model.space, model.conditioning_config.structures
+    space, structures = require_space(model.space), model.conditioning_config.structures
     schema = LabelSchema(structures=structures) if structures else None
-    if space is None:
-        raise CheckpointError(
-            "the model has no space (spacing, size, intensity): train it through the bundle"
-        )
     has_labels = config.labels and schema is not None
     cohort = read_cohort(
         dataset_dir,

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medldm.data.cohort import Cohort
 from medldm.evaluation.cases.model_cases import EvaluatedModel, open_model
 from medldm.evaluation.cases.reading import Cohorts, load_case_sets, open_cohort
-from medldm.evaluation.cases.sets import CaseSet, CaseSets
+from medldm.evaluation.cases.sets import CaseSet, CaseSets, LabelledImage
 from medldm.evaluation.config import EvaluationConfig
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.cache import FeatureCache
+from medldm.evaluation.features.extraction import SetFeatures, extract_features
 from medldm.evaluation.features.network import FeatureNetwork, load_feature_network
-from medldm.evaluation.features.sets import SetFeatures, extract_features
 from medldm.evaluation.metrics.anatomy import AnatomyTable
 from medldm.evaluation.resources import EvaluationResources
-from medldm.evaluation.sections.agreement import LabelAgreement, measure_label_agreement
-from medldm.evaluation.sections.anatomy import (
-    agreement_results,
-    anatomy_results,
-    anatomy_tables,
-    mark_too_weak,
-    usefulness_results,
-)
+from medldm.evaluation.sections.agreement import LabelAgreement, agreement_results, measure_label_agreement
+from medldm.evaluation.sections.anatomy import anatomy_results, anatomy_tables
+from medldm.evaluation.sections.comparison import Comparison
 from medldm.evaluation.sections.diversity import diversity_results
+from medldm.evaluation.sections.feature_distances import latent_results, published_results
 from medldm.evaluation.sections.fidelity import fidelity_results
+from medldm.evaluation.sections.membership import measure_membership
 from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
-from medldm.evaluation.sections.model import ask_for_members, latent_results, published_results
 from medldm.evaluation.sections.privacy import (
     DetectorResult,
     contrastive_detector,
@@ -34,9 +31,11 @@ from medldm.evaluation.sections.privacy import (
     privacy_results,
     search_with,
 )
-from medldm.evaluation.sections.stages import Refusals, Stages
-from medldm.evaluation.sections.usefulness import Usefulness, fit_steps, measure_usefulness
-from medldm.evaluation.segmenter import LabelledImage, Segmenter, train_segmenter
+from medldm.evaluation.sections.usefulness import Usefulness, mark_too_weak, usefulness_results
+from medldm.evaluation.sections.usefulness_trainings import fit_steps, measure_usefulness
+from medldm.evaluation.segmenter import Segmenter, train_segmenter
+from medldm.evaluation.stages import Stages, record_refusal
+from medldm.transforms.errors import VoxelValueError
 
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose results stand on trained segmenters."""
@@ -44,9 +43,9 @@ ON_SEGMENTERS = ("agreement", "usefulness")
 N_STAGES = 7
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class EvaluationResults:
-    """All that the results and plots of an evaluation stand on.
+    """All that the report and the plots of an evaluation stand on.
 
     Args:
         sets: the cases.
@@ -62,14 +61,14 @@ class EvaluationResults:
     """
 
     sets: CaseSets
-    metrics: tuple[MetricResult, ...]
-    features: SetFeatures | None
-    tables: dict[str, AnatomyTable]
-    agreement: LabelAgreement | None
-    usefulness: Usefulness | None
-    detectors: tuple[DetectorResult, ...]
-    left_out: tuple[str, ...]
-    seconds: dict[str, float]
+    metrics: list[MetricResult] = field(default_factory=list)
+    features: SetFeatures | None = None
+    tables: dict[str, AnatomyTable] = field(default_factory=dict)
+    agreement: LabelAgreement | None = None
+    usefulness: Usefulness | None = None
+    detectors: list[DetectorResult] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
     model_sha256: str | None = None
 
 
@@ -92,201 +91,197 @@ def collect_results(
             network = load_feature_network(resources.feature_weights)
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
-        collected = _Collector(sets, config, stages)
+        collector = _Collector(sets, config, stages)
         if sets.has_images:
             cache = FeatureCache(resources.cache_dir)
-            collected.fidelity(cache)
-            collected.published(network, cache)
-            collected.latents(evaluated, cohorts)
-            collected.segmenters()
+            collector.fidelity(cache)
+            collector.published(network, cache)
+            collector.latents(evaluated, cohorts)
+            collector.segmenters()
         else:
             whose = " and the ".join(cohorts.without_images)
-            collected.left_out.append(f"Only anatomy was evaluated: the {whose} set has no images.")
-        collected.anatomy()
+            collector.leave_out(f"Only anatomy was evaluated: the {whose} set has no images.")
+        collector.anatomy()
         if sets.has_images:
-            collected.privacy()
-        collected.membership(evaluated, cohorts)
+            collector.privacy()
+        collector.membership(evaluated, cohorts)
+    results = collector.results
     order = list(SECTIONS)
-    metrics = sorted(collected.metrics, key=lambda each: order.index(each.description.section))
-    return EvaluationResults(
-        sets=sets,
-        metrics=tuple(metrics),
-        features=collected.features,
-        tables=collected.tables,
-        agreement=collected.agreement,
-        usefulness=collected.usefulness,
-        detectors=tuple(collected.detectors),
-        left_out=tuple(collected.left_out),
-        seconds=stages.seconds,
-        model_sha256=None if evaluated is None else evaluated.weights_sha256,
-    )
+    results.metrics.sort(key=lambda each: order.index(each.description.section))
+    results.seconds = stages.seconds
+    results.model_sha256 = None if evaluated is None else evaluated.weights_sha256
+    return results
 
 
 class _Collector:
     """Compute the results section by section; a refusal leaves a result that says why."""
 
     def __init__(self, sets: CaseSets, config: EvaluationConfig, stages: Stages) -> None:
-        self.sets = sets
-        self.config = config
-        self.stages = stages
-        self.metrics: list[MetricResult] = []
-        self.left_out: list[str] = []
-        self.features: SetFeatures | None = None
-        self.tables: dict[str, AnatomyTable] = {}
-        self.agreement: LabelAgreement | None = None
-        self.usefulness: Usefulness | None = None
-        self.detectors: list[DetectorResult] = []
+        self.config, self.stages = config, stages
+        self.compare = Comparison(sets, n_resamples=config.n_resamples, seed=config.seed)
+        self.results = EvaluationResults(sets=sets)
+        self.metrics = self.results.metrics
+
+    def leave_out(self, sentence: str) -> None:
+        self.results.left_out.append(sentence)
 
     def fidelity(self, cache: FeatureCache) -> None:
-        config = self.config
-        contrastive = replace(config.contrastive, seed=config.seed)
-        with self._section("fidelity"):
-            self.features = extract_features(
-                self.sets,
-                contrastive=contrastive,
+        config, tell = self.config, self.stages.tell
+        with record_refusal("fidelity", self.metrics):
+            features = extract_features(
+                self.results.sets,
+                contrastive=replace(config.contrastive, seed=config.seed),
                 n_workers=config.grid.n_workers,
                 cache=cache,
-                progress=self.stages.tell,
+                progress=tell,
             )
+            self.results.features = features
             self.stages.done("features")
-            self.stages.tell("fidelity")
-            self.metrics += fidelity_results(
-                self.sets, self.features, n_resamples=config.n_resamples, seed=config.seed
-            )
-        if self.features is None:
+            tell("fidelity")
+            self.metrics += fidelity_results(self.compare, features)
+        if self.results.features is None:
             return
-        with self._section("diversity"):
-            self.stages.tell("diversity")
-            self.metrics += diversity_results(
-                self.sets,
-                self.features,
-                n_pairs=config.n_pairs,
-                n_resamples=config.n_resamples,
-                seed=config.seed,
-            )
+        with record_refusal("diversity", self.metrics):
+            tell("diversity")
+            self.metrics += diversity_results(self.compare, self.results.features, n_pairs=config.n_pairs)
         self.stages.done("fidelity and diversity")
 
     def published(self, network: FeatureNetwork | None, cache: FeatureCache) -> None:
         if network is None:
             return
         title = f"Distances in features of {network.file_name}"
-        with Refusals("fidelity", self.metrics, part="network", title=title):
-            self.metrics += published_results(
-                network, self.sets, config=self.config, cache=cache, tell=self.stages.tell
-            )
+        with record_refusal("fidelity", self.metrics, part="network", title=title):
+            self.metrics += published_results(self.compare, network, cache=cache, progress=self.stages.tell)
         self.stages.done("network features")
 
     def latents(self, evaluated: EvaluatedModel | None, cohorts: Cohorts) -> None:
         if evaluated is None:
             return
-        with Refusals("fidelity", self.metrics, part="latents", title="Distances in the model's latents"):
-            self.metrics += latent_results(
-                evaluated, cohorts, self.sets, config=self.config, tell=self.stages.tell
-            )
+        title = "Distances in the model's latents"
+        with record_refusal("fidelity", self.metrics, part="latents", title=title):
+            self.metrics += latent_results(self.compare, evaluated, cohorts, progress=self.stages.tell)
         self.stages.done("latents")
 
     def segmenters(self) -> None:
         config = self.config.usefulness
         if config.time_budget_s == 0 and config.segmenter.n_steps is None:
-            self.left_out.append("Label agreement and usefulness were left out: their time budget is 0.")
+            self.leave_out("Label agreement and usefulness were left out: their time budget is 0.")
             return
-        segmenters: list[Segmenter] = []
         n_steps = 0
-        with self._section("agreement"):
-            schema = self.sets.known_schema()
-            n_steps = fit_steps(self._pairs("train"), config, n_structures=schema.n_structures)
-            self.stages.tell("segmenter for label agreement")
-            segmenters.append(
-                train_segmenter(
-                    self._pairs("train"),
-                    config.segmenter,
-                    n_structures=schema.n_structures,
-                    n_steps=n_steps,
-                    seed=self.config.seed,
-                )
-            )
-            self.agreement = measure_label_agreement(
-                segmenters[0].segment,
-                self._pairs("synthetic"),
-                self._pairs("test"),
-                n_structures=schema.n_structures,
-                subjects=(self.sets.synthetic.subjects, self.sets.test.subjects),
-                seed=self.config.seed,
-            )
-            self.metrics += agreement_results(self.agreement, schema, seed=self.config.seed)
-            self.stages.done("label agreement")
-        with self._section("usefulness"):
-            schema = self.sets.known_schema()
-            n_steps = n_steps or fit_steps(self._pairs("train"), config, n_structures=schema.n_structures)
-            self.usefulness = measure_usefulness(
-                self._pairs("train"),
-                self._pairs("synthetic"),
-                self._pairs("test"),
-                spacing_mm=self.sets.spacing_mm,
-                n_structures=schema.n_structures,
-                n_steps=n_steps,
-                config=config,
-                subjects=self.sets.test.subjects,
-                seed=self.config.seed,
-                real_segmenters=segmenters,
-                progress=self.stages.tell,
-            )
-            self.metrics += usefulness_results(self.usefulness, schema, seed=self.config.seed)
-            stands_on_it = [each for each in self.metrics if each.description.section in ON_SEGMENTERS]
-            others = [each for each in self.metrics if each.description.section not in ON_SEGMENTERS]
-            self.metrics[:] = others + mark_too_weak(stands_on_it, self.usefulness)
-            if self.usefulness.sees_nothing():
-                self.agreement = None
-            self.stages.done("usefulness")
+        segmenters: list[Segmenter] = []
+        with record_refusal("agreement", self.metrics):
+            n_steps = self._fit_steps()
+            segmenters.append(self._train_segmenter(n_steps))
+            self._agreement(segmenters[0])
+        with record_refusal("usefulness", self.metrics):
+            self._usefulness(n_steps or self._fit_steps(), segmenters)
 
     def anatomy(self) -> None:
-        with self._section("anatomy"):
+        results = self.results
+        with record_refusal("anatomy", self.metrics):
             self.stages.tell("anatomy")
-            self.tables = anatomy_tables(self.sets, self.agreement)
-            self.metrics += anatomy_results(
-                self.sets, self.tables, n_resamples=self.config.n_resamples, seed=self.config.seed
-            )
+            results.tables = anatomy_tables(results.sets, results.agreement)
+            self.metrics += anatomy_results(self.compare, results.tables)
         self.stages.done("anatomy")
 
     def privacy(self) -> None:
-        config = self.config
-        with self._section("privacy"):
-            found = {"correlation": correlation_detector(self.sets, config.neighbours)}
+        config, sets, features = self.config, self.results.sets, self.results.features
+        with record_refusal("privacy", self.metrics):
+            found = {"correlation": correlation_detector(sets, config.neighbours)}
             embedded = None
-            if self.features is not None and self.features.encoder is not None:
-                found["contrastive"] = contrastive_detector(self.sets, self.features.encoder)
-                embedded = self.features.contrastive
+            if features is not None and features.encoder is not None:
+                found["contrastive"] = contrastive_detector(sets, features.encoder)
+                embedded = features.contrastive
             for name, detector in found.items():
                 self.stages.tell(f"search for copies by {name}")
-                self.detectors.append(
-                    search_with(
-                        name,
-                        detector,
-                        self.sets,
-                        quantile=config.copy_quantile,
-                        n_planted=config.n_planted,
-                        n_searches=len(found),
-                        seed=config.seed,
-                    )
+                search = search_with(
+                    name,
+                    detector,
+                    sets,
+                    quantile=config.copy_quantile,
+                    n_planted=config.n_planted,
+                    n_searches=len(found),
+                    seed=config.seed,
                 )
-            self.metrics += privacy_results(self.detectors, self.sets, embedded, seed=config.seed)
+                self.results.detectors.append(search)
+            self.metrics += privacy_results(self.results.detectors, embedded, seed=config.seed)
         self.stages.done("privacy")
 
     def membership(self, evaluated: EvaluatedModel | None, cohorts: Cohorts) -> None:
         if evaluated is None:
-            self.left_out.append("Membership inference was left out: no model was given.")
+            self.leave_out("Membership inference was left out: no model was given.")
             return
-        with Refusals("privacy", self.metrics, part="membership", title="Membership inference"):
-            self.metrics += ask_for_members(evaluated, cohorts, config=self.config, tell=self.stages.tell)
+        config = self.config
+        title = "Membership inference"
+        with record_refusal("privacy", self.metrics, part="membership", title=title):
+            self.metrics += measure_membership(
+                evaluated,
+                cohorts,
+                config.membership,
+                n_resamples=config.n_resamples,
+                seed=config.seed,
+                progress=self.stages.tell,
+            )
         self.stages.done("membership inference")
 
-    def _section(self, section: str) -> Refusals:
-        return Refusals(section, self.metrics)
+    def _fit_steps(self) -> int:
+        n_structures = self.results.sets.known_schema().n_structures
+        return fit_steps(self._labelled_images("train"), self.config.usefulness, n_structures=n_structures)
 
-    def _pairs(self, name: str) -> list[LabelledImage]:
-        part: CaseSet = getattr(self.sets, name)
-        schema = self.sets.known_schema()
-        return [
-            (image, schema.index_map(labels).numpy())
-            for image, labels in zip(part.images, part.known_labels(), strict=True)
-        ]
+    def _train_segmenter(self, n_steps: int) -> Segmenter:
+        self.stages.tell("segmenter for label agreement")
+        return train_segmenter(
+            self._labelled_images("train"),
+            self.config.usefulness.segmenter,
+            n_structures=self.results.sets.known_schema().n_structures,
+            n_steps=n_steps,
+            seed=self.config.seed,
+        )
+
+    def _agreement(self, segmenter: Segmenter) -> None:
+        sets, schema, seed = self.results.sets, self.results.sets.known_schema(), self.config.seed
+        agreement = measure_label_agreement(
+            segmenter.segment,
+            self._labelled_images("synthetic"),
+            self._labelled_images("test"),
+            n_structures=schema.n_structures,
+            subjects=(sets.synthetic.subjects, sets.test.subjects),
+            seed=seed,
+        )
+        self.results.agreement = agreement
+        self.metrics += agreement_results(agreement, schema, seed=seed)
+        self.stages.done("label agreement")
+
+    def _usefulness(self, n_steps: int, segmenters: list[Segmenter]) -> None:
+        results, schema, seed = self.results, self.results.sets.known_schema(), self.config.seed
+        usefulness = measure_usefulness(
+            *(self._labelled_images(name) for name in ("train", "synthetic", "test")),
+            spacing_mm=results.sets.spacing_mm,
+            n_structures=schema.n_structures,
+            n_steps=n_steps,
+            config=self.config.usefulness,
+            subjects=results.sets.test.subjects,
+            seed=seed,
+            real_segmenters=segmenters,
+            progress=self.stages.tell,
+        )
+        results.usefulness = usefulness
+        self.metrics += usefulness_results(usefulness, schema, seed=seed)
+        if usefulness.sees_nothing():
+            results.agreement = None
+            self.metrics[:] = [
+                mark_too_weak(each, usefulness) if each.description.section in ON_SEGMENTERS else each
+                for each in self.metrics
+            ]
+        self.stages.done("usefulness")
+
+    def _labelled_images(self, name: str) -> list[LabelledImage]:
+        part: CaseSet = getattr(self.results.sets, name)
+        schema = self.results.sets.known_schema()
+        try:
+            return [
+                (image, schema.index_map(labels).numpy())
+                for image, labels in zip(part.images, part.known_labels(), strict=True)
+            ]
+        except VoxelValueError as error:
+            raise NotMeasurableError(str(error)) from error

@@ -17,16 +17,13 @@ import torch
 from monai.inferers import sliding_window_inference
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNet
-from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor, nn
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
+from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.transforms.window import centre_crop_or_pad
-
-LabelledImage = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
-"""An image (X, Y, Z) and its labels 0..K."""
 
 DIVISOR = 4
 """The network halves its input twice."""
@@ -156,56 +153,9 @@ def patch_for(shapes: Sequence[Sequence[int]], config: SegmenterConfig) -> tuple
     return x, y, z
 
 
-def dice_scores(predicted: npt.ArrayLike, truth: npt.ArrayLike, *, n_structures: int) -> Floats:
-    """Return the Dice coefficient (K,) of structures 1..K; NaN where neither map has the structure.
-
-    Source: Dice 1945: 2 |A and B| / (|A| + |B|).
-    """
-    a, b = np.asarray(predicted), np.asarray(truth)
-    scores = []
-    for structure in range(1, n_structures + 1):
-        in_a, in_b = a == structure, b == structure
-        total = int(in_a.sum()) + int(in_b.sum())
-        scores.append(2 * int((in_a & in_b).sum()) / total if total else np.nan)
-    return np.array(scores, dtype=np.float64)
-
-
-def hausdorff95_mm(
-    predicted: npt.ArrayLike, truth: npt.ArrayLike, spacing_mm: Sequence[float], *, n_structures: int
-) -> Floats:
-    """Return the 95th percentile Hausdorff distance (K,) of structures 1..K in mm.
-
-    The larger of the two directions' 95th percentiles of distances from surface voxels to the other surface.
-    A structure that only one map has gets the volume's diagonal, so that missing it never improves a mean;
-    NaN where neither has it.
-    """
-    a, b = np.asarray(predicted), np.asarray(truth)
-    edges = np.asarray(spacing_mm, dtype=np.float64)
-    diagonal = float(np.linalg.norm(np.array(a.shape) * edges))
-    distances = []
-    for structure in range(1, n_structures + 1):
-        in_a, in_b = a == structure, b == structure
-        if in_a.any() and in_b.any():
-            distances.append(
-                max(_percentile_distance(in_a, in_b, edges), _percentile_distance(in_b, in_a, edges))
-            )
-        else:
-            distances.append(diagonal if in_a.any() or in_b.any() else np.nan)
-    return np.array(distances, dtype=np.float64)
-
-
 def standardise(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the image with mean 0 and standard deviation 1."""
     return np.asarray((image - image.mean()) / max(float(image.std()), 1e-6), dtype=np.float32)
-
-
-def _percentile_distance(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], edges: Floats) -> float:
-    to_second = distance_transform_edt(~_surface(second), sampling=tuple(edges))
-    return float(np.percentile(to_second[_surface(first)], 95))
-
-
-def _surface(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return mask & ~binary_erosion(mask)
 
 
 def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> LabelledImage:

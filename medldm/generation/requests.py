@@ -22,8 +22,8 @@ from medldm.data.preparation.labels import LabelTable
 from medldm.errors import ConfigError, MissingFileError
 from medldm.generation.files import FileGrid, LabelGrid
 from medldm.generation.rejection import Drawn
-from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.latent_diffusion.volume_space import require_space
 from medldm.transforms import IntensityMapping, LoadVolume
 from medldm.transforms.readers import volume_suffix
 
@@ -146,13 +146,9 @@ class RequestPreparer:
         text_encoder: EncodesText | None = None,
         label_table: LabelTable | None = None,
     ) -> None:
-        if model.space is None:
-            raise CheckpointError(
-                "the model has no space (spacing, size, intensity): train it through the bundle"
-            )
         self.config = model.conditioning_config
         self.encoder = model.denoiser.conditioning
-        self.space = model.space
+        self.space = require_space(model.space)
         self.multiple = model.autoencoder.downsampling
         self.text_encoder = text_encoder
         self.label_table = label_table

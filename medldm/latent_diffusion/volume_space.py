@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from medldm.errors import ConfigError
+from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.transforms import IntensityMapping
 
 
@@ -67,3 +68,16 @@ class VolumeSpace:
             size=description["size"],
             intensity=IntensityMapping.from_dict(description["intensity"]),
         )
+
+
+def require_space(space: VolumeSpace | None) -> VolumeSpace:
+    """Return the space of a model that has one.
+
+    Raises:
+        CheckpointError: for a model without.
+    """
+    if space is None:
+        raise CheckpointError(
+            "the model has no space (spacing, size, intensity): train it through the bundle"
+        )
+    return space

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from medldm.conditioning import ConditioningConfig
 from medldm.data.labels import LabelSchema
+from medldm.data.overlap import count_overlap, dice_coefficients
 from medldm.latent_diffusion.label_maps import decode_indices, encode_one_hot
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.sampling.sampler import LatentDiffusionSampler
@@ -122,13 +123,6 @@ class OneHotInferer(SimpleInferer):
         return network(encode_one_hot(inputs, self.n_classes), *args, **kwargs)
 
 
-def count_overlap(prediction: Tensor, truth: Tensor, n_classes: int) -> Tensor:
-    """Count each class's voxels in both maps, in the prediction, in the truth: (n_classes, 3) float64."""
-    prediction, truth = prediction.flatten().long(), truth.flatten().long()
-    parts = (truth[prediction == truth], prediction, truth)
-    return torch.stack([torch.bincount(part, minlength=n_classes) for part in parts], dim=1).double()
-
-
 class OverlapCounts(Metric):
     """Add up the counts of `count_overlap` over a validation, and over all processes."""
 
@@ -161,18 +155,14 @@ def overlap_metrics(names: Sequence[str]) -> dict[str, Metric]:
     """
     counts = OverlapCounts(output_transform=lambda output: output[COUNTS])
     metrics: dict[str, Metric] = {
-        "dice": MetricsLambda(lambda c: float(_dice(c)[1:].nanmean()), counts),
+        "dice": MetricsLambda(lambda c: float(dice_coefficients(c)[1:].nanmean()), counts),
         "accuracy": MetricsLambda(lambda c: float(c[:, 0].sum() / c[:, 2].sum()), counts),
     }
     for k, name in enumerate(names, start=1):
         key = name.replace(" ", "_")
-        metrics[f"dice_{key}"] = MetricsLambda(lambda c, k=k: float(_dice(c)[k]), counts)
+        metrics[f"dice_{key}"] = MetricsLambda(lambda c, k=k: float(dice_coefficients(c)[k]), counts)
         metrics[f"volume_ratio_{key}"] = MetricsLambda(lambda c, k=k: float(c[k, 1] / c[k, 2]), counts)
     return metrics
-
-
-def _dice(counts: Tensor) -> Tensor:
-    return 2 * counts[:, 0] / (counts[:, 1] + counts[:, 2])
 
 
 class LabelMapEvaluator(SupervisedEvaluator):

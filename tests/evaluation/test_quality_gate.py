@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
-from medldm.evaluation.metrics.checks import TooFewCasesError
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.planted_copies import plant_copies
 from medldm.evaluation.quality_gate import CopyCheck, LabelCheck, QualityGateConfig, make_quality_gate
 from medldm.evaluation.segmenter import Segmenter, SegmenterConfig

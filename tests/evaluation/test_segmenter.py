@@ -7,15 +7,10 @@ import pytest
 import torch
 from monai.metrics import compute_hausdorff_distance
 
-from medldm.evaluation.metrics.checks import TooFewCasesError
-from medldm.evaluation.segmenter import (
-    LabelledImage,
-    SegmenterConfig,
-    dice_scores,
-    hausdorff95_mm,
-    patch_for,
-    train_segmenter,
-)
+from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.overlap import dice_scores, hausdorff95_mm
+from medldm.evaluation.segmenter import SegmenterConfig, patch_for, train_segmenter
 
 TINY = SegmenterConfig(channels=(4, 8, 8), patch_size=(12, 12, 12), learning_rate=1e-2)
 

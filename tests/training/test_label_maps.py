@@ -13,6 +13,7 @@ from monai.metrics import DiceMetric
 
 from medldm.conditioning import ConditioningConfig
 from medldm.data.labels import LabelSchema
+from medldm.data.overlap import count_overlap
 from medldm.latent_diffusion.label_maps import (
     build_label_map_autoencoder,
     decode_indices,
@@ -26,7 +27,6 @@ from medldm.training import AutoencoderTrainingConfig, RunConfig, build_autoenco
 from medldm.training.label_maps import (
     LabelMapEvaluator,
     OneHotInferer,
-    count_overlap,
     label_map_case_transforms,
     label_map_transforms,
     overlap_metrics,

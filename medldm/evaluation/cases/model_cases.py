@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from monai.transforms import Compose
+from torch import Tensor
 from torch.utils.data import default_collate
 
-from medldm.conditioning import ConditioningConfig, open_text_encoder
+from medldm.conditioning import ConditioningConfig, Conditions, open_text_encoder
 from medldm.data.cohort import Cohort
 from medldm.data.labels import LabelSchema
 from medldm.data.listing import Case
 from medldm.data.measured_scalars import with_measured_scalars
-from medldm.evaluation.cases.model_losses import ModelCase
 from medldm.evaluation.cases.reading import number_subjects
 from medldm.evaluation.resources import EvaluationResources
 from medldm.latent_diffusion.checkpoints import CheckpointError
@@ -23,6 +23,7 @@ from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.label_maps import SCHEMA_KEY, schema_of
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
+from medldm.latent_diffusion.volume_space import require_space
 from medldm.runtime.devices import choose_device
 from medldm.training import case_transforms, gather_conditions
 from medldm.training.label_maps import label_map_case_transforms
@@ -51,6 +52,32 @@ class EvaluatedModel:
     def conditioning(self) -> ConditioningConfig:
         """Return the model's conditions."""
         return self.model.conditioning_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCase:
+    """One case as the model takes it.
+
+    Args:
+        volume: (1, 1, X, Y, Z) in [-1, 1].
+        conditions: of this one case; None for the null of each condition.
+    """
+
+    volume: Tensor
+    conditions: Conditions | None = None
+
+    def mirrored(self) -> ModelCase:
+        """Return the left-right mirror image and its maps: as difficult, but not trained on.
+
+        Of no use where training flipped volumes.
+        """
+        conditions = self.conditions
+        if conditions is not None:
+            flipped = {
+                name: value.flip(2) if value.ndim == 5 else value for name, value in conditions.values.items()
+            }
+            conditions = Conditions(flipped, conditions.absent)
+        return ModelCase(volume=self.volume.flip(2), conditions=conditions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +118,8 @@ def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -
         of_label_maps: whether label maps alone are evaluated, which only a model of label maps makes.
 
     Raises:
-        CheckpointError: for a file that is missing, damaged or of another kind.
-        CheckpointError: for a model without a space or of the other kind.
-        ConfigError: for another text encoder than that of the training.
+        CheckpointError: for a file that is missing, damaged or of another kind, or a model without a space.
+        ValueError: for another text encoder than that of the training.
     """
     if resources.model is None:
         return None
@@ -117,11 +143,7 @@ def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -
 def _make_transform(
     model: LatentDiffusionModel, resources: EvaluationResources, schema: LabelSchema | None
 ) -> Compose:
-    conditioning, space = model.conditioning_config, model.space
-    if space is None:
-        raise CheckpointError(
-            "the model has no space (spacing, size, intensity): train it through the bundle"
-        )
+    conditioning, space = model.conditioning_config, require_space(model.space)
     if schema is not None:
         return label_map_case_transforms(space, conditioning, schema=schema)
     encoder = None

@@ -29,6 +29,7 @@ from medldm.data.listing import Case
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.issues import count_equal, find_set_issues
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, make_noise
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.orientation import to_ras_affine
 from medldm.transforms.raw_volume import spacing_of
@@ -125,7 +126,7 @@ def load_case_sets(
         progress: told what is being read.
 
     Raises:
-        ConfigError: where train and test share a volume, or label values are at odds.
+        NotMeasurableError: where train and test share a volume.
     """
     config = config or GridConfig()
     n_shared = len({c["subject"] for c in cohorts.train.cases} & {c["subject"] for c in cohorts.test.cases})
@@ -143,7 +144,7 @@ def load_case_sets(
             )
         )
     if n_equal := count_equal(*(each.images or each.labels or () for each in (read[1], read[0]))):
-        raise ConfigError(
+        raise NotMeasurableError(
             f"{n_equal} volumes of the real test set are in the real training set too, voxel by voxel; the "
             "test set must hold subjects that the model never saw. Take them out of one of the two"
         )

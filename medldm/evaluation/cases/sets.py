@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from medldm.data.labels import LabelSchema
-from medldm.evaluation.metrics.checks import TooFewCasesError
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.seeds import label_noise_generator
 from medldm.transforms.window import centre_crop_or_pad
 
 Image = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+LabelledImage = tuple[Image, Labels]
+"""An image (X, Y, Z) and its labels 0..K."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,8 +30,9 @@ from torch.nn import functional as F
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.evaluation.features.views import AugmentationConfig, augment
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_volume
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.features.augmentation import AugmentationConfig, augment
+from medldm.evaluation.metrics.checks import Floats, check_volume
 
 
 @dataclass(kw_only=True)

@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.checks import Floats
 
 DIRECTIONS: tuple[tuple[int, int, int], ...] = tuple(
@@ -32,7 +33,8 @@ def co_occurrence(levels: npt.NDArray[np.integer], *, n_levels: int) -> Floats:
         (A, n_levels, n_levels), symmetric, each summing to 1; directions without a pair are left out.
 
     Raises:
-        ValueError: for levels out of range, or no pair of neighbours in any direction.
+        ValueError: for levels out of range.
+        NotMeasurableError: for no pair of neighbours in any direction.
 
     Source: Haralick et al. 1973, Section III.
     """
@@ -49,7 +51,9 @@ def co_occurrence(levels: npt.NDArray[np.integer], *, n_levels: int) -> Floats:
         if counts.any():
             matrices.append((counts + counts.T) / (2 * counts.sum()))
     if not matrices:
-        raise ValueError("no two voxels of the region are neighbours; a texture needs a larger region")
+        raise NotMeasurableError(
+            "no two voxels of the region are neighbours; a texture needs a larger region"
+        )
     return np.stack(matrices)
 
 

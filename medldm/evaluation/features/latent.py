@@ -18,8 +18,8 @@ from medldm.data.cohort import Cohort
 from medldm.evaluation.cases.reading import Cohorts
 from medldm.evaluation.features.kinds import FeatureKind
 from medldm.evaluation.metrics.checks import Floats
-from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.latent_diffusion.volume_space import require_space
 from medldm.training import volume_transforms
 
 LATENTS = FeatureKind(
@@ -78,7 +78,7 @@ def latent_features(
         is white, with mean and standard deviation of each test volume.
 
     Raises:
-        ValueError: for a model without a space.
+        CheckpointError: for a model without a space.
     """
     tell = progress or (lambda _: None)
     device = model.latent_shift.device
@@ -95,11 +95,7 @@ def latent_features(
 
 
 def _volumes(model: LatentDiffusionModel, cohort: Cohort) -> Iterator[Tensor]:
-    if model.space is None:
-        raise CheckpointError(
-            "the model has no space (spacing, size, intensity): train it through the bundle"
-        )
-    transform = volume_transforms(model.space)
+    transform = volume_transforms(require_space(model.space))
     for case in cohort.cases:
         yield torch.as_tensor(transform({"image": case["image"]})["image"])[None]
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medldm.evaluation.cases.sets import CaseSets
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.cache import FeatureCache
 from medldm.evaluation.features.kinds import FeatureKind
 from medldm.evaluation.metrics.checks import Floats, check_volume
@@ -31,7 +32,6 @@ from medldm.evaluation.metrics.frechet import frechet_distance
 from medldm.files import hash_file
 from medldm.latent_diffusion.checkpoints import CheckpointError, require_fit
 from medldm.runtime.distributed import gather_rows
-from medldm.transforms.errors import VolumeError
 
 NETWORKS: Mapping[str, Callable[..., ResNet]] = {
     "resnet10": resnet10,
@@ -82,11 +82,12 @@ class FeatureNetwork:
         """Return the features (D,) of a volume (X, Y, Z) brought to mean 0 and standard deviation 1.
 
         Raises:
-            VolumeError: for another number of axes, values that are not finite, or an axis too short.
+            ValueError: for another number of axes, or values that are not finite.
+            NotMeasurableError: for an axis too short.
         """
         image = check_volume(volume)
         if min(image.shape) < MIN_SIZE:
-            raise VolumeError(
+            raise NotMeasurableError(
                 f"a volume has {image.shape} voxels; the feature network needs at least {MIN_SIZE} along "
                 "each axis"
             )
@@ -138,7 +139,7 @@ def network_features(
         progress: told what is being done.
 
     Raises:
-        ValueError: for volumes that are too small for the network.
+        NotMeasurableError: for volumes that are too small for the network.
     """
     tell = progress or (lambda _: None)
     settings = {"weights": network.sha256}

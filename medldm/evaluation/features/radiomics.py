@@ -7,12 +7,12 @@ are left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.glcm import co_occurrence, glcm_features
 from medldm.evaluation.metrics.checks import Floats, check_volume
 
@@ -56,27 +56,6 @@ def radiomics_features(
     features |= {f"glcm_{name}": value for name, value in texture.items()}
     energies = wavelet_energies(image, n_levels=n_wavelet_levels)
     return features | {f"wavelet_{name}": value for name, value in energies.items()}
-
-
-def radiomics_table(
-    volumes: Sequence[npt.ArrayLike],
-    masks: Sequence[npt.ArrayLike] | None = None,
-    *,
-    n_bins: int = 32,
-    limits: tuple[float, float] | None = None,
-) -> tuple[Floats, list[str]]:
-    """Return the features (N, D) of several volumes, and the D names.
-
-    Raises:
-        ValueError: as `radiomics_features`, or where there are no volumes.
-    """
-    if not volumes:
-        raise ValueError("no volumes are given; at least one is needed")
-    rows = [
-        radiomics_features(volume, None if masks is None else masks[n], n_bins=n_bins, limits=limits)
-        for n, volume in enumerate(volumes)
-    ]
-    return np.array([list(row.values()) for row in rows]), list(rows[0])
 
 
 def grey_levels(
@@ -165,11 +144,11 @@ def wavelet_energies(volume: npt.ArrayLike, *, n_levels: int = 2) -> dict[str, f
         "1_LLH" to "1_HHH" for the finest level and so on, and "LLL" for what is left; -12 at least.
 
     Raises:
-        ValueError: for fewer than 1 level, or more than the volume's axes can be halved.
+        NotMeasurableError: for fewer than 1 level, or more than the volume's axes can be halved.
     """
     image = check_volume(volume)
     if n_levels < 1 or min(image.shape) < 2**n_levels:
-        raise ValueError(
+        raise NotMeasurableError(
             f"{n_levels} levels for a volume of {image.shape}; 1 up to log2 of the shortest axis fit"
         )
     energies, rest = {}, image - image.mean()

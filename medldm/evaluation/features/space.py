@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.checks import Floats, check_features
-from medldm.transforms.errors import VolumeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +60,17 @@ def fit_feature_space(features: npt.ArrayLike) -> FeatureSpace:
         features: (N, D).
 
     Raises:
-        VolumeError: for features that do not fit, or none that varies.
+        ValueError: for features that do not fit.
+        NotMeasurableError: where none varies.
         TooFewCasesError: for fewer than 2 cases.
     """
     array = check_features(features, "the real training set")
     mean, scale = array.mean(axis=0), array.std(axis=0)
     kept = scale > 1e-9 * np.maximum(np.abs(mean), 1e-3)
     if not kept.any():
-        raise VolumeError("no feature varies over the real training set; are all its volumes the same?")
+        raise NotMeasurableError(
+            "no feature varies over the real training set; are all its volumes the same?"
+        )
     scale = np.where(kept, scale, 1.0)
     standard = ((array - mean) / scale)[:, kept]
     _, singular, components = np.linalg.svd(standard, full_matrices=False)

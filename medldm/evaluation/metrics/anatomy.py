@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_weights
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.checks import Floats, check_weights
 from medldm.evaluation.metrics.histograms import HistogramPair
-from medldm.evaluation.metrics.volumes import volumes_ml
 
 DIRECTIONS = tuple(step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0))
 """One of each pair of opposite neighbours of a voxel: 13 directions."""
@@ -62,6 +62,33 @@ def measure_anatomy(
             [[surface_area_cm2(labels == v, spacing_mm) for v in values] for labels in arrays]
         ),
     )
+
+
+def volumes_ml(labels: npt.ArrayLike, spacing_mm: Sequence[float], *, values: Sequence[int]) -> Floats:
+    """Measure the volume of each structure.
+
+    Args:
+        labels: (X, Y, Z), integers of 0 or more.
+        spacing_mm: edge lengths of a voxel.
+        values: of the structures, in the order of the result.
+
+    Returns:
+        (len(values),) volumes in ml; 0 for a structure that does not occur.
+
+    Raises:
+        ValueError: if the map is not three-dimensional or a spacing is not positive.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 3 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"labels have the shape {array.shape} and the type {array.dtype}; integers (X, Y, Z) are needed"
+        )
+    if len(spacing_mm) != 3 or not all(edge > 0 for edge in spacing_mm):
+        raise ValueError(f"spacing_mm is {tuple(spacing_mm)}; three positive lengths in mm are needed")
+    found, counts = np.unique(array, return_counts=True)
+    n_voxels = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    voxel_ml = math.prod(float(edge) for edge in spacing_mm) / 1000
+    return np.array([n_voxels.get(int(value), 0) * voxel_ml for value in values], dtype=np.float64)
 
 
 def count_components(mask: npt.ArrayLike) -> int:

@@ -14,7 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.checks import Floats
 
 IntervalMethod = Literal["percentile", "basic"]
 

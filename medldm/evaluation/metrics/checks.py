@@ -5,14 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from medldm.errors import MedldmError
-from medldm.transforms.errors import VolumeError
+from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 
 Floats = npt.NDArray[np.float64]
-
-
-class TooFewCasesError(MedldmError, ValueError):
-    """A measure was refused because there are too few cases for it to mean anything."""
 
 
 def check_features(features: npt.ArrayLike, name: str, *, n_min: int = 2) -> Floats:
@@ -24,7 +19,8 @@ def check_features(features: npt.ArrayLike, name: str, *, n_min: int = 2) -> Flo
         n_min: cases that the measure needs.
 
     Raises:
-        VolumeError: for another number of axes, no columns, or values that are not finite.
+        ValueError: for another number of axes, or no columns.
+        NotMeasurableError: for values that are not finite.
         TooFewCasesError: for fewer than `n_min` cases.
     """
     array = np.asarray(features, dtype=np.float64)
@@ -34,7 +30,7 @@ def check_features(features: npt.ArrayLike, name: str, *, n_min: int = 2) -> Flo
         raise TooFewCasesError(f"{name} has {len(array)} cases; this measure needs at least {n_min}")
     if not np.isfinite(array).all():
         rows = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        raise VolumeError(
+        raise NotMeasurableError(
             f"{name} holds values that are not finite, first in row {rows[0]}; leave such cases out"
         )
     return array
@@ -76,13 +72,14 @@ def check_volume(volume: npt.ArrayLike) -> Floats:
     """Return a volume as (X, Y, Z) float64.
 
     Raises:
-        VolumeError: for another number of axes, an empty axis, or values that are not finite.
+        ValueError: for another number of axes, or an empty axis.
+        NotMeasurableError: for values that are not finite.
     """
     array = np.asarray(volume, dtype=np.float64)
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(f"the volume has the shape {array.shape}; (X, Y, Z) is needed")
     if not np.isfinite(array).all():
-        raise VolumeError(
+        raise NotMeasurableError(
             f"the volume holds {int((~np.isfinite(array)).sum())} voxels that are not finite; "
             "repair or leave it out"
         )

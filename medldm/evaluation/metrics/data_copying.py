@@ -21,7 +21,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.stats import norm, rankdata
 
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_features
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.checks import Floats, check_features
 
 
 @dataclass(frozen=True, kw_only=True)

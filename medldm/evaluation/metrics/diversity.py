@@ -13,16 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from monai.metrics.regression import KernelType, compute_ms_ssim
-from scipy.spatial.distance import cdist
 
-from medldm.evaluation.metrics.checks import (
-    Floats,
-    TooFewCasesError,
-    check_features,
-    check_volume,
-    check_weights,
-)
-from medldm.transforms.errors import VolumeError
+from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
+from medldm.evaluation.metrics.checks import Floats, check_features, check_volume, check_weights
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Of the scales, from fine to coarse; Wang et al. 2003, Section 3.2."""
@@ -64,7 +57,8 @@ def pairwise_ms_ssim(
         (P,), 1 for equal volumes; negative similarities at a scale count as 0.
 
     Raises:
-        ValueError: for shapes that differ or are too small, or a range not above 0.
+        ValueError: for shapes that differ, or a range not above 0.
+        NotMeasurableError: for volumes that are too small.
 
     Source: Wang, Simoncelli and Bovik 2003, Eq. 7, as monai.metrics.regression.compute_ms_ssim computes it.
     """
@@ -124,30 +118,6 @@ def mean_over_pairs(
     return float(of_pairs @ np.asarray(values, dtype=np.float64) / total) if total > 0 else math.nan
 
 
-def vendi_score(features: npt.ArrayLike, *, bandwidth: float) -> float:
-    """Return how many clearly different cases a set holds: exp of the entropy of its kernel's eigenvalues.
-
-    Args:
-        features: (N, D).
-        bandwidth: of the RBF kernel; the same for the sets compared, such as the real set's median distance.
-
-    Returns:
-        1 where all cases are equal, N where none resembles another.
-
-    Raises:
-        ValueError: for features that do not fit or a bandwidth not above 0.
-
-    Source: Friedman and Dieng 2023, The Vendi Score, Definition 2.1.
-    """
-    array = check_features(features, "features", n_min=1)
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth is {bandwidth}; a number above 0 is needed")
-    kernel = np.exp(-cdist(array, array, "sqeuclidean") / (2 * bandwidth**2))
-    eigenvalues = np.linalg.eigvalsh(kernel / len(array))
-    positive = eigenvalues[eigenvalues > 1e-15]
-    return float(np.exp(-(positive * np.log(positive)).sum()))
-
-
 def _fit_scales(shortest: int) -> tuple[int, tuple[float, ...]]:
     """Return kernel size and weights: the paper's kernel of 11 voxels where 3 scales hold it, else 7."""
     for kernel_size, fewest in ((11, 3), (7, 1)):
@@ -158,7 +128,7 @@ def _fit_scales(shortest: int) -> tuple[int, tuple[float, ...]]:
         if n_scales >= fewest:
             kept = MS_SSIM_WEIGHTS[:n_scales]
             return kernel_size, tuple(weight / sum(kept) for weight in kept)
-    raise VolumeError(f"the shortest axis has {shortest} voxels; MS-SSIM needs at least 7")
+    raise NotMeasurableError(f"the shortest axis has {shortest} voxels; MS-SSIM needs at least 7")
 
 
 def _holds_kernel(shortest: int, kernel_size: int, n_scales: int) -> bool:

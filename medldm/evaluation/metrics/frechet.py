@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_two_sets, check_weights
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.checks import Floats, check_two_sets, check_weights
 
 CASES_FOR_EACH_FEATURE = 5
 

@@ -8,21 +8,12 @@ unit: Hounsfield units for CT.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from medldm.evaluation.metrics.checks import (
-    Floats,
-    TooFewCasesError,
-    check_features,
-    check_volume,
-    check_weights,
-)
-from medldm.transforms.errors import VolumeError
-
-Scale = Literal["range", "intensity"]
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.checks import Floats, check_features, check_volume, check_weights
 
 
 def tissue_quantiles(
@@ -31,7 +22,6 @@ def tissue_quantiles(
     *,
     structure: int | None = None,
     n_quantiles: int = 200,
-    scale: Scale = "intensity",
 ) -> Floats:
     """Return evenly spread quantiles of a tissue's intensities.
 
@@ -40,57 +30,20 @@ def tissue_quantiles(
         labels: (X, Y, Z); needed for a structure.
         structure: value in the labels, 0 for the background; None takes all voxels.
         n_quantiles: at the levels (i + 1/2) / n.
-        scale: "intensity" keeps the unit, for CT; "range" divides by the image's own 0.5th to 99.5th
-            percentile range, from the lower end, for MR, whose units differ from case to case.
 
     Returns:
         (n_quantiles,), increasing; NaN where the tissue has no voxel.
 
     Raises:
-        VolumeError: for shapes that differ, a structure without labels, an unknown scale, or an image of one
-            value under "range".
+        ValueError: for shapes that differ, a structure without labels, or fewer than 1 quantile.
     """
     volume = check_volume(image)
-    if scale not in get_args(Scale) or n_quantiles < 1:
-        raise ValueError(
-            f"scale {scale!r} and {n_quantiles} quantiles; one of {get_args(Scale)} and >= 1 are needed"
-        )
+    if n_quantiles < 1:
+        raise ValueError(f"n_quantiles is {n_quantiles}; at least 1 is needed")
     values = volume.ravel() if structure is None else _inside(volume, labels, structure)
     if values.size == 0:
         return np.full(n_quantiles, np.nan)
-    quantiles = np.quantile(values, (np.arange(n_quantiles) + 0.5) / n_quantiles)
-    if scale == "intensity":
-        return quantiles
-    low, high = np.percentile(volume, (0.5, 99.5))
-    if high <= low:
-        raise VolumeError(
-            "the image has one value nearly everywhere; it has no range to divide by. Leave it out"
-        )
-    return (quantiles - low) / (high - low)
-
-
-def histogram_distance(
-    first: npt.ArrayLike,
-    second: npt.ArrayLike,
-    *,
-    weights: tuple[npt.ArrayLike | None, npt.ArrayLike | None] = (None, None),
-) -> float:
-    """Return the 1-Wasserstein distance of two sets' pooled intensities of one tissue.
-
-    Args:
-        first: (N, Q) quantiles of each case (`tissue_quantiles`); rows of NaN, cases without the tissue, are
-            left out.
-        second: (M, Q).
-        weights: how often each case counts.
-
-    Returns:
-        In the unit of the quantiles; a shift of all intensities by c gives |c|.
-
-    Raises:
-        ValueError: for arrays that do not fit.
-        TooFewCasesError: where no case of a set shows the tissue.
-    """
-    return HistogramPair(first, second).distance(*weights)
+    return np.quantile(values, (np.arange(n_quantiles) + 0.5) / n_quantiles)
 
 
 class HistogramPair:
@@ -158,12 +111,11 @@ def stack_quantiles(
     *,
     structure: int | None = None,
     n_quantiles: int = 200,
-    scale: Scale = "intensity",
 ) -> Floats:
     """Return the quantiles (N, Q) of one tissue in (image, labels) cases, as `tissue_quantiles`."""
     return np.stack(
         [
-            tissue_quantiles(image, labels, structure=structure, n_quantiles=n_quantiles, scale=scale)
+            tissue_quantiles(image, labels, structure=structure, n_quantiles=n_quantiles)
             for image, labels in cases
         ]
     )

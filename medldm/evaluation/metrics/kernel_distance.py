@@ -80,23 +80,6 @@ def squared_mmd(
     return float(_mean_of_pairs(k_xx, u) + _mean_of_pairs(k_yy, v) - 2 * cross)
 
 
-def kernel_inception_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Return the unbiased squared distance (1) with the cubic kernel.
-
-    Args:
-        first: (N, D), standardised: the kernel is not invariant to the features' units.
-        second: (M, D).
-
-    Raises:
-        ValueError: for arrays that do not fit.
-        TooFewCasesError: for fewer than 2 cases.
-
-    Source: Binkowski et al. 2018, Section 4. All cases are used at once instead of the mean over blocks.
-    """
-    a, b = check_two_sets(first, second)
-    return squared_mmd(polynomial_kernel(a, a), polynomial_kernel(b, b), polynomial_kernel(a, b))
-
-
 @dataclass(frozen=True, kw_only=True)
 class MMDTest:
     """Result of a permutation test.

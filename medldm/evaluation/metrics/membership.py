@@ -10,48 +10,18 @@ or the loss of another model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.stats import betabinom
-from torch import Tensor
 
-from medldm.configs import Config
-from medldm.diffusion import NoisePath, denoising_losses
-from medldm.errors import ConfigError
+from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_weights
+from medldm.evaluation.metrics.checks import Floats, check_weights
 
-Case = TypeVar("Case")
 FALSE_POSITIVE_RATE = 0.01
-
-
-@dataclass(kw_only=True)
-class MembershipConfig(Config):
-    """How the model is asked.
-
-    Args:
-        n_cases: members, and non-members, at most.
-        half_log_snrs: levels log(alpha / sigma) at which the loss is taken: about as much noise as signal,
-            where what a model remembers of a case helps it most.
-        n_noises: draws at each level.
-    """
-
-    n_cases: int = 200
-    half_log_snrs: tuple[float, ...] = (1.0, 0.0, -1.0)
-    n_noises: int = 2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.n_cases < 5 or not self.half_log_snrs or self.n_noises < 1:
-            raise ConfigError(
-                f"n_cases {self.n_cases}, {len(self.half_log_snrs)} half_log_snrs, n_noises {self.n_noises}: "
-                "at least 5, 1 and 1 are needed"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +69,7 @@ def infer_membership(
         seed: of the resamples.
 
     Raises:
-        ValueError: for scores that are not finite.
+        NotMeasurableError: for scores that are not finite.
         TooFewCasesError: for fewer than 5 members or non-members.
 
     Source: Carlini et al. 2022, Membership Inference Attacks From First Principles, Section III (TPR at low
@@ -172,89 +142,14 @@ def _excess_p_value(rate: float, n_members: int, n_non_members: int) -> float:
     return float(betabinom.sf(n_found - 1, n_members, place, n_non_members + 1 - place))
 
 
-def score_cases(
-    loss: Callable[[Case], float],
-    cases: Sequence[Case],
-    *,
-    references: Callable[[Case], Sequence[Case]] | None = None,
-    reference_loss: Callable[[Case], float] | None = None,
-) -> Floats:
-    """Return the calibrated score (1) of each case.
-
-    Args:
-        loss: of one case under the model.
-        cases: to score.
-        references: versions of a case as difficult as itself, whose mean loss under the same model is the
-            reference, such as its mirror image (Mattern et al. 2023).
-        reference_loss: loss under a model trained on other data is the reference (Watson et al. 2022, Eq. 3).
-
-    Returns:
-        (N,); minus the loss where there is no reference.
-
-    Raises:
-        ValueError: where both kinds of reference are given.
-    """
-    if references is not None and reference_loss is not None:
-        raise ValueError("references and reference_loss are both given; a score is calibrated by one of them")
-
-    def score(case: Case) -> float:
-        if reference_loss is not None:
-            return reference_loss(case) - loss(case)
-        if references is not None:
-            return float(np.mean([loss(each) for each in references(case)])) - loss(case)
-        return -loss(case)
-
-    return np.array([score(case) for case in cases], dtype=np.float64)
-
-
-@torch.no_grad()
-def denoising_loss(
-    predict: Callable[[Tensor, Tensor], Tensor],
-    x_0: Tensor,
-    *,
-    path: NoisePath,
-    prediction_type: str,
-    times: Sequence[float],
-    n_noises: int = 2,
-    seed: int = 0,
-) -> float:
-    """Return a diffusion model's loss on one case, averaged over fixed times and fixed noise.
-
-    The same times and noise for every case of a shape: cases then differ by themselves alone.
-
-    Args:
-        predict: (x_t, network time (1,)) to the network's output; holds the case's conditions.
-        x_0: (1, C, X, Y, Z) standardised latents, or a volume for a model of volumes.
-        path: noise path of the model.
-        prediction_type: of the model.
-        times: on the path, such as those of the middle of the schedule, where memory shows best.
-        n_noises: draws at each time.
-        seed: of the noise.
-
-    Raises:
-        ValueError: for no times, fewer than 1 noise, or a batch of other than one case.
-    """
-    if not times or n_noises < 1 or len(x_0) != 1:
-        raise ValueError(
-            f"{len(times)} times, {n_noises} noises and {len(x_0)} cases are given; at least 1 time "
-            "and noise and one case are needed"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    losses = []
-    for time in times:
-        t = torch.tensor([time], device=x_0.device)
-        for _ in range(n_noises):
-            noise = torch.randn(x_0.shape, generator=generator).to(x_0)
-            losses.append(
-                denoising_losses(predict, x_0, t=t, noise=noise, path=path, prediction_type=prediction_type)
-            )
-    return float(torch.cat(losses).mean())
-
-
 def _check_scores(scores: npt.ArrayLike, name: str) -> Floats:
     array = np.asarray(scores, dtype=np.float64)
-    if array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(f"{name} scores have the shape {array.shape}; (N,), finite, is needed")
+    if array.ndim != 1:
+        raise ValueError(f"{name} scores have the shape {array.shape}; (N,) is needed")
+    if not (known := np.isfinite(array)).all():
+        raise NotMeasurableError(
+            f"{int((~known).sum())} of {len(array)} {name} scores are not finite: the model has no loss there"
+        )
     if len(array) < 5:
         raise TooFewCasesError(f"{len(array)} {name} cases; membership inference needs at least 5 of each")
     return array

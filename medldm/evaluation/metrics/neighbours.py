@@ -25,8 +25,8 @@ from scipy.ndimage import gaussian_filter
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.checks import Floats, check_volume
-from medldm.transforms.errors import VolumeError
 
 
 @dataclass(kw_only=True)
@@ -80,25 +80,6 @@ class NeighbourTable:
         return self.similarity.argmax(axis=1)
 
 
-def find_neighbours(
-    queries: Sequence[npt.ArrayLike],
-    candidates: Sequence[npt.ArrayLike],
-    config: NeighbourConfig | None = None,
-) -> NeighbourTable:
-    """Compare all queries with all candidates by Eq. (1).
-
-    Args:
-        queries: Q volumes (X, Y, Z), all of one shape.
-        candidates: T volumes of the same shape.
-        config: shifts, band and flips.
-
-    Raises:
-        ValueError: for no volumes, shapes that differ, a volume of one value, or a volume too small for the
-            band.
-    """
-    return NeighbourIndex(candidates, config).search(queries)
-
-
 class NeighbourIndex:
     """Candidates made ready once, to be compared with queries as they come.
 
@@ -107,7 +88,8 @@ class NeighbourIndex:
         config: shifts, band and flips.
 
     Raises:
-        ValueError: as `find_neighbours`.
+        ValueError: for no volumes or shapes that differ.
+        NotMeasurableError: for a volume of one value, or volumes too small for the band.
     """
 
     def __init__(self, candidates: Sequence[npt.ArrayLike], config: NeighbourConfig | None = None) -> None:
@@ -160,7 +142,7 @@ class _Band:
         # A Gaussian of this width halves waves of the longest length.
         self.blur = longest * np.sqrt(np.log(2) / 2) / np.pi
         if self.kept.sum() < 32:
-            raise VolumeError(
+            raise NotMeasurableError(
                 f"volumes of {shape} voxels have too few waves of {config.wavelengths} voxels to compare"
             )
         self.frequencies = grid[:, self.kept]
@@ -174,7 +156,7 @@ class _Band:
         coefficients = rfftn(np.pad(detail, [(0, self.pad)] * 3))[self.kept] * self.root_count
         length = np.linalg.norm(coefficients)
         if length <= 1e-9 * np.abs(volume).max():
-            raise VolumeError(
+            raise NotMeasurableError(
                 "a volume has no structure in the compared band; leave volumes of one value out"
             )
         return (coefficients / length).astype(np.complex64)

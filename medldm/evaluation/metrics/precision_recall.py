@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError, check_two_sets
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.checks import Floats, check_two_sets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import rfftn
 
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.checks import Floats, check_features, check_volume, check_weights
-from medldm.transforms.errors import VolumeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,8 @@ def spectral_distance(
         0 for equal spectra; a gain g of all intensities gives |20 log10 g|.
 
     Raises:
-        ValueError: for arrays that do not fit or power that is not above 0.
+        ValueError: for arrays that do not fit.
+        NotMeasurableError: for power that is not above 0.
     """
     a, b = (_mean_decibels(each, w) for each, w in zip((first, second), weights, strict=True))
     if a.shape != b.shape:
@@ -108,7 +109,8 @@ def power_of_cases(
     Each volume is divided by its standard deviation first, so that units do not count, only the shape.
 
     Raises:
-        VolumeError: for other than one spacing a volume, or a volume without contrast.
+        ValueError: for other than one spacing a volume.
+        NotMeasurableError: for a volume without contrast.
     """
     if len(volumes) != len(spacing_mm) or not volumes:
         raise ValueError(
@@ -119,7 +121,9 @@ def power_of_cases(
     for volume, spacing in zip(volumes, spacing_mm, strict=True):
         image = check_volume(volume)
         if image.std() == 0:
-            raise VolumeError("a volume has one value everywhere; its spectrum has no shape. Leave it out")
+            raise NotMeasurableError(
+                "a volume has one value everywhere; its spectrum has no shape. Leave it out"
+            )
         rows.append(
             radial_power_spectrum(image / image.std(), spacing, n_shells=n_shells, highest=highest).power
         )
@@ -155,6 +159,8 @@ def _shells(
 def _mean_decibels(power: npt.ArrayLike, weights: npt.ArrayLike | None) -> Floats:
     array = check_features(power, "power", n_min=1)
     if not (array > 0).all():
-        raise VolumeError("power that is 0 or less has no decibels; leave volumes without contrast out")
+        raise NotMeasurableError(
+            "power that is 0 or less has no decibels; leave volumes without contrast out"
+        )
     w = check_weights(weights, len(array))
     return w @ (10 * np.log10(array)) / w.sum()

@@ -1,219 +1,117 @@
-"""The report as one HTML file that requests nothing: every plot, volume and program is inside it."""
+"""From the results of an evaluation to its page: plots, pictures and viewer."""
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Mapping, Sequence
+import base64
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from medldm.evaluation.cases.sets import CaseSet
+from medldm.evaluation.config import EvaluationConfig
+from medldm.evaluation.report import plots
+from medldm.evaluation.report.html import render_report
+from medldm.evaluation.report.overview import draw_overview
+from medldm.evaluation.report.viewer import ViewerCase, viewer_html
+from medldm.evaluation.results import EvaluationResults
 from medldm.evaluation.sections.metric_result import SECTIONS
+from medldm.evaluation.sections.privacy import worst_pairs
 
-CONTENT_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
-    "connect-src data: blob:; font-src data:"
-)
-"""Tells the browser itself to refuse every request to elsewhere."""
-
-WORDS = {
-    "green": "as in real data",
-    "amber": "look closer",
-    "red": "differs from real data",
-    "grey": "not judged",
-}
-
-INTRODUCTIONS = {
-    "fidelity": "Do synthetic volumes look like real ones? Each column is compared with the real test set.",
-    "diversity": "Do they differ from each other as patients do?",
-    "anatomy": "Are structures of the right size, in one piece, with the right surface?",
-    "agreement": "Does each image show the label map it was made from?",
-    "usefulness": "Can a segmenter learn from them? Tested on real subjects that no training saw.",
-    "privacy": "Are any of them copies of training patients? A search can only say what it looked for and "
-    "how well it would have found it.",
-}
-
-STYLE = """
-body{font:15px/1.45 system-ui,sans-serif;color:#1b1f24;max-width:1080px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.2rem;border-bottom:1px solid
-#d0d7de;padding-bottom:.2rem}
-table{border-collapse:collapse;width:100%;font-size:13px}th,td{text-align:left;padding:.3rem
-.5rem;vertical-align:top; border-bottom:1px solid
-#e4e8ec}td.n,th.n{text-align:right;white-space:nowrap}small{color:#57606a}
-.light{display:inline-block;width:.8em;height:.8em;border-radius:50%;margin-right:.4em}
-.green{background:#1a9850}.amber{background:#f0a202}.red{background:#d73027}.grey{background:#b0b7be}
-.summary{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:.8rem} .card{border:1px
-solid #d0d7de;border-radius:6px;padding:.6rem .8rem}.card p{margin:.3rem 0}
-.note{background:#fff8e5;border-left:4px solid #f0a202;padding:.5rem .8rem;margin:.6rem 0}
-img{max-width:100%}figure{margin:1rem 0}figcaption{font-size:13px;color:#57606a}
-#viewer-frame{height:640px;background:#000}#viewer-canvas{width:100%;height:100%} #viewer
-label{margin-right:1rem}.swatch{display:inline-block;width:.8em;height:.8em;margin-left:.8em}
-"""
+Plots = dict[str, list[tuple[str, str]]]
 
 
-def render_report(
-    report: Mapping[str, Any],
-    *,
-    plots: Mapping[str, Sequence[tuple[str, str]]],
-    viewer: str,
-    n_real_shown: int,
-) -> str:
-    """Write the page.
-
-    Args:
-        report: as in report.json.
-        plots: for each section, data URIs with their captions; "cases" stand before all sections.
-        viewer: fragment of HTML, or empty.
-        n_real_shown: volumes of real patients that the page holds.
-    """
-    sections = "".join(_section(key, report, plots.get(key, ())) for key in SECTIONS)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Evaluation of a synthetic cohort</title><style>{STYLE}</style></head><body>
-<h1>Evaluation of a synthetic cohort</h1>
-{_sets(report)}
-{_notes(report, n_real_shown)}
-<h2>Summary</h2><div class="summary">{"".join(_card(key, report) for key in SECTIONS)}</div>
-{_how_to_read()}
-<h2>Cases</h2>{_plots(plots.get("cases", ()))}{viewer}
-{sections}
-{_settings(report)}
-</body></html>
-"""
+def make_page(report: Mapping[str, Any], results: EvaluationResults, config: EvaluationConfig) -> str:
+    """Return the HTML of an evaluation."""
+    n_real = min(config.n_shown, len(results.sets.test)) if config.show_real else 0
+    cases = _viewer_cases(results, n_real=n_real, n_synthetic=config.n_shown)
+    viewer = viewer_html(cases, schema=results.sets.schema, max_voxels=config.viewer_max_voxels)
+    return render_report(report, plots=_draw_plots(results, config), viewer=viewer, n_real_shown=n_real)
 
 
-def format_estimate(estimate: Mapping[str, Any] | None) -> str:
-    """Return "value [lower, upper]" with three digits, or a dash."""
-    if estimate is None or estimate["value"] is None:
-        return "&ndash;"
-    value, lower, upper = (estimate[name] for name in ("value", "lower", "upper"))
-    if lower is None or upper is None or lower == upper:
-        return _number(value)
-    return f"{_number(value)}<br><small>{_number(lower)} to {_number(upper)}</small>"
+def _viewer_cases(results: EvaluationResults, *, n_real: int, n_synthetic: int) -> list[ViewerCase]:
+    sets = results.sets
+
+    def make(part: CaseSet, kind: str, n: int) -> list[ViewerCase]:
+        return [
+            ViewerCase(
+                name=f"{kind} {place + 1}",
+                image=part.picture(place),
+                labels=None if part.labels is None else part.labels[place],
+                spacing_mm=sets.spacing_mm,
+            )
+            for place in range(min(n, len(part)))
+        ]
+
+    return make(sets.synthetic, "synthetic", n_synthetic) + make(sets.test, "real", n_real)
 
 
-def _sets(report: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f"<tr><td>{html.escape(name.replace('_', ' '))}</td><td class=n>{each['n_cases']}</td>"
-        f"<td class=n>{each['n_subjects']}</td>"
-        f"<td>{' x '.join(_number(edge) for edge in each['file_spacing_mm'])}</td>"
-        f"<td>{'yes' if each['has_labels'] else 'no'}</td></tr>"
-        for name, each in report["sets"].items()
+def _draw_plots(results: EvaluationResults, config: EvaluationConfig) -> Plots:
+    drawn: Plots = {section: [] for section in ("cases", *SECTIONS)}
+    drawn["cases"].append(
+        (_draw_cases(results, config), "Real test and synthetic cases, in the order of their files.")
     )
-    return (
-        "<table><tr><th>Set</th><th class=n>Cases</th><th class=n>Subjects</th><th>Spacing "
-        "(mm)</th><th>Label maps</th>"
-        f"</tr>{rows}</table>"
-    )
-
-
-def _notes(report: Mapping[str, Any], n_real_shown: int) -> str:
-    notes = list(report["findings"])
-    missing = [each for each in report["figures"] if each["not_computed"]]
-    if missing:
-        notes.append(f"{len(missing)} figures were not computed; each row says why.")
-    notes += report["left_out"]
-    if n_real_shown:
-        notes.append(
-            f"This file holds pictures of real patients, {n_real_shown} of them as whole volumes: treat it "
-            f"as patient data."
+    shown = [each for each in results.metrics if each.description.section == "fidelity"]
+    if any(each.synthetic and each.real and each.noise for each in shown):
+        caption = "Each figure between the real training set (0) and noise (1)."
+        drawn["fidelity"].append((plots.plot_columns(shown), caption))
+    if results.features is not None:
+        features = results.features
+        drawn["fidelity"].append(
+            (plots.plot_features(features.radiomics), "Where the cases lie in feature space.")
         )
-    return "".join(f'<p class="note">{html.escape(note)}</p>' for note in notes)
-
-
-def _card(section: str, report: Mapping[str, Any]) -> str:
-    summary = report["summary"][section]
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in summary["sentences"])
-    return (
-        f'<div class="card"><b><span class="light {summary["light"]}"></span>{SECTIONS[section]}</b>: '
-        f"{WORDS[summary['light']] if section != 'privacy' else _privacy_word(report)}{lines}</div>"
-    )
-
-
-def _privacy_word(report: Mapping[str, Any]) -> str:
-    light = report["summary"]["privacy"]["light"]
-    if light == "red" and not report["copy_search"]["fails"]:
-        return "no copies found by these searches, but more of the training patients than chance explains"
-    return {
-        "green": "no copies found by these searches",
-        "amber": "look closer",
-        "red": "copies found",
-        "grey": "not judged",
-    }[light]
-
-
-def _how_to_read() -> str:
-    return """<p><small>Every figure stands beside the same figure for real training cases and for noise,
-    with 95 % bootstrap
-intervals that resample subjects. Green: no worse than the worse end of the real column's interval. Amber:
-worse, but its own interval reaches it. Red: worse than that. A small test set makes wide
-intervals and easy greens: read the numbers. Copies are judged by their own rule: red where there are more, or
-nearer ones, than chance explains, amber where the search has too little power, green otherwise. Membership
-inference is red where it recognises training patients beyond chance (at most 1 of 100 models that remember
-nobody and are judged on patients of one kind), amber where the cases are too few to say, green otherwise.
-Green never means that the data are free of personal information.</small></p>"""
-
-
-def _section(section: str, report: Mapping[str, Any], plots: Sequence[tuple[str, str]]) -> str:
-    figures = [each for each in report["figures"] if each["key"].split(".")[0] == section]
-    if not figures:
-        return ""
-    rows = "".join(_row(each) for each in figures)
-    rule = _copy_rule(report) if section == "privacy" else ""
-    return f"""<h2>{SECTIONS[section]}</h2><p>{INTRODUCTIONS[section]}</p>{rule}
-<table><tr><th>Figure</th><th class=n>Synthetic</th><th class=n>Real</th><th class=n>Noise</th><th>Better</th>
-<th>Meaning</th></tr>{rows}</table>{_plots(plots)}"""
-
-
-def _copy_rule(report: Mapping[str, Any]) -> str:
-    """State when copies fail the cohort, whether they do, and how many planted copies were found."""
-    search = report["copy_search"]
-    power = search["joint_power"]
-    planted = "No copies were planted: the power of the searches is unknown."
-    if power is not None:
-        planted = (
-            f"Of disguised copies planted for the purpose, {power['value']:.0%} were found by at least one "
-            f"search (95 % interval {power['lower']:.0%} to {power['upper']:.0%})."
+        drawn["fidelity"].append(
+            (
+                plots.plot_spectra(features.frequency, features.power),
+                "Detail at each scale; intensities have unit variance.",
+            )
         )
-    verdict = "This cohort fails." if search["fails"] else "This cohort does not fail."
-    return f"<p>{html.escape(search['rule'])} <b>{verdict}</b> {html.escape(planted)}</p>"
+    names = [] if results.sets.schema is None else list(results.sets.schema.structures.values())
+    if results.tables:
+        drawn["anatomy"].append(
+            (plots.plot_volumes(results.tables, names), "Volumes, one point a case; bars are medians.")
+        )
+    if results.usefulness is not None:
+        caption = "Dice on real test subjects after training on each source, mean over seeds; bars are means."
+        drawn["usefulness"].append((plots.plot_usefulness(results.usefulness, names), caption))
+    for detector in results.detectors:
+        if detector.search is None:
+            continue
+        uri = plots.plot_similarity(
+            detector.best, threshold=detector.search.threshold, title=f"Search by {detector.name}"
+        )
+        drawn["privacy"].append((uri, "Synthetic volumes right of the threshold are called copies."))
+        if config.show_real and detector.name == "correlation":
+            pairs = worst_pairs(detector, results.sets)
+            caption = "The synthetic volumes most like a training volume, with it and their similarity."
+            drawn["privacy"].append((plots.picture_pairs(pairs), caption))
+    return drawn
 
 
-def _row(figure: Mapping[str, Any]) -> str:
-    unit = f" ({html.escape(figure['unit'])})" if figure["unit"] else ""
-    light = f'<span class="light {figure["light"]}" title="{WORDS[figure["light"]]}"></span>'
-    head = f"<td>{light}{html.escape(figure['title'])}{unit}</td>"
-    if figure["not_computed"]:
-        return f"<tr>{head}<td colspan=5>not computed: {html.escape(figure['not_computed'])}</td></tr>"
-    columns = "".join(
-        f"<td class=n>{format_estimate(figure[name])}</td>" for name in ("synthetic", "real", "noise")
-    )
-    better = {"near": "near real"}.get(figure["better"], figure["better"])
-    note = f"<br><small>{html.escape(figure['note'])}</small>" if figure["note"] else ""
-    return f"<tr>{head}{columns}<td>{better}</td><td>{html.escape(figure['meaning'])}{note}</td></tr>"
+def _draw_cases(results: EvaluationResults, config: EvaluationConfig) -> str:
+    sets = results.sets
 
+    def take(part: CaseSet) -> list[Any]:
+        shown = range(min(config.n_shown, len(part)))
+        return [
+            (
+                part.picture(place),
+                np.zeros(part.images[place].shape, dtype=np.int64)
+                if part.labels is None
+                else part.labels[place],
+                sets.spacing_mm,
+            )
+            for place in shown
+        ]
 
-def _plots(plots: Sequence[tuple[str, str]]) -> str:
-    return "".join(
-        f'<figure><img src="{uri}" alt="{html.escape(caption)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        for uri, caption in plots
-    )
-
-
-def _settings(report: Mapping[str, Any]) -> str:
-    times = ", ".join(f"{html.escape(name)} {seconds:.0f} s" for name, seconds in report["seconds"].items())
-    return (
-        f"<h2>How it was made</h2><p><small>medldm {html.escape(report['medldm_version'])}, seed "
-        f"{report['settings']['seed']}. Time: {times}. All settings and numbers are in report.json. The "
-        "interactive viewer is NiiVue (BSD-2-Clause, Copyright (c) 2021, Niivue).</small></p>"
-    )
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "&ndash;"
-    if value != 0 and abs(value) < 5e-4:
-        return f"{value:.1e}"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    with tempfile.TemporaryDirectory() as folder:
+        path = draw_overview(
+            take(sets.test) if config.show_real else [],
+            take(sets.synthetic),
+            Path(folder) / "overview.png",
+            schema=sets.schema,
+            max_cases=config.n_shown,
+        )
+        return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")

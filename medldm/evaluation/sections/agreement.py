@@ -18,9 +18,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medldm.data.labels import LabelSchema
+from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
-from medldm.evaluation.segmenter import LabelledImage, dice_scores
+from medldm.evaluation.metrics.checks import Floats
+from medldm.evaluation.metrics.overlap import choose_column, dice_scores, weighted_mean
+from medldm.evaluation.sections.metric_result import (
+    ALL_STRUCTURES,
+    Column,
+    Description,
+    MetricResult,
+    compute_result,
+)
 from medldm.transforms.window import centre_crop_or_pad
 
 Segment = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
@@ -111,20 +121,41 @@ def measure_label_agreement(
     )
 
 
-def choose_column(scores: Floats, structure: int | None) -> Floats:
-    """Return one structure's scores (N,), or each case's mean over the structures that have one."""
-    if structure is not None:
-        return scores[:, structure]
-    counts = np.isfinite(scores).sum(axis=1)
-    return np.where(counts > 0, np.nansum(scores, axis=1) / np.maximum(counts, 1), np.nan)
+def agreement_results(agreement: LabelAgreement, schema: LabelSchema, *, seed: int) -> list[MetricResult]:
+    """Turn label agreement into one result for the mean and one for each structure."""
 
+    def make(structure: int | None, name: str) -> MetricResult:
+        def measure(column: Column) -> Estimate:
+            if column == "real":
+                own = agreement.dice("test", structure, seed=seed)
+                return Estimate(
+                    value=0.0,
+                    lower=own.lower - own.value,
+                    upper=own.upper - own.value,
+                    level=own.level,
+                    n_subjects=own.n_subjects,
+                )
+            return agreement.difference(structure, chance=column == "noise", seed=seed)
 
-def weighted_mean(column: Floats, weights: Floats) -> float:
-    """Return the weighted mean of the entries that are not NaN; NaN where the weights leave none."""
-    known = np.isfinite(column) & (weights > 0)
-    if not known.any():
-        return float("nan")
-    return float(weights[known] @ column[known] / weights[known].sum())
+        synthetic, test = (agreement.dice(which, structure, seed=seed) for which in ("synthetic", "test"))
+        description = Description(
+            key=f"agreement.{'mean' if structure is None else schema.values[structure]}",
+            title=f"Label agreement, {name}",
+            meaning="Dice of a segmenter between its output on the synthetic image and the map it was made "
+            "from, minus its Dice on "
+            "real test data: 0 where synthetic images follow their maps as well as real ones do. Noise is "
+            "another case's map.",
+            better="higher",
+            unit="Dice",
+        )
+        return compute_result(
+            description, measure, note=f"Dice {synthetic} on synthetic, {test} on real test images."
+        )
+
+    return [
+        make(None, ALL_STRUCTURES),
+        *(make(place, name) for place, name in enumerate(schema.structures.values())),
+    ]
 
 
 def _score(

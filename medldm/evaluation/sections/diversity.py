@@ -6,72 +6,62 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medldm.evaluation.cases.sets import CaseSets
-from medldm.evaluation.features.sets import SetFeatures
-from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.features.extraction import SetFeatures
+from medldm.evaluation.metrics.bootstrap import Estimate
+from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.diversity import (
+    IndexPairs,
     choose_pairs,
     mean_over_pairs,
     pairwise_feature_distance,
     pairwise_ms_ssim,
 )
-from medldm.evaluation.sections.fidelity import COLUMN_SETS
+from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
 from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
 
+MS_SSIM = Description(
+    key="diversity.ms_ssim",
+    title="Similarity of pairs (MS-SSIM)",
+    meaning="How alike two volumes of one set look on average; above the real column the synthetic "
+    "volumes resemble each other more than patients do.",
+    better="near",
+)
+FEATURE_DISTANCE = Description(
+    key="diversity.feature_distance",
+    title="Distance of pairs (radiomics)",
+    meaning="How far two volumes of one set lie apart in radiomics features on average; below "
+    "the real column the synthetic set is less diverse than patients are.",
+    better="near",
+    unit="sd",
+)
 
-def diversity_results(
-    sets: CaseSets, features: SetFeatures, *, n_pairs: int, n_resamples: int, seed: int
-) -> list[MetricResult]:
-    """Compute the diversity results; each column is of one set alone, "real" of the real training set."""
-    pairs = {
-        name: choose_pairs(len(getattr(sets, name)), n_pairs=n_pairs, seed=seed)
-        for name in COLUMN_SETS.values()
-        if len(getattr(sets, name)) >= 2
-    }
+
+def diversity_results(compare: Comparison, features: SetFeatures, *, n_pairs: int) -> list[MetricResult]:
+    """Compute the diversity results from at most `n_pairs` pairs of each set."""
+    sets = compare.sets
     span = float(np.subtract(*sets.train.file_range[::-1])) if sets.is_ct else 1.0
 
-    def mean(values: Callable[[str], Floats], column: Column) -> Estimate:
-        name = COLUMN_SETS[column]
-        if name not in pairs:
-            raise TooFewCasesError("a set has fewer than 2 cases; pairs need at least 2")
-        part, chosen = getattr(sets, name), pairs[name]
-        of_pairs = values(name)
-        return bootstrap_interval(
-            lambda w: mean_over_pairs(of_pairs, chosen, weights=w, n=len(part)),
-            [part.subjects],
-            n_resamples=n_resamples,
-            seed=seed,
-        )
+    def mean(values: Callable[[Column, IndexPairs], Floats]) -> Callable[[Column], Estimate]:
+        def measure(column: Column) -> Estimate:
+            n = len(compare.part(column))
+            if n < 2:
+                raise TooFewCasesError("a set has fewer than 2 cases; pairs need at least 2")
+            pairs = choose_pairs(n, n_pairs=n_pairs, seed=compare.seed)
+            of_pairs = values(column, pairs)
+            return compare.interval(
+                lambda w: mean_over_pairs(of_pairs, pairs, weights=w, n=n), compare.part(column).subjects
+            )
 
-    def similarity(name: str) -> Floats:
-        boxed = getattr(sets, name).boxed_images(sets.shape)
-        return pairwise_ms_ssim(boxed, pairs[name], data_range=span)
+        return measure
+
+    def similarity(column: Column, pairs: IndexPairs) -> Floats:
+        return pairwise_ms_ssim(compare.part(column).boxed_images(sets.shape), pairs, data_range=span)
+
+    def distance(column: Column, pairs: IndexPairs) -> Floats:
+        return pairwise_feature_distance(features.radiomics[COLUMN_SETS[column]], pairs)
 
     return [
-        compute_result(
-            Description(
-                key="diversity.ms_ssim",
-                title="Similarity of pairs (MS-SSIM)",
-                meaning="How alike two volumes of one set look on average; above the real column the "
-                "synthetic "
-                "volumes resemble each other more than patients do.",
-                better="near",
-            ),
-            lambda column: mean(similarity, column),
-        ),
-        compute_result(
-            Description(
-                key="diversity.feature_distance",
-                title="Distance of pairs (radiomics)",
-                meaning="How far two volumes of one set lie apart in radiomics features on average; below "
-                "the real column "
-                "the synthetic set is less diverse than patients are.",
-                better="near",
-                unit="sd",
-            ),
-            lambda column: mean(
-                lambda name: pairwise_feature_distance(features.radiomics[name], pairs[name]), column
-            ),
-        ),
+        compute_result(MS_SSIM, mean(similarity)),
+        compute_result(FEATURE_DISTANCE, mean(distance)),
     ]

@@ -15,16 +15,14 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from medldm.evaluation.cases.model_cases import ModelCases
-from medldm.evaluation.cases.model_losses import make_case_loss, mirror_case
+from medldm.configs import Config
+from medldm.errors import ConfigError
+from medldm.evaluation.cases.model_cases import EvaluatedModel, ModelCases, choose_model_cases
+from medldm.evaluation.cases.reading import Cohorts
+from medldm.evaluation.features.denoising_loss import make_case_loss
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
-from medldm.evaluation.metrics.membership import (
-    MembershipConfig,
-    MembershipResult,
-    infer_membership,
-    score_cases,
-)
+from medldm.evaluation.metrics.membership import MembershipResult, infer_membership
 from medldm.evaluation.sections.metric_result import Column, Description, Light, MetricResult, compute_result
 from medldm.runtime.distributed import gather_rows
 
@@ -45,6 +43,30 @@ ALARM_RATE = 0.01
 
 NOTICEABLE_AUC = 0.6
 """An interval that reaches beyond it cannot exclude that patients are recognised: amber."""
+
+
+@dataclass(kw_only=True)
+class MembershipConfig(Config):
+    """How the model is asked.
+
+    Args:
+        n_cases: members, and non-members, at most.
+        half_log_snrs: levels log(alpha / sigma) at which the loss is taken: about as much noise as signal,
+            where what a model remembers of a case helps it most.
+        n_noises: draws at each level.
+    """
+
+    n_cases: int = 200
+    half_log_snrs: tuple[float, ...] = (1.0, 0.0, -1.0)
+    n_noises: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_cases < 5 or not self.half_log_snrs or self.n_noises < 1:
+            raise ConfigError(
+                f"n_cases {self.n_cases}, {len(self.half_log_snrs)} half_log_snrs, n_noises {self.n_noises}: "
+                "at least 5, 1 and 1 are needed"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +104,39 @@ def score_membership(cases: ModelCases, config: MembershipConfig, *, seed: int) 
 
     def ask(place: int) -> Floats:
         case = cases.load(place)
-        return np.array(
-            [score_cases(loss, each)[0] for each in ([case], mirror_case(case))], dtype=np.float64
-        )
+        return np.array([-loss(case), -loss(case.mirrored())], dtype=np.float64)
 
     plain, mirrored = gather_rows(range(len(cases)), lambda places: [ask(place) for place in places]).T
     return MembershipScores(by_attack={"mirror": plain - mirrored, "loss": plain}, subjects=cases.subjects)
+
+
+def measure_membership(
+    evaluated: EvaluatedModel,
+    cohorts: Cohorts,
+    config: MembershipConfig,
+    *,
+    n_resamples: int,
+    seed: int,
+    progress: Callable[[str], None],
+) -> list[MetricResult]:
+    """Ask the model about training cases and about real test cases, and compare.
+
+    Args:
+        evaluated: the model.
+        cohorts: of the evaluation.
+        config: how the model is asked.
+        n_resamples: of the intervals.
+        seed: of the draw of the cases, the noise, the resamples and the halves.
+        progress: told what is being done.
+    """
+    scores, n_unknown = [], 0
+    for name, cohort in (("members", cohorts.train), ("non-members", cohorts.test)):
+        progress(f"the model's loss on {name}")
+        cases = choose_model_cases(cohort, evaluated, n_max=config.n_cases, seed=seed)
+        scores.append(score_membership(cases, config, seed=seed))
+        n_unknown += cases.n_unknown
+    note = f"{n_unknown} cases that the training had no place for are left out." if n_unknown else ""
+    return membership_results(*scores, n_resamples=n_resamples, seed=seed, note=note)
 
 
 def membership_results(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.bootstrap import Estimate
 
 Light = Literal["green", "amber", "red", "grey"]
@@ -21,6 +22,7 @@ SECTIONS = {
     "usefulness": "Usefulness",
     "privacy": "Privacy",
 }
+ALL_STRUCTURES = "all structures"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,16 +111,17 @@ class MetricResult:
 def compute_result(
     description: Description, measure: Callable[[Column], Estimate | None], *, note: str = ""
 ) -> MetricResult:
-    """Compute a result's three columns; a measure that refuses its input becomes "not computed: why".
+    """Compute a result's three columns; what cannot be measured becomes "not computed: why".
 
     Args:
         description: what it is.
-        measure: returns a column's estimate, or None for a column that has none.
+        measure: returns a column's estimate, or None for a column that has none; raises
+            `NotMeasurableError` where it does not apply.
         note: a sentence about this result.
     """
     try:
         synthetic = measure("synthetic")
-    except ValueError as error:
+    except NotMeasurableError as error:
         return MetricResult(description=description, not_computed=str(error))
     return MetricResult(
         description=description,
@@ -155,7 +158,7 @@ def estimate_to_dict(estimate: Estimate | None) -> dict[str, Any] | None:
 def _if_defined(measure: Callable[[Column], Estimate | None], column: Column) -> Estimate | None:
     try:
         return measure(column)
-    except ValueError:
+    except NotMeasurableError:
         return None
 
 

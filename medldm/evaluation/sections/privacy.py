@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medldm.evaluation.cases.sets import CaseSets
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.contrastive import ContrastiveEncoder
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
-from medldm.evaluation.metrics.data_copying import data_copying_test
-from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex, cosine_neighbours
-from medldm.evaluation.metrics.privacy import (
+from medldm.evaluation.metrics.copy_search import (
     CopySearch,
     Detector,
     find_planted,
@@ -24,6 +23,8 @@ from medldm.evaluation.metrics.privacy import (
     search_copies,
     share_with_interval,
 )
+from medldm.evaluation.metrics.data_copying import data_copying_test
+from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex, cosine_neighbours
 from medldm.evaluation.sections.metric_result import (
     Column,
     Description,
@@ -92,7 +93,7 @@ def search_with(
             alarm_rate=ALARM_RATE / n_searches,
         )
         planted = find_planted(detector, boxed["train"], n=n_planted, seed=seed)
-    except ValueError as error:
+    except NotMeasurableError as error:
         return DetectorResult(name=name, search=None, best=best, not_computed=str(error))
     search = replace(
         search,
@@ -120,13 +121,12 @@ def contrastive_detector(sets: CaseSets, encoder: ContrastiveEncoder) -> Detecto
 
 
 def privacy_results(
-    searches: Sequence[DetectorResult], sets: CaseSets, features: dict[str, Floats] | None, *, seed: int
+    searches: Sequence[DetectorResult], features: dict[str, Floats] | None, *, seed: int
 ) -> list[MetricResult]:
     """Compute the privacy results.
 
     Args:
         searches: of the detectors.
-        sets: for the numbers of cases.
         features: of "train", "test", "synthetic" and "noise", for the data-copying test; None leaves it out.
         seed: of the test.
     """

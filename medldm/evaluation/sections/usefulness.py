@@ -2,44 +2,55 @@
 
 The same segmenter is trained on real cases, on synthetic cases, and on both, the same number of steps each,
 from several seeds, and tested on real subjects that nobody trained on. As a floor stands an answer that
-looks at no
-image: at each voxel the most common label of the real training maps.
+looks at no image: at each voxel the most common label of the real training maps.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from medldm.configs import Config
+from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
-from medldm.evaluation.sections.agreement import choose_column, weighted_mean
-from medldm.evaluation.segmenter import (
-    LabelledImage,
-    Segmenter,
-    SegmenterConfig,
-    dice_scores,
-    hausdorff95_mm,
-    seconds_per_step,
-    train_segmenter,
+from medldm.evaluation.metrics.checks import Floats
+from medldm.evaluation.metrics.overlap import choose_column, weighted_mean
+from medldm.evaluation.sections.metric_result import (
+    ALL_STRUCTURES,
+    Better,
+    Column,
+    Description,
+    MetricResult,
+    compute_result,
 )
-from medldm.runtime.distributed import broadcast_from_first, gather_rows
-from medldm.seeds import numbered_seed
-from medldm.transforms.window import centre_crop_or_pad
+from medldm.evaluation.segmenter import SegmenterConfig
 
-logger = logging.getLogger(__name__)
+Score = Literal["dice", "hd95_mm"]
+SCORES: dict[Score, tuple[str, str, Better, str]] = {
+    "dice": ("Dice", "Agreement with the truth on real test subjects.", "higher", ""),
+    "hd95_mm": (
+        "HD95",
+        "95th percentile distance to the true surface on real test subjects; a missed structure counts the "
+        "volume's diagonal.",
+        "lower",
+        "mm",
+    ),
+}
+"""Title, meaning, what is better, and unit."""
 
-Regime = Literal["real", "synthetic", "both"]
-REGIMES = get_args(Regime)
-MIN_STEPS = 20
+REGIMES: dict[Column, str] = {"synthetic": "synthetic", "real": "real", "noise": "blind"}
+"""What each column was trained on."""
+
+TOO_WEAK = (
+    "the segmenter trained on real cases for {n_steps} steps reaches a Dice of {real} on real test subjects, "
+    "an answer that looks at no image {blind}: it learned too little to judge anything. Give a larger time "
+    "budget"
+)
 
 
 @dataclass(kw_only=True)
@@ -101,7 +112,7 @@ class Usefulness:
         regime: str,
         structure: int | None = None,
         *,
-        measure: Literal["dice", "hd95_mm"] = "dice",
+        score: Score = "dice",
         seed: int = 0,
     ) -> Estimate:
         """Return the mean over seeds and cases, with its interval by test subject.
@@ -109,10 +120,10 @@ class Usefulness:
         Args:
             regime: "real", "synthetic", "both" or "blind".
             structure: column, from 0; None takes the mean over structures.
-            measure: "dice" or "hd95_mm".
+            score: "dice" or "hd95_mm".
             seed: of the resamples.
         """
-        column = self._column(regime, structure, measure)
+        column = self._column(regime, structure, score)
         return bootstrap_interval(lambda w: weighted_mean(column, w), [self.subjects], seed=seed)
 
     def ratio(self, regime: str, structure: int | None = None, *, seed: int = 0) -> Estimate:
@@ -135,130 +146,77 @@ class Usefulness:
         means = [weighted_mean(choose_column(each, None), np.ones(len(each))) for each in scores]
         return min(means), max(means)
 
-    def _column(self, regime: str, structure: int | None, measure: str) -> Floats:
+    def _column(self, regime: str, structure: int | None, score: Score) -> Floats:
         scores = self.blind if regime == "blind" else self.regimes[regime]
-        columns = np.stack([choose_column(each, structure) for each in getattr(scores, measure)])
+        columns = np.stack([choose_column(each, structure) for each in getattr(scores, score)])
         return np.array([weighted_mean(case, np.ones(len(case))) for case in columns.T])
 
 
-def measure_usefulness(
-    real: Sequence[LabelledImage],
-    synthetic: Sequence[LabelledImage],
-    test: Sequence[LabelledImage],
-    *,
-    spacing_mm: Sequence[float],
-    n_structures: int,
-    n_steps: int,
-    config: UsefulnessConfig | None = None,
-    subjects: Sequence[Hashable] | None = None,
-    seed: int = 0,
-    real_segmenters: Sequence[Segmenter] = (),
-    progress: Callable[[str], None] | None = None,
-) -> Usefulness:
-    """Train every regime from every seed and test it.
-
-    Args:
-        real: real training images with labels 0..K.
-        synthetic: synthetic ones.
-        test: real test cases.
-        spacing_mm: of all of them.
-        n_structures: K.
-        n_steps: of each training, from `fit_steps`.
-        config: seeds and segmenter.
-        subjects: of the test cases; without it each is its own.
-        seed: first of the seeds.
-        real_segmenters: already trained on `real` from the first seeds, to be used again.
-        progress: told what is being trained.
-
-    Raises:
-        TooFewCasesError: for no training case, or fewer than 2 test cases.
-    """
-    config = config or UsefulnessConfig()
-    if len(test) < 2 or not real or not synthetic:
-        raise TooFewCasesError(
-            f"{len(real)} real, {len(synthetic)} synthetic and {len(test)} test cases; 1, 1 and 2 are needed "
-            f"at least"
-        )
-    sources = {"real": list(real), "synthetic": list(synthetic), "both": [*real, *synthetic]}
-
-    def train_and_score(regime: str, number: int) -> Floats:
-        if progress is not None:
-            progress(f"segmenter on {regime} cases, seed {number + 1} of {config.n_seeds}")
-        known = real_segmenters[number] if regime == "real" and number < len(real_segmenters) else None
-        segmenter = known or train_segmenter(
-            sources[regime],
-            config.segmenter,
-            n_structures=n_structures,
-            n_steps=n_steps,
-            seed=numbered_seed(seed, number),
-        )
-        answers = [segmenter.segment(image) for image, _ in test]
-        return np.ravel(_score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures))
-
-    trainings = [(regime, number) for regime in sources for number in range(config.n_seeds)]
-    rows = gather_rows(trainings, lambda own: [train_and_score(*each) for each in own])
-    scores = rows.reshape(len(sources), config.n_seeds, 2, len(test), n_structures)
-    regimes = {
-        regime: RegimeScores(dice=each[:, 0], hd95_mm=each[:, 1])
-        for regime, each in zip(sources, scores, strict=True)
-    }
-    blind = blind_answer([labels for _, labels in real], n_structures=n_structures)
-    answers = [centre_crop_or_pad(blind, labels.shape) for _, labels in test]
-    dice, hd95 = _score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures)
-    return Usefulness(
-        regimes=regimes,
-        blind=RegimeScores(dice=dice[None], hd95_mm=hd95[None]),
-        n_steps=n_steps,
-        subjects=tuple(range(len(test)) if subjects is None else subjects),
+def mark_too_weak(result: MetricResult, usefulness: Usefulness) -> MetricResult:
+    """Turn a result that stands on a segmenter that sees nothing into "not computed: why"."""
+    reason = TOO_WEAK.format(
+        n_steps=usefulness.n_steps, real=usefulness.mean("real"), blind=usefulness.mean("blind")
     )
+    return MetricResult(description=result.description, not_computed=reason)
 
 
-def fit_steps(cases: Sequence[LabelledImage], config: UsefulnessConfig, *, n_structures: int) -> int:
-    """Return how many steps each training may take.
-
-    Args:
-        cases: some training cases.
-        config: the configured steps, or the time budget to measure against.
-        n_structures: K.
-
-    Raises:
-        TooFewCasesError: where the budget is 0 or holds fewer than 20 steps a training.
-    """
-    if config.segmenter.n_steps is not None:
-        return config.segmenter.n_steps
-    if config.time_budget_s == 0:
-        raise TooFewCasesError("the time budget of the segmenter trainings is 0")
-    measured = seconds_per_step(cases, config.segmenter, n_structures=n_structures)
-    seconds = float(broadcast_from_first(torch.tensor(measured, dtype=torch.float64)))
-    n_steps = int(config.time_budget_s / (len(REGIMES) * config.n_seeds * seconds))
-    if n_steps < MIN_STEPS:
-        needed = MIN_STEPS * seconds * len(REGIMES) * config.n_seeds
-        raise TooFewCasesError(
-            f"the time budget of {config.time_budget_s:g} s holds {n_steps} steps for each of "
-            f"{len(REGIMES) * config.n_seeds} trainings; {MIN_STEPS} steps, about {needed:.0f} s, are needed "
-            f"at least"
-        )
-    return min(n_steps, config.segmenter.max_steps)
+def usefulness_results(usefulness: Usefulness, schema: LabelSchema, *, seed: int) -> list[MetricResult]:
+    """Turn usefulness into results: the ratio to real training, and Dice and HD95 for each structure."""
+    structures: list[tuple[int | None, str, str]] = [(None, "mean", ALL_STRUCTURES)]
+    structures += [(place, str(v), name) for place, (v, name) in enumerate(schema.structures.items())]
+    return [
+        *(_ratio_result(usefulness, regime, seed=seed) for regime in ("synthetic", "both")),
+        *(
+            _score_result(usefulness, score, *structure, seed=seed)
+            for score in SCORES
+            for structure in structures
+        ),
+    ]
 
 
-def blind_answer(label_maps: Sequence[npt.NDArray[np.int64]], *, n_structures: int) -> npt.NDArray[np.int64]:
-    """Return the most common label 0..K at each voxel of maps laid over each other by their centres."""
-    shape = [int(size) for size in np.median([labels.shape for labels in label_maps], axis=0)]
-    stack = np.stack([centre_crop_or_pad(labels, shape) for labels in label_maps])
-    return np.stack([(stack == value).sum(axis=0) for value in range(n_structures + 1)]).argmax(axis=0)
+def _ratio_result(usefulness: Usefulness, regime: str, *, seed: int) -> MetricResult:
+    def measure(column: Column) -> Estimate:
+        if column == "real":
+            own = usefulness.mean("real", seed=seed)
+            if own.value == 0:
+                raise NotMeasurableError(
+                    "training on real cases reaches a Dice of 0: nothing can be divided by it"
+                )
+            low, high = own.lower / own.value, own.upper / own.value
+            return Estimate(value=1.0, lower=low, upper=high, level=own.level, n_subjects=own.n_subjects)
+        return usefulness.ratio(regime if column == "synthetic" else "blind", seed=seed)
+
+    low, high = usefulness.spread_over_seeds(regime)
+    n_seeds = len(usefulness.regimes[regime].dice)
+    description = Description(
+        key=f"usefulness.ratio_{regime}",
+        title=f"Usefulness, {'synthetic only' if regime == 'synthetic' else 'real and synthetic'}",
+        meaning="Dice on real test subjects of a segmenter trained on "
+        + ("synthetic cases alone" if regime == "synthetic" else "real and synthetic cases together")
+        + ", divided by that of one trained on real cases. Noise is an answer that looks at no image.",
+        better="higher",
+    )
+    note = f"{n_seeds} trainings of {usefulness.n_steps} steps; mean Dice {low:.3f} to {high:.3f} over seeds."
+    return compute_result(description, measure, note=note)
 
 
-def _score(
-    answers: Sequence[npt.NDArray[np.int64]],
-    test: Sequence[LabelledImage],
-    *,
-    spacing_mm: Sequence[float],
-    n_structures: int,
-) -> tuple[Floats, Floats]:
-    pairs = [(answer, labels) for answer, (_, labels) in zip(answers, test, strict=True)]
-    dice = np.stack([dice_scores(*pair, n_structures=n_structures) for pair in pairs])
-    hd95 = np.stack([hausdorff95_mm(*pair, spacing_mm, n_structures=n_structures) for pair in pairs])
-    return dice, hd95
+def _score_result(
+    usefulness: Usefulness, score: Score, structure: int | None, key: str, name: str, *, seed: int
+) -> MetricResult:
+    title, meaning, better, unit = SCORES[score]
+    both = usefulness.mean("both", structure, score=score, seed=seed)
+    description = Description(
+        key=f"usefulness.{score}_{key}",
+        title=f"{title} after synthetic training, {name}",
+        meaning=meaning,
+        better=better,
+        unit=unit,
+    )
+    return compute_result(
+        description,
+        lambda column: usefulness.mean(REGIMES[column], structure, score=score, seed=seed),
+        note=f"Trained on both: {both}.",
+    )
 
 
 def _divide(top: float, bottom: float) -> float:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from medldm.evaluation.cases.sets import CaseSet, CaseSets
-from medldm.evaluation.features import sets as set_features
+from medldm.evaluation.features import extraction
 from medldm.evaluation.features.cache import FeatureCache, Tensors, entry_key
 from medldm.evaluation.features.contrastive import ContrastiveConfig
-from medldm.evaluation.features.sets import SetFeatures, extract_features
+from medldm.evaluation.features.extraction import SetFeatures, extract_features
 from medldm.latent_diffusion.checkpoints import CheckpointError
 
 KEY = "0" * 64
@@ -148,8 +148,8 @@ def test_features_from_the_cache_are_bit_for_bit_those_without(
         raise AssertionError("computed although it is known")
 
     with monkeypatch.context() as patched:
-        patched.setattr(set_features, "radiomics_features", fail)
-        patched.setattr(set_features, "train_contrastive_encoder", fail)
+        patched.setattr(extraction, "radiomics_features", fail)
+        patched.setattr(extraction, "train_contrastive_encoder", fail)
         assert same(without, extract_features(sets, contrastive=CONFIG, cache=FeatureCache(tmp_path)))
         other = ContrastiveConfig.from_dict({**CONFIG.to_dict(), "seed": 1})
         with pytest.raises(AssertionError, match="computed although"):

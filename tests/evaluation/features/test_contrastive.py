@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.features.contrastive import (
     ContrastiveConfig,
     nt_xent_loss,
@@ -16,7 +17,6 @@ from medldm.evaluation.features.contrastive import (
     take_off_blur,
     train_contrastive_encoder,
 )
-from medldm.evaluation.metrics.checks import TooFewCasesError
 from medldm.evaluation.metrics.neighbours import cosine_neighbours
 from medldm.evaluation.metrics.planted_copies import DisguiseConfig, plant_copies
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from medldm.evaluation.cases.reading import Cohorts, open_cohort
+from medldm.evaluation.features.extraction import standardise_sets
 from medldm.evaluation.features.latent import latent_features, pool_latents
-from medldm.evaluation.features.sets import standardise_sets
-from medldm.evaluation.metrics.kernel_distance import kernel_inception_distance
 from medldm.training import volume_transforms
+from tests.evaluation.measures import kernel_inception_distance
 
 
 def test_cells_hold_their_mean_and_deviation(generator: torch.Generator) -> None:

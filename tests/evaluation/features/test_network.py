@@ -16,7 +16,8 @@ from scipy.ndimage import gaussian_filter
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, make_noise
 from medldm.evaluation.features.cache import FeatureCache
 from medldm.evaluation.features.network import load_feature_network, network_features, published_style
-from medldm.evaluation.sections.fidelity import feature_results
+from medldm.evaluation.sections.comparison import Comparison
+from medldm.evaluation.sections.feature_distances import feature_results
 from medldm.latent_diffusion.checkpoints import CheckpointError
 
 MAKERS = {"resnet10": resnet10, "resnet18": resnet18, "resnet50": resnet50}
@@ -118,7 +119,7 @@ def test_figures_carry_the_file_and_put_noise_far(tmp_path: Path) -> None:
     again = network_features(network, sets, cache=FeatureCache(tmp_path / "cache"))
     assert all(np.array_equal(found[name], again[name]) for name in found)
     assert len(list((tmp_path / "cache").iterdir())) == 160
-    for figure in feature_results(sets, found, network.kind, n_resamples=20, seed=0):
+    for figure in feature_results(Comparison(sets, n_resamples=20, seed=0), found, network.kind):
         assert "some_weights.safetensors" in figure.description.title
         assert network.sha256 in figure.note and str(tmp_path) not in figure.note
         assert figure.synthetic is not None and figure.noise is not None

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp, wasserstein_distance
 
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.anatomy import (
     count_components,
     distribution_distance,
     ks_statistic,
     measure_anatomy,
     surface_area_cm2,
+    volumes_ml,
 )
-from medldm.evaluation.metrics.checks import TooFewCasesError
 
 
 def make_ball(radius_mm: float, spacing_mm: tuple[float, ...], shape: tuple[int, ...]) -> np.ndarray:
@@ -88,3 +89,43 @@ def test_absent_structures_are_left_out_of_areas() -> None:
 def test_no_maps_are_refused() -> None:
     with pytest.raises(TooFewCasesError, match="no label maps"):
         measure_anatomy([], (1, 1, 1), values=(1,))
+
+
+def make_map(n_box: int, n_bar: int) -> np.ndarray:
+    labels = np.zeros((10, 10, 10), dtype=np.uint8)
+    labels.reshape(-1)[:n_box] = 2
+    labels.reshape(-1)[500 : 500 + n_bar] = 7
+    return labels
+
+
+def test_a_box_has_the_volume_of_its_edges() -> None:
+    labels = np.zeros((9, 8, 7), dtype=np.int16)
+    labels[1:5, 2:7, 3:6] = 2  # 4 x 5 x 3 voxels of 1.5 x 2 x 3 mm: 6 mm x 10 mm x 9 mm
+    volumes = volumes_ml(labels, (1.5, 2.0, 3.0), values=(2, 7))
+    assert volumes.tolist() == pytest.approx([6 * 10 * 9 / 1000, 0.0], abs=1e-15)
+
+
+def test_volumes_of_all_values_add_up_to_the_grid() -> None:
+    labels = np.random.default_rng(0).integers(0, 6, size=(11, 12, 13))
+    assert volumes_ml(labels, (0.7, 1.1, 2.3), values=range(6)).sum() == pytest.approx(
+        11 * 12 * 13 * 0.7 * 1.1 * 2.3 / 1000, rel=1e-12
+    )
+
+
+def test_the_order_is_that_of_the_values_asked_for() -> None:
+    labels = make_map(3, 5)
+    assert volumes_ml(labels, (10, 10, 10), values=(7, 2)).tolist() == [5.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "spacing", "message"),
+    [
+        (np.zeros((2, 2), dtype=int), (1, 1, 1), r"shape \(2, 2\)"),
+        (np.zeros((2, 2, 2)), (1, 1, 1), "type float64; integers"),
+        (np.zeros((2, 2, 2), dtype=int), (1, 0, 1), "three positive lengths"),
+        (np.zeros((2, 2, 2), dtype=int), (1, 1), "three positive lengths"),
+    ],
+)
+def test_what_is_no_label_map_is_refused(labels, spacing, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        volumes_ml(labels, spacing, values=(1,))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import bootstrap_interval, bootstrap_mean
-from medldm.evaluation.metrics.checks import TooFewCasesError
 
 
 def test_interval_of_a_mean_is_about_two_standard_errors() -> None:

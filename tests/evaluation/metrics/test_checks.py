@@ -5,13 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medldm.evaluation.metrics.checks import (
-    TooFewCasesError,
-    check_features,
-    check_two_sets,
-    check_volume,
-    check_weights,
-)
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.checks import check_features, check_two_sets, check_volume, check_weights
 
 
 def test_features_that_are_not_a_table_or_not_finite_are_refused() -> None:

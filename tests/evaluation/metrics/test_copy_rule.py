@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import hypergeom
 
 from medldm.evaluation.metrics.copy_rule import RULE, excess_p_value, lone_copy_threshold
-from medldm.evaluation.metrics.privacy import search_copies
+from medldm.evaluation.metrics.copy_search import search_copies
 
 
 def draw_best(generator: np.random.Generator, n: int, *, kind: str) -> np.ndarray:

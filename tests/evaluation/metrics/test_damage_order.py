@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medldm.evaluation.features.radiomics import radiomics_table
 from medldm.evaluation.features.space import FeatureSpace, fit_feature_space
 from medldm.evaluation.metrics.frechet import extrapolated_frechet_distance, frechet_distance
-from medldm.evaluation.metrics.histograms import histogram_distance, stack_quantiles
-from medldm.evaluation.metrics.kernel_distance import kernel_inception_distance, mmd_permutation_test
+from medldm.evaluation.metrics.histograms import stack_quantiles
+from medldm.evaluation.metrics.kernel_distance import mmd_permutation_test
 from medldm.evaluation.metrics.precision_recall import measure_manifolds
 from medldm.evaluation.metrics.spectrum import power_of_cases, spectral_distance
+from tests.evaluation.measures import histogram_distance, kernel_inception_distance, radiomics_table
 
 Volumes = list[np.ndarray]
 N = 30

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm
 
-from medldm.evaluation.metrics.checks import TooFewCasesError
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.data_copying import data_copying_test, rank_sum_score
 
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medldm.evaluation.metrics.checks import TooFewCasesError
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.diversity import (
     choose_pairs,
     mean_over_pairs,
     pairwise_feature_distance,
     pairwise_ms_ssim,
-    vendi_score,
 )
 
 
@@ -77,13 +76,6 @@ def test_feature_distances_have_known_values_and_weights() -> None:
     assert np.isnan(mean_over_pairs(distances, pairs, weights=[3, 0, 0], n=3))
 
 
-def test_vendi_score_counts_distinct_cases() -> None:
-    far = 100 * np.eye(6)
-    assert vendi_score(far, bandwidth=1.0) == pytest.approx(6)
-    assert vendi_score(np.repeat(far[:3], 4, axis=0), bandwidth=1.0) == pytest.approx(3)
-    assert vendi_score(np.ones((5, 2)), bandwidth=1.0) == pytest.approx(1)
-
-
 def test_bad_input_is_refused() -> None:
     with pytest.raises(ValueError, match="crop or pad to one shape"):
         pairwise_ms_ssim([np.zeros((8, 8, 8)), np.zeros((8, 8, 9))], choose_pairs(2), data_range=1)
@@ -91,5 +83,3 @@ def test_bad_input_is_refused() -> None:
         pairwise_ms_ssim(2 * [np.zeros((8, 6, 8))], choose_pairs(2), data_range=1)
     with pytest.raises(ValueError, match="data_range is 0"):
         pairwise_ms_ssim(2 * [np.zeros((8, 8, 8))], choose_pairs(2), data_range=0)
-    with pytest.raises(ValueError, match="bandwidth is 0"):
-        vendi_score(np.eye(3), bandwidth=0)

@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from medldm.evaluation.metrics.checks import TooFewCasesError
-from medldm.evaluation.metrics.histograms import (
-    HistogramPair,
-    histogram_distance,
-    stack_quantiles,
-    tissue_quantiles,
-)
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.histograms import HistogramPair, stack_quantiles, tissue_quantiles
+from tests.evaluation.measures import histogram_distance
 
 
 def make_case(seed: int, *, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -63,13 +59,6 @@ def test_weights_count_cases_like_copies_of_rows() -> None:
     assert histogram_distance(rows, rows, weights=([1, 0, 2, 0], None)) == pytest.approx(expected)
 
 
-def test_range_scale_ignores_the_unit_of_each_case() -> None:
-    image, labels = make_case(9)
-    quantiles = tissue_quantiles(image, labels, structure=1, scale="range")
-    assert tissue_quantiles(4 * image - 100, labels, structure=1, scale="range") == pytest.approx(quantiles)
-    assert -0.2 < quantiles[0] < quantiles[-1] < 1.2
-
-
 def test_cases_without_the_tissue_are_left_out() -> None:
     shown, absent = make_case(10), (make_case(11)[0], np.zeros((9, 8, 7), dtype=int))
     alone = stack_quantiles([shown], structure=2)
@@ -86,7 +75,5 @@ def test_bad_input_is_refused() -> None:
         tissue_quantiles(image, structure=1)
     with pytest.raises(ValueError, match="give matching ones"):
         tissue_quantiles(image, labels[1:], structure=1)
-    with pytest.raises(ValueError, match="scale 'hu'"):
-        tissue_quantiles(image, scale="hu")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no range to divide by"):
-        tissue_quantiles(np.ones((3, 3, 3)), scale="range")
+    with pytest.raises(ValueError, match="n_quantiles is 0"):
+        tissue_quantiles(image, n_quantiles=0)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medldm.evaluation.metrics.checks import TooFewCasesError
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.kernel_distance import (
-    kernel_inception_distance,
     median_distance,
     mmd_permutation_test,
     polynomial_kernel,
     rbf_kernel,
     squared_mmd,
 )
+from tests.evaluation.measures import kernel_inception_distance
 
 
 def draw(seed: int, *shape: int) -> np.ndarray:

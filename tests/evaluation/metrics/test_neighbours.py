@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medldm.evaluation.metrics.neighbours import NeighbourConfig, cosine_neighbours, find_neighbours
+from medldm.evaluation.metrics.neighbours import NeighbourConfig, cosine_neighbours
 from medldm.evaluation.metrics.planted_copies import shift_volume
+from tests.evaluation.measures import find_neighbours
 
 SHAPE = (13, 14, 11)
 

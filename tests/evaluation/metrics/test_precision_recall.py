@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medldm.evaluation.metrics.checks import TooFewCasesError
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.precision_recall import measure_manifolds, neighbour_radii
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from medldm.data.labels import LabelSchema
-from medldm.evaluation.report.page import CONTENT_POLICY
+from medldm.evaluation.report.html import CONTENT_POLICY
 from medldm.evaluation.report.viewer import ViewerCase, grey_values, viewer_html
 from tests.evaluation.report.browser import open_page
 

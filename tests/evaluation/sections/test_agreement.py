@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medldm.evaluation.metrics.checks import TooFewCasesError
-from medldm.evaluation.sections.agreement import choose_column, measure_label_agreement, weighted_mean
-from medldm.evaluation.segmenter import LabelledImage
+from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.overlap import choose_column, weighted_mean
+from medldm.evaluation.sections.agreement import measure_label_agreement
 
 
 def make_cases(n: int, *, seed: int = 0) -> list[LabelledImage]:

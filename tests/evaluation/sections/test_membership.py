@@ -13,8 +13,9 @@ from medldm import LatentDiffusionConfig
 from medldm.diffusion import training_target
 from medldm.evaluation.cases.model_cases import EvaluatedModel, ModelCases
 from medldm.evaluation.metrics.bootstrap import Estimate
-from medldm.evaluation.metrics.membership import MembershipConfig, MembershipResult
+from medldm.evaluation.metrics.membership import MembershipResult
 from medldm.evaluation.sections.membership import (
+    MembershipConfig,
     MembershipScores,
     auc_verdict,
     membership_results,

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.sections.metric_result import (
     Better,
@@ -16,6 +17,7 @@ from medldm.evaluation.sections.metric_result import (
     at_least_zero,
     compute_result,
 )
+from medldm.evaluation.stages import record_refusal
 
 
 def make_estimate(value: float, lower: float, upper: float) -> Estimate:
@@ -64,7 +66,7 @@ def test_a_verdict_of_the_measure_itself_comes_first() -> None:
 
 def test_a_refusal_becomes_the_reason() -> None:
     def refuse(column: Column) -> Estimate:
-        raise ValueError("too few cases")
+        raise NotMeasurableError("too few cases")
 
     result = compute_result(make_description(), refuse)
     assert result.not_computed == "too few cases"
@@ -75,7 +77,7 @@ def test_a_refusal_becomes_the_reason() -> None:
 def test_a_column_that_cannot_be_computed_is_left_empty() -> None:
     def measure(column: Column) -> Estimate:
         if column == "noise":
-            raise ValueError("no noise")
+            raise NotMeasurableError("no noise")
         return make_estimate(1, 0, 2)
 
     result = compute_result(make_description(), measure)
@@ -83,12 +85,17 @@ def test_a_column_that_cannot_be_computed_is_left_empty() -> None:
     assert result.light == "green"
 
 
-def test_errors_that_are_no_refusal_are_not_swallowed() -> None:
+@pytest.mark.parametrize("error", [TypeError, ValueError])
+def test_errors_that_are_no_refusal_are_not_swallowed(error: type[Exception]) -> None:
     def fail(column: Column) -> Estimate:
-        raise TypeError("a mistake")
+        raise error("a mistake")
 
-    with pytest.raises(TypeError, match="a mistake"):
+    with pytest.raises(error, match="a mistake"):
         compute_result(make_description(), fail)
+    results: list[MetricResult] = []
+    with pytest.raises(error, match="a mistake"), record_refusal("fidelity", results):
+        fail("synthetic")
+    assert results == []
 
 
 def test_json_holds_no_nan() -> None:

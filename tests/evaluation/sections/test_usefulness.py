@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medldm.evaluation.metrics.checks import TooFewCasesError
-from medldm.evaluation.sections.usefulness import (
-    UsefulnessConfig,
-    blind_answer,
-    fit_steps,
-    measure_usefulness,
-)
-from medldm.evaluation.segmenter import LabelledImage, SegmenterConfig
+from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
+from medldm.evaluation.sections.usefulness import UsefulnessConfig
+from medldm.evaluation.sections.usefulness_trainings import blind_answer, fit_steps, measure_usefulness
+from medldm.evaluation.segmenter import SegmenterConfig
 
 CONFIG = UsefulnessConfig(
     n_seeds=2,
@@ -65,9 +62,9 @@ def test_given_steps_override_the_budget() -> None:
 
 def test_a_budget_too_small_is_refused_with_what_it_needs() -> None:
     small = UsefulnessConfig(time_budget_s=1e-3, segmenter=SegmenterConfig(channels=(4, 4, 4)))
-    with pytest.raises(TooFewCasesError, match="needed at least"):
+    with pytest.raises(NotMeasurableError, match="needed at least"):
         fit_steps(make_cases(2), small, n_structures=1)
-    with pytest.raises(TooFewCasesError, match="trainings is 0"):
+    with pytest.raises(NotMeasurableError, match="trainings is 0"):
         fit_steps(make_cases(2), UsefulnessConfig(time_budget_s=0), n_structures=1)
 
 

@@ -2,7 +2,7 @@
 found.
 
 A similarity of each volume to its nearest training volume is needed, from any detector: cross-correlation
-(`neighbours.find_neighbours`) or a contrastive encoder. Real test patients, who cannot be copies, give the
+(`neighbours.NeighbourIndex`) or a contrastive encoder. Real test patients, who cannot be copies, give the
 threshold: the 99th percentile of their similarity to the training set. Whether the volumes above it are more,
 or further above it, than chance explains is decided by `copy_rule`. What the search can find is measured by
 planting disguised copies; the result never says more than that.
@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
+from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate
-from medldm.evaluation.metrics.checks import Floats, TooFewCasesError
+from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.copy_rule import excess_p_value, lone_copy_threshold
 from medldm.evaluation.metrics.planted_copies import DisguiseConfig, plant_copies
 

@@ -106,7 +106,8 @@ def standardise_sets(raw: dict[str, Floats]) -> tuple[dict[str, Floats], dict[st
         distance of.
 
     Raises:
-        ValueError: for features that do not fit, or none that varies over the training set.
+        ValueError: for features that do not fit.
+        NotMeasurableError: where none varies over the training set.
     """
     space = fit_feature_space(raw["train"])
     n_components = min(min(map(len, raw.values())) // CASES_FOR_EACH_FEATURE, MAX_COMPONENTS)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.sections.metric_result import SECTIONS, Description, MetricResult
 from medldm.runtime.distributed import is_main_process
 
 logger = logging.getLogger(__name__)
 
 
-class Refusals:
-    """Turn a ValueError inside a part of a section into a result that says why nothing was computed.
+@contextmanager
+def record_refusal(
+    section: str, results: list[MetricResult], *, part: str = "all", title: str = ""
+) -> Iterator[None]:
+    """Turn a `NotMeasurableError` inside a part of a section into a result that says why there is none.
 
     Args:
         section: one of `SECTIONS`.
@@ -22,24 +28,13 @@ class Refusals:
         part: end of the result's key.
         title: of the result; the section's if empty.
     """
-
-    def __init__(
-        self, section: str, results: list[MetricResult], *, part: str = "all", title: str = ""
-    ) -> None:
-        self.description = Description(
-            key=f"{section}.{part}", title=title or SECTIONS[section], meaning="", better="near"
-        )
-        self.results = results
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, ValueError):
-            return False
-        self.results.append(MetricResult(description=self.description, not_computed=str(error)))
-        logger.warning("%s was not computed: %s", self.description.title, error)
-        return True
+    try:
+        yield
+    except NotMeasurableError as error:
+        title = title or SECTIONS[section]
+        description = Description(key=f"{section}.{part}", title=title, meaning="", better="near")
+        results.append(MetricResult(description=description, not_computed=str(error)))
+        logger.warning("%s was not computed: %s", title, error)
 
 
 class Stages:

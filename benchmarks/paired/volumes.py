@@ -11,38 +11,10 @@ import numpy.typing as npt
 from scipy.stats import ks_2samp
 
 from medldm.data.labels import LabelSchema
+from medldm.evaluation.metrics.anatomy import volumes_ml
 
 LabelledGrid = tuple[npt.ArrayLike, Sequence[float]]
 """A label map (X, Y, Z) and its spacing in mm."""
-
-
-def volumes_ml(
-    labels: npt.ArrayLike, spacing_mm: Sequence[float], *, values: Sequence[int]
-) -> npt.NDArray[np.float64]:
-    """Measure the volume of each structure.
-
-    Args:
-        labels: (X, Y, Z), integers of 0 or more.
-        spacing_mm: edge lengths of a voxel.
-        values: of the structures, in the order of the result.
-
-    Returns:
-        (len(values),) volumes in ml; 0 for a structure that does not occur.
-
-    Raises:
-        ValueError: if the map is not three-dimensional or a spacing is not positive.
-    """
-    array = np.asarray(labels)
-    if array.ndim != 3 or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"labels have the shape {array.shape} and the type {array.dtype}; integers (X, Y, Z) are needed"
-        )
-    if len(spacing_mm) != 3 or not all(edge > 0 for edge in spacing_mm):
-        raise ValueError(f"spacing_mm is {tuple(spacing_mm)}; three positive lengths in mm are needed")
-    found, counts = np.unique(array, return_counts=True)
-    n_voxels = dict(zip(found.tolist(), counts.tolist(), strict=True))
-    voxel_ml = math.prod(float(edge) for edge in spacing_mm) / 1000
-    return np.array([n_voxels.get(int(value), 0) * voxel_ml for value in values], dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medldm.evaluation.features.views import AugmentationConfig, augment, change_contrast, move
+from medldm.evaluation.features.augmentation import AugmentationConfig, augment, change_contrast, move
 
 STILL = {"shift": 0.0, "smallest_crop": 1.0, "flip_probability": 0.0, "contrast": 0.0, "noise": 0.0}
 

@@ -13,16 +13,17 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binom
 
-from medldm.evaluation.metrics.checks import TooFewCasesError
-from medldm.evaluation.metrics.neighbours import NeighbourConfig, find_neighbours
-from medldm.evaluation.metrics.planted_copies import plant_copies
-from medldm.evaluation.metrics.privacy import (
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.copy_search import (
     copy_threshold,
     find_planted,
     measure_power,
     search_copies,
     share_with_interval,
 )
+from medldm.evaluation.metrics.neighbours import NeighbourConfig
+from medldm.evaluation.metrics.planted_copies import plant_copies
+from tests.evaluation.measures import find_neighbours
 
 SEARCH = NeighbourConfig(max_shift=2, wavelengths=(4.0, 12.0))
 

@@ -1,0 +1,165 @@
+"""Distances between the sets in features of any kind: radiomics, contrastive, latents, a network from a file.
+
+Every set is compared with the real test set. Measures that depend on the number of cases are given the same
+number of each set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from medldm.evaluation.cases.model_cases import EvaluatedModel
+from medldm.evaluation.cases.reading import Cohorts
+from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.features.cache import FeatureCache
+from medldm.evaluation.features.extraction import standardise_sets
+from medldm.evaluation.features.kinds import FeatureKind
+from medldm.evaluation.features.latent import LATENTS, latent_features
+from medldm.evaluation.features.network import FeatureNetwork, network_features, published_style
+from medldm.evaluation.metrics.bootstrap import Estimate
+from medldm.evaluation.metrics.checks import Floats
+from medldm.evaluation.metrics.frechet import extrapolated_frechet_distance, frechet_distance
+from medldm.evaluation.metrics.kernel_distance import polynomial_kernel, squared_mmd
+from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
+from medldm.evaluation.sections.metric_result import (
+    Column,
+    Description,
+    MetricResult,
+    compute_result,
+)
+
+Features = Mapping[str, Floats]
+"""(N, D) by "train", "test", "synthetic" and "noise", in the order of the cases."""
+
+Progress = Callable[[str], None]
+
+
+def feature_results(
+    compare: Comparison, features: dict[str, Floats], kind: FeatureKind
+) -> list[MetricResult]:
+    """Compute the Frechet distance and KID in raw features.
+
+    Args:
+        compare: the sets.
+        features: of their cases.
+        kind: how the report names them.
+
+    Raises:
+        NotMeasurableError: for features of which none varies over the real training set.
+    """
+    standardised, reduced = standardise_sets(features)
+    description = Description(
+        key=f"fidelity.frechet_{kind.key}",
+        title=f"Frechet distance ({kind.name})",
+        meaning=kind.meaning,
+        better="lower",
+    )
+    return [
+        frechet_result(compare, reduced, description, kind.note),
+        kid_result(compare, standardised, kind),
+    ]
+
+
+def latent_results(
+    compare: Comparison, evaluated: EvaluatedModel, cohorts: Cohorts, *, progress: Progress
+) -> list[MetricResult]:
+    """Compute the distances in the latents of the model's autoencoder.
+
+    Args:
+        compare: the sets.
+        evaluated: the model.
+        cohorts: that the sets were read from.
+        progress: told what is being done.
+    """
+    found = latent_features(evaluated.model, cohorts, seed=compare.seed, progress=progress)
+    return feature_results(compare, found, LATENTS)
+
+
+def published_results(
+    compare: Comparison, network: FeatureNetwork, *, cache: FeatureCache, progress: Progress
+) -> list[MetricResult]:
+    """Compute the distances in the features of a network that was trained elsewhere.
+
+    Args:
+        compare: the sets.
+        network: that sees the volumes.
+        cache: of an earlier evaluation.
+        progress: told what is being done.
+
+    Raises:
+        NotMeasurableError: for volumes that are too small for the network.
+    """
+    found = network_features(network, compare.sets, cache=cache, progress=progress)
+    note = published_style(found, n_matched=min(map(len, found.values())))
+    kind = replace(network.kind, note=f"{network.kind.note} {note}")
+    return feature_results(compare, found, kind)
+
+
+def match_cases(compare: Comparison, n: int) -> npt.NDArray[np.int64]:
+    """Return the places, among n cases, of as many as the smallest set has."""
+    sets = compare.sets
+    n_matched = min(len(sets.train), len(sets.test), len(sets.synthetic), len(sets.noise))
+    return np.sort(np.random.default_rng(compare.seed).permutation(n)[:n_matched])
+
+
+def frechet_result(
+    compare: Comparison, features: Features, description: Description, note: str = ""
+) -> MetricResult:
+    """Compute the Frechet distance in features that are few enough for the number of cases."""
+    test_places = match_cases(compare, len(features["test"]))
+    test = features["test"][test_places]
+
+    def measure(column: Column) -> Estimate:
+        own = features[COLUMN_SETS[column]]
+        places = match_cases(compare, len(own))
+        frechet_distance(test, own[places])
+        return compare.interval(
+            lambda u, v: frechet_distance(test, own[places], weights=(u, v), force=True),
+            [compare.sets.test.subjects[place] for place in test_places],
+            [compare.part(column).subjects[place] for place in places],
+            is_distance=True,
+        )
+
+    note = f"{test.shape[1]} principal components, {len(test)} cases of each set. {note}".strip()
+    try:
+        infinite = extrapolated_frechet_distance(features["test"], features["synthetic"], seed=compare.seed)
+        note += f" Extrapolated to infinitely many cases: {infinite:.3g}."
+    except TooFewCasesError:
+        pass
+    return compute_result(description, measure, note=note)
+
+
+def kid_result(compare: Comparison, features: Features, kind: FeatureKind) -> MetricResult:
+    """Compute the kernel distance KID in standardised features."""
+    description = Description(
+        key=f"fidelity.kid_{kind.key}",
+        title=f"Kernel distance, KID ({kind.name})",
+        meaning=kind.meaning,
+        better="lower",
+    )
+    return kernel_result(compare, features, polynomial_kernel, description, note=kind.note)
+
+
+def kernel_result(
+    compare: Comparison,
+    features: Features,
+    kernel: Callable[[Floats, Floats], Floats],
+    description: Description,
+    *,
+    note: str,
+) -> MetricResult:
+    """Compute the squared maximum mean discrepancy of a kernel (N, D), (M, D) to (N, M)."""
+    within = {name: kernel(each, each) for name, each in features.items()}
+    between = {name: kernel(features["test"], each) for name, each in features.items()}
+
+    def measure(column: Column) -> Estimate:
+        name = COLUMN_SETS[column]
+        return compare.with_test(
+            column, lambda u, v: squared_mmd(within["test"], within[name], between[name], weights=(u, v))
+        )
+
+    return compute_result(description, measure, note=note)
