@@ -47,7 +47,7 @@ locked:
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/medldm demo --output $(OUTPUT)
+	$(BIN)/medldm demo --output-dir $(OUTPUT)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)

@@ -34,8 +34,8 @@ M_MMAP_THRESHOLD = -3
 """Of mallopt(3)."""
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
-FIRST = {"channels": [8, 16, 32], "n_groups": 8}
-SECOND = {"channels": [32, 64], "attention_levels": [False, True], "n_heads": 4, "n_groups": 16}
+FIRST = {"down_channels": [8, 16, 32], "n_groups": 8}
+SECOND = {"down_channels": [32, 64], "attention_levels": [False, True], "n_heads": 4, "n_groups": 16}
 
 
 class Configuration(NamedTuple):
@@ -80,7 +80,7 @@ CONFIGURATIONS = (
         second={"batch_size": 4},
     ),
     Configuration(
-        "sampling, decoding, 96^3", workloads.decode, (96, 96, 96), first={"channels": [16, 32, 64]}
+        "sampling, decoding, 96^3", workloads.decode, (96, 96, 96), first={"down_channels": [16, 32, 64]}
     ),
 )
 

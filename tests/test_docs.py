@@ -17,10 +17,12 @@ PAGES = ["README.md", "bundles/mri_label_ldm/docs/README.md"]
 
 # Small networks and short trainings in the place of real ones.
 SMALL = {
-    "train_autoencoder.yaml": "--size [16,20,16] --channels [4,8] --n_groups 4 --epochs 1 --val_interval 1",
+    "train_autoencoder.yaml": (
+        "--size [16,20,16] --down_channels [4,8] --n_groups 4 --n_epochs 1 --val_interval 1"
+    ),
     "train_diffusion.yaml": (
-        "--channels [8,16] --attention_levels [False,True] --n_heads 2 --n_groups 4 "
-        "--epochs 1 --val_interval 1"
+        "--down_channels [8,16] --attention_levels [False,True] --n_heads 2 --n_groups 4 "
+        "--n_epochs 1 --val_interval 1"
     ),
     "inference.yaml": "--num_steps 2",
 }

@@ -22,7 +22,7 @@ KEYWORDS = (
     "PatientComments", "ImageComments", "DeviceSerialNumber",
 )  # fmt: skip
 MARKS = [f"Qx{number:02d}Planted" for number in range(len(KEYWORDS) + 6)]
-SMALL = ["--n_groups", "4", "--epochs", "1", "--val_interval", "1"]
+SMALL = ["--n_groups", "4", "--n_epochs", "1", "--val_interval", "1"]
 
 
 def plant(folder: Path) -> None:
@@ -91,13 +91,13 @@ def test_no_mark_is_in_any_file_or_log_line(tmp_path: Path) -> None:
                 *knobs,
                 *SMALL,
                 *size,
-                "--channels",
+                "--down_channels",
                 "[4,8]",
             ],
             work,
         ),
         run(
-            [*start, configs["train_diffusion"], *knobs, *SMALL, "--channels", "[8,16]", *attention],
+            [*start, configs["train_diffusion"], *knobs, *SMALL, "--down_channels", "[8,16]", *attention],
             work,
         ),
         run([*start, configs["inference"], *knobs, "--num_steps", "2"], work),

@@ -122,7 +122,7 @@ def run_command(arguments: Sequence[str], *, is_trusted: bool) -> None:
     """Run a bundle from the arguments of a command line, read as MONAI reads them.
 
     Args:
-        arguments: such as ["--config_file", "configs/train.yaml", "--epochs", "3"].
+        arguments: such as ["--config_file", "configs/train.yaml", "--n_epochs", "3"].
         is_trusted: True leaves out every check.
     """
     if is_trusted:

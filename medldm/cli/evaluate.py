@@ -13,9 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--real-train", required=True, help="cohort that the model was trained on")
     parser.add_argument("--real-test", required=True, help="cohort of subjects that the model never saw")
     parser.add_argument("--synthetic", required=True, help="cohort that the model made")
-    parser.add_argument("--out", required=True, help="receives report.html and report.json")
+    parser.add_argument("--output-dir", required=True, help="receives report.html and report.json")
     parser.add_argument(
-        "--model", help="latent_diffusion.safetensors that made it: does the model give away its patients?"
+        "--checkpoint",
+        help="latent_diffusion.safetensors that made it: does the model give away its patients?",
     )
     parser.add_argument("--text-encoder", help="folder of the text encoder of the model's training")
     parser.add_argument("--device", default="auto", help="where the model runs")
@@ -55,14 +56,19 @@ def run_command(options: argparse.Namespace) -> int:
         usefulness=UsefulnessConfig(time_budget_s=options.time_budget),
     )
     resources = EvaluationResources(
-        model=options.model,
+        model=options.checkpoint,
         text_encoder=options.text_encoder,
         device=options.device,
         feature_weights=options.feature_weights,
         cache_dir=options.cache_dir,
     )
     report = evaluate(
-        options.real_train, options.real_test, options.synthetic, options.out, config, resources=resources
+        options.real_train,
+        options.real_test,
+        options.synthetic,
+        options.output_dir,
+        config,
+        resources=resources,
     )
     sys.stdout.write(summary_text(report) + "\n")
     require_clean(report, fail_on_copies=options.fail_on_copies)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-encoder", help="folder of the text encoder of the training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first-index", type=int, default=0, help="index of the first volume of the seed")
-    parser.add_argument("--guidance-scale", type=float, default=1.5)
+    parser.add_argument("--guidance-scale", type=float, default=1.0)
     parser.add_argument("--preset", default="balanced", help="fast, balanced or reference")
     parser.add_argument("--num-steps", type=int, help="the preset's if not given")
     parser.add_argument("--overwrite", action="store_true", help="replace volumes that exist")

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             nargs="+",
             default=[],
             metavar="KNOB=VALUE",
-            help=f"knobs of train_{stage}.yaml, such as channels=[32,64] batch_size=2 precision=bfloat16",
+            help=f"knobs of train_{stage}.yaml, such as down_channels=[32,64] batch_size=2",
         )
     parser.add_argument("--cases", type=int, default=100, help="training cases of an epoch, for the time")
     parser.add_argument("--tflops", type=float, help="10^12 operations that a device sustains each second")
@@ -89,7 +89,7 @@ def read_knobs(words: Sequence[str]) -> dict[str, Any]:
             knobs[name] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ConfigError(
-                f"{word!r} has a value that is no YAML: write for example channels=[32,64]"
+                f"{word!r} has a value that is no YAML: write for example down_channels=[32,64]"
             ) from error
     return knobs
 

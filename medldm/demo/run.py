@@ -27,11 +27,11 @@ N_SYNTHETIC = 8
 COMMON: dict[str, Any] = {"validation_fraction": N_SYNTHETIC / N_SUBJECTS, "precision": "auto"}
 STAGE_1: dict[str, Any] = {
     **COMMON,
-    "spacing": [4.0, 4.0, 4.0],
+    "spacing_mm": [4.0, 4.0, 4.0],
     "size": [40, 48, 40],
-    "channels": [16, 32],
+    "down_channels": [16, 32],
     "n_groups": 8,
-    "epochs": 20,
+    "n_epochs": 20,
     "batch_size": 1,
     "learning_rate": 0.001,
     "adversarial_start": 360,
@@ -39,11 +39,11 @@ STAGE_1: dict[str, Any] = {
 }
 STAGE_2: dict[str, Any] = {
     **COMMON,
-    "channels": [32, 64, 128],
+    "down_channels": [32, 64, 128],
     "attention_levels": [False, False, True],
     "n_heads": 4,
     "n_groups": 16,
-    "epochs": 60,
+    "n_epochs": 60,
     "batch_size": 4,
     "learning_rate": 0.001,
     "val_interval": 20,
@@ -52,6 +52,7 @@ INFERENCE: dict[str, Any] = {
     "validation_fraction": COMMON["validation_fraction"],
     "num_samples": N_SYNTHETIC,
     "num_steps": 30,
+    "guidance_scale": 1.5,
 }
 
 
@@ -70,7 +71,7 @@ def run_demo(output_dir: str | Path, *, seed: int = 0) -> str:
     """
     output_dir = Path(output_dir).resolve()
     if output_dir.exists() and any(output_dir.iterdir()):
-        raise OutputExistsError(f"{output_dir} is not empty: remove it or choose another --output")
+        raise OutputExistsError(f"{output_dir} is not empty: remove it or choose another --output-dir")
     clock = _Clock()
     dataset_dir = make_demo_cohort(output_dir / "cohort", n_subjects=N_SUBJECTS, seed=seed)
     clock.lap("cohort")

@@ -42,7 +42,7 @@ def training_seconds(plan: Plan, *, rate: float, n_cases: int) -> tuple[float, f
         n_cases: training cases of an epoch.
     """
     first, second = (
-        stage.operations_per_sample * n_cases * stage.knobs.epochs / (rate * plan.budget.n_devices)
+        stage.operations_per_sample * n_cases * stage.knobs.n_epochs / (rate * plan.budget.n_devices)
         for stage in (plan.autoencoder, plan.diffusion)
     )
     return first, second

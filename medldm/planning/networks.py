@@ -20,9 +20,24 @@ from medldm.training.precision import DTYPES
 ASSUMED_STRUCTURES = 16
 """Structures of a label map where no cohort tells; they change the memory of a plan by less than 1 %."""
 
-_FIRST = ("size", "patch_size", "autoencoder_type", "channels", "latent_channels", "n_res_blocks", "n_groups")
-_SECOND = ("conditions", "image_token_grid", "channels", "attention_levels", "n_heads", "n_groups")
-_BOTH = ("batch_size", "accumulation_steps", "epochs", "precision", "checkpointing")
+_FIRST = (
+    "size",
+    "patch_size",
+    "autoencoder_type",
+    "down_channels",
+    "latent_channels",
+    "n_res_blocks",
+    "n_groups",
+)
+_SECOND = (
+    "conditioning_type",
+    "image_token_grid",
+    "down_channels",
+    "attention_levels",
+    "n_heads",
+    "n_groups",
+)
+_BOTH = ("batch_size", "accumulation_steps", "n_epochs", "precision", "checkpointing")
 STAGES = {"autoencoder": (*_FIRST, *_BOTH), "diffusion": (*_SECOND, *_BOTH)}
 """The knobs of each stage that a plan depends on."""
 
@@ -34,7 +49,7 @@ class StageKnobs:
     Args:
         batch_size: samples of a batch.
         accumulation_steps: batches of an optimiser step.
-        epochs: passes over the cohort.
+        n_epochs: passes over the cohort.
         precision: of autocast.
         checkpointing: whether blocks are computed again in the backward pass.
         patch_size: voxels of random crops; None for whole volumes.
@@ -42,13 +57,13 @@ class StageKnobs:
 
     batch_size: int
     accumulation_steps: int = 1
-    epochs: int = 1
+    n_epochs: int = 1
     precision: str = "float32"
     checkpointing: bool = False
     patch_size: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation_steps", "epochs"):
+        for name in ("batch_size", "accumulation_steps", "n_epochs"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}: a whole number of at least 1 is needed")
@@ -112,12 +127,12 @@ def networks_of_bundle(
     return PlannedNetworks(
         autoencoder=_autoencoder_config(first),
         unet=LatentUNetConfig(
-            down_channels=second["channels"],
+            down_channels=second["down_channels"],
             attention_levels=second["attention_levels"],
             n_heads=second["n_heads"],
             n_groups=second["n_groups"],
         ),
-        conditioning=assumed_conditioning(second["conditions"], second["image_token_grid"]),
+        conditioning=assumed_conditioning(second["conditioning_type"], second["image_token_grid"]),
         size=tuple(size or first["size"]),
         first=_stage_knobs(first),
         second=_stage_knobs(second),
@@ -176,7 +191,7 @@ def _stage_knobs(knobs: Mapping[str, Any]) -> StageKnobs:
     return StageKnobs(
         batch_size=knobs["batch_size"],
         accumulation_steps=knobs["accumulation_steps"],
-        epochs=knobs["epochs"],
+        n_epochs=knobs["n_epochs"],
         precision=knobs["precision"],
         checkpointing=knobs["checkpointing"],
         patch_size=None if patch is None else tuple(patch),
@@ -188,7 +203,7 @@ def _autoencoder_config(knobs: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:
     if kind not in AUTOENCODER_CONFIGS:
         raise ConfigError(f"autoencoder_type is {kind!r}: choose from {list(AUTOENCODER_CONFIGS)}")
     return AUTOENCODER_CONFIGS[kind](
-        down_channels=knobs["channels"],
+        down_channels=knobs["down_channels"],
         latent_channels=knobs["latent_channels"],
         n_res_blocks=knobs["n_res_blocks"],
         n_groups=knobs["n_groups"],

@@ -73,8 +73,8 @@ def _times(plan: Plan, seconds: Sequence[float] | None) -> list[str]:
         ]
     first, second = (_duration(value) for value in seconds)
     return [
-        f"Time on {plan.budget.n_devices} device(s): autoencoder {first} ({plan.autoencoder.knobs.epochs} "
-        f"epochs), diffusion {second} ({plan.diffusion.knobs.epochs} epochs)."
+        f"Time on {plan.budget.n_devices} device(s): autoencoder {first} ({plan.autoencoder.knobs.n_epochs} "
+        f"epochs), diffusion {second} ({plan.diffusion.knobs.n_epochs} epochs)."
     ]
 
 

@@ -30,14 +30,14 @@ from medldm.latent_diffusion.model_files import describe_latent_diffusion
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "labelmap_ldm"
 WORKFLOWS = ["train_autoencoder", "train_diffusion", "inference"]
 SPLIT = {"validation_fraction": 0.4}
-TINY_1 = {"size": [15, 20, 16], "channels": [4, 8], "n_groups": 4, "epochs": 2, "val_interval": 1}
+TINY_1 = {"size": [15, 20, 16], "down_channels": [4, 8], "n_groups": 4, "n_epochs": 2, "val_interval": 1}
 TINY_2 = {
-    "channels": [8, 16],
+    "down_channels": [8, 16],
     "attention_levels": [False, True],
     "n_heads": 2,
     "n_groups": 4,
-    "epochs": 2,
-    "conditions": ["scalars"],
+    "n_epochs": 2,
+    "conditioning_type": ["scalars"],
     "scalar_columns": ["volume_ml:core"],
 }
 
@@ -63,7 +63,7 @@ def test_network_takes_and_gives_what_the_metadata_says(make_cohort) -> None:
         config_file=config("train_autoencoder"),
         device="cpu",
         n=1,
-        channels=[4, 8],
+        down_channels=[4, 8],
         n_groups=4,
         dataset_dir=str(make_cohort(3)),
     )
@@ -86,7 +86,7 @@ def test_the_page_s_commands_lead_from_a_cohort_to_new_label_maps(make_cohort, t
         "run --config_file configs/train_autoencoder.yaml": {**SPLIT, **TINY_1},
         "run --config_file configs/train_diffusion.yaml": {**SPLIT, **TINY_2},
         "run --config_file configs/inference.yaml": {"num_steps": 2, "seed": 7, "conditions": conditions},
-        "verify_net_in_out": {"channels": [4, 8], "n_groups": 4},
+        "verify_net_in_out": {"down_channels": [4, 8], "n_groups": 4},
     }
     for command in commands_of_the_page():
         own = [knobs(**settings) for name, settings in small.items() if name in command]

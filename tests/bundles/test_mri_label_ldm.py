@@ -19,13 +19,19 @@ from medldm.workflows import check_required_packages
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
 TINY_1 = {
     "size": [16, 20, 16],
-    "channels": [4, 8],
+    "down_channels": [4, 8],
     "n_groups": 4,
-    "epochs": 2,
+    "n_epochs": 2,
     "val_interval": 1,
     "n_res_blocks": 1,
 }
-TINY_2 = {"channels": [8, 16], "attention_levels": [False, True], "n_heads": 2, "n_groups": 4, "epochs": 2}
+TINY_2 = {
+    "down_channels": [8, 16],
+    "attention_levels": [False, True],
+    "n_heads": 2,
+    "n_groups": 4,
+    "n_epochs": 2,
+}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:parsing config_file"),
@@ -61,7 +67,7 @@ def test_network_takes_and_gives_what_the_metadata_says(autoencoder_type) -> Non
         config_file=config("train_autoencoder"),
         device="cpu",
         n=1,
-        channels=[4, 8],
+        down_channels=[4, 8],
         n_groups=4,
         autoencoder_type=autoencoder_type,
     )

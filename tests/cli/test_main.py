@@ -73,18 +73,19 @@ def test_a_missing_checkpoint_is_one_line(tmp_path, capsys) -> None:
         (["check", "none"], "no cohort at none"),
         (["plan", "--memory-gb", "8", "--bundle", "none"], "no none/configs/train_autoencoder.yaml"),
         (
-            ["plan", "--memory-gb", "8", "--diffusion", "channels=[8"],
-            "'channels=[8' has a value that is no YAML",
+            ["plan", "--memory-gb", "8", "--diffusion", "down_channels=[8"],
+            "'down_channels=[8' has a value that is no YAML",
         ),
         (["run", "--config_file", "none.yaml"], "none.yaml: there is no such file"),
         (
             [
                 "evaluate",
-                *("--real-train", "none", "--real-test", "none", "--synthetic", "none", "--out", "OUT"),
+                *("--real-train", "none", "--real-test", "none"),
+                *("--synthetic", "none", "--output-dir", "OUT"),
             ],
             "no cohort",
         ),
-        (["demo", "--output", "COHORT"], "COHORT is not empty"),
+        (["demo", "--output-dir", "COHORT"], "COHORT is not empty"),
     ],
 )
 def test_what_is_not_there_is_one_line(arguments, message, make_cohort, tmp_path, capsys) -> None:

@@ -67,8 +67,13 @@ def networks(**first: object) -> PlannedNetworks:
     found = networks_of_bundle(
         "medldm/bundles/mri_label_ldm",
         size=(24, 24, 24),
-        autoencoder_knobs={"channels": [4, 8], "n_groups": 4, "n_res_blocks": 1},
-        diffusion_knobs={"channels": [8, 16], "attention_levels": [False, True], "n_heads": 2, "n_groups": 4},
+        autoencoder_knobs={"down_channels": [4, 8], "n_groups": 4, "n_res_blocks": 1},
+        diffusion_knobs={
+            "down_channels": [8, 16],
+            "attention_levels": [False, True],
+            "n_heads": 2,
+            "n_groups": 4,
+        },
     )
     return found.with_first(**first) if first else found
 
@@ -92,10 +97,12 @@ def test_networks_of_a_bundle_take_its_knobs_and_name_unknown_ones() -> None:
     assert found.autoencoder == VAEConfig(
         down_channels=(4, 8), n_groups=4, n_res_blocks=1, mid_attention=False
     )
-    assert found.second == StageKnobs(batch_size=8, epochs=300)
+    assert found.second == StageKnobs(batch_size=8, n_epochs=300)
     assert found.conditioning == assumed_conditioning(["label_map"])
     assert isinstance(found.unet, Config)
-    with pytest.raises(ValueError, match=r"knob of the diffusion 'chanels'\. Did you mean 'channels'"):
-        networks_of_bundle("medldm/bundles/mri_label_ldm", diffusion_knobs={"chanels": [8]})
+    with pytest.raises(
+        ValueError, match=r"knob of the diffusion 'down_chanels'\. Did you mean 'down_channels'"
+    ):
+        networks_of_bundle("medldm/bundles/mri_label_ldm", diffusion_knobs={"down_chanels": [8]})
     with pytest.raises(ValueError, match="a plan needs a bundle made like mri_label_ldm"):
         networks_of_bundle("medldm/bundles/labelmap_ldm")

@@ -100,20 +100,20 @@ def test_impossible_budgets_are_refused(options, message) -> None:
 
 
 def test_knobs_are_read_as_in_a_bundle() -> None:
-    assert read_knobs(["channels=[32, 64]", "precision=bfloat16"]) == {
-        "channels": [32, 64],
+    assert read_knobs(["down_channels=[32, 64]", "precision=bfloat16"]) == {
+        "down_channels": [32, 64],
         "precision": "bfloat16",
     }
     with pytest.raises(ValueError, match="no KNOB=VALUE"):
-        read_knobs(["channels"])
+        read_knobs(["down_channels"])
 
 
 @pytest.mark.slow
 def test_the_command_plans_real_networks_without_a_run(capsys) -> None:
     command = (
         "plan --memory-gb 16 --tflops 20 --gpus 4 --cases 200 --size 24 24 24 --json "
-        "--autoencoder channels=[4,8] n_groups=4 --diffusion channels=[8] attention_levels=[false] n_heads=2 "
-        "n_groups=4 batch_size=1"
+        "--autoencoder down_channels=[4,8] n_groups=4 --diffusion down_channels=[8] attention_levels=[false] "
+        "n_heads=2 n_groups=4 batch_size=1"
     )
     assert main(command.split()) == 0
     plan = json.loads(capsys.readouterr().out)
