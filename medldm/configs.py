@@ -70,7 +70,7 @@ class Config(metaclass=_Checked):
     from the other fields, and follows again after each assignment. An assignment that is refused changes
     nothing; fields that depend on each other are set together, by `update`.
 
-    Example:
+    Examples:
         >>> from medldm import VAEConfig
         >>> config = VAEConfig()
         >>> config.down_channels = [32, 64]

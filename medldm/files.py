@@ -32,7 +32,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     Raises:
         StorageError: if the folder or the file cannot be written.
 
-    Example:
+    Examples:
         >>> with atomic_file(folder / "report.txt") as temporary:  # doctest: +SKIP
         ...     temporary.write_text("all of it")
     """

@@ -27,7 +27,7 @@ class NormaliseIntensity(InvertibleTransform):
         mapping: an IntensityMapping or its dictionary form.
         report_above: share of clipped voxels from which a case is logged.
 
-    Example:
+    Examples:
         >>> mapping = IntensityMapping(kind="identity_range", lower=0.0, upper=2.0)
         >>> NormaliseIntensity(mapping)(MetaTensor(torch.full((1, 2, 2, 2), 2.0))).max().item()
         1.0

@@ -40,7 +40,7 @@ class IntensityMapping:
         percentiles: of the foreground, mr_percentile only.
         foreground_only: False takes percentiles over all voxels, for images without background.
 
-    Example:
+    Examples:
         >>> float(IntensityMapping(kind="ct_window").to_model(np.zeros(1))[0])
         0.0
     """

@@ -34,7 +34,7 @@ class LoadVolume(Transform):
         spacing_mm: mm per voxel for .npy files.
         max_bytes: cap on the volume in memory.
 
-    Example:
+    Examples:
         >>> volume = LoadVolume()("images/case.nii.gz")  # doctest: +SKIP
         >>> volume.affine, volume.meta["original_affine"]  # doctest: +SKIP
     """

@@ -27,7 +27,7 @@ class OrderStatistics:
     Raises:
         ValueError: for an empty array.
 
-    Example:
+    Examples:
         >>> OrderStatistics(np.array([3.0, 1.0, 2.0], dtype=np.float32)).percentile(50.0)
         2.0
     """

@@ -25,7 +25,7 @@ class CentreCropOrPad(Window):
         size: (X, Y, Z) voxels; None for an axis leaves it alone.
         fill: value of added voxels, "minimum" of the volume, or "edge".
 
-    Example:
+    Examples:
         >>> tuple(CentreCropOrPad((4, 6, 4))(MetaTensor(torch.zeros(1, 5, 5, 5))).shape)
         (1, 4, 6, 4)
     """

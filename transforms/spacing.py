@@ -43,7 +43,7 @@ class ResampleToSpacing(InvertibleTransform):
         align: "centre" or "first_voxel" (MONAI's Spacing grid), see `spacing_grids`.
         tolerance: relative difference of spacing below which an axis is left alone.
 
-    Example:
+    Examples:
         >>> volume = MetaTensor(torch.zeros(1, 4, 4, 4), affine=torch.diag(torch.tensor([2.0, 2, 2, 1])))
         >>> tuple(ResampleToSpacing(1.0)(volume).shape)
         (1, 8, 8, 8)

@@ -14,7 +14,7 @@ from medldm.networks.attention import Context, StaticContext
 class EncodedConditions(NamedTuple):
     """What the denoiser sees of conditions.
 
-    Args:
+    Attributes:
         tokens: (B, N, context_dim) for cross-attention; None if unused.
         spatial: (B, C, x, y, z) on the latent grid, joined to the denoiser's input; None if unused.
         pooled: (B, context_dim) each condition's mean token, added up, so that one token counts as much as a

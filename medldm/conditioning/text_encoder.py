@@ -63,7 +63,7 @@ class TextEncoder:
         ImportError: without transformers, which the extra `text` installs.
         ValueError: if the folder holds no encoder, or N is outside its limits.
 
-    Example:
+    Examples:
         >>> encoder = TextEncoder.default(cache_dir="text_cache")  # doctest: +SKIP
         >>> encoder.encode(["T2-weighted brain MRI"]).shape  # doctest: +SKIP
         torch.Size([1, 32, 384])

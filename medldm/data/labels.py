@@ -26,7 +26,7 @@ class LabelSchema:
         structures: value in the files (over 0) -> name; 0 is background and is not listed.
         colours: value -> "#rrggbb", for pictures; may be empty or cover some values only.
 
-    Example:
+    Examples:
         >>> schema = LabelSchema(structures={1: "anterior", 5: "posterior"})
         >>> schema.index_map(np.array([0, 5, 1])).tolist()
         [0, 2, 1]

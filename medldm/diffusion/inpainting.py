@@ -166,7 +166,7 @@ def last_steps(path: NoisePath, steps: Steps, *, strength: float) -> Steps:
 class Inversion(NamedTuple):
     """What leads a deterministic solver to given latents.
 
-    Args:
+    Attributes:
         noise: (B, C, ...) to put on the latents at the first time of the steps, for `PartialStart`.
         x_0_at: time to the estimate of x_0 on the way, for `InpaintingMask`; at the last time the latents.
     """

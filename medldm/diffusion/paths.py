@@ -106,7 +106,7 @@ class DDPMPath(NoisePath):
 
     Source: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", Eq. 2 and 4; schedules in `schedules`.
 
-    Example:
+    Examples:
         >>> DDPMPath(n_timesteps=1000).alpha_sigma(0)
         (1.0, 0.0)
     """
@@ -209,7 +209,7 @@ class FlowPath(NoisePath):
     Source: Liu et al. 2023, "Flow Straight and Fast", Eq. 1; Esser et al. 2024, "Scaling Rectified Flow
     Transformers for High-Resolution Image Synthesis", Eq. 19 and 23.
 
-    Example:
+    Examples:
         >>> FlowPath().alpha_sigma(0.25)
         (0.75, 0.25)
     """
@@ -288,7 +288,7 @@ def make_path(description: Mapping[str, Any]) -> NoisePath:
     Raises:
         ConfigError: if the kind or an argument is unknown or outside its range.
 
-    Example:
+    Examples:
         >>> make_path({"kind": "flow", "shift": 3.0}).to_dict()["shift"]
         3.0
     """

@@ -36,7 +36,7 @@ Steps = Sequence[Step]
 class SolverState(NamedTuple):
     """What a solver yields after each step.
 
-    Args:
+    Attributes:
         step: the step that was made.
         x: (B, ...) state after it.
         x_0: (B, ...) the estimate of the clean latents that it used.

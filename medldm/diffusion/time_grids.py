@@ -72,7 +72,7 @@ def make_steps(path: NoisePath, num_steps: int, *, grid: str = "trailing") -> li
     Raises:
         ConfigError: if the grid is unknown or the number of steps impossible.
 
-    Example:
+    Examples:
         >>> from medldm.diffusion import DDPMPath
         >>> [(step.t, step.s) for step in make_steps(DDPMPath(n_timesteps=1000), 4)]
         [(1000, 750), (750, 500), (500, 250), (250, 0)]

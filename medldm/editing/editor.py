@@ -90,7 +90,7 @@ class EditConfig(Config):
 class Redrawn(NamedTuple):
     """What a model makes of volumes (B, 1, X, Y, Z) whose region it has drawn again.
 
-    Args:
+    Attributes:
         decoded: the new volumes, outside of the region only as good as the autoencoder.
         reconstruction: the original ones through the autoencoder.
     """

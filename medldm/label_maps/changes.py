@@ -77,7 +77,7 @@ def change_labels(labels: np.ndarray, change: LabelChange, *, spacing_mm: Sequen
     Raises:
         ConfigError: if the structure is not there (unless it is added), or the centre is outside of the map.
 
-    Example:
+    Examples:
         >>> labels = np.zeros((9, 9, 9), np.uint8)
         >>> change = LabelChange(operation="add", structure=1, amount_mm=2, centre=(4, 4, 4))
         >>> ball = change_labels(labels, change, spacing_mm=(1, 1, 1))

@@ -119,7 +119,7 @@ class LatentDiffusionModel(nn.Module):
             Appendix G).
         space: spacing, size and intensity of the training volumes; None for a model outside of a cohort.
 
-    Example:
+    Examples:
         >>> from medldm import LatentDiffusionModel, LatentUNetConfig, VAEConfig
         >>> model = LatentDiffusionModel(
         ...     autoencoder_config=VAEConfig(down_channels=[8, 16], n_groups=4),

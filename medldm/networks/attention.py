@@ -91,7 +91,7 @@ class StaticContext:
         TypeError: if `context` is no tensor.
         ValueError: if it has not three axes.
 
-    Example:
+    Examples:
         >>> layer = CrossAttention(8, n_heads=2, context_dim=6).requires_grad_(False)
         >>> context = StaticContext(torch.randn(1, 3, 6))
         >>> layer(torch.randn(1, 5, 8), context).shape

@@ -17,7 +17,7 @@ from medldm.runtime.batch_shard import BatchShard, whole_batch
 class AutoencoderOutput(NamedTuple):
     """The result of one forward pass of an autoencoder.
 
-    Args:
+    Attributes:
         reconstruction: of the shape of the volume.
         regularisation: scalar that the training adds, weighted, to the reconstruction loss.
         metrics: scalars worth logging, by name.

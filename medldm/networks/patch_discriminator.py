@@ -81,7 +81,7 @@ class PatchDiscriminator(nn.Module):
         config: of the network, or a mapping of its fields; None for the defaults. A copy is kept.
         **options: fields to set.
 
-    Example:
+    Examples:
         >>> import torch
         >>> discriminator = PatchDiscriminator(PatchDiscriminatorConfig(channels=8, n_layers=2))
         >>> features = discriminator(torch.zeros(1, 1, 32, 32, 32))

@@ -18,7 +18,7 @@ class DiagonalGaussian:
         logvar: of the same shape; clamped to [-30, 20] so that neither the deviation nor its inverse
             overflows.
 
-    Example:
+    Examples:
         >>> posterior = DiagonalGaussian(torch.zeros(2, 4, 8, 8, 8), torch.zeros(2, 4, 8, 8, 8))
         >>> posterior.kl()
         tensor([0., 0.])

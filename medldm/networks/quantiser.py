@@ -20,7 +20,7 @@ MAX_DISTANCES = 2**22
 class Quantised(NamedTuple):
     """The result of a quantisation.
 
-    Args:
+    Attributes:
         latents: (B, C, x, y, z) nearest codes; their gradient is passed on to the input unchanged.
         indices: (B, x, y, z) int64 indices of the codes.
         loss: scalar commitment loss, with the codebook loss if the codebook learns by gradient.

@@ -84,7 +84,7 @@ class LatentUNet(nn.Module):
         config: of the network, or a mapping of its fields; None for the defaults. A copy is kept.
         **options: fields to set.
 
-    Example:
+    Examples:
         >>> config = LatentUNetConfig(down_channels=[16, 32], n_groups=4, n_heads=2, context_dim=8)
         >>> unet = LatentUNet(config)
         >>> x_t, context = torch.randn(2, 4, 5, 6, 7), torch.randn(2, 3, 8)
@@ -207,7 +207,7 @@ class UNet(LatentUNet):
         config: of the network, or a mapping of its fields; without cross-attention.
         **options: fields to set.
 
-    Example:
+    Examples:
         >>> unet = UNet(UNetConfig(down_channels=[8, 16], n_groups=4, n_heads=2))
         >>> unet(torch.randn(1, 1, 8, 8, 8), torch.tensor([3])).shape
         torch.Size([1, 1, 8, 8, 8])

@@ -48,7 +48,7 @@ class LatentUNetConfig(Config):
         norm_eps: added to the variance in the group normalisations.
         checkpointing: recompute activations in the backward pass; less memory, the same result.
 
-    Example:
+    Examples:
         >>> LatentUNetConfig().time_emb_dim
         320
 

@@ -27,7 +27,7 @@ FIRST_LOGVAR = -4.0
 class VAEConfig(AutoencoderConfig):
     """Describe a VAE; the fields are those of its encoder and decoder.
 
-    Example:
+    Examples:
         >>> VAEConfig(down_channels=[64, 128, 256, 512], latent_channels=4, n_groups=32).downsampling
         8
     """
@@ -43,7 +43,7 @@ class VAE(Autoencoder):
         config: of the network, or a mapping of its fields; None for the defaults. A copy is kept.
         **options: fields to set.
 
-    Example:
+    Examples:
         >>> vae = VAE(in_channels=1, down_channels=[8, 16], n_groups=4)
         >>> output = vae(torch.zeros(1, 1, 15, 16, 17))
         >>> output.reconstruction.shape

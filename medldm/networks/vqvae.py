@@ -29,7 +29,7 @@ class VQVAE(Autoencoder):
         config: of the network, or a mapping of its fields; None for the defaults. A copy is kept.
         **options: fields to set.
 
-    Example:
+    Examples:
         >>> vqvae = VQVAE(in_channels=1, down_channels=[8, 16], n_groups=4, n_codes=32)
         >>> output = vqvae(torch.zeros(1, 1, 15, 16, 17))
         >>> output.reconstruction.shape

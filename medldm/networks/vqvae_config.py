@@ -46,7 +46,7 @@ class VQVAEConfig(AutoencoderConfig):
         activation: "strided" only.
         output_activation: "strided" only; "none", "tanh", "sigmoid", ...
 
-    Example:
+    Examples:
         >>> VQVAEConfig(down_channels=[32, 64, 128], n_codes=256).downsampling
         4
 

@@ -34,7 +34,7 @@ class DryRun:
     Args:
         like_gpu: take the paths of the networks that a GPU takes, without oneDNN.
 
-    Example:
+    Examples:
         >>> dry = DryRun()
         >>> with dry.counting():
         ...     x = torch.zeros(1000, 1000)

@@ -56,7 +56,7 @@ def tune_allocation() -> Allocation:
     Returns:
         Which of the two ways is taken from now on, or "untouched".
 
-    Example:
+    Examples:
         >>> tune_allocation() in ("huge pages", "kept", "untouched")
         True
     """

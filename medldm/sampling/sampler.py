@@ -65,7 +65,7 @@ class LatentDiffusionSampler:
         config: noise path and prediction type of the training.
         denoiser: stands in the place of the model's own, e.g. the averaged one during a training.
 
-    Example:
+    Examples:
         >>> sampler = LatentDiffusionSampler.from_checkpoint("model.safetensors")  # doctest: +SKIP
         >>> volumes = sampler.sample((2, 4, 12, 16, 12), num_steps=50, seed=7)  # doctest: +SKIP
     """

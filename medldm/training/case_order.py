@@ -15,7 +15,7 @@ from medldm.seeds import case_seed, order_generator
 class DrawnCase(int):
     """The number of a case, which also carries the seed of its random transforms in this epoch.
 
-    Args:
+    Attributes:
         number: of the case in the dataset.
         seed: in [0, 2^32).
     """

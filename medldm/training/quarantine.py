@@ -93,7 +93,7 @@ class Quarantine:
     Args:
         max_bad_share: of the training cases, 0 to 1; 0 bears none, as several processes must.
 
-    Example:
+    Examples:
         >>> quarantine = Quarantine(max_bad_share=0.1)
         >>> quarantine.add(3, "has values that are not finite", n_cases=10)
         >>> quarantine.numbers

@@ -36,7 +36,7 @@ class LatentDiffusionTrainer:
         CheckpointError: if the autoencoder's file does not fit the model.
         ValueError: if `config.autoencoder_type` is not that of the model.
 
-    Example:
+    Examples:
         >>> trainer = LatentDiffusionTrainer(model, config, output_dir="outputs")  # doctest: +SKIP
         >>> trainer.train(data_loader)  # doctest: +SKIP
     """

@@ -46,7 +46,7 @@ class DicomError(VolumeError):
         refusal: the name of the reason.
         message: what is wrong, the value found, what is allowed and what to do.
 
-    Example:
+    Examples:
         >>> error = DicomError(Refusal.MOSAIC, "two slices share one image")
         >>> error.refusal.value, str(error)
         ('mosaic', 'mosaic: two slices share one image')

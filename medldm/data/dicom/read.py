@@ -82,7 +82,7 @@ def read_dicom(
     Raises:
         DicomError: NO_MATCH, AMBIGUOUS, or, where one series was found and refused, its reason.
 
-    Example:
+    Examples:
         >>> volume = read_dicom("study", modality="CT")  # doctest: +SKIP
         >>> volume.shape, volume.affine  # doctest: +SKIP
     """

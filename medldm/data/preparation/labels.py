@@ -24,7 +24,7 @@ class LabelTable:
         names: cohort value -> name.
         colours: cohort value -> "#rrggbb".
 
-    Example:
+    Examples:
         >>> table = LabelTable(mapping={2: 1, 41: 1}, names={1: "white matter"})
         >>> table.apply(np.array([0, 2, 41])).tolist()
         [0, 1, 1]

@@ -119,7 +119,7 @@ def prepare(
         MissingFileError: where there is no input.
         ValueError: for an output, a table or a key that cannot be used; nothing is written then.
 
-    Example:
+    Examples:
         >>> result = prepare("dicom", "cohort", table="subjects.csv")  # doctest: +SKIP
         >>> result.exit_code  # doctest: +SKIP
         0

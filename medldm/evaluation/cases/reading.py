@@ -70,7 +70,7 @@ class GridConfig(Config):
 class Cohorts(NamedTuple):
     """The three cohorts of an evaluation, all of them sound.
 
-    Args:
+    Attributes:
         train: cohort that the model was trained on.
         test: real cases of subjects that it never saw.
         synthetic: cohort that it made.

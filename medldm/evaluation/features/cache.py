@@ -59,7 +59,7 @@ class FeatureCache:
     Args:
         directory: is made where it is missing; None keeps nothing.
 
-    Example:
+    Examples:
         >>> cache = FeatureCache(None)
         >>> cache.recall("radiomics", "0" * 64, lambda: {"features": torch.zeros(2)})
         {'features': tensor([0., 0.])}

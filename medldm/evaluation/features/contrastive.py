@@ -85,7 +85,7 @@ class ContrastiveEncoder(nn.Module):
     Args:
         config: size, channels and number of features.
 
-    Example:
+    Examples:
         >>> config = ContrastiveConfig(size=(8, 8, 8), channels=(4, 4, 8, 8), n_steps=1)
         >>> ContrastiveEncoder(config).eval().embed([np.random.rand(9, 12, 7)]).shape
         (1, 64)

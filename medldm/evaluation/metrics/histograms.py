@@ -62,7 +62,7 @@ class HistogramPair:
     Source: Vallender 1974, Calculation of the Wasserstein Distance Between Probability Distributions on the
     Line.
 
-    Example:
+    Examples:
         >>> HistogramPair(np.zeros((2, 3)), np.full((4, 3), 7.0)).distance()
         7.0
     """

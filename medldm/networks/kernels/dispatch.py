@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
-"""TAPS[j][k] is 1 where tap k of the convolution becomes part of tap j of the transposed one."""
+"""`TAPS[j][k]` is 1 where tap k of the convolution becomes part of tap j of the transposed one."""
 
 _ROWS = 256
 """Queries whose products with all keys exist at a time."""

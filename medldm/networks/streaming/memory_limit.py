@@ -93,7 +93,7 @@ def estimate_decode_bytes(
         tile: planes of a tile of `stream_decode`; None for decoding whole.
         recompute: as given to `stream_decode`.
 
-    Example:
+    Examples:
         >>> config = VAEConfig(down_channels=[32, 64, 128], mid_attention=False)
         >>> estimate_decode_bytes(config, (64, 64, 64), tile=4) < 6e9
         True
