@@ -24,7 +24,8 @@ from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.evaluate import evaluate, require_clean
 from medldm.evaluation.quality_gate import make_quality_gate
 from medldm.evaluation.resources import EvaluationResources
-from medldm.generation.engine import GenerationEvaluator, make_preparer
+from medldm.generation.engine import GenerationEvaluator
+from medldm.generation.requests import make_preparer
 from medldm.label_maps.choice import choose_label_maps
 from medldm.latent_diffusion.label_maps import load_label_map_model, make_label_map_diffusion, require_schema
 from medldm.latent_diffusion.model_files import load_latent_diffusion, make_latent_diffusion

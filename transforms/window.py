@@ -76,15 +76,9 @@ def centre_crop_or_pad(
 ) -> npt.NDArray[Any]:
     """Crop or pad each axis of a plain array about the centre, see `centred_window`."""
     window = centred_window(array.shape, size)
-    widths = [
-        (max(-start, 0), max(stop - n, 0)) for (start, stop), n in zip(window, array.shape, strict=True)
-    ]
-    inside = tuple(
-        slice(max(start, 0), max(start, 0) + n) for (start, _), n in zip(window, size, strict=True)
-    )
-    if fill == "edge":
-        return np.pad(array, widths, mode="edge")[inside]
-    return np.pad(array, widths, constant_values=fill)[inside]
+    cut = array[tuple(slice(max(start, 0), stop) for start, stop in window)]
+    added = [(max(-start, 0), max(stop - n, 0)) for (start, stop), n in zip(window, array.shape, strict=True)]
+    return np.pad(cut, added, mode="edge") if fill == "edge" else np.pad(cut, added, constant_values=fill)
 
 
 def take_window(volume: MetaTensor, window: tuple[tuple[int, int], ...], *, fill: Fill) -> MetaTensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from medldm.editing.request import EditRequest
 from medldm.editing.stored_images import read_stored_image, require_same_grid
 from medldm.errors import ConfigError, OutputExistsError
 from medldm.files import write_atomically
-from medldm.generation.files import LabelGrid
+from medldm.generation.files import LabelGrid, hash_voxels
 from medldm.generation.requests import RequestPreparer
 from medldm.label_maps.changes import change_labels, count_changes
 from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions, hash_weights
@@ -193,8 +192,8 @@ class Editor:
             },
             "region_voxels": int(self.region.sum()),
             "clipped_voxels": n_clipped,
-            "image_sha256": _hash(self.image.stored),
-            "new_label_map_sha256": _hash(self.after),
+            "image_sha256": hash_voxels(self.image.stored),
+            "new_label_map_sha256": hash_voxels(self.after),
             "conditions": self.described,
             "weights_sha256": hash_weights(self.sampler.model.state_dict()),
             "versions": describe_versions(),
@@ -223,10 +222,6 @@ def make_editor(
         conditions=conditions,
         overwrite=overwrite,
     )
-
-
-def _hash(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 __all__ = ["Editor", "make_editor"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from medldm.conditioning import Conditions, open_text_encoder
-from medldm.conditioning.values import EncodesText
-from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.generation.files import SyntheticWriter
-from medldm.generation.rejection import Drawn, QualityGate, draw_until_good
+from medldm.generation.rejection import QualityGate, RejectionResult, sample_with_rejection
 from medldm.generation.requests import (
     GenerationDataset,
     PreparedRequest,
     RequestPreparer,
     list_label_maps,
+    make_preparer,
 )
-from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions, hash_weights
+from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
@@ -160,7 +158,7 @@ class GenerationEvaluator(SupervisedEvaluator):
 
     def _draw_through(self, gate: QualityGate, request: PreparedRequest) -> Tensor:
         """Draw a volume, again where it does not pass, and write it unless it is refused."""
-        drawn = draw_until_good(
+        drawn = sample_with_rejection(
             lambda seed: self.draw(
                 request.size, self.model, conditions=request.conditions, index=request.index, seed=seed
             )[0],
@@ -170,7 +168,7 @@ class GenerationEvaluator(SupervisedEvaluator):
             max_redraws=gate.max_redraws,
         )
         if drawn.passed or not gate.refuse:
-            self._write(replace(request, drawn=drawn), drawn.volume)
+            self._write(request, drawn.volume, drawn)
         else:
             self.refused.append(request.index)
             logger.warning(
@@ -178,7 +176,7 @@ class GenerationEvaluator(SupervisedEvaluator):
             )
         return drawn.volume
 
-    def _write(self, request: PreparedRequest, volume: Tensor) -> Path:
+    def _write(self, request: PreparedRequest, volume: Tensor, result: RejectionResult | None = None) -> Path:
         space, grid = self.preparer.space, request.grid
         if grid is None:
             image, affine = volume[0].cpu().numpy(), space.affine(tuple(volume.shape[1:]))
@@ -188,24 +186,27 @@ class GenerationEvaluator(SupervisedEvaluator):
             request.index,
             np.asarray(space.intensity.from_model(image)),
             affine=affine,
-            sidecar={
-                "synthetic": True,
-                "index": request.index,
-                "sampling": self.draw.sampling.to_dict(),
-                "conditions": request.description,
-                "weights_sha256": self.weights_sha256,
-                "versions": describe_versions(),
-            }
-            | ({} if request.drawn is None else self._describe_gate(request.drawn)),
+            sidecar=self._describe(request) | ({} if result is None else self._describe_gate(result)),
             labels=request.labels,
             schema=self.preparer.schema if request.labels is not None else None,
         )
 
-    def _describe_gate(self, drawn: Drawn) -> dict[str, Any]:
+    def _describe(self, request: PreparedRequest) -> dict[str, Any]:
+        """Say for the sidecar how the volume is made again."""
+        return {
+            "synthetic": True,
+            "index": request.index,
+            "sampling": self.draw.sampling.to_dict(),
+            "conditions": request.description,
+            "weights_sha256": self.weights_sha256,
+            "versions": describe_versions(),
+        }
+
+    def _describe_gate(self, result: RejectionResult) -> dict[str, Any]:
         """Name the seed that makes the volume again without a gate, and every try."""
         sampling = self.draw.sampling.to_dict()
-        gate = {"seed": sampling["seed"], "passed": drawn.passed, "tries": list(drawn.tries)}
-        return {"sampling": sampling | {"seed": drawn.seed}, "quality_gate": gate}
+        gate = {"seed": sampling["seed"], "passed": result.passed, "tries": list(result.tries)}
+        return {"sampling": sampling | {"seed": result.seed}, "quality_gate": gate}
 
 
 def _seen_by_gate(
@@ -280,26 +281,6 @@ def generate(
     return evaluator.written
 
 
-def make_preparer(
-    model: LatentDiffusionModel,
-    *,
-    text_encoder: EncodesText | None = None,
-    label_table: str | Path | None = None,
-) -> RequestPreparer:
-    """Build what turns requests into tensors; the arguments are those of `generate`.
-
-    Raises:
-        CheckpointError: if the model makes label maps, not images.
-    """
-    n_channels = model.autoencoder.config.in_channels
-    if n_channels != 1:
-        raise CheckpointError(
-            f"the model has {n_channels} channels, it makes label maps: use the bundle labelmap_ldm"
-        )
-    table: LabelTable | None = None if label_table is None else read_label_table(label_table)
-    return RequestPreparer(model, text_encoder=text_encoder, label_table=table)
-
-
 __all__ = [
     "GenerationDataset",
     "GenerationEvaluator",
@@ -307,5 +288,4 @@ __all__ = [
     "SamplingConfig",
     "generate",
     "list_label_maps",
-    "make_preparer",
 ]

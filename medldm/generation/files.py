@@ -6,9 +6,10 @@ own grid and affine, to the bit.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,11 @@ class LabelGrid(FileGrid):
         return restore_file_geometry(self.volume).as_tensor()[0].numpy()
 
 
+def hash_voxels(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array's values, for a sidecar."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
 class SyntheticWriter:
     """Write images, label maps and sidecars; each file whole or not at all.
 
@@ -143,20 +149,22 @@ class SyntheticWriter:
         FileExistsError: from `refuse_existing`, before anything is generated.
     """
 
+    folder, noun = "images", "volumes"
+
     def __init__(self, output_dir: str | Path, *, overwrite: bool = False) -> None:
         self.output_dir = Path(output_dir)
         self.overwrite = read_switch(overwrite, name="overwrite")
 
     def file_of(self, index: int) -> Path:
-        """Return the file of an image."""
-        return self.output_dir / "images" / f"{self._name(index)}.nii.gz"
+        """Return the file of a volume."""
+        return self.output_dir / self.folder / f"{self._name(index)}.nii.gz"
 
     def refuse_existing(self, indices: Sequence[int]) -> None:
         """Refuse to replace volumes unless `overwrite` is set."""
-        existing = [self._name(index) for index in indices if self.file_of(index).exists()]
+        existing = [self.file_of(index) for index in indices if self.file_of(index).exists()]
         if existing and not self.overwrite:
             raise OutputExistsError(
-                f"{len(existing)} volumes, such as {existing[0]}, exist in {self.output_dir}: "
+                f"{len(existing)} {self.noun}, such as {existing[0].name}, exist in {existing[0].parent}: "
                 "choose another output_dir or first_index, or set overwrite to true"
             )
 
@@ -171,15 +179,21 @@ class SyntheticWriter:
         schema: LabelSchema | None = None,
     ) -> Path:
         """Write one volume; returns the image's file."""
-        name = f"{self._name(index)}"
+        name = self._name(index)
         if labels is not None:
             integer = np.min_scalar_type(int(labels.max()))
             write_nifti(self.output_dir / "labels" / f"{name}.nii.gz", labels, affine, dtype=integer)
+        self._write_sidecar(name, sidecar)
+        if schema is not None:
+            self._write_schema(schema)
+        return write_nifti(self.file_of(index), image, affine, dtype=image.dtype)
+
+    def _write_sidecar(self, name: str, sidecar: Mapping[str, Any]) -> None:
         content = json.dumps(sidecar, indent=2, sort_keys=True).encode()
         write_atomically(self.output_dir / "sidecars" / f"{name}.json", content)
-        if schema is not None:
-            write_atomically(self.output_dir / "labels.json", json.dumps(schema.to_dict(), indent=2).encode())
-        return write_nifti(self.file_of(index), image, affine, dtype=image.dtype)
+
+    def _write_schema(self, schema: LabelSchema) -> None:
+        write_atomically(self.output_dir / "labels.json", json.dumps(schema.to_dict(), indent=2).encode())
 
     @staticmethod
     def _name(index: int) -> str:

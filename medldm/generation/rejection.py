@@ -54,7 +54,7 @@ class QualityGate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class RejectionResult:
     """The volume that is kept, and how it came about.
 
     Args:
@@ -73,14 +73,14 @@ class Drawn:
         return not self.tries[-1]["problems"]
 
 
-def draw_until_good(
+def sample_with_rejection(
     draw: Callable[[int], Tensor],
     problems: Callable[[Tensor], list[str]],
     *,
     seed: int,
     index: int,
     max_redraws: int,
-) -> Drawn:
+) -> RejectionResult:
     """Draw until a volume has no problem, or the tries are used up.
 
     Args:
@@ -99,4 +99,4 @@ def draw_until_good(
         if not found:
             break
         logger.warning("volume %d, try %d of %d: %s", index, attempt + 1, max_redraws + 1, "; ".join(found))
-    return Drawn(volume=volume, seed=own, tries=tuple(tries))
+    return RejectionResult(volume=volume, seed=own, tries=tuple(tries))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from medldm.conditioning import Conditions
 from medldm.conditioning.config import SPATIAL_TYPES
 from medldm.conditioning.values import EncodesText, condition_value
 from medldm.data.labels import LabelSchema
-from medldm.data.preparation.labels import LabelTable
+from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.errors import ConfigError, MissingFileError
-from medldm.generation.files import FileGrid, LabelGrid
-from medldm.generation.rejection import Drawn
+from medldm.generation.files import FileGrid, LabelGrid, hash_voxels
+from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import require_space
 from medldm.transforms import IntensityMapping, LoadVolume
@@ -118,7 +117,6 @@ class PreparedRequest:
         grid: of the label map or the image it is made from; None for a volume made from noise alone.
         labels: on the file's grid, with the model's values; None without a label map.
         description: of the conditions, for the sidecar.
-        drawn: how a quality gate came to the volume; None without one.
     """
 
     index: int
@@ -127,7 +125,6 @@ class PreparedRequest:
     grid: FileGrid | None
     labels: np.ndarray | None
     description: dict[str, Any]
-    drawn: Drawn | None = None
 
 
 class RequestPreparer:
@@ -194,7 +191,7 @@ class RequestPreparer:
             described["label_map"] = self._describe_labels(labels)
         if "image" in raw:
             grid, values["image"] = self._load_image(raw["image"], grid)
-            described["image"] = {"voxels_sha256": _hash(values["image"].numpy())}
+            described["image"] = {"voxels_sha256": hash_voxels(values["image"].numpy())}
         return PreparedRequest(
             index=request["index"],
             conditions=Conditions(values) if values else None,
@@ -232,10 +229,26 @@ class RequestPreparer:
     def _describe_labels(self, labels: np.ndarray) -> dict[str, Any]:
         structures = self.schema.structures if self.schema is not None else {}
         return {
-            "voxels_sha256": _hash(labels),
+            "voxels_sha256": hash_voxels(labels),
             "structures": {str(value): name for value, name in structures.items()},
         }
 
 
-def _hash(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+def make_preparer(
+    model: LatentDiffusionModel,
+    *,
+    text_encoder: EncodesText | None = None,
+    label_table: str | Path | None = None,
+) -> RequestPreparer:
+    """Build what turns requests into tensors; the arguments are those of `generation.engine.generate`.
+
+    Raises:
+        CheckpointError: if the model makes label maps, not images.
+    """
+    n_channels = model.autoencoder.config.in_channels
+    if n_channels != 1:
+        raise CheckpointError(
+            f"the model has {n_channels} channels, it makes label maps: use the bundle labelmap_ldm"
+        )
+    table: LabelTable | None = None if label_table is None else read_label_table(label_table)
+    return RequestPreparer(model, text_encoder=text_encoder, label_table=table)

@@ -9,7 +9,7 @@ from typing import Any
 from medldm.data.cohort import read_cohort
 from medldm.errors import ConfigError
 from medldm.generation.requests import list_label_maps
-from medldm.label_maps.generation import make_paired_label_maps
+from medldm.label_maps.generation import generate_paired_label_maps
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.sampling.config import SamplingConfig
 
@@ -92,7 +92,7 @@ def draw_for_images(
     """
     if checkpoint is None or not num_samples:
         raise ConfigError("labels 'synthetic' needs labelmap_checkpoint and num_samples: give both")
-    return make_paired_label_maps(
+    return generate_paired_label_maps(
         checkpoint,
         Path(output_dir) / DRAWN_FOLDER,
         structures=model.conditioning_config.structures,

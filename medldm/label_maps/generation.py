@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor
 
 from medldm.data.labels import LabelSchema
-from medldm.errors import ConfigError, OutputExistsError
-from medldm.files import write_atomically
+from medldm.errors import ConfigError
 from medldm.generation.engine import GenerationEvaluator, LatentDiffusionInferer
 from medldm.generation.files import SyntheticWriter
+from medldm.generation.rejection import RejectionResult
 from medldm.generation.requests import GenerationDataset, PreparedRequest
 from medldm.label_maps.islands import remove_islands
-from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions
+from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.label_maps import decode_indices, load_label_map_model
 from medldm.latent_diffusion.model import LatentDiffusionModel
@@ -78,22 +77,7 @@ class LabelMapWriter(SyntheticWriter):
         overwrite: allow replacing maps that exist.
     """
 
-    def file_of(self, index: int) -> Path:
-        """Return the file of a label map."""
-        return self.output_dir / "labels" / f"{self._name(index)}.nii.gz"
-
-    def refuse_existing(self, indices: Sequence[int]) -> None:
-        """Refuse to replace maps unless `overwrite` is set.
-
-        Raises:
-            OutputExistsError: naming the first of them.
-        """
-        existing = [self.file_of(index) for index in indices if self.file_of(index).exists()]
-        if existing and not self.overwrite:
-            raise OutputExistsError(
-                f"{len(existing)} label maps, such as {existing[0].name}, exist in {existing[0].parent}: "
-                "choose another output_dir or first_index, or set overwrite to true"
-            )
+    folder, noun = "labels", "label maps"
 
     def write_map(
         self,
@@ -105,9 +89,8 @@ class LabelMapWriter(SyntheticWriter):
         sidecar: Mapping[str, Any],
     ) -> Path:
         """Write one map of indices (X, Y, Z) with the schema's values; returns its file."""
-        content = json.dumps(sidecar, indent=2, sort_keys=True).encode()
-        write_atomically(self.output_dir / "sidecars" / f"{self._name(index)}_labels.json", content)
-        write_atomically(self.output_dir / "labels.json", json.dumps(schema.to_dict(), indent=2).encode())
+        self._write_sidecar(f"{self._name(index)}_labels", sidecar)
+        self._write_schema(schema)
         dtype = np.min_scalar_type(max(schema.values))
         return write_nifti(self.file_of(index), schema.value_map(indices).numpy(), affine, dtype=dtype)
 
@@ -147,22 +130,17 @@ class LabelMapGenerator(GenerationEvaluator):
             device, dataset, network=network, inferer=inferer, writer=writer, val_handlers=val_handlers
         )
 
-    def _write(self, request: PreparedRequest, volume: Tensor) -> Path:
+    def _write(self, request: PreparedRequest, volume: Tensor, result: RejectionResult | None = None) -> Path:
         file = self.map_writer.write_map(
             request.index,
             volume[0].numpy(),
             affine=self.preparer.space.affine(request.size),
             schema=self.schema,
-            sidecar={
-                "synthetic": True,
-                "index": request.index,
-                "sampling": self.draw.sampling.to_dict(),
+            sidecar=self._describe(request)
+            | {
                 "min_island_ml": self.min_island_ml,
-                "conditions": request.description,
                 "structures": self.schema.to_dict(),
                 "volumes_ml": self._measure_volumes(volume),
-                "weights_sha256": self.weights_sha256,
-                "versions": describe_versions(),
             },
         )
         logger.info("wrote %s", file.name)
@@ -174,7 +152,7 @@ class LabelMapGenerator(GenerationEvaluator):
         return {name: round(n * voxel_ml, 6) for name, n in zip(self.schema.names, n_voxels[1:], strict=True)}
 
 
-def synthesise_label_maps(
+def generate_label_maps(
     checkpoint: str | Path,
     output_dir: str | Path,
     *,
@@ -228,7 +206,7 @@ def synthesise_label_maps(
     return generator.written
 
 
-def make_paired_label_maps(
+def generate_paired_label_maps(
     checkpoint: str | Path,
     output_dir: str | Path,
     *,
@@ -249,13 +227,13 @@ def make_paired_label_maps(
         num_samples: maps to make.
         first_index: index of the first map and image.
         sampling: how maps are drawn; its seed is that of the images.
-        options: further arguments of `synthesise_label_maps`.
+        options: further arguments of `generate_label_maps`.
 
     Returns:
         The files in the order in which `GenerationDataset` gives image i the map i.
     """
     sampling = sampling or SamplingConfig()
-    files = synthesise_label_maps(
+    files = generate_label_maps(
         checkpoint,
         output_dir,
         structures=structures,

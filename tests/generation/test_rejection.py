@@ -20,7 +20,7 @@ from medldm.generation.engine import (
     list_label_maps,
 )
 from medldm.generation.files import SyntheticWriter
-from medldm.generation.rejection import QualityGate, draw_until_good
+from medldm.generation.rejection import QualityGate, sample_with_rejection
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_latent_diffusion
 from medldm.seeds import attempt_seed
@@ -57,7 +57,7 @@ def test_tries_end_with_the_first_good_one_or_the_limit(n_bad: int, n_tries: int
         drawn.append(seed)
         return torch.tensor(float(len(drawn)))
 
-    result = draw_until_good(
+    result = sample_with_rejection(
         draw, lambda volume: ["bad"] if volume <= n_bad else [], seed=5, index=2, max_redraws=3
     )
     assert drawn == [attempt_seed(5, 2, attempt) for attempt in range(n_tries)]

@@ -15,7 +15,7 @@ from medldm.conditioning import Conditions
 from medldm.data.labels import LabelSchema, read_label_schema
 from medldm.errors import ConfigError
 from medldm.generation.requests import GenerationDataset
-from medldm.label_maps.generation import LabelMapInferer, make_paired_label_maps, synthesise_label_maps
+from medldm.label_maps.generation import LabelMapInferer, generate_label_maps, generate_paired_label_maps
 from medldm.latent_diffusion.checkpoints import CheckpointError, save_checkpoint
 from medldm.latent_diffusion.label_maps import (
     build_label_map_autoencoder,
@@ -124,7 +124,7 @@ def test_files_hold_the_schema_s_values_the_space_s_affine_and_how_to_make_them_
     checkpoint, tmp_path
 ) -> None:
     condition = {"volume_ml:core": 0.3}
-    files = synthesise_label_maps(
+    files = generate_label_maps(
         checkpoint, tmp_path / "out", num_samples=2, first_index=3, conditions=condition, sampling=FAST
     )
     assert [file.relative_to(tmp_path / "out").as_posix() for file in files] == [
@@ -142,7 +142,7 @@ def test_files_hold_the_schema_s_values_the_space_s_affine_and_how_to_make_them_
         {"shell": (values == 1).sum() * voxel_ml, "core": (values == 300).sum() * voxel_ml}
     )
     assert (sidecar["conditions"], sidecar["index"]) == (condition, 4)
-    again = synthesise_label_maps(
+    again = generate_label_maps(
         checkpoint,
         tmp_path / "again",
         num_samples=1,
@@ -155,7 +155,7 @@ def test_files_hold_the_schema_s_values_the_space_s_affine_and_how_to_make_them_
 
 
 def test_without_conditions_the_maps_are_those_drawn_from_their_nulls(checkpoint, tmp_path) -> None:
-    (file,) = synthesise_label_maps(checkpoint, tmp_path / "out", num_samples=1, sampling=FAST)
+    (file,) = generate_label_maps(checkpoint, tmp_path / "out", num_samples=1, sampling=FAST)
     model, config, _ = load_label_map_model(checkpoint)
     drawn = LabelMapInferer(config, FAST)((11, 12, 10), model, conditions=None, index=0)[0, 0]
     assert np.array_equal(np.asarray(nib.load(file).dataobj), SCHEMA.value_map(drawn).numpy())
@@ -163,22 +163,18 @@ def test_without_conditions_the_maps_are_those_drawn_from_their_nulls(checkpoint
 
 def test_a_list_of_conditions_gives_each_map_its_own(checkpoint, tmp_path) -> None:
     conditions = [{"volume_ml:core": 0.1}, {"volume_ml:core": 0.9}]
-    synthesise_label_maps(
-        checkpoint, tmp_path / "out", num_samples=None, conditions=conditions, sampling=FAST
-    )
+    generate_label_maps(checkpoint, tmp_path / "out", num_samples=None, conditions=conditions, sampling=FAST)
     sidecars = sorted((tmp_path / "out" / "sidecars").iterdir())
     assert [json.loads(file.read_text())["conditions"] for file in sidecars] == conditions
 
 
 def test_existing_maps_are_not_replaced_unless_asked(checkpoint, tmp_path) -> None:
-    synthesise_label_maps(checkpoint, tmp_path / "out", num_samples=1, first_index=1, sampling=FAST)
+    generate_label_maps(checkpoint, tmp_path / "out", num_samples=1, first_index=1, sampling=FAST)
     before = (tmp_path / "out" / "labels" / "synthetic_0001.nii.gz").read_bytes()
     with pytest.raises(FileExistsError, match=r"1 label maps, such as synthetic_0001\.nii\.gz"):
-        synthesise_label_maps(
-            checkpoint, tmp_path / "out", num_samples=2, sampling=SamplingConfig(num_steps=1)
-        )
+        generate_label_maps(checkpoint, tmp_path / "out", num_samples=2, sampling=SamplingConfig(num_steps=1))
     assert not (tmp_path / "out" / "labels" / "synthetic_0000.nii.gz").exists()
-    (file,) = synthesise_label_maps(
+    (file,) = generate_label_maps(
         checkpoint,
         tmp_path / "out",
         num_samples=1,
@@ -197,20 +193,18 @@ def test_conditions_the_model_does_not_know_are_refused_and_nothing_is_written(
     checkpoint, tmp_path, conditions, message
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        synthesise_label_maps(
-            checkpoint, tmp_path / "out", num_samples=1, conditions=conditions, sampling=FAST
-        )
+        generate_label_maps(checkpoint, tmp_path / "out", num_samples=1, conditions=conditions, sampling=FAST)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_checkpoint_is_named(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        synthesise_label_maps(tmp_path / "none.safetensors", tmp_path / "out", num_samples=1)
+        generate_label_maps(tmp_path / "none.safetensors", tmp_path / "out", num_samples=1)
 
 
 @pytest.mark.parametrize("first_index", [0, 1, 5])
 def test_image_i_gets_map_i(checkpoint, tmp_path, first_index) -> None:
-    files = make_paired_label_maps(
+    files = generate_paired_label_maps(
         checkpoint,
         tmp_path / "out",
         structures=SCHEMA.structures,
@@ -224,16 +218,16 @@ def test_image_i_gets_map_i(checkpoint, tmp_path, first_index) -> None:
 
 
 def test_a_paired_map_does_not_begin_from_the_noise_of_its_image(checkpoint, tmp_path) -> None:
-    (paired,) = make_paired_label_maps(
+    (paired,) = generate_paired_label_maps(
         checkpoint, tmp_path / "pairs", structures=SCHEMA.structures, num_samples=1, sampling=FAST
     )
-    (plain,) = synthesise_label_maps(checkpoint, tmp_path / "plain", num_samples=1, sampling=FAST)
+    (plain,) = generate_label_maps(checkpoint, tmp_path / "plain", num_samples=1, sampling=FAST)
     assert paired.endswith(plain.name)
     assert Path(paired).read_bytes() != plain.read_bytes()
 
 
 def test_maps_of_other_structures_than_the_images_are_refused(checkpoint, tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"makes maps of .*300: 'core'.*but .*2: 'core'.* are needed"):
-        synthesise_label_maps(
+        generate_label_maps(
             checkpoint, tmp_path / "out", num_samples=1, structures={1: "shell", 2: "core"}, sampling=FAST
         )
