@@ -102,7 +102,7 @@ def train(make_cohort, tmp_path, monkeypatch):
             {"patch_size": [32, 32, 32]},
         ),
         (
-            "error: training case",
+            "error: none of the 3 training cases can be used",
             "{_target_: planted.spoil, folder: COHORT/images}",
             {"cache_rate": 0.0},
         ),
@@ -132,7 +132,7 @@ def test_a_training_that_is_told_to_stop_ends_with_75(train, program) -> None:
     done = train(program, "{_target_: planted.stop}")
     assert done.returncode == 75, done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("SIGTERM: the state after batch 1 is saved")
+    assert done.stderr.splitlines()[-1].startswith("SIGTERM: the state after batch 2 is saved")
 
 
 def test_workflows_made_in_python_raise(make_cohort, tmp_path) -> None:
