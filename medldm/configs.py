@@ -242,8 +242,8 @@ def _read(value: Any, hint: Any, *, name: str, owner: str) -> Any:
         return _read_nested(value, hint, name)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if isinstance(value, numbers.Integral) and not isinstance(value, int):
-        value = int(value)  # a number of NumPy
+    if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+        raise ConfigError(f"{owner}: {name} is {value!r}: choose from {list(typing.get_args(hint))}")
     if not _fits(value, hint):
         raise ConfigTypeError(f"{owner}: {name} is {value!r}: {_describe(hint)} is needed")
     return value
@@ -266,7 +266,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, part) for part in parts)
     if origin is typing.Literal:
-        return True  # the configuration names the choices
+        return value in parts
     if origin is tuple:
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis and isinstance(value, tuple) else parts
         return isinstance(value, tuple) and all(map(_fits, value, kinds))
@@ -304,6 +304,8 @@ def _own(value: Any) -> Any:
         return tuple(_own(item) for item in value)
     if isinstance(value, Mapping):
         return {key: _own(item) for key, item in value.items()}
+    if isinstance(value, numbers.Integral) and not isinstance(value, int):
+        return int(value)  # a number of NumPy
     return value
 
 

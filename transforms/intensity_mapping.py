@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 
+from medldm.configs import Config
 from medldm.errors import ConfigError
 from medldm.transforms.errors import VolumeError
 from medldm.transforms.order_statistics import OrderStatistics
@@ -19,8 +18,8 @@ KINDS: tuple[MappingKind, ...] = ("ct_window", "mr_percentile", "identity_range"
 CT_WINDOW_HU = (-1000.0, 1000.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class IntensityMapping:
+@dataclass(kw_only=True)
+class IntensityMapping(Config):
     """A monotone mapping of intensities to [-1, 1], stored with the weights so that sampling can invert it.
 
     Kinds:
@@ -54,12 +53,9 @@ class IntensityMapping:
     foreground_only: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"intensity mapping kind is {self.kind!r}; choose one of {KINDS}")
-        object.__setattr__(self, "percentiles", tuple(float(value) for value in self.percentiles))
+        super().__post_init__()
         if self.kind == "ct_window" and self.lower is None and self.upper is None:
-            object.__setattr__(self, "lower", CT_WINDOW_HU[0])
-            object.__setattr__(self, "upper", CT_WINDOW_HU[1])
+            self.lower, self.upper = CT_WINDOW_HU
         self._check_limits()
         if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ConfigError(
@@ -167,26 +163,6 @@ class IntensityMapping:
         values = volume.detach().cpu().numpy()
         n_voxels = max(1, values.size)
         return np.count_nonzero(values < limits[0]) / n_voxels, np.count_nonzero(values > top) / n_voxels
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form for the checkpoint card."""
-        return asdict(self) | {"percentiles": list(self.percentiles)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> IntensityMapping:
-        """Rebuild from `to_dict`.
-
-        Raises:
-            ConfigError: for unknown keys, naming the nearest known one.
-        """
-        known = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in known:
-                near = get_close_matches(key, known, n=1, cutoff=0.0)
-                raise ConfigError(
-                    f"unknown intensity mapping key {key!r}; did you mean {near[0]!r}? known: {known}"
-                )
-        return cls(**values)
 
     def _fixed_limits(self) -> tuple[float, float]:
         if self.lower is None or self.upper is None:

@@ -11,7 +11,7 @@ from medldm.bundle_sandbox.expressions import parse_expression
 from medldm.bundle_sandbox.folders import SEPARATOR, check_writer
 from medldm.bundle_sandbox.reading import count_nodes
 from medldm.bundle_sandbox.rules import MODES, TARGETS
-from medldm.configs import unknown_name_message
+from medldm.configs import nearest_name
 
 _TARGET, _MODE, _DEBUG = "_target_", "_mode_", "_debug_"
 _ROOT = "the config"
@@ -64,18 +64,15 @@ def _check_component(component: Mapping[str, Any], *, key: str) -> None:
     if not isinstance(target, str):
         raise refuse(f"{key}{SEPARATOR}{_TARGET}", f"is of type {type(target).__name__}; a name is needed")
     if target not in TARGETS:
+        nearest = nearest_name(target, sorted(TARGETS))
         raise refuse(
             f"{key}{SEPARATOR}{_TARGET}",
             f"{target!r} is not among the {len(TARGETS)} components that a config may name "
-            f"(medldm/bundle_sandbox/rules.py lists them){_nearest(target)}",
+            f"(medldm/bundle_sandbox/rules.py lists them)"
+            + (f"; did you mean {nearest!r}?" if nearest else ""),
         )
     mode = component.get(_MODE, MODES[0])
     if mode not in MODES:
         raise refuse(f"{key}{SEPARATOR}{_MODE}", f"is {mode!r}; {' and '.join(MODES)} may be given")
     if _DEBUG in component:
         raise refuse(f"{key}{SEPARATOR}{_DEBUG}", "opens a debugger; leave it out")
-
-
-def _nearest(target: str) -> str:
-    _, found, rest = unknown_name_message(target, sorted(TARGETS), kind="").partition(" Did you mean ")
-    return f"; did you mean {rest.partition('?')[0]}?" if found else ""

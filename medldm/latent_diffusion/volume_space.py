@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from medldm.configs import Config
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.transforms import IntensityMapping
 
 
-@dataclass(frozen=True, kw_only=True)
-class VolumeSpace:
+@dataclass(kw_only=True)
+class VolumeSpace(Config):
     """Describe the volumes a network was trained on; it travels in the checkpoint's card.
 
     Args:
@@ -26,13 +26,14 @@ class VolumeSpace:
         ValueError: if a spacing or a size is not positive.
     """
 
+    follows: ClassVar[tuple[str, ...]] = ("field_of_view_mm", "orientation")
+
     spacing_mm: tuple[float, float, float]
     size: tuple[int, int, int]
     intensity: IntensityMapping
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "spacing_mm", tuple(float(edge) for edge in self.spacing_mm))
-        object.__setattr__(self, "size", tuple(int(n) for n in self.size))
+        super().__post_init__()
         if len(self.spacing_mm) != 3 or not all(edge > 0 for edge in self.spacing_mm):
             raise ConfigError(f"spacing_mm is {self.spacing_mm}: three positive lengths in mm are needed")
         if len(self.size) != 3 or not all(n > 0 for n in self.size):
@@ -43,6 +44,11 @@ class VolumeSpace:
         """Extent of the training volumes along X, Y, Z in mm."""
         return tuple(n * edge for n, edge in zip(self.size, self.spacing_mm, strict=True))
 
+    @property
+    def orientation(self) -> str:
+        """Directions in which X, Y, Z grow."""
+        return "RAS"
+
     def affine(self, size: tuple[int, ...] | None = None) -> np.ndarray:
         """Return the RAS+ affine (4, 4) of a volume made from noise: `size` voxels about the origin."""
         affine = np.diag([*self.spacing_mm, 1.0])
@@ -51,23 +57,9 @@ class VolumeSpace:
         return affine
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
-        return {
-            "spacing_mm": list(self.spacing_mm),
-            "size": list(self.size),
-            "field_of_view_mm": list(self.field_of_view_mm),
-            "orientation": "RAS",
-            "intensity": self.intensity.to_dict(),
-        }
-
-    @classmethod
-    def from_dict(cls, description: Mapping[str, Any]) -> VolumeSpace:
-        """Rebuild the space from its description."""
-        return cls(
-            spacing_mm=description["spacing_mm"],
-            size=description["size"],
-            intensity=IntensityMapping.from_dict(description["intensity"]),
-        )
+        """Return a JSON-able description, with what follows from the fields."""
+        follows = {"field_of_view_mm": list(self.field_of_view_mm), "orientation": self.orientation}
+        return {**super().to_dict(), **follows}
 
 
 def require_space(space: VolumeSpace | None) -> VolumeSpace:
