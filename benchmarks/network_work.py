@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from medldm.diffusion import SOLVERS, DDPMPath, guided_denoiser, make_steps, run_solver
 from medldm.networks import VAE, LatentUNet, StaticContext
-from medldm.networks.kernels.dispatch import clear_cached_weights
+from medldm.networks.kernels.cached_weights import clear_cached_weights
 from medldm.networks.pretrained.monai_weights import unet_from_monai, vae_from_monai
 from medldm.networks.quantiser import VectorQuantiser
 from medldm.networks.streaming.encode_decode import stream_decode

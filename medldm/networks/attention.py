@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medldm.networks.blocks import Linear, Norm, ResidualBlock, conv, zero_init
-from medldm.networks.kernels.dispatch import attend_to
+from medldm.networks.blocks import ResidualBlock
+from medldm.networks.kernels import dispatch
+from medldm.networks.kernels.dispatch import fusable
+from medldm.networks.kernels.products import attend_to
+from medldm.networks.layers import Linear, Norm, conv, zero_init
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, *, n_heads: int) -> Tensor:
@@ -82,7 +85,8 @@ class StaticContext:
 
     It stands wherever a context (B, M, context_dim) may stand and gives the same outputs. Make a new one for
     each run: the keys and values it keeps are those of the weights, the device and the autocast setting that
-    the first step saw. Where a gradient may flow to the weights or to the context nothing is kept.
+    the first step saw, and so are hooks called once. Where a gradient may flow to the weights or to the
+    context nothing is kept.
 
     Args:
         context: (B, M, context_dim).
@@ -120,7 +124,7 @@ class StaticContext:
 
     def project(self, layer: CrossAttention) -> Tensor:
         """Return the keys and values (B, M, 2 C) of a layer, computed at its first call."""
-        if torch.is_grad_enabled() and (layer.to_kv.weight.requires_grad or self.context.requires_grad):
+        if dispatch.needs_graph(self.context, *layer.to_kv.parameters()):
             return layer.to_kv(self.context)
         if layer not in self._projections:
             self._projections[layer] = layer.to_kv(self.context)
@@ -239,8 +243,9 @@ class SpatialTransformer(nn.Module):
         return x + self.project_out(to_volume(tokens, like=h))
 
 
+@fusable
 class ResidualLayer(nn.Module):
-    """A residual block and, where the level has it, attention: what all trunks are made of."""
+    """A residual block and, where the level has it, attention: what all networks are made of."""
 
     def __init__(self, residual: ResidualBlock, attention: nn.Module | None = None) -> None:
         super().__init__()

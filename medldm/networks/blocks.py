@@ -1,4 +1,4 @@
-"""Blocks shared by the autoencoders and the denoiser: convolution, norm, residual block, resampling, padding.
+"""Blocks shared by the autoencoders and the denoiser: residual block, resampling, padding.
 
 Everything is written for 2 or 3 spatial dimensions, (B, C, X, Y[, Z]).
 """
@@ -13,94 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medldm.networks.kernels.dispatch import (
-    Rules,
-    channels_last,
-    convolve,
-    convolve_transposed,
-    double_and_convolve,
-    forget,
-    project,
-)
-from medldm.networks.kernels.fused_norm_conv import normalise, normalise_and_convolve
-from medldm.networks.kernels.tiled_maps import held
-from medldm.networks.kernels.tiled_residual import run_residual
+from medldm.networks.kernels import dispatch
+from medldm.networks.kernels.convolution import double_and_convolve
+from medldm.networks.kernels.dispatch import fusable
+from medldm.networks.kernels.fused_residual import compute_residual, may_run_residual
+from medldm.networks.layers import TRANSPOSED_CONVOLUTIONS, Norm, conv, zero_init
 
 Direction: TypeAlias = Literal["up", "down"]
-
-
-class Convolution(nn.Conv3d):
-    """A 3D convolution that is computed the fastest way that is equal."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, X, Y, Z) to (B, out, X', Y', Z')."""
-        return convolve(x, self)
-
-    def train(self, mode: bool = True) -> Convolution:
-        """Set the mode, and forget what was derived from the weight."""
-        forget(self)
-        return super().train(mode)
-
-
-class PlaneConvolution(nn.Conv2d):
-    """A 2D convolution that is computed the fastest way that is equal."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, in, X, Y) to (B, out, X', Y')."""
-        return convolve(x, self)
-
-
-class TransposedConvolution(nn.ConvTranspose3d):
-    """A transposed 3D convolution that is computed the fastest way that is equal."""
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Map (B, in, X, Y, Z) to (B, out, X', Y', Z')."""
-        return convolve_transposed(x, self)
-
-
-class PlaneTransposedConvolution(nn.ConvTranspose2d):
-    """A transposed 2D convolution that is computed the fastest way that is equal."""
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Map (B, in, X, Y) to (B, out, X', Y')."""
-        return convolve_transposed(x, self)
-
-
-class Linear(nn.Linear):
-    """A linear layer that is computed the fastest way that is equal."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., out)."""
-        return project(x, self)
-
-
-CONVOLUTIONS: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: PlaneConvolution, 3: Convolution}
-TRANSPOSED_CONVOLUTIONS: dict[int, type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
-    2: PlaneTransposedConvolution,
-    3: TransposedConvolution,
-}
-
-
-def conv(
-    in_channels: int,
-    out_channels: int,
-    *,
-    spatial_dims: int,
-    kernel_size: int = 3,
-    stride: int = 1,
-    padding: int | None = None,
-) -> nn.Conv2d | nn.Conv3d:
-    """Make a convolution that keeps the size at stride 1: padding is half the kernel unless given."""
-    padding = kernel_size // 2 if padding is None else padding
-    layer = CONVOLUTIONS[spatial_dims]
-    return layer(in_channels, out_channels, kernel_size, stride=stride, padding=padding)
-
-
-def zero_init(module: nn.Module) -> nn.Module:
-    """Set all parameters of `module` to zero, so that its residual branch starts as the identity."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
 
 
 def run_block(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
@@ -113,22 +32,7 @@ def run_block(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
     return block(*inputs)
 
 
-class Norm(nn.GroupNorm):
-    """Group normalisation, (B, C, ...) -> (B, C, ...)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise."""
-        return normalise(x, self, silu=False)
-
-
-class NormActivation(nn.GroupNorm):
-    """Group normalisation followed by SiLU, (B, C, ...) -> (B, C, ...)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise and activate."""
-        return normalise(x, self, silu=True)
-
-
+@fusable
 class ResidualBlock(nn.Module):
     """Two convolutions with pre-activation around a shortcut, optionally told the time and resampling by 2.
 
@@ -162,9 +66,9 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resample = resample
-        self.norm1 = NormActivation(n_groups, in_channels, eps=norm_eps)
+        self.norm1 = Norm(n_groups, in_channels, eps=norm_eps)
         self.conv1 = conv(in_channels, out_channels, spatial_dims=spatial_dims)
-        self.norm2 = NormActivation(n_groups, out_channels, eps=norm_eps)
+        self.norm2 = Norm(n_groups, out_channels, eps=norm_eps)
         self.conv2 = zero_init(conv(out_channels, out_channels, spatial_dims=spatial_dims))
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
@@ -175,42 +79,32 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Transform (B, in, X, Y, Z), told the embedding (B, embedding_dim), to (B, out, X', Y', Z')."""
-        is_plain = self.time_projection is None and self.resample is None
-        if is_plain and Rules.run_in_tiles(x, self.conv1.weight, *self.parameters()):
-            tiles = held(channels_last(x), axis=2, thickness=Rules.planes_of_tile(x))
-            return run_residual(tiles, self).tensor
-        if self.resample is None:
-            h = normalise_and_convolve(x, self.norm1, self.conv1, silu=True)
-        elif self.resample == "up":
-            x, h = resample_by_two(x, "up"), double_and_convolve(self.norm1(x), self.conv1)
-        else:
-            x, h = resample_by_two(x, "down"), self.conv1(resample_by_two(self.norm1(x), "down"))
-        if self.time_projection is not None:
-            if embedding is None:
-                raise ValueError(
-                    "this residual block was made with an embedding_dim: pass the time embedding"
-                )
-            h = add_to(h, add_spatial_axes(self.time_projection(F.silu(embedding)), h))
-        return add_to(normalise_and_convolve(h, self.norm2, self.conv2, silu=True), self.shortcut(x))
+        time = None if self.time_projection is None else self._project(embedding, n_axes=x.ndim - 2)
+        if may_run_residual(self):
+            return compute_residual(x, self, time)
+        x, h = self.change_size(x), self.conv1(self.change_size(F.silu(self.norm1(x))))
+        h = h if time is None else h + time
+        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+
+    def change_size(self, x: Tensor) -> Tensor:
+        """Double or halve the size, if the block does."""
+        return x if self.resample is None else resize_by_two(x, self.resample)
+
+    def _project(self, embedding: Tensor | None, *, n_axes: int) -> Tensor:
+        """Project the embedding to (B, out, 1, 1, 1)."""
+        if embedding is None or self.time_projection is None:
+            raise ValueError("this residual block was made with an embedding_dim: pass the time embedding")
+        return self.time_projection(F.silu(embedding)).unflatten(1, (-1, *[1] * n_axes))
 
 
-def resample_by_two(x: Tensor, direction: Direction) -> Tensor:
+def resize_by_two(x: Tensor, direction: Direction) -> Tensor:
     """Double the size by repetition or halve it by averaging, without weights."""
     if direction == "up":
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
     return F.avg_pool3d(x, 2) if x.ndim == 5 else F.avg_pool2d(x, 2)
 
 
-def add_to(h: Tensor, x: Tensor) -> Tensor:
-    """Add `x` to the fresh result `h` of a layer, in its memory if they share the dtype."""
-    return h.add_(x) if h.dtype == x.dtype else h + x
-
-
-def add_spatial_axes(values: Tensor, like: Tensor) -> Tensor:
-    """Give (B, C) as many trailing axes of length one as `like` (B, C, X, Y, Z) has."""
-    return values.reshape(*values.shape, *[1] * (like.ndim - values.ndim))
-
-
+@fusable
 class Downsample(nn.Module):
     """Halve even sizes by a strided convolution.
 
@@ -232,6 +126,7 @@ class Downsample(nn.Module):
         return self.conv(x if self.end_padding is None else F.pad(x, self.end_padding))
 
 
+@fusable
 class Upsample(nn.Module):
     """Double the size: nearest neighbours and a convolution, (B, C, X, Y, Z) -> (B, C, 2X, 2Y, 2Z).
 
@@ -246,9 +141,12 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Repeat each voxel, then convolve."""
-        return double_and_convolve(x, self.conv)
+        if dispatch.may_fuse(self.conv):
+            return double_and_convolve(x, self.conv)
+        return self.conv(resize_by_two(x, "up"))
 
 
+@fusable
 class TransposedUpsample(nn.Module):
     """Double the size by a transposed convolution of kernel 2 and stride 2.
 

@@ -13,16 +13,17 @@ from medldm.networks.attention import ResidualLayer, SpatialSelfAttention
 from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.blocks import (
     Downsample,
-    Norm,
     ResidualBlock,
     TransposedUpsample,
     Upsample,
-    conv,
     run_block,
 )
+from medldm.networks.kernels.dispatch import fusable
 from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
+from medldm.networks.layers import Norm, conv
 
 
+@fusable
 class Level(nn.Module):
     """The layers of one resolution and the change to the next; `parts_of` hands them out to be run."""
 
@@ -44,6 +45,7 @@ def parts_of(levels: Iterable[nn.Module]) -> Iterator[nn.Module]:
                 yield level.resample
 
 
+@fusable
 class Encoder(nn.Module):
     """Bring a volume to the latent grid: (B, in, X, Y, Z) -> (B, latent, X/f, Y/f, Z/f).
 
@@ -75,6 +77,7 @@ class Encoder(nn.Module):
         return normalise_and_convolve(h, self.norm_out, self.conv_out, silu=False).contiguous()
 
 
+@fusable
 class Decoder(nn.Module):
     """Bring a latent grid back to a volume: (B, latent, x, y, z) -> (B, out, x f, y f, z f).
 

@@ -16,8 +16,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.networks.blocks import conv
 from medldm.networks.config_checks import check_choice, check_positive
+from medldm.networks.layers import conv
 
 NORMS = ("instance", "batch", "none")
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medldm.networks.blocks import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, conv, run_block
+from medldm.networks.blocks import run_block
+from medldm.networks.kernels.dispatch import fusable
+from medldm.networks.layers import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, conv
 from medldm.networks.vqvae_config import ACTIVATIONS, VQVAEConfig
 
 
+@fusable
 class ResidualUnit(nn.Module):
     """relu(x + conv2(activation(conv1(x)))).
 
@@ -34,6 +37,7 @@ class ResidualUnit(nn.Module):
         return F.relu(x + self.conv2(self.activation(self.conv1(x))))
 
 
+@fusable
 class StridedEncoder(nn.Module):
     """Bring a volume to the latent grid: a strided convolution and residual units at each level.
 
@@ -61,6 +65,7 @@ class StridedEncoder(nn.Module):
         return self.conv_out(h).contiguous()
 
 
+@fusable
 class StridedDecoder(nn.Module):
     """Bring a latent grid back to a volume: residual units and a transposed convolution at each level.
 

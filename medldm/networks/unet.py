@@ -16,17 +16,15 @@ from medldm.networks.attention import Context, ResidualLayer, SpatialSelfAttenti
 from medldm.networks.blocks import (
     Direction,
     Downsample,
-    NormActivation,
     ResidualBlock,
     Upsample,
-    conv,
     crop_to,
     pad_to_multiple,
     run_block,
-    zero_init,
 )
 from medldm.networks.config_checks import check_shape
 from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
+from medldm.networks.layers import Norm, conv, zero_init
 from medldm.networks.position import with_position
 from medldm.networks.time_embedding import TimeEmbedding
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
@@ -108,7 +106,7 @@ class LatentUNet(nn.Module):
         self.conv_in = conv(in_channels, channels[0], spatial_dims=dims)
         maker = _LayerMaker(config, self.time_embedding.out_dim)
         self.down, self.middle, self.up = maker.down_levels(), maker.middle(), maker.up_levels()
-        self.norm_out = NormActivation(config.n_groups, channels[0], eps=config.norm_eps)
+        self.norm_out = Norm(config.n_groups, channels[0], eps=config.norm_eps)
         self.conv_out = zero_init(conv(channels[0], config.out_channels, spatial_dims=dims))
 
     def forward(

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from medldm.networks.autoencoder import Autoencoder
 from medldm.networks.autoencoder_config import AutoencoderConfig
-from medldm.networks.blocks import conv
 from medldm.networks.encoder_decoder import Decoder, Encoder
+from medldm.networks.layers import conv
 from medldm.networks.posterior import DiagonalGaussian
 from medldm.runtime.batch_shard import BatchShard
 

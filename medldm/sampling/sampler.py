@@ -30,7 +30,7 @@ from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint
 from medldm.latent_diffusion.config import LatentDiffusionConfig, read_diffusion
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
-from medldm.networks.kernels.dispatch import clear_cached_weights
+from medldm.networks.kernels.cached_weights import clear_cached_weights
 from medldm.sampling.conditions import SamplingConditions
 from medldm.sampling.config import SamplingConfig
 from medldm.seeds import volume_seed

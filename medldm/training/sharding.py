@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.model import ConditionalDenoiser
-from medldm.networks.kernels.dispatch import clear_cached_weights
+from medldm.networks.kernels.cached_weights import clear_cached_weights
 from medldm.runtime.distributed import is_main_process, parallel, world_size
 
 SHARDINGS = ("ddp", "fsdp")

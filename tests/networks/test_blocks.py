@@ -9,15 +9,15 @@ from torch import nn
 
 from medldm.networks.blocks import (
     Downsample,
-    NormActivation,
     ResidualBlock,
     TransposedUpsample,
     Upsample,
-    conv,
     crop_to,
     pad_to_multiple,
     run_block,
 )
+from medldm.networks.kernels.fused_norm_conv import normalise
+from medldm.networks.layers import Norm, conv
 
 Randomise = Callable[[nn.Module], nn.Module]
 
@@ -44,8 +44,8 @@ def test_padding_leaves_a_multiple_untouched() -> None:
     assert pad_to_multiple(x, 4) is x
 
 
-def test_norm_activation_is_group_norm_then_silu(generator: torch.Generator) -> None:
-    layer = NormActivation(2, 6, eps=1e-6)
+def test_norm_is_group_norm_and_may_be_followed_by_silu(generator: torch.Generator) -> None:
+    layer = Norm(2, 6, eps=1e-6)
     nn.init.normal_(layer.weight, generator=generator)
     nn.init.normal_(layer.bias, generator=generator)
     x = torch.randn(2, 6, 3, 4, 5, generator=generator)
@@ -54,7 +54,10 @@ def test_norm_activation_is_group_norm_then_silu(generator: torch.Generator) -> 
         groups.var(-1, keepdim=True, unbiased=False) + 1e-6
     ).sqrt()
     affine = normalised.view_as(x) * layer.weight.view(1, 6, 1, 1, 1) + layer.bias.view(1, 6, 1, 1, 1)
-    torch.testing.assert_close(layer(x), affine * affine.sigmoid(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer(x), affine, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        normalise(x, layer, silu=True), affine * affine.sigmoid(), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_block_with_time_starts_as_its_shortcut(generator: torch.Generator) -> None:

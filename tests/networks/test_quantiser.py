@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from medldm.networks import quantiser as vector_quantiser
 from medldm.networks.quantiser import (
     VectorQuantiser,
     compute_perplexity,
@@ -41,7 +40,7 @@ def count_equal_vectors(codes: Tensor, latents: Tensor) -> Tensor:
 def test_nearest_code_is_that_of_brute_force(
     max_distances: int, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator
 ) -> None:
-    monkeypatch.setattr(vector_quantiser, "MAX_DISTANCES", max_distances)
+    monkeypatch.setattr("medldm.networks.quantiser.MAX_DISTANCES", max_distances)
     vectors, codes = torch.randn(100, 5, generator=generator), torch.randn(17, 5, generator=generator)
     distances = (vectors[:, None].double() - codes[None].double()).square().sum(-1)
     assert torch.equal(nearest_codes(vectors, codes), distances.argmin(1))

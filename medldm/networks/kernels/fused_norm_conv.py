@@ -17,15 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from medldm.networks.kernels.dispatch import (
-    Rules,
-    channels_last,
-    compute_dtype,
-    convolve_with_onednn,
-    is_channels_last,
-    is_traced,
-    needs_graph,
-)
+from medldm.networks.kernels import dispatch
+from medldm.networks.kernels.convolution import convolve_with_onednn
 
 _ROWS = 2**14
 """Voxels whose products exist at a time where only their sum is wanted."""
@@ -33,26 +26,29 @@ _ROWS = 2**14
 
 def normalise(x: Tensor, norm: nn.GroupNorm, *, silu: bool) -> Tensor:
     """Normalise (B, C, ...) and activate with SiLU if asked for; a training keeps `x` only."""
-    if not is_traced() and needs_graph(x, norm.weight, norm.bias):
-        return Normalisation.apply(x, norm.weight, norm.bias, norm, silu)
-    if is_traced():
+    if dispatch.runs_plainly():
         h = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
         return F.silu(h) if silu else h
+    if dispatch.needs_graph(x, norm.weight, norm.bias):
+        return Normalisation.apply(x, norm.weight, norm.bias, norm, silu)
     h = _group_norm(x, norm.weight, norm.bias, norm)[0]
     return F.silu(h, inplace=True) if silu else h
 
 
-def normalise_and_convolve(x: Tensor, norm: nn.GroupNorm, layer: Any, *, silu: bool) -> Tensor:
+def normalise_and_convolve(x: Tensor, norm: Any, layer: Any, *, silu: bool) -> Tensor:
     """Normalise (B, in, X, Y, Z), activate with SiLU if asked for and convolve; a training keeps `x` only.
 
     Args:
         x: the input.
-        norm: over the channels of `x`.
+        norm: nn.GroupNorm over the channels of `x`.
         layer: nn.Conv2d or nn.Conv3d.
         silu: whether the normalised input is activated.
     """
+    if not dispatch.may_fuse(norm, layer):
+        h = norm(x)
+        return layer(F.silu(h) if silu else h)
     tensors = norm.weight, norm.bias, layer.weight, layer.bias
-    if is_traced() or not needs_graph(x, *tensors):
+    if not dispatch.needs_graph(x, *tensors):
         return layer(normalise(x, norm, silu=silu))
     return NormConvolution.apply(x, *tensors, norm, layer, silu)
 
@@ -92,14 +88,14 @@ class NormConvolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, *rest: Any) -> Tensor:
         weight, bias, norm, layer, silu = rest
         ctx.norm, ctx.layer, ctx.silu = norm, layer, silu
-        dtype = compute_dtype(x)
-        ctx.dtype = torch.float32 if Rules.widens(x, weight) else dtype
+        dtype = dispatch.compute_dtype(x)
+        ctx.dtype = torch.float32 if dispatch.computes_in_float32(x, weight) else dtype
         with torch.autocast(x.device.type, enabled=False):
             h, mean, rstd = _group_norm(x, gamma, beta, norm)
             h = (F.silu(h, inplace=True) if silu else h).to(ctx.dtype)
             kernel = weight.to(ctx.dtype)
-            if Rules.use_onednn(h, kernel):
-                h = channels_last(h) if Rules.is_fine(h, kernel) else h
+            if dispatch.use_onednn(h, kernel):
+                h = dispatch.channels_last(h) if dispatch.is_fine_grid(h, kernel) else h
                 y = convolve_with_onednn(h, kernel, layer)
             else:
                 y = layer._conv_forward(h, kernel, None if bias is None else bias.to(ctx.dtype))
@@ -149,7 +145,9 @@ def _group_norm_backward(
     """Gradients of a group normalisation for its input, scale and shift; `in_place` may overwrite `grad`."""
     x = _packed(x)
     if not x.is_contiguous():
-        return _group_norm_backward_last(channels_last(grad), x, mean, rstd, gamma, in_place=in_place)
+        return _group_norm_backward_last(
+            dispatch.channels_last(grad), x, mean, rstd, gamma, in_place=in_place
+        )
     sizes = x.shape[0], x.shape[1], x.shape[2:].numel(), norm.num_groups
     grad_x, *of_parameters = torch.ops.aten.native_group_norm_backward(
         grad.contiguous(), x, mean, rstd, _beside(x, gamma), *sizes, list(needs)
@@ -195,7 +193,7 @@ def _through_convolution(
     the input is made, which asks for no more than a shape.
     """
     h = (F.silu(normalised) if ctx.silu else normalised).to(ctx.dtype)
-    if not (all(needs[:2]) and Rules.splits_backward(h, normalised)):
+    if not (all(needs[:2]) and dispatch.splits_backward(h, normalised)):
         return _convolution_backward(grad, h, weight, ctx.layer, needs=needs)
     _, *of_layer = _convolution_backward(grad, h, weight, ctx.layer, needs=(False, *needs[1:]))
     del h
@@ -205,7 +203,7 @@ def _through_convolution(
 
 def _packed(x: Tensor) -> Tensor:
     """Return `x` without gaps; channels stay last where PyTorch normalises them so at full speed."""
-    return x if is_channels_last(x) and x.shape[2:].numel() >= 1024 else x.contiguous()
+    return x if dispatch.is_channels_last(x) and x.shape[2:].numel() >= 1024 else x.contiguous()
 
 
 def _beside(x: Tensor, value: Tensor) -> Tensor:
@@ -218,14 +216,14 @@ def _convolution_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of a convolution for its input, weight and bias; those of the parameters in their dtype."""
     grad, kernel, batch, n_rows = grad.to(h.dtype), weight.to(h.dtype), len(h), h.shape[2]
-    in_tiles = False
-    if Rules.use_onednn(h, kernel):
-        if Rules.is_fine(h, kernel):
-            h, grad = channels_last(h), channels_last(grad)
-        if Rules.would_unfold(h):
-            in_tiles = Rules.can_halve(h, layer)
+    is_halved = False
+    if dispatch.use_onednn(h, kernel):
+        if dispatch.is_fine_grid(h, kernel):
+            h, grad = dispatch.channels_last(h), dispatch.channels_last(grad)
+        if dispatch.would_unfold(h):
+            is_halved = dispatch.can_halve(h, layer)
             h, grad = (
-                _halve(h, grad) if in_tiles else (torch.cat([t, torch.zeros_like(t)]) for t in (h, grad))
+                _halve(h, grad) if is_halved else (torch.cat([t, torch.zeros_like(t)]) for t in (h, grad))
             )
     geometry = [list(layer.stride), list(layer.padding), list(layer.dilation), False, [0] * (h.ndim - 2)]
     grad_h, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -233,7 +231,7 @@ def _convolution_backward(
     )
     of_parameters = [None if g is None else g.to(weight.dtype) for g in (grad_weight, grad_bias)]
     if grad_h is not None:
-        grad_h = _join(grad_h, n_rows) if in_tiles else grad_h[:batch]
+        grad_h = _join(grad_h, n_rows) if is_halved else grad_h[:batch]
     return grad_h, *of_parameters
 
 
@@ -250,8 +248,8 @@ def _halve(h: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     n_rows = h.shape[2]
     n = (n_rows + 1) // 2
     tiles, gradients = (t.new_zeros(2, t.shape[1], n + 2, *t.shape[3:]) for t in (h, grad))
-    if is_channels_last(h):
-        tiles, gradients = channels_last(tiles), channels_last(gradients)
+    if dispatch.is_channels_last(h):
+        tiles, gradients = dispatch.channels_last(tiles), dispatch.channels_last(gradients)
     tiles[0, :, 1:] = h[0, :, : n + 1]
     tiles[1, :, : n_rows - n + 1] = h[0, :, n - 1 :]
     gradients[0, :, 1 : n + 1] = grad[0, :, :n]

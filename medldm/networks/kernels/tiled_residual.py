@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medldm.networks.kernels.tiled_maps import Moments, StoredMap, TiledMap, convolved, measure, stored
+from medldm.networks.kernels.moments import Moments
+from medldm.networks.kernels.tiled_convolution import convolved
+from medldm.networks.kernels.tiled_maps import StoredMap, TiledMap, as_stored, measure, stored
 
 
 def run_residual(x: TiledMap, block: Any, *, recompute: bool = False) -> StoredMap:
@@ -52,11 +54,6 @@ def run_residual(x: TiledMap, block: Any, *, recompute: bool = False) -> StoredM
     h = stored(first_half(x))
     branch = second_half(h, h.moments)
     return stored(branch.then(lambda: map(Tensor.add_, branch.read(), shortcut.read())), into=h.tensor)
-
-
-def as_stored(x: TiledMap) -> StoredMap:
-    """Return a map that exists whole, computed now if it did not."""
-    return x if isinstance(x, StoredMap) else stored(x)
 
 
 def add_to_branch(

@@ -5,11 +5,12 @@ result is that of the whole volume. Group normalisation needs the moments of a w
 while the map's tiles are computed. A residual block therefore stores two maps, its input and the output of
 its first convolution, or one when `recompute` trades a second run of that convolution for memory. The
 upsampled map of the finest level is not stored where the block after it has fewer channels, but computed for
-each reading.
+each reading. A layer that has hooks or is wrapped is computed whole.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -19,24 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medldm.networks.autoencoder import Autoencoder
-from medldm.networks.blocks import (
-    Downsample,
-    Upsample,
-    pad_to_multiple,
-)
+from medldm.networks.blocks import Downsample, Upsample, pad_to_multiple
 from medldm.networks.config_checks import check_positive, check_shape
-from medldm.networks.encoder_decoder import Level
-from medldm.networks.kernels.dispatch import transposed_kernel
-from medldm.networks.kernels.tiled_maps import (
-    TiledMap,
-    convolved,
-    convolved_transposed,
-    from_tensor,
-    held,
-    stored,
-)
-from medldm.networks.kernels.tiled_residual import add_to_branch, as_stored, run_residual
+from medldm.networks.kernels.convolution import transposed_kernel
+from medldm.networks.kernels.dispatch import may_fuse
+from medldm.networks.kernels.tiled_convolution import convolved, convolved_transposed
+from medldm.networks.kernels.tiled_maps import TiledMap, as_stored, from_stored, from_tensor, stored
+from medldm.networks.kernels.tiled_residual import add_to_branch, run_residual
 from medldm.networks.strided_encoder_decoder import ResidualUnit, StridedDecoder, StridedEncoder
+from medldm.networks.vqvae_config import ACTIVATIONS
+
+logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
@@ -112,10 +106,25 @@ def _cut(x: Tensor, tile: int, *, device: torch.device | None = None) -> TiledMa
     return from_tensor(x, axis=2 + sizes.index(max(sizes)), thickness=tile, device=device)
 
 
+def _may_tile(layer: nn.Module) -> bool:
+    """Whether a layer may be computed tile by tile: no part of it has hooks or is wrapped."""
+    return may_fuse(*layer.modules(), also=(nn.Sequential, nn.Identity, *ACTIVATIONS.values()))
+
+
+def _run_whole(layer: nn.Module, h: TiledMap) -> TiledMap:
+    """Compute a layer as a call of the network does, of a map that exists whole."""
+    logger.warning(
+        "%s has hooks or is wrapped: it is computed whole, in more memory than planned", type(layer).__name__
+    )
+    return from_stored(layer(as_stored(h).tensor), axis=h.axis, thickness=h.thickness)
+
+
 def _run_decoder(decoder: Any, h: TiledMap, *, recompute: bool) -> TiledMap:
+    if not may_fuse(decoder):
+        return _run_whole(decoder, h)
+    h = _convolved(h, decoder.conv_in)
     if isinstance(decoder, StridedDecoder):
-        return _run_strided(decoder.levels, convolved(h, decoder.conv_in))
-    h = convolved(h, decoder.conv_in)
+        return _run_sequential(h, decoder.levels)
     levels = [decoder.middle, *decoder.levels]
     for level in levels:
         h = _run_level(h, level, recompute=recompute and level is levels[-1])
@@ -125,33 +134,43 @@ def _run_decoder(decoder: Any, h: TiledMap, *, recompute: bool) -> TiledMap:
 
 
 def _run_encoder(encoder: Any, h: TiledMap, *, recompute: bool) -> TiledMap:
+    if not may_fuse(encoder):
+        return _run_whole(encoder, h)
     if isinstance(encoder, StridedEncoder):
-        return convolved(_run_strided(encoder.levels, h), encoder.conv_out)
-    h = convolved(h, encoder.conv_in)
+        return _convolved(_run_sequential(h, encoder.levels), encoder.conv_out)
+    h = _convolved(h, encoder.conv_in)
     levels = [*encoder.levels, encoder.middle]
     for level in levels:
         h = _run_level(h, level, recompute=recompute and level is levels[0])
     return _run_output(h, encoder)
 
 
-def _run_output(h: TiledMap, trunk: Any) -> TiledMap:
+def _run_output(h: TiledMap, network: Any) -> TiledMap:
+    if not may_fuse(network.norm_out):
+        return _convolved(_run_whole(network.norm_out, h), network.conv_out)
     whole = as_stored(h)
-    return convolved(whole.map(whole.moments.normaliser(trunk.norm_out, silu=False)), trunk.conv_out)
+    return _convolved(whole.map(whole.moments.normaliser(network.norm_out, silu=False)), network.conv_out)
 
 
-def _run_level(h: TiledMap, level: nn.Module, *, recompute: bool) -> TiledMap:
+def _run_level(h: TiledMap, level: Any, *, recompute: bool) -> TiledMap:
     """Run a level's layers and its resampling; attention sees its map whole."""
-    if not isinstance(level, Level):
-        return h
-    layers: Iterable[Any] = level.layers
-    for layer in layers:
+    for layer in level.layers:
+        if not (may_fuse(layer) and _may_tile(layer.residual)):
+            h = _run_whole(layer, h)
+            continue
         h = y = run_residual(h, layer.residual, recompute=recompute)
         if layer.attention is not None:
-            h = held(layer.attention(y.tensor), axis=h.axis, thickness=h.thickness)
+            h = from_stored(layer.attention(y.tensor), axis=h.axis, thickness=h.thickness)
     return h if level.resample is None else _resampled(h, level.resample)
 
 
+def _convolved(h: TiledMap, layer: Any) -> TiledMap:
+    return convolved(h, layer) if may_fuse(layer) else _run_whole(layer, h)
+
+
 def _resampled(x: TiledMap, resample: Any) -> TiledMap:
+    if not _may_tile(resample):
+        return _run_whole(resample, x)
     if isinstance(resample, Downsample):
         return convolved(x, resample.conv, end_padding=resample.end_padding is not None)
     if isinstance(resample, Upsample):
@@ -165,16 +184,14 @@ def _resampled(x: TiledMap, resample: Any) -> TiledMap:
     return _run_sequential(x, [resample.conv])
 
 
-def _run_strided(levels: Iterable[Any], h: TiledMap) -> TiledMap:
-    """Nothing in this trunk needs a whole map, so that nothing is stored."""
-    for level in levels:
-        h = _run_sequential(h, level)
-    return h
-
-
 def _run_sequential(h: TiledMap, layers: Iterable[nn.Module]) -> TiledMap:
+    """Run layers of which none needs a whole map, so that nothing is stored."""
     for layer in layers:
-        if isinstance(layer, ResidualUnit):
+        if isinstance(layer, nn.Sequential) and may_fuse(layer, also=(nn.Sequential,)):
+            h = _run_sequential(h, layer)
+        elif not _may_tile(layer):
+            h = _run_whole(layer, h)
+        elif isinstance(layer, ResidualUnit):
             body = [layer.conv1, layer.activation, layer.conv2]
             h = add_to_branch(h, partial(_run_sequential, layers=body), nn.Identity()).map(F.relu)
         elif isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):

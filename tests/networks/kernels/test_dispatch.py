@@ -14,24 +14,18 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from medldm.networks import VAE, LatentUNet, LatentUNetConfig, VAEConfig
-from medldm.networks.blocks import (
+from medldm.networks.blocks import Upsample
+from medldm.networks.kernels import dispatch
+from medldm.networks.kernels.cached_weights import _CACHE, clear_cached_weights
+from medldm.networks.kernels.convolution import convolve, double_and_convolve, transposed_kernel
+from medldm.networks.kernels.dispatch import compute_dtype
+from medldm.networks.kernels.products import attend_to, project
+from medldm.networks.layers import (
     Convolution,
     Linear,
     PlaneConvolution,
     PlaneTransposedConvolution,
     TransposedConvolution,
-    Upsample,
-)
-from medldm.networks.kernels.dispatch import (
-    _KEPT,
-    Rules,
-    attend_to,
-    clear_cached_weights,
-    compute_dtype,
-    convolve,
-    double_and_convolve,
-    project,
-    transposed_kernel,
 )
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -110,17 +104,17 @@ def test_convolution_is_equal_in_training_and_inference(
 
 def test_both_kinds_of_grid_are_tested() -> None:
     weight = torch.empty(24, 32, 3, 3, 3)
-    assert not Rules.is_fine(torch.empty(1, 32, 3, 3, 3), weight)
-    assert Rules.is_fine(torch.empty(1, 32, 8, 9, 10), weight)
-    assert Rules.use_transposed(torch.empty(1, 4, 9, 8, 10), torch.empty(4, 4, 3, 3, 3))
-    assert not Rules.use_transposed(torch.empty(1, 4, 1, 1, 1), torch.empty(4, 4, 3, 3, 3))
+    assert not dispatch.is_fine_grid(torch.empty(1, 32, 3, 3, 3), weight)
+    assert dispatch.is_fine_grid(torch.empty(1, 32, 8, 9, 10), weight)
+    assert dispatch.use_transposed(torch.empty(1, 4, 9, 8, 10), torch.empty(4, 4, 3, 3, 3))
+    assert not dispatch.use_transposed(torch.empty(1, 4, 1, 1, 1), torch.empty(4, 4, 3, 3, 3))
 
 
 def test_what_pytorch_computes_alone_is_left_to_it(generator: torch.Generator) -> None:
     x = torch.randn(1, 4, 3, 3, 3, generator=generator)
     layer = Convolution(4, 4, 3, padding=1)
-    assert not Rules.use_onednn(x.double(), layer.weight.double())
-    assert not Rules.use_onednn(x[0], layer.weight)
+    assert not dispatch.use_onednn(x.double(), layer.weight.double())
+    assert not dispatch.use_onednn(x[0], layer.weight)
     with pytest.raises(RuntimeError, match=r"dtype|type"), torch.no_grad():
         convolve(x.bfloat16(), layer)
     with torch.no_grad():
@@ -149,7 +143,7 @@ def change_state(layer: nn.Conv3d) -> None:
 @pytest.mark.parametrize("change", [change_in_place, change_data, change_parameter, change_state])
 @pytest.mark.parametrize("compute", [convolve, double_and_convolve])
 @torch.no_grad()
-def test_nothing_kept_outlives_its_weight(
+def test_nothing_cached_outlives_its_weight(
     compute: Callable[[Tensor, nn.Conv3d], Tensor],
     change: Callable[[nn.Conv3d], None],
     generator: torch.Generator,
@@ -164,7 +158,7 @@ def test_nothing_kept_outlives_its_weight(
 
 
 @torch.no_grad()
-def test_other_sizes_and_dtypes_do_not_meet_what_was_kept(generator: torch.Generator) -> None:
+def test_other_sizes_and_dtypes_do_not_meet_what_was_cached(generator: torch.Generator) -> None:
     layer = Convolution(32, 32, 3, padding=1).eval()
     for size, batch, low in product(((3, 3, 3), (2, 4, 3)), (1, 2), (False, True)):
         x = torch.randn(batch, 32, *size, generator=generator)
@@ -176,13 +170,13 @@ def test_other_sizes_and_dtypes_do_not_meet_what_was_kept(generator: torch.Gener
 
 
 @torch.no_grad()
-def test_a_network_forgets_all_that_was_kept(generator: torch.Generator) -> None:
+def test_a_network_lets_go_all_that_was_cached(generator: torch.Generator) -> None:
     network = nn.Sequential(Convolution(32, 32, 3, padding=1), Upsample(32, spatial_dims=3)).eval()
     x = torch.randn(1, 32, 3, 3, 3, generator=generator)
     before = network(x)
-    assert any(layer in _KEPT for layer in network.modules())
+    assert any(layer in _CACHE for layer in network.modules())
     clear_cached_weights(network)
-    assert not any(layer in _KEPT for layer in network.modules())
+    assert not any(layer in _CACHE for layer in network.modules())
     torch.testing.assert_close(network(x), before)
 
 
@@ -197,7 +191,7 @@ def test_a_network_in_use_can_be_copied_and_pickled(randomise: Randomise, genera
 
 
 @torch.no_grad()
-def test_a_weight_that_is_computed_is_never_kept(generator: torch.Generator) -> None:
+def test_a_weight_that_is_computed_is_never_cached(generator: torch.Generator) -> None:
     layer = spectral_norm(Convolution(32, 32, 3, padding=1)).eval()
     x = torch.randn(1, 32, 3, 3, 3, generator=generator)
     before = layer(x)
@@ -240,8 +234,8 @@ def test_attention_in_bfloat16_is_that_of_float32(
     queries = torch.randn(2, 2, n_queries, 8, generator=generator)
     keys, values = torch.randn(2, 2, 2, 37, 8, generator=generator)
     low = [t.bfloat16() for t in (queries, keys, values)]
-    assert Rules.use_products(low[0], low[1]) is has_bfloat16
-    assert not Rules.use_products(queries, keys)
+    assert dispatch.use_matrix_products(low[0], low[1]) is has_bfloat16
+    assert not dispatch.use_matrix_products(queries, keys)
     expected = torch.softmax(queries @ keys.transpose(2, 3) / 8**0.5, dim=-1) @ values
     torch.testing.assert_close(attend_to(*low).float(), expected, rtol=0, atol=0.05)
     torch.testing.assert_close(attend_to(queries, keys, values), expected, rtol=1e-5, atol=1e-5)
@@ -278,17 +272,17 @@ def test_only_bfloat16_without_instructions_is_widened(monkeypatch: pytest.Monke
     x, weight = torch.zeros(1, 2, 3, 3, 3), torch.zeros(2, 2, 3, 3, 3)
     for has_bfloat16 in (True, False):
         claim_bfloat16(monkeypatch, has_bfloat16)
-        assert Rules.widens(x.bfloat16(), weight.bfloat16()) is not has_bfloat16
-        assert not Rules.widens(x, weight)
-        assert not Rules.widens(x.bfloat16(), weight)
+        assert dispatch.computes_in_float32(x.bfloat16(), weight.bfloat16()) is not has_bfloat16
+        assert not dispatch.computes_in_float32(x, weight)
+        assert not dispatch.computes_in_float32(x.bfloat16(), weight)
 
 
 def test_training_keeps_no_large_products(monkeypatch: pytest.MonkeyPatch) -> None:
     claim_bfloat16(monkeypatch, True)
     small, large = (torch.empty(1, 4, n, 8, dtype=torch.bfloat16, requires_grad=True) for n in (512, 1024))
-    assert Rules.use_products(small, small)
-    assert not Rules.use_products(large, large)
-    assert Rules.use_products(large.detach(), large.detach())
+    assert dispatch.use_matrix_products(small, small)
+    assert not dispatch.use_matrix_products(large, large)
+    assert dispatch.use_matrix_products(large.detach(), large.detach())
 
 
 def test_autocast_decides_the_dtype() -> None:
@@ -303,12 +297,11 @@ UNET = LatentUNetConfig(down_channels=[16, 32], n_groups=4, n_heads=2, context_d
 
 @pytest.mark.parametrize("residual_resampling", [False, True])
 @pytest.mark.parametrize("size", [(3, 4, 5), (8, 10, 9)])
-def test_denoiser_is_equal_without_any_lever(
+def test_denoiser_is_equal_in_its_plain_form(
     residual_resampling: bool,
     size: tuple[int, ...],
     randomise: Randomise,
     generator: torch.Generator,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unet = randomise(LatentUNet(replace(UNET, residual_resampling=residual_resampling))).eval()
     inputs = (
@@ -319,9 +312,7 @@ def test_denoiser_is_equal_without_any_lever(
     trained = unet(*inputs)
     with torch.no_grad():
         inferred = unet(*inputs)
-    with monkeypatch.context() as patch:
-        patch.setattr("medldm.networks.kernels.dispatch.is_traced", lambda: True)
-        patch.setattr("medldm.networks.kernels.fused_norm_conv.is_traced", lambda: True)
+    with dispatch.plain_form():
         plain = unet(*inputs)
     scale = float(plain.detach().abs().max())
     assert inferred.is_contiguous()
@@ -346,7 +337,7 @@ def test_compiled_network_is_equal(backend: str, randomise: Randomise, generator
     torch._dynamo.reset()
 
 
-def test_upsampling_block_uses_the_lever(generator: torch.Generator) -> None:
+def test_upsampling_block_doubles_and_convolves(generator: torch.Generator) -> None:
     block = Upsample(4, spatial_dims=3)
     x = torch.randn(1, 4, 5, 6, 7, generator=generator)
     torch.testing.assert_close(block(x), upsample_plainly(x, block.conv).float(), rtol=1e-5, atol=1e-5)

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medldm.networks.blocks import Convolution, Norm, NormActivation, ResidualBlock
-from medldm.networks.kernels.dispatch import Rules
+from medldm.networks.blocks import ResidualBlock
+from medldm.networks.kernels import dispatch
 from medldm.networks.kernels.fused_norm_conv import normalise, normalise_and_convolve
+from medldm.networks.layers import Convolution, Norm
 
 Randomise = Callable[[nn.Module], nn.Module]
 
@@ -68,7 +69,7 @@ def test_gradients_are_those_of_the_plain_form(
 
 
 def test_gradients_pass_a_numerical_check(randomise: Randomise, generator: torch.Generator) -> None:
-    norm = randomise(NormActivation(2, 4, eps=1e-3)).double()
+    norm = randomise(Norm(2, 4, eps=1e-3)).double()
     layer = randomise(nn.Conv2d(4, 3, 3, padding=1)).double()
     x = torch.randn(2, 4, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
 
@@ -81,7 +82,7 @@ def test_gradients_pass_a_numerical_check(randomise: Randomise, generator: torch
 def test_autocast_computes_in_low_precision_and_gives_gradients_of_the_parameters(
     randomise: Randomise, generator: torch.Generator
 ) -> None:
-    norm, layer = randomise(NormActivation(2, 8, eps=1e-6)), randomise(Convolution(8, 8, 3, padding=1))
+    norm, layer = randomise(Norm(2, 8, eps=1e-6)), randomise(Convolution(8, 8, 3, padding=1))
     x = torch.randn(2, 8, 12, 10, 11, generator=generator, requires_grad=True)
     expected = compute_plainly(x, norm, layer, silu=True)
     with torch.autocast("cpu", torch.bfloat16):
@@ -94,7 +95,7 @@ def test_autocast_computes_in_low_precision_and_gives_gradients_of_the_parameter
 def test_what_is_frozen_gets_no_gradient(
     frozen: str, randomise: Randomise, generator: torch.Generator
 ) -> None:
-    norm, layer = randomise(NormActivation(2, 4, eps=1e-6)), randomise(Convolution(4, 4, 3, padding=1))
+    norm, layer = randomise(Norm(2, 4, eps=1e-6)), randomise(Convolution(4, 4, 3, padding=1))
     x = torch.randn(1, 4, 3, 4, 5, generator=generator, requires_grad=frozen != "input")
     norm.requires_grad_(frozen not in ("norm", "all but the input"))
     layer.requires_grad_(frozen not in ("layer", "all but the input"))
@@ -144,7 +145,7 @@ def test_checkpointing_and_recomputation_go_together(
 def test_second_derivatives_are_refused(
     compute: str, randomise: Randomise, generator: torch.Generator
 ) -> None:
-    norm, layer = randomise(NormActivation(2, 4, eps=1e-6)), randomise(Convolution(4, 4, 3, padding=1))
+    norm, layer = randomise(Norm(2, 4, eps=1e-6)), randomise(Convolution(4, 4, 3, padding=1))
     x = torch.randn(1, 4, 3, 4, 5, generator=generator, requires_grad=True)
     y = (
         normalise(x, norm, silu=True)
@@ -157,7 +158,7 @@ def test_second_derivatives_are_refused(
 
 
 def test_inference_changes_no_input(randomise: Randomise, generator: torch.Generator) -> None:
-    norm, layer = randomise(NormActivation(2, 4, eps=1e-6)), randomise(Convolution(4, 4, 3, padding=1))
+    norm, layer = randomise(Norm(2, 4, eps=1e-6)), randomise(Convolution(4, 4, 3, padding=1))
     x = torch.randn(1, 4, 11, 10, 12, generator=generator)
     before = x.clone()
     with torch.no_grad():
@@ -176,8 +177,8 @@ def test_a_sample_cut_in_half_has_the_gradients_of_the_whole(
     generator: torch.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Rules, "would_unfold", staticmethod(lambda x: len(x) == 1))
-    norm, layer = randomise(NormActivation(2, 8, eps=1e-6)), randomise(Convolution(8, 6, 3, padding=1))
+    monkeypatch.setattr(dispatch, "would_unfold", lambda x: len(x) == 1)
+    norm, layer = randomise(Norm(2, 8, eps=1e-6)), randomise(Convolution(8, 6, 3, padding=1))
     x = torch.randn(1, 8, *size, generator=generator)
     x = x.contiguous(memory_format=torch.channels_last_3d if is_last else torch.contiguous_format)
     x.requires_grad_(True)

@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medldm.networks.kernels import tiled_maps
+from medldm.networks.kernels import tiled_convolution
+from medldm.networks.kernels.tiled_convolution import convolved, convolved_transposed
 from medldm.networks.kernels.tiled_maps import (
     TiledMap,
-    convolved,
-    convolved_transposed,
     from_tensor,
     measure,
     stored,
@@ -133,7 +132,7 @@ def test_a_convolution_may_take_the_place_of_its_input(generator: torch.Generato
 def test_windows_are_padded_with_zeros_on_both_sides() -> None:
     x = torch.arange(1.0, 4.0).view(1, 1, 3, 1, 1)
     ranges: list[Any] = [(-2, 1), (0, 2), (2, 6)]
-    found = [w.flatten().tolist() for w in tiled_maps._windows(cut(x, thickness=1), ranges)]
+    found = [w.flatten().tolist() for w in tiled_convolution._windows(cut(x, thickness=1), ranges)]
     assert found == [[0, 0, 1], [1, 2], [3, 0, 0, 0]]
 
 

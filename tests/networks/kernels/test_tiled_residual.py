@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from medldm.networks.blocks import ResidualBlock
-from medldm.networks.kernels.dispatch import Rules, channels_last
-from medldm.networks.kernels.tiled_maps import held
+from medldm.networks.kernels import dispatch
+from medldm.networks.kernels.dispatch import channels_last
+from medldm.networks.kernels.tiled_maps import from_stored
 from medldm.networks.kernels.tiled_residual import run_residual
 from tests.networks.streaming.test_memory_limit import count_peak
 
@@ -37,7 +38,7 @@ def test_tiles_give_what_the_whole_gives_and_leave_the_input(
     x = torch.randn(2, channels[0], *SIZE, generator=generator).to(dtype)
     x = channels_last(x)
     given = x.clone()
-    y = run_residual(held(x, axis=2, thickness=thickness), block).tensor
+    y = run_residual(from_stored(x, axis=2, thickness=thickness), block).tensor
     torch.testing.assert_close(y, block(x), rtol=tolerance, atol=10 * tolerance)
     assert torch.equal(x, given)
 
@@ -51,11 +52,11 @@ def test_inference_on_a_large_map_runs_in_tiles_and_gives_the_same(
     x = channels_last(torch.randn(1, 16, 64, 64, 128 if enabled else 64, generator=generator))
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
         x = x.to(torch.bfloat16) if enabled else x
-        if not Rules.use_onednn(x, block.conv1.weight):
+        if not dispatch.use_onednn(x, block.conv1.weight):
             pytest.skip("this CPU computes without oneDNN")
-        assert Rules.run_in_tiles(x, *block.parameters())
+        assert dispatch.run_in_tiles(x, *block.parameters())
         found, peak = block(x), count_peak(lambda: block(x))
-        monkeypatch.setattr(Rules, "run_in_tiles", lambda *_: False)
+        monkeypatch.setattr(dispatch, "run_in_tiles", lambda *_: False)
         whole, whole_peak = block(x), count_peak(lambda: block(x))
     expected = block.double()(x.double())
     errors = [float((y - expected).norm() / expected.norm()) for y in (found, whole)]
@@ -71,15 +72,15 @@ def test_trainings_small_maps_and_blocks_that_are_told_a_time_run_whole(
 ) -> None:
     block = make_block(4, 4, generator=generator)
     large, small = torch.zeros(1, 4, 64, 128, 128), torch.zeros(1, 4, 8, 8, 8)
-    assert not Rules.run_in_tiles(large, *block.parameters())
+    assert not dispatch.run_in_tiles(large, *block.parameters())
     with torch.no_grad():
-        assert not Rules.run_in_tiles(small, *block.parameters())
+        assert not dispatch.run_in_tiles(small, *block.parameters())
         timed = make_block(4, 4, generator=generator, embedding_dim=3)
-        monkeypatch.setattr(Rules, "run_in_tiles", lambda *_: pytest.fail("asked for tiles"))
+        monkeypatch.setattr(dispatch, "run_in_tiles", lambda *_: pytest.fail("asked for tiles"))
         timed(small, torch.zeros(1, 3))
         make_block(4, 4, generator=generator, resample="down")(small)
 
 
 def test_tiles_of_a_cache_have_at_least_four_planes() -> None:
-    assert Rules.planes_of_tile(torch.empty(1, 32, 64, 64, 64)) == 8
-    assert Rules.planes_of_tile(torch.empty(2, 64, 4, 128, 128, device="meta")) == 4
+    assert dispatch.planes_of_tile(torch.empty(1, 32, 64, 64, 64)) == 8
+    assert dispatch.planes_of_tile(torch.empty(2, 64, 4, 128, 128, device="meta")) == 4
