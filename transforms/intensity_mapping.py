@@ -14,7 +14,6 @@ from medldm.transforms.errors import VolumeError
 from medldm.transforms.order_statistics import OrderStatistics
 
 MappingKind = Literal["ct_window", "mr_percentile", "identity_range"]
-KINDS: tuple[MappingKind, ...] = ("ct_window", "mr_percentile", "identity_range")
 CT_WINDOW_HU = (-1000.0, 1000.0)
 
 

@@ -124,7 +124,7 @@ def test_mapping_survives_the_way_through_json(mapping: IntensityMapping) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "ct"}, "choose one of"),
+        ({"kind": "ct"}, "choose from"),
         ({"kind": "ct_window", "lower": 5.0}, "give both or neither"),
         ({"kind": "ct_window", "lower": 5.0, "upper": 5.0}, "increasing"),
         ({"kind": "ct_window", "dense_upper": 900.0}, "above upper"),
@@ -140,7 +140,7 @@ def test_impossible_mappings_are_refused(options: dict[str, object], message: st
 
 
 def test_unknown_key_names_the_nearest_known_one() -> None:
-    with pytest.raises(ValueError, match="did you mean 'upper'"):
+    with pytest.raises(ValueError, match="Did you mean 'upper'"):
         IntensityMapping.from_dict({"kind": "ct_window", "uper": 3.0})
 
 
