@@ -29,6 +29,10 @@ class StorageError(MedldmError, OSError):
     """Report a file or a folder that cannot be written: no room, no permission, not a folder."""
 
 
+class CheckpointError(MedldmError, ValueError):
+    """Report a checkpoint that is missing, damaged, or not the one that is needed."""
+
+
 class MissingFileError(MedldmError, FileNotFoundError):
     """Report a file or a folder that a setting names and that is not there."""
 

@@ -21,8 +21,7 @@ from medldm import (
     VAEConfig,
     VQVAEConfig,
 )
-from medldm.errors import ConfigError
-from medldm.latent_diffusion.checkpoints import CheckpointError
+from medldm.errors import CheckpointError, ConfigError
 from medldm.latent_diffusion.model_files import load_autoencoder, make_latent_diffusion
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -18,12 +18,12 @@ from medldm.editing.editor import EditConfig, Redrawn, redraw
 from medldm.editing.regions import compose, feather_weights, widen
 from medldm.editing.request import EditRequest
 from medldm.editing.stored_images import read_stored_image, require_same_grid
-from medldm.errors import ConfigError, OutputExistsError
+from medldm.errors import CheckpointError, ConfigError, OutputExistsError
 from medldm.files import write_atomically
 from medldm.generation.files import LabelGrid, hash_voxels
 from medldm.generation.requests import RequestPreparer
 from medldm.label_maps.changes import change_labels, count_changes
-from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions, hash_weights
+from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.transforms import LoadVolume, ResampleToSpacing, write_nifti

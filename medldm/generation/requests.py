@@ -18,9 +18,8 @@ from medldm.conditioning.config import SPATIAL_TYPES
 from medldm.conditioning.values import EncodesText, condition_value
 from medldm.data.labels import LabelSchema
 from medldm.data.preparation.labels import LabelTable, read_label_table
-from medldm.errors import ConfigError, MissingFileError
+from medldm.errors import CheckpointError, ConfigError, MissingFileError
 from medldm.generation.files import FileGrid, LabelGrid, hash_voxels
-from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import require_space
 from medldm.transforms import IntensityMapping, LoadVolume

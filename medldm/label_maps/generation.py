@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from medldm.data.labels import LabelSchema
-from medldm.errors import ConfigError
+from medldm.errors import CheckpointError, ConfigError
 from medldm.generation.engine import GenerationEvaluator, LatentDiffusionInferer
 from medldm.generation.files import SyntheticWriter
 from medldm.generation.rejection import RejectionResult
 from medldm.generation.requests import GenerationDataset, PreparedRequest
 from medldm.label_maps.islands import remove_islands
-from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.label_maps import decode_indices, load_label_map_model
 from medldm.latent_diffusion.model import LatentDiffusionModel

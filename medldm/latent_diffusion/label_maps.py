@@ -18,8 +18,8 @@ from medldm.conditioning import ConditioningConfig
 from medldm.conditioning.config import SPATIAL_TYPES
 from medldm.data.cohort import Cohort
 from medldm.data.labels import LabelSchema
-from medldm.errors import ConfigError
-from medldm.latent_diffusion.checkpoints import Checkpoint, CheckpointError, load_checkpoint
+from medldm.errors import CheckpointError, ConfigError
+from medldm.latent_diffusion.checkpoints import Checkpoint, load_checkpoint
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import Describe, load_latent_diffusion, make_latent_diffusion

@@ -10,14 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from medldm.conditioning import ConditioningConfig
+from medldm.errors import CheckpointError
 from medldm.latent_diffusion.checkpoints import (
     Checkpoint,
-    CheckpointError,
     build_with_weights,
     hash_weights,
     load_checkpoint,
     load_plain_weights,
-    load_weights,
 )
 from medldm.latent_diffusion.config import LatentDiffusionConfig, read_diffusion
 from medldm.latent_diffusion.model import (
@@ -29,6 +28,7 @@ from medldm.latent_diffusion.model import (
 )
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNetConfig, VAEConfig, VQVAEConfig
+from medldm.networks.weights import load_weights
 
 Describe = Callable[[], tuple[Mapping[str, Tensor], dict[str, Any]]]
 

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from medldm.configs import Config
-from medldm.errors import ConfigError
-from medldm.latent_diffusion.checkpoints import CheckpointError
+from medldm.errors import CheckpointError, ConfigError
 from medldm.transforms import IntensityMapping
 
 

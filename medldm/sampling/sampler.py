@@ -25,12 +25,13 @@ from medldm.diffusion import (
     sample_from,
 )
 from medldm.diffusion.guidance import Passes
-from medldm.errors import ConfigError
-from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, load_weights
+from medldm.errors import CheckpointError, ConfigError
+from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.config import LatentDiffusionConfig, read_diffusion
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.networks.kernels.cached_weights import clear_cached_weights
+from medldm.networks.weights import load_weights
 from medldm.sampling.conditions import SamplingConditions
 from medldm.sampling.config import SamplingConfig
 from medldm.seeds import volume_seed

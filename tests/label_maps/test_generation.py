@@ -13,10 +13,10 @@ import torch
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentUNetConfig
 from medldm.conditioning import Conditions
 from medldm.data.labels import LabelSchema, read_label_schema
-from medldm.errors import ConfigError
+from medldm.errors import CheckpointError, ConfigError
 from medldm.generation.requests import GenerationDataset
 from medldm.label_maps.generation import LabelMapInferer, generate_label_maps, generate_paired_label_maps
-from medldm.latent_diffusion.checkpoints import CheckpointError, save_checkpoint
+from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.label_maps import (
     build_label_map_autoencoder,
     describe_with_schema,

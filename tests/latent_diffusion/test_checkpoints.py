@@ -10,13 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from medldm.latent_diffusion.checkpoints import (
-    CheckpointError,
-    hash_weights,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-)
+from medldm.errors import CheckpointError
+from medldm.latent_diffusion.checkpoints import hash_weights, load_checkpoint, save_checkpoint
+from medldm.networks.weights import load_weights
 
 
 def test_weights_and_card_come_back(tmp_path: Path) -> None:

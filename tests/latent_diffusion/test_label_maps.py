@@ -11,7 +11,8 @@ import torch
 from medldm import ConditioningConfig, LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.labels import LabelSchema
-from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from medldm.errors import CheckpointError
+from medldm.latent_diffusion.checkpoints import load_checkpoint, save_checkpoint
 from medldm.latent_diffusion.label_maps import (
     build_label_map_autoencoder,
     decode_indices,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from medldm import LatentDiffusionConfig, LatentUNetConfig, VAEConfig, VQVAEConfig
-from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from medldm.errors import CheckpointError
+from medldm.latent_diffusion.checkpoints import load_checkpoint, save_checkpoint
 from medldm.latent_diffusion.model import make_autoencoder
 from medldm.latent_diffusion.model_files import (
     describe_autoencoder,

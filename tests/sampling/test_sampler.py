@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from medldm import Conditions, LatentDiffusionConfig, LatentDiffusionSampler
-from medldm.latent_diffusion.checkpoints import CheckpointError, save_checkpoint
+from medldm.errors import CheckpointError
+from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
 from medldm.sampling.config import SamplingConfig
 

@@ -16,9 +16,9 @@ from medldm.data.cohort import Cohort
 from medldm.data.labels import LabelSchema
 from medldm.data.listing import Case
 from medldm.data.measured_scalars import with_measured_scalars
+from medldm.errors import CheckpointError
 from medldm.evaluation.cases.reading import number_subjects
 from medldm.evaluation.resources import EvaluationResources
-from medldm.latent_diffusion.checkpoints import CheckpointError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.label_maps import SCHEMA_KEY, schema_of
 from medldm.latent_diffusion.model import LatentDiffusionModel

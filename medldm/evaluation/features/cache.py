@@ -21,8 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medldm.errors import CheckpointError
 from medldm.evaluation.metrics.checks import Floats
-from medldm.latent_diffusion.checkpoints import CheckpointError, load_checkpoint, save_checkpoint
+from medldm.latent_diffusion.checkpoints import load_checkpoint, save_checkpoint
 from medldm.version import __version__
 
 logger = logging.getLogger(__name__)

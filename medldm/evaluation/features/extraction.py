@@ -21,7 +21,7 @@ from medldm.evaluation.features.space import fit_feature_space
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.frechet import CASES_FOR_EACH_FEATURE
 from medldm.evaluation.metrics.spectrum import power_of_cases
-from medldm.latent_diffusion.checkpoints import load_weights, require_fit
+from medldm.networks.weights import load_weights, require_fit
 from medldm.runtime.distributed import gather_rows
 
 MAX_COMPONENTS = 16

@@ -1,27 +1,21 @@
 """Features of a network that was trained elsewhere, from a file of the user's: published-style distances.
 
-MedicalNet's weights (Chen et al. 2019) fit MONAI's residual networks of 10, 18, 34 or 50 layers; which of
-them a file holds follows from its names and shapes. Nothing is fetched, and no pickle is read. MONAI's
-networks take strides where MedicalNet's own code dilates, so that figures compare with others made through
-MONAI.
+MONAI's networks take strides where MedicalNet's own code dilates, so that figures compare with others made
+through MONAI.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.networks.nets import ResNet, resnet10, resnet18, resnet34, resnet50
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
+from monai.networks.nets import ResNet
 
 from medldm.evaluation.cases.sets import CaseSets
 from medldm.evaluation.errors import NotMeasurableError
@@ -30,24 +24,11 @@ from medldm.evaluation.features.kinds import FeatureKind
 from medldm.evaluation.metrics.checks import Floats, check_volume
 from medldm.evaluation.metrics.frechet import frechet_distance
 from medldm.files import hash_file
-from medldm.latent_diffusion.checkpoints import CheckpointError, require_fit
+from medldm.networks.pretrained.medicalnet import load_medicalnet
 from medldm.runtime.distributed import gather_rows
 
-NETWORKS: Mapping[str, Callable[..., ResNet]] = {
-    "resnet10": resnet10,
-    "resnet18": resnet18,
-    "resnet34": resnet34,
-    "resnet50": resnet50,
-}
-SHORTCUTS: tuple[dict[str, Any], ...] = (
-    {"shortcut_type": "A"},
-    {"shortcut_type": "B", "bias_downsample": False},
-    {"shortcut_type": "B", "bias_downsample": True},
-)
 MIN_SIZE = 16
 """Voxels along the shortest axis that the network can halve five times without losing it."""
-
-_PREFIX = "module."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +87,8 @@ def load_feature_network(path: str | Path) -> FeatureNetwork:
         CheckpointError: for a file that is no safetensors file, or whose weights are of none of the networks,
             naming what does not fit the nearest one.
     """
-    path = Path(path)
-    weights = _read_weights(path)
-    outlines = list(_outlines())
-    name, options, outline = min(outlines, key=lambda each: _n_misfits(each[2], weights))
-    require_fit(outline, weights, source=f"{path} (nearest network: {name})")
-    with torch.device("meta"):
-        network = _build(name, options)
-    network.load_state_dict(weights, assign=True)
-    network.requires_grad_(False)
-    return FeatureNetwork(
-        network=network.eval(),
-        name=name,
-        file_name=path.name,
-        sha256=hash_file(path),
-    )
+    name, network = load_medicalnet(path)
+    return FeatureNetwork(network=network, name=name, file_name=Path(path).name, sha256=hash_file(path))
 
 
 def network_features(
@@ -173,34 +141,3 @@ def published_style(features: Mapping[str, Floats], *, n_matched: int) -> str:
         f"{distances['synthetic']:.4g}, real {distances['train']:.4g}, noise {distances['noise']:.4g}; this "
         "number grows as cases get fewer and compares only with those of as many."
     )
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file ({error}); pickled weights (.pth) are not read: see "
-            "docs/how-to/foreign_files.md for how to convert a file that you trust"
-        ) from error
-    return {
-        name.removeprefix(_PREFIX): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in weights.items()
-    }
-
-
-def _outlines() -> Iterator[tuple[str, dict[str, Any], dict[str, Tensor]]]:
-    """Yield each network with the names and shapes of its weights, which take no memory."""
-    with torch.device("meta"):
-        for name, options in product(NETWORKS, SHORTCUTS):
-            yield name, options, _build(name, options).state_dict()
-
-
-def _build(name: str, options: Mapping[str, Any]) -> ResNet:
-    return NETWORKS[name](spatial_dims=3, n_input_channels=1, conv1_t_stride=2, feed_forward=False, **options)
-
-
-def _n_misfits(outline: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> int:
-    shared = outline.keys() & weights.keys()
-    n_shapes = sum(outline[name].shape != weights[name].shape for name in shared)
-    return len(outline.keys() ^ weights.keys()) + n_shapes

@@ -6,20 +6,15 @@ are read as safetensors only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from monai.networks.nets import ResNet, resnet10, resnet50
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from monai.networks.nets import ResNet
 from torch import Tensor, nn
 
-from medldm.latent_diffusion.checkpoints import CheckpointError, require_fit
+from medldm.networks.pretrained.medicalnet import load_medicalnet
 
-_NETWORKS = {"medicalnet_resnet10_23datasets": resnet10, "medicalnet_resnet50_23datasets": resnet50}
-NETWORKS = tuple(_NETWORKS)
-_PREFIX = "module."
+_NAMES = {"medicalnet_resnet10_23datasets": "resnet10", "medicalnet_resnet50_23datasets": "resnet50"}
+NETWORKS = tuple(_NAMES)
 
 
 class MedicalNetLoss(nn.Module):
@@ -41,18 +36,7 @@ class MedicalNetLoss(nn.Module):
 
     def __init__(self, path: str | Path, *, network: str = NETWORKS[0]) -> None:
         super().__init__()
-        weights = _read_weights(Path(path))
-        # The arguments with which MedicalNet's weights fit; `pretrained` would fetch them.
-        with torch.device("meta"):
-            self.network: ResNet = _NETWORKS[network](
-                spatial_dims=3,
-                n_input_channels=1,
-                conv1_t_stride=2,
-                feed_forward=False,
-                bias_downsample=False,
-            )
-        require_fit(self.network.state_dict(), weights, source=str(path))
-        self.network.load_state_dict(dict(weights), assign=True)
+        self.network: ResNet = load_medicalnet(path, names=[_NAMES[network]])[1]
         self.requires_grad_(False)
         self.eval()
 
@@ -72,17 +56,3 @@ class MedicalNetLoss(nn.Module):
         x = network.maxpool(network.act(network.bn1(network.conv1(x))))
         x = network.layer4(network.layer3(network.layer2(network.layer1(x))))
         return x / (x.square().sum(dim=1, keepdim=True) + 1e-10).sqrt()
-
-
-def _read_weights(path: Path) -> Mapping[str, Tensor]:
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file ({error}); pickled weights (.pth) are not read: see "
-            "docs/how-to/foreign_files.md for how to convert a file that you trust"
-        ) from error
-    return {
-        name.removeprefix(_PREFIX): tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in weights.items()
-    }

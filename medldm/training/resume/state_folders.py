@@ -22,9 +22,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from medldm.errors import ConfigError
+from medldm.errors import CheckpointError, ConfigError
 from medldm.files import flush_folder, require_space
-from medldm.latent_diffusion.checkpoints import CheckpointError, describe_versions
+from medldm.latent_diffusion.checkpoints import describe_versions
 from medldm.training.resume.state_tree import count_bytes, flatten_state, unflatten_state
 
 logger = logging.getLogger(__name__)

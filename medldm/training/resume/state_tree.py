@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medldm.latent_diffusion.checkpoints import CheckpointError
+from medldm.errors import CheckpointError
 
 
 def flatten_state(state: Any, *, name: str = "") -> tuple[dict[str, Tensor], Any]:

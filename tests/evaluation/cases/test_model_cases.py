@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from medldm import LatentDiffusionConfig
+from medldm.errors import CheckpointError
 from medldm.evaluation.cases.model_cases import EvaluatedModel, choose_model_cases, open_model
 from medldm.evaluation.cases.reading import open_cohort
 from medldm.evaluation.resources import EvaluationResources
-from medldm.latent_diffusion.checkpoints import CheckpointError, save_checkpoint
+from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
 from medldm.training import case_transforms
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from medldm.errors import CheckpointError
 from medldm.evaluation.cases.sets import CaseSet, CaseSets
 from medldm.evaluation.features import extraction
 from medldm.evaluation.features.cache import FeatureCache, Tensors, entry_key
 from medldm.evaluation.features.contrastive import ContrastiveConfig
 from medldm.evaluation.features.extraction import SetFeatures, extract_features
-from medldm.latent_diffusion.checkpoints import CheckpointError
 
 KEY = "0" * 64
 CONFIG = ContrastiveConfig(size=(8, 8, 8), channels=(4, 4, 4, 4), n_steps=2)

@@ -13,12 +13,12 @@ from monai.networks.nets import resnet10, resnet18, resnet50
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
+from medldm.errors import CheckpointError
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, make_noise
 from medldm.evaluation.features.cache import FeatureCache
 from medldm.evaluation.features.network import load_feature_network, network_features, published_style
 from medldm.evaluation.sections.comparison import Comparison
 from medldm.evaluation.sections.feature_distances import feature_results
-from medldm.latent_diffusion.checkpoints import CheckpointError
 
 MAKERS = {"resnet10": resnet10, "resnet18": resnet18, "resnet50": resnet50}
 

@@ -10,7 +10,7 @@ from monai.networks.nets import resnet10
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medldm.latent_diffusion.checkpoints import CheckpointError
+from medldm.errors import CheckpointError
 from medldm.training.losses.perceptual import MedicalNetLoss
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from medldm.latent_diffusion.checkpoints import CheckpointError
+from medldm.errors import CheckpointError
 from medldm.training.resume import state_folders
 from medldm.training.resume.state_folders import StateError, StateFolders, read_folder
 from medldm.training.resume.state_tree import flatten_state, unflatten_state
