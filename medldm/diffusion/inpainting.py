@@ -1,12 +1,9 @@
 """Sampling from an original: keep a region of its latents exactly, or begin from it in part.
 
-A kept region needs no solver of its own. Where latents are to be kept, x_0 is known, and by
-
-    x_t = alpha_t x_0 + sigma_t eps                                                                        (1)
-
-so is eps. Telling a solver these two in the place of the network's estimates keeps the region on the path to
-the original, and every solver ends exactly at it: DDIM moves it along (1) with one eps, DDPM draws it from
-q(x_s | x_t, x_0) with the x_0 that is true.
+A kept region needs no solver of its own. Where latents are to be kept, x_0 is known, and by Eq. (1) of
+`kernel` so is eps. Telling a solver these two in the place of the network's estimates keeps the region on the
+path to the original, and every solver ends exactly at it: DDIM moves it along (1) with one eps, DDPM draws it
+from q(x_s | x_t, x_0) with the x_0 that is true.
 
     Source: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations",
     Appendix I.2; Lugmayr et al. 2022, "RePaint", Eq. 8.
@@ -80,7 +77,7 @@ class InpaintingMask:
                 raise ValueError(f"{name} is {getattr(self, name)}: at least 1 is needed")
 
     def put_noised(self, x: Tensor, path: NoisePath, t: float) -> Tensor:
-        """Replace the kept part of the noise x (B, C, ...) by the original with this noise, Eq. (1) at t."""
+        """Replace the kept part of the noise x (B, C, ...) by the original with this noise on it."""
         self._check(x)
         return torch.where(self.is_kept, path.add_noise(self.original, x, t), x)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medldm.conditioning import Conditions
+from medldm.conditioning import ConditioningConfig, Conditions
 from medldm.diffusion import (
     Callback,
     Denoise,
@@ -98,8 +98,8 @@ class LatentDiffusionSampler:
         """
         checkpoint = load_checkpoint(path, kind="latent_diffusion")
         own = self.model.conditioning_config.to_dict()
-        found = checkpoint.card["conditioning"]
-        different = sorted(name for name in own if _plain(own[name]) != _plain(found.get(name)))
+        found = ConditioningConfig.from_dict(checkpoint.card["conditioning"]).to_dict()
+        different = sorted(name for name in own if own[name] != found[name])
         if different:
             raise CheckpointError(
                 f"{path} was trained with other conditions: {different} differ from this model's"
@@ -261,10 +261,3 @@ def _with_context(conditions: Conditions | None, context: Tensor | None) -> Cond
     values = {} if conditions is None else dict(conditions.values)
     absent = {} if conditions is None else conditions.absent
     return Conditions({**values, "text": context}, absent)
-
-
-def _plain(value: object) -> object:
-    """Return a value as JSON would give it back, so that a card and a configuration compare equal."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

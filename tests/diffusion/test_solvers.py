@@ -289,11 +289,13 @@ def test_multistep_extrapolates_x_0_to_the_middle_of_uneven_steps(path: NoisePat
     x = torch.ones(1, dtype=torch.float64)
     steps = [path.step(first, middle), path.step(middle, last)]
     run("dpm_solver_2m", denoise, x, steps, callback=seen.append)
-    (alpha_s, sigma_s), (_, sigma_t) = path.alpha_sigma(last), path.alpha_sigma(middle)
-    lambda_t, lambda_s = path.half_log_snr(middle), path.half_log_snr(last)
-    x_0 = 2 + 3 * (lambda_t + lambda_s) / 2
-    expected = sigma_s / sigma_t * seen[0].state.x - alpha_s * math.expm1(lambda_t - lambda_s) * x_0
-    torch.testing.assert_close(seen[1].state.x, expected, rtol=1e-12, atol=1e-12)
+    lambdas = [path.half_log_snr(t) for t in (first, middle, last)]
+    estimates_used = [2 + 3 * lambdas[0], 2 + 3 * (lambdas[1] + lambdas[2]) / 2]
+    for i, x_0 in enumerate(estimates_used):
+        (alpha_s, sigma_s), (_, sigma_t) = path.alpha_sigma(steps[i].s), path.alpha_sigma(steps[i].t)
+        expected = sigma_s / sigma_t * x - alpha_s * math.expm1(lambdas[i] - lambdas[i + 1]) * x_0
+        torch.testing.assert_close(seen[i].state.x, expected, rtol=1e-12, atol=1e-12)
+        x = seen[i].state.x
 
 
 @pytest.mark.parametrize("path", [FINE, FLOW], ids=["vp", "flow"])
