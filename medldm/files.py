@@ -33,8 +33,12 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         StorageError: if the folder or the file cannot be written.
 
     Examples:
-        >>> with atomic_file(folder / "report.txt") as temporary:  # doctest: +SKIP
-        ...     temporary.write_text("all of it")
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_file(folder / "report.txt") as temporary:
+        ...     _ = temporary.write_text("all of it")
+        >>> (folder / "report.txt").read_text()
+        'all of it'
     """
     path = Path(path)
     temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{''.join(path.suffixes[-2:])}")

@@ -27,6 +27,12 @@ class N4BiasCorrection(Transform):
         shrink_factor: voxels per axis that make one of the coarser copy.
         n_iterations: iterations per fitting level; its length is the number of levels.
 
+    Examples:
+        >>> volume = MetaTensor(torch.ones(1, 16, 16, 16))
+        >>> volume[:, 4:12, 4:12, 4:12] = 100.0
+        >>> N4BiasCorrection(shrink_factor=2, n_iterations=(2,))(volume).shape
+        torch.Size([1, 16, 16, 16])
+
     Source: Tustison et al., N4ITK: improved N3 bias correction, IEEE TMI 29 (2010).
     """
 

@@ -35,8 +35,12 @@ class LoadVolume(Transform):
         max_bytes: cap on the volume in memory.
 
     Examples:
-        >>> volume = LoadVolume()("images/case.nii.gz")  # doctest: +SKIP
-        >>> volume.affine, volume.meta["original_affine"]  # doctest: +SKIP
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.save(f"{folder}/case.npy", np.zeros((4, 5, 6), np.float32))
+        ...     volume = LoadVolume(spacing_mm=(1.0, 1.0, 2.0))(f"{folder}/case.npy")
+        >>> tuple(volume.shape), volume.pixdim.tolist()
+        ((1, 4, 5, 6), [1.0, 1.0, 2.0])
     """
 
     def __init__(

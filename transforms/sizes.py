@@ -47,6 +47,10 @@ class PadToMultiple(Window):
     Args:
         multiple: one number or (X, Y, Z).
         fill: value of added voxels, "minimum" of the volume, or "edge".
+
+    Examples:
+        >>> tuple(PadToMultiple(4)(MetaTensor(torch.zeros(1, 5, 8, 3))).shape)
+        (1, 8, 8, 4)
     """
 
     def __init__(self, multiple: int | Sequence[int], *, fill: Fill = "edge") -> None:
@@ -70,6 +74,12 @@ class ForegroundCrop(Window):
         margin: voxels kept around the box, as far as the volume reaches.
         above: intensity above which a voxel is foreground; None uses `foreground_mask`.
         fill: value with which the inverse fills what was cut off.
+
+    Examples:
+        >>> volume = torch.zeros(1, 9, 9, 9)
+        >>> volume[:, 3:6, 4:6, 2:7] = 1
+        >>> tuple(ForegroundCrop(margin=1, above=0.5)(MetaTensor(volume)).shape)
+        (1, 5, 4, 7)
     """
 
     def __init__(self, *, margin: int = 0, above: float | None = None, fill: Fill = "minimum") -> None:

@@ -20,6 +20,11 @@ class Conditions:
         absent: name to (B,) bool, True where a sample has no value; the learned null stands in for it. A name
             that is missing here is present in every sample, one missing in `values` is absent in every
             sample.
+
+    Examples:
+        >>> conditions = Conditions({"age": torch.tensor([61.0, 0.0])}, {"age": torch.tensor([False, True])})
+        >>> conditions.is_absent("age", 2, torch.device("cpu")).tolist()
+        [False, True]
     """
 
     values: Mapping[str, Tensor]

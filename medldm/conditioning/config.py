@@ -49,6 +49,13 @@ class ConditioningConfig(Config):
 
     Raises:
         ValueError: if a name is unknown or repeated, or a condition lacks what describes it.
+
+    Examples:
+        >>> config = ConditioningConfig(
+        ...     conditioning_type=["label_map", "scalars"], structures={1: "liver"}, scalars={"age": [20, 90]}
+        ... )
+        >>> config.scalars["age"]
+        (20, 90)
     """
 
     conditioning_type: tuple[str, ...] = ()

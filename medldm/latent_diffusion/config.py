@@ -68,6 +68,11 @@ class LatentDiffusionConfig(Config):
 
     Raises:
         ValueError: if a value is outside its range.
+
+    Examples:
+        >>> config = LatentDiffusionConfig(noise_schedule="flow", prediction_type="velocity", n_epochs=50)
+        >>> LatentDiffusionConfig.from_dict(config.to_dict()) == config
+        True
     """
 
     autoencoder_type: str = "vae"

@@ -35,6 +35,10 @@ class SamplingConfig(Config):
 
     Raises:
         ValueError: if a name is unknown or a number outside its range.
+
+    Examples:
+        >>> SamplingConfig(preset="fast", guidance_scale={"label_map": 1.5, "age": 3.0}).guidance_scale
+        {'label_map': 1.5, 'age': 3.0}
     """
 
     preset: str = "balanced"

@@ -67,8 +67,14 @@ class LatentDiffusionSampler:
         denoiser: stands in the place of the model's own, e.g. the averaged one during a training.
 
     Examples:
-        >>> sampler = LatentDiffusionSampler.from_checkpoint("model.safetensors")  # doctest: +SKIP
-        >>> volumes = sampler.sample((2, 4, 12, 16, 12), num_steps=50, seed=7)  # doctest: +SKIP
+        >>> from medldm import LatentDiffusionModel, LatentUNetConfig, VAEConfig
+        >>> model = LatentDiffusionModel(
+        ...     autoencoder_config=VAEConfig(down_channels=[4, 8], n_groups=4, n_res_blocks=1),
+        ...     unet_config=LatentUNetConfig(down_channels=[8, 16], n_groups=4, n_heads=2),
+        ... )
+        >>> sampler = LatentDiffusionSampler(model)  # or LatentDiffusionSampler.from_checkpoint(path)
+        >>> sampler.sample((2, 4, 4, 5, 6), num_steps=2, seed=7).shape
+        torch.Size([2, 1, 8, 10, 12])
     """
 
     def __init__(

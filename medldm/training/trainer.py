@@ -37,8 +37,17 @@ class LatentDiffusionTrainer:
         ValueError: if `config.autoencoder_type` is not that of the model.
 
     Examples:
-        >>> trainer = LatentDiffusionTrainer(model, config, output_dir="outputs")  # doctest: +SKIP
-        >>> trainer.train(data_loader)  # doctest: +SKIP
+        >>> import tempfile, torch
+        >>> from medldm import LatentDiffusionModel, LatentUNetConfig, VAEConfig
+        >>> model = LatentDiffusionModel(
+        ...     autoencoder_config=VAEConfig(down_channels=[4, 8], n_groups=4, n_res_blocks=1),
+        ...     unet_config=LatentUNetConfig(down_channels=[8, 16], n_groups=4, n_heads=2),
+        ... )
+        >>> batches = [{"image": torch.rand(2, 1, 8, 8, 8) * 2 - 1}]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trainer = LatentDiffusionTrainer(model, LatentDiffusionConfig(n_epochs=1), output_dir=folder)
+        ...     trainer.train(batches).name
+        'latent_diffusion.safetensors'
     """
 
     def __init__(

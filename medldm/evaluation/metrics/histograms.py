@@ -63,7 +63,7 @@ class HistogramPair:
     Line.
 
     Examples:
-        >>> HistogramPair(np.zeros((2, 3)), np.full((4, 3), 7.0)).distance()
+        >>> round(HistogramPair(np.zeros((2, 3)), np.full((4, 3), 7.0)).distance(), 6)
         7.0
     """
 

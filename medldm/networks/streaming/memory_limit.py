@@ -94,6 +94,7 @@ def estimate_decode_bytes(
         recompute: as given to `stream_decode`.
 
     Examples:
+        >>> from medldm import VAEConfig
         >>> config = VAEConfig(down_channels=[32, 64, 128], mid_attention=False)
         >>> estimate_decode_bytes(config, (64, 64, 64), tile=4) < 6e9
         True
