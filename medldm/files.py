@@ -9,8 +9,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medldm.errors import StorageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _TEMPORARY = ".writing-"
 _SPARE_BYTES = 2**20
@@ -112,4 +116,12 @@ def hash_file(path: str | Path) -> str:
     with Path(path).open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_array(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array's type, shape and values, whatever its layout in memory."""
+    digest = hashlib.sha256(f"{array.dtype}|{array.shape}|".encode())
+    contiguous = array if array.flags.c_contiguous else array.copy(order="C")
+    digest.update(contiguous.reshape(-1).view("u1").data)
     return digest.hexdigest()

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from medldm import files
 from medldm.errors import MedldmError, StorageError
-from medldm.files import atomic_file, hash_file, remove_leftovers, write_atomically
+from medldm.files import atomic_file, hash_array, hash_file, remove_leftovers, write_atomically
 
 OLD, NEW = b"the old content", b"the new content, which is longer"
 
@@ -138,3 +139,13 @@ def test_the_hash_is_that_of_the_bytes_over_block_borders(tmp_path: Path, monkey
     assert hash_file(path) == known  # FIPS 180-4, example of one block
     monkeypatch.setattr(files, "_BLOCK_BYTES", 2)
     assert hash_file(path) == known
+
+
+def test_the_hash_of_an_array_tells_type_shape_and_values_and_not_the_layout() -> None:
+    array = np.arange(6, dtype=np.int16).reshape(2, 3)
+    same = (array.copy(), np.asfortranarray(array), np.repeat(array, 2, axis=1)[:, ::2])
+    others = (array.astype(np.int32), array.reshape(3, 2), array + np.int16(1))
+    assert {hash_array(each) for each in same} == {hash_array(array)}
+    assert len({hash_array(each) for each in (array, *others)}) == 4
+    assert hash_array(np.array(True)) != hash_array(np.array(False))
+    assert hash_array(np.zeros((0, 3))) != hash_array(np.zeros((3, 0)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from medldm.files import hash_array
 from medldm.transforms.errors import VolumeError
 from medldm.transforms.load import check_label_values
 from medldm.transforms.raw_volume import spacing_of
@@ -100,7 +100,7 @@ def inspect_voxels(path: str | Path, *, is_label: bool) -> FileInfo:
         notes=raw.notes,
         minimum=float(raw.array.min()),
         maximum=float(raw.array.max()),
-        content_hash=_content_hash(raw.array),
+        content_hash=hash_array(np.asfortranarray(raw.array, dtype=np.float32).T),
         label_counts=count_labels(raw.array) if is_label else None,
     )
 
@@ -113,12 +113,6 @@ def count_labels(array: np.ndarray) -> dict[int, int]:
         return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
     values, counts = np.unique(flat, return_counts=True)
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
-
-
-def _content_hash(array: np.ndarray) -> str:
-    digest = hashlib.sha256(repr(tuple(int(size) for size in array.shape)).encode())
-    digest.update(np.asfortranarray(array, dtype=np.float32).T.data)
-    return digest.hexdigest()
 
 
 def _spacing_for(path: str | Path) -> tuple[float, float, float] | None:

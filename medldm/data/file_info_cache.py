@@ -21,7 +21,7 @@ from medldm.files import write_atomically
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "MEDLDM_CACHE_DIR"
-_FORMAT = 2
+_FORMAT = 3
 
 Remembered = dict[str, tuple[str, FileInfo]]
 

@@ -19,8 +19,8 @@ from medldm.editing.regions import compose, feather_weights, widen
 from medldm.editing.request import EditRequest
 from medldm.editing.stored_images import read_stored_image, require_same_grid
 from medldm.errors import CheckpointError, ConfigError, OutputExistsError
-from medldm.files import write_atomically
-from medldm.generation.files import LabelGrid, hash_voxels
+from medldm.files import hash_array, write_atomically
+from medldm.generation.files import LabelGrid
 from medldm.generation.requests import RequestPreparer
 from medldm.label_maps.changes import change_labels, count_changes
 from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
@@ -192,8 +192,8 @@ class Editor:
             },
             "region_voxels": int(self.region.sum()),
             "clipped_voxels": n_clipped,
-            "image_sha256": hash_voxels(self.image.stored),
-            "new_label_map_sha256": hash_voxels(self.after),
+            "image_sha256": hash_array(self.image.stored),
+            "new_label_map_sha256": hash_array(self.after),
             "conditions": self.described,
             "weights_sha256": hash_weights(self.sampler.model.state_dict()),
             "versions": describe_versions(),

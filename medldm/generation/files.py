@@ -6,7 +6,6 @@ own grid and affine, to the bit.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -131,11 +130,6 @@ class LabelGrid(FileGrid):
     def file_labels(self) -> np.ndarray:
         """Return the map on the file's grid, with the model's values."""
         return restore_file_geometry(self.volume).as_tensor()[0].numpy()
-
-
-def hash_voxels(array: np.ndarray) -> str:
-    """Return the SHA-256 of an array's values, for a sidecar."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 class SyntheticWriter:

@@ -19,7 +19,8 @@ from medldm.conditioning.values import EncodesText, condition_value
 from medldm.data.labels import LabelSchema
 from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.errors import CheckpointError, ConfigError, MissingFileError
-from medldm.generation.files import FileGrid, LabelGrid, hash_voxels
+from medldm.files import hash_array
+from medldm.generation.files import FileGrid, LabelGrid
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import require_space
 from medldm.transforms import IntensityMapping, LoadVolume
@@ -190,7 +191,7 @@ class RequestPreparer:
             described["label_map"] = self._describe_labels(labels)
         if "image" in raw:
             grid, values["image"] = self._load_image(raw["image"], grid)
-            described["image"] = {"voxels_sha256": hash_voxels(values["image"].numpy())}
+            described["image"] = {"voxels_sha256": hash_array(values["image"].numpy())}
         return PreparedRequest(
             index=request["index"],
             conditions=Conditions(values) if values else None,
@@ -228,7 +229,7 @@ class RequestPreparer:
     def _describe_labels(self, labels: np.ndarray) -> dict[str, Any]:
         structures = self.schema.structures if self.schema is not None else {}
         return {
-            "voxels_sha256": hash_voxels(labels),
+            "voxels_sha256": hash_array(labels),
             "structures": {str(value): name for value, name in structures.items()},
         }
 

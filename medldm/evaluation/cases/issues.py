@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medldm.evaluation.cases.sets import CaseSets
-from medldm.evaluation.features.cache import volume_digest
+from medldm.files import hash_array
 
 
 def find_set_issues(sets: CaseSets, *, n_shared: int) -> list[str]:
@@ -59,5 +59,5 @@ def find_set_issues(sets: CaseSets, *, n_shared: int) -> list[str]:
 
 def count_equal(first: Sequence[npt.NDArray[Any]], second: Sequence[npt.NDArray[Any]]) -> int:
     """Return how many arrays of the first set are in the second, element by element."""
-    known = {volume_digest(each) for each in second}
-    return sum(volume_digest(each) in known for each in first)
+    known = {hash_array(each) for each in second}
+    return sum(hash_array(each) in known for each in first)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from medldm.errors import CheckpointError
 from medldm.evaluation.metrics.checks import Floats
+from medldm.files import hash_array
 from medldm.latent_diffusion.checkpoints import load_checkpoint, save_checkpoint
 from medldm.version import __version__
 
@@ -30,13 +31,6 @@ logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, Tensor]
 FEATURES = "features"
-
-
-def volume_digest(volume: npt.NDArray[Any]) -> str:
-    """Return the SHA-256 of an array's type, shape and values."""
-    digest = hashlib.sha256(f"{volume.dtype}|{volume.shape}|".encode())
-    digest.update(np.ascontiguousarray(volume).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 def entry_key(volumes: Sequence[npt.NDArray[Any]], settings: Mapping[str, Any]) -> str:
@@ -47,7 +41,7 @@ def entry_key(volumes: Sequence[npt.NDArray[Any]], settings: Mapping[str, Any]) 
         settings: JSON-able; everything else that the result depends on.
     """
     content = {
-        "volumes": [volume_digest(volume) for volume in volumes],
+        "volumes": [hash_array(volume) for volume in volumes],
         "settings": dict(settings),
         "versions": {"medldm": __version__, "torch": str(torch.__version__), "numpy": np.__version__},
     }
