@@ -30,7 +30,7 @@ from medldm.evaluation.sections.usefulness_trainings import blind_answer
 from medldm.evaluation.segmenter import Segmenter, SegmenterConfig, train_segmenter
 from medldm.generation.rejection import QualityGate
 from medldm.latent_diffusion.model import LatentDiffusionModel
-from medldm.latent_diffusion.volume_space import VolumeSpace, require_space
+from medldm.latent_diffusion.volume_space import VolumeSpace, require_volume_space
 from medldm.transforms.window import centre_crop_or_pad
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class CopyCheck:
         self.shape = tuple(int(size) for size in median)
         boxed = [centre_crop_or_pad(image, self.shape) for image in train]
         self.index = NeighbourIndex(boxed, config.neighbours)
-        similarity = self.index.search(boxed).similarity
+        similarity = self.index.search(boxed)
         names = np.asarray([str(subject) for subject in subjects])
         is_other = names[:, None] != names[None, :]
         if not is_other.any():
@@ -103,7 +103,7 @@ class CopyCheck:
 
     def __call__(self, image: Image, labels: npt.NDArray[np.int64] | None) -> list[str]:
         """Return the problem, or nothing."""
-        best = float(self.index.search([centre_crop_or_pad(image, self.shape)]).best[0])
+        best = float(self.index.search([centre_crop_or_pad(image, self.shape)]).max())
         if best <= self.threshold:
             return []
         return [f"like a training volume: similarity {best:.3f}, at most {self.threshold:.3f} is allowed"]
@@ -184,7 +184,7 @@ def make_quality_gate(
     """
     if config.max_redraws is None:
         return None
-    space, structures = require_space(model.space), model.conditioning_config.structures
+    space, structures = require_volume_space(model.space), model.conditioning_config.structures
     schema = LabelSchema(structures=structures) if structures else None
     has_labels = config.labels and schema is not None
     cohort = read_cohort(

@@ -204,7 +204,7 @@ class _Collector:
                     seed=config.seed,
                 )
                 self.results.detectors.append(search)
-            self.metrics += privacy_results(self.results.detectors, embedded, seed=config.seed)
+            self.metrics += privacy_results(self.results.detectors, embedded)
         self.stages.done("privacy")
 
     def membership(self, evaluated: EvaluatedModel | None, cohorts: Cohorts) -> None:

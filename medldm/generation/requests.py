@@ -22,7 +22,7 @@ from medldm.errors import CheckpointError, ConfigError, MissingFileError
 from medldm.files import hash_array
 from medldm.generation.files import FileGrid, LabelGrid
 from medldm.latent_diffusion.model import LatentDiffusionModel
-from medldm.latent_diffusion.volume_space import require_space
+from medldm.latent_diffusion.volume_space import require_volume_space
 from medldm.transforms import IntensityMapping, LoadVolume
 from medldm.transforms.readers import volume_suffix
 
@@ -145,7 +145,7 @@ class RequestPreparer:
     ) -> None:
         self.config = model.conditioning_config
         self.encoder = model.denoiser.conditioning
-        self.space = require_space(model.space)
+        self.space = require_volume_space(model.space)
         self.multiple = model.autoencoder.downsampling
         self.text_encoder = text_encoder
         self.label_table = label_table

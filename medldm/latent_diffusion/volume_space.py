@@ -61,7 +61,7 @@ class VolumeSpace(Config):
         return {**super().to_dict(), **follows}
 
 
-def require_space(space: VolumeSpace | None) -> VolumeSpace:
+def require_volume_space(space: VolumeSpace | None) -> VolumeSpace:
     """Return the space of a model that has one.
 
     Raises:

@@ -11,7 +11,7 @@ from medldm.evaluation.features.radiomics import radiomics_features
 from medldm.evaluation.metrics.checks import Floats, check_two_sets
 from medldm.evaluation.metrics.histograms import HistogramPair
 from medldm.evaluation.metrics.kernel_distance import polynomial_kernel, squared_mmd
-from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex, NeighbourTable
+from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex
 
 
 def histogram_distance(
@@ -37,8 +37,8 @@ def find_neighbours(
     queries: Sequence[npt.ArrayLike],
     candidates: Sequence[npt.ArrayLike],
     config: NeighbourConfig | None = None,
-) -> NeighbourTable:
-    """Compare all queries with all candidates."""
+) -> npt.NDArray[np.float32]:
+    """Return the similarity (Q, T) of all queries to all candidates."""
     return NeighbourIndex(candidates, config).search(queries)
 
 

@@ -1,4 +1,4 @@
-"""What the reader of an evaluation should know about its sets before any figure."""
+"""What the reader of an evaluation should know about its sets before any result."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.label_maps import SCHEMA_KEY, schema_of
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
-from medldm.latent_diffusion.volume_space import require_space
+from medldm.latent_diffusion.volume_space import require_volume_space
 from medldm.runtime.devices import choose_device
 from medldm.training import case_transforms, gather_conditions
 from medldm.training.label_maps import label_map_case_transforms
@@ -143,7 +143,7 @@ def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -
 def _make_transform(
     model: LatentDiffusionModel, resources: EvaluationResources, schema: LabelSchema | None
 ) -> Compose:
-    conditioning, space = model.conditioning_config, require_space(model.space)
+    conditioning, space = model.conditioning_config, require_volume_space(model.space)
     if schema is not None:
         return label_map_case_transforms(space, conditioning, schema=schema)
     encoder = None

@@ -64,15 +64,6 @@ class CaseSet:
         """Return the images, cropped or padded about their centre to one shape by repeating the border."""
         return [centre_crop_or_pad(image, shape) for image in self.images]
 
-    def take(self, places: Sequence[int] | npt.NDArray[np.integer]) -> CaseSet:
-        """Return the cases at these places."""
-        return replace(
-            self,
-            images=tuple(self.images[place] for place in places) if self.images else (),
-            labels=None if self.labels is None else tuple(self.labels[place] for place in places),
-            subjects=tuple(self.subjects[place] for place in places),
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class CaseSets:

@@ -19,7 +19,7 @@ from medldm.evaluation.cases.reading import Cohorts
 from medldm.evaluation.features.kinds import FeatureKind
 from medldm.evaluation.metrics.checks import Floats
 from medldm.latent_diffusion.model import LatentDiffusionModel
-from medldm.latent_diffusion.volume_space import require_space
+from medldm.latent_diffusion.volume_space import require_volume_space
 from medldm.training import volume_transforms
 
 LATENTS = FeatureKind(
@@ -95,7 +95,7 @@ def latent_features(
 
 
 def _volumes(model: LatentDiffusionModel, cohort: Cohort) -> Iterator[Tensor]:
-    transform = volume_transforms(require_space(model.space))
+    transform = volume_transforms(require_volume_space(model.space))
     for case in cohort.cases:
         yield torch.as_tensor(transform({"image": case["image"]})["image"])[None]
 

@@ -55,31 +55,6 @@ class NeighbourConfig(Config):
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class NeighbourTable:
-    """How similar each query is to each candidate.
-
-    Args:
-        similarity: (Q, T) in [-1, 1].
-        shift: (Q, T, 3) voxels that the query is moved against the candidate.
-        flipped: (Q, T) whether the candidate's mirror image fits best.
-    """
-
-    similarity: npt.NDArray[np.float32]
-    shift: npt.NDArray[np.int8]
-    flipped: npt.NDArray[np.bool_]
-
-    @property
-    def best(self) -> Floats:
-        """Return the similarity (Q,) of each query's nearest candidate."""
-        return self.similarity.max(axis=1).astype(np.float64)
-
-    @property
-    def index(self) -> npt.NDArray[np.int64]:
-        """Return each query's nearest candidate (Q,)."""
-        return self.similarity.argmax(axis=1)
-
-
 class NeighbourIndex:
     """Candidates made ready once, to be compared with queries as they come.
 
@@ -104,8 +79,8 @@ class NeighbourIndex:
             for flipped in mirrors
         }
 
-    def search(self, queries: Sequence[npt.ArrayLike]) -> NeighbourTable:
-        """Compare all queries, of the candidates' shape, with all candidates by Eq. (1)."""
+    def search(self, queries: Sequence[npt.ArrayLike]) -> npt.NDArray[np.float32]:
+        """Return the similarity (Q, T), Eq. (1), of queries of the candidates' shape to all candidates."""
         if (shape := _common_shape(queries)) != self.shape:
             raise ValueError(
                 f"queries of {shape} voxels are compared with candidates of {self.shape}; crop or pad "
@@ -113,12 +88,12 @@ class NeighbourIndex:
             )
         spectra = np.stack([self._band.transform(check_volume(each)) for each in queries])
         steps = range(-self.config.max_shift, self.config.max_shift + 1)
-        table = _Best(len(queries), len(self._spectra[False]))
+        best = np.full((len(queries), len(self._spectra[False])), -np.inf, dtype=np.float32)
         for shift in product(steps, repeat=3):
             moved = _real(spectra * self._band.phase(shift))
-            for flipped, fixed in self._spectra.items():
-                table.update(moved @ fixed.T, shift=shift, flipped=flipped)
-        return NeighbourTable(similarity=table.similarity, shift=table.shift, flipped=table.flipped)
+            for fixed in self._spectra.values():
+                np.maximum(best, moved @ fixed.T, out=best)
+        return best
 
 
 def cosine_neighbours(queries: npt.ArrayLike, candidates: npt.ArrayLike) -> Floats:
@@ -164,21 +139,6 @@ class _Band:
     def phase(self, shift: tuple[int, ...]) -> npt.NDArray[np.complex64]:
         """Return the factors (K,) that move a volume by `shift` voxels."""
         return np.exp(-2j * np.pi * np.asarray(shift) @ self.frequencies).astype(np.complex64)
-
-
-class _Best:
-    """The best similarity so far, and where it was found."""
-
-    def __init__(self, n_queries: int, n_candidates: int) -> None:
-        self.similarity = np.full((n_queries, n_candidates), -np.inf, dtype=np.float32)
-        self.shift = np.zeros((n_queries, n_candidates, 3), dtype=np.int8)
-        self.flipped = np.zeros((n_queries, n_candidates), dtype=bool)
-
-    def update(self, similarity: npt.NDArray[np.float32], *, shift: tuple[int, ...], flipped: bool) -> None:
-        better = similarity > self.similarity
-        self.similarity[better] = similarity[better]
-        self.shift[better] = shift
-        self.flipped[better] = flipped
 
 
 def _real(spectra: npt.NDArray[np.complex64]) -> npt.NDArray[np.float32]:

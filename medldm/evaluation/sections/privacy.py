@@ -106,7 +106,7 @@ def search_with(
 def correlation_detector(sets: CaseSets, config: NeighbourConfig) -> Detector:
     """Return the detector by shift-tolerant cross-correlation."""
     index = NeighbourIndex(sets.train.boxed_images(sets.shape), config)
-    return lambda volumes: index.search(volumes).similarity
+    return index.search
 
 
 def contrastive_detector(sets: CaseSets, encoder: ContrastiveEncoder) -> Detector:
@@ -121,18 +121,17 @@ def contrastive_detector(sets: CaseSets, encoder: ContrastiveEncoder) -> Detecto
 
 
 def privacy_results(
-    searches: Sequence[DetectorResult], features: dict[str, Floats] | None, *, seed: int
+    searches: Sequence[DetectorResult], features: dict[str, Floats] | None
 ) -> list[MetricResult]:
     """Compute the privacy results.
 
     Args:
         searches: of the detectors.
         features: of "train", "test", "synthetic" and "noise", for the data-copying test; None leaves it out.
-        seed: of the test.
     """
     results = [_copies_result(each) for each in searches]
     if features is not None:
-        results.append(_copying_result(features, seed=seed))
+        results.append(_copying_result(features))
     return results
 
 
@@ -181,7 +180,7 @@ def _verdict(search: CopySearch) -> Light:
     return "green" if search.power is not None and search.power.value >= GOOD_POWER else "amber"
 
 
-def _copying_result(features: dict[str, Floats], *, seed: int) -> MetricResult:
+def _copying_result(features: dict[str, Floats]) -> MetricResult:
     tests = {}
 
     def measure(column: Column) -> Estimate | None:
@@ -190,7 +189,7 @@ def _copying_result(features: dict[str, Floats], *, seed: int) -> MetricResult:
             return Estimate(
                 value=0.0, lower=-1.96, upper=1.96, level=0.95, n_subjects=(len(features["test"]),)
             )
-        tests[column] = data_copying_test(features["train"], features["test"], features[column], seed=seed)
+        tests[column] = data_copying_test(features["train"], features["test"], features[column])
         return exact(tests[column].statistic, n=len(features[column]))
 
     description = Description(
@@ -206,7 +205,7 @@ def _copying_result(features: dict[str, Floats], *, seed: int) -> MetricResult:
     if "synthetic" not in tests:
         return result
     note = f"p = {tests['synthetic'].p_value:.3f} of copying. The real column is what chance gives."
-    return compute_result(description, measure, note=note)
+    return replace(result, note=note)
 
 
 def worst_pairs(

@@ -40,7 +40,7 @@ def make_anatomy(n: int, *, seed: int) -> list[npt.NDArray[np.float32]]:
 
 
 def similarity_to(train: list[npt.NDArray]) -> object:
-    return lambda volumes: find_neighbours(volumes, train, SEARCH).similarity
+    return lambda volumes: find_neighbours(volumes, train, SEARCH)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
