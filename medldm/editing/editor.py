@@ -2,14 +2,14 @@
 
 The region's latents are drawn again, under new conditions, while those around it are kept (see
 `diffusion.inpainting`). Within the region the decoded volume takes the original's place (see
-`editing.regions.compose`).
+`editing.regions.blend_region`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from medldm.conditioning import Conditions
 from medldm.configs import Config
 from medldm.diffusion import InpaintingMask, PartialStart
-from medldm.editing.regions import compose, feather_weights, free_latents
+from medldm.editing.regions import blend_region, editable_latents, feather_weights
 from medldm.errors import ConfigError
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
@@ -87,7 +87,7 @@ class EditConfig(Config):
             )
 
 
-class Redrawn(NamedTuple):
+class RegeneratedRegion(NamedTuple):
     """What a model makes of volumes (B, 1, X, Y, Z) whose region it has drawn again.
 
     Attributes:
@@ -100,7 +100,7 @@ class Redrawn(NamedTuple):
 
 
 @torch.no_grad()
-def redraw(
+def regenerate_region(
     sampler: LatentDiffusionSampler,
     volume: Tensor,
     region: Tensor,
@@ -110,7 +110,7 @@ def redraw(
     config: EditConfig | None = None,
     sampling: SamplingConfig | None = None,
     indices: Sequence[int] | None = None,
-) -> Redrawn:
+) -> RegeneratedRegion:
     """Draw the latents of a region again.
 
     Args:
@@ -133,7 +133,7 @@ def redraw(
     device = model.latent_shift.device
     volume, region = volume.to(device), region.to(device)
     original = model.encode(volume)
-    free = free_latents(region, downsampling=model.autoencoder.downsampling, margin=config.latent_margin)
+    free = editable_latents(region, downsampling=model.autoencoder.downsampling, margin=config.latent_margin)
     start: PartialStart | None = None
     x_0_at: Mapping[float, Tensor] = {}
     if config.method == "inversion":
@@ -160,7 +160,7 @@ def redraw(
         settings=sampling,
     )
     size = tuple(volume.shape[2:])
-    return Redrawn(model.decode(latents, size=size), model.decode(original, size=size))
+    return RegeneratedRegion(model.decode(latents, size=size), model.decode(original, size=size))
 
 
 def inpaint(
@@ -168,38 +168,23 @@ def inpaint(
     volume: Tensor,
     region: Tensor,
     *,
-    conditions: Conditions | None = None,
-    conditions_before: Conditions | None = None,
     config: EditConfig | None = None,
-    sampling: SamplingConfig | None = None,
-    indices: Sequence[int] | None = None,
+    **options: Any,
 ) -> Tensor:
     """Draw a region of volumes again and keep all voxels outside of it.
 
     Args:
-        sampler: see `redraw`, as for the other arguments.
+        sampler: see `regenerate_region`, as for the other arguments.
         volume: (B, 1, X, Y, Z) float32 in [-1, 1].
         region: (B, 1, X, Y, Z) bool, True where voxels change.
-        conditions: of the edited volumes.
-        conditions_before: of the volumes as they are.
         config: how the region is drawn again; by default from fresh noise.
-        sampling: how volumes are drawn.
-        indices: of the volumes in the seed.
+        options: conditions, conditions_before, sampling, indices.
 
     Returns:
         (B, 1, X, Y, Z) like `volume`, equal to it to the bit where `region` is False.
     """
     config = config or EditConfig(method="fresh", strength=1.0)
-    redrawn = redraw(
-        sampler,
-        volume,
-        region,
-        conditions=conditions,
-        conditions_before=conditions_before,
-        config=config,
-        sampling=sampling,
-        indices=indices,
-    )
+    redrawn = regenerate_region(sampler, volume, region, config=config, **options)
     space = sampler.model.space
     spacing_mm = (1.0, 1.0, 1.0) if space is None else space.spacing_mm
     result = volume.clone()
@@ -207,7 +192,7 @@ def inpaint(
         edge = mask[0].cpu().numpy()
         weights = feather_weights(edge, feather_mm=config.feather_mm, spacing_mm=spacing_mm)
         parts = (part[0].cpu().numpy() for part in (volume[row], new, old))
-        result[row, 0] = torch.from_numpy(compose(*parts, region=edge, weights=weights)).to(volume)
+        result[row, 0] = torch.from_numpy(blend_region(*parts, region=edge, weights=weights)).to(volume)
     return result
 
 
@@ -221,4 +206,4 @@ def _check_region(volume: Tensor, region: Tensor) -> None:
         )
 
 
-__all__ = ["EDIT_METHODS", "EditConfig", "EditMethod", "Redrawn", "inpaint", "redraw"]
+__all__ = ["EDIT_METHODS", "EditConfig", "EditMethod", "RegeneratedRegion", "inpaint", "regenerate_region"]

@@ -14,8 +14,8 @@ from monai.data import MetaTensor
 
 from medldm.conditioning import Conditions
 from medldm.configs import read_switch
-from medldm.editing.editor import EditConfig, Redrawn, redraw
-from medldm.editing.regions import compose, feather_weights, widen
+from medldm.editing.editor import EditConfig, RegeneratedRegion, regenerate_region
+from medldm.editing.regions import blend_region, dilate_region, feather_weights
 from medldm.editing.request import EditRequest
 from medldm.editing.stored_images import read_stored_image, require_same_grid
 from medldm.errors import CheckpointError, ConfigError, OutputExistsError
@@ -93,7 +93,7 @@ class Editor:
         changed = self.before != self.after
         if not changed.any():
             raise ConfigError("the new label map is the same as the present one: there is nothing to edit")
-        self.region = widen(changed, margin_mm=self.config.margin_mm, spacing_mm=self.spacing_mm)
+        self.region = dilate_region(changed, margin_mm=self.config.margin_mm, spacing_mm=self.spacing_mm)
         self.conditions_before = prepared.conditions
         self.conditions = self._with_labels(prepared.conditions)
 
@@ -101,7 +101,7 @@ class Editor:
         """Draw the region and write the files; returns the image's."""
         volume, limits = self._network_volume()
         region = self.grid.to_network_grid(self._as_loaded(self.region.astype(np.float32)), fill=0.0) > 1e-6
-        redrawn = redraw(
+        redrawn = regenerate_region(
             self.sampler,
             volume,
             region[None],
@@ -151,13 +151,15 @@ class Editor:
         volume = self.grid.to_network_grid(self.image.loaded, fill=limits[0])
         return torch.as_tensor(intensity.to_model(volume, limits=limits))[None], limits
 
-    def _compose(self, redrawn: Redrawn, limits: tuple[float, float]) -> np.ndarray:
+    def _compose(self, redrawn: RegeneratedRegion, limits: tuple[float, float]) -> np.ndarray:
         decoded, reconstruction = (
             np.asarray(self.space.intensity.from_model(self.grid.to_file_grid(part[0]), limits=limits))
             for part in redrawn
         )
         weights = feather_weights(self.region, feather_mm=self.config.feather_mm, spacing_mm=self.spacing_mm)
-        return compose(self.image.intensities, decoded, reconstruction, region=self.region, weights=weights)
+        return blend_region(
+            self.image.intensities, decoded, reconstruction, region=self.region, weights=weights
+        )
 
     def _refuse_existing(self, overwrite: bool) -> None:
         if self._file("images", ".nii.gz").exists() and not overwrite:

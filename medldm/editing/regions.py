@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def free_latents(region: Tensor, *, downsampling: int, margin: int = 0) -> Tensor:
+def editable_latents(region: Tensor, *, downsampling: int, margin: int = 0) -> Tensor:
     """Return which latents may change so that a region of voxels can.
 
     Args:
@@ -27,21 +27,21 @@ def free_latents(region: Tensor, *, downsampling: int, margin: int = 0) -> Tenso
 
 
 def feather_weights(region: np.ndarray, *, feather_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Return w of `compose`, (X, Y, Z) float32: 0 outside, rising with the depth to 1 at `feather_mm`."""
+    """Return w of `blend_region`, (X, Y, Z) float32: 0 outside, rising to 1 at depth `feather_mm`."""
     if feather_mm == 0 or region.all():
         return region.astype(np.float32)
     depth = ndimage.distance_transform_edt(region, sampling=spacing_mm)
     return np.minimum(depth / feather_mm, 1).astype(np.float32)
 
 
-def widen(region: np.ndarray, *, margin_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
+def dilate_region(region: np.ndarray, *, margin_mm: float, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return the voxels (X, Y, Z) whose centre is at most `margin_mm` from one of the region."""
     if not region.any():
         return region
     return ndimage.distance_transform_edt(~region, sampling=spacing_mm) <= margin_mm
 
 
-def compose(
+def blend_region(
     original: np.ndarray,
     redrawn: np.ndarray,
     reconstruction: np.ndarray,

@@ -122,11 +122,6 @@ class LabelGrid(FileGrid):
             self.volume = MetaTensor(values).copy_meta_from(self.volume)
         self.prepared = self.to_network_grid(self.volume, is_label=True, fill=0.0)
 
-    @property
-    def label(self) -> MetaTensor:
-        """The map as loaded, RAS+ (1, X, Y, Z)."""
-        return self.volume
-
     def file_labels(self) -> np.ndarray:
         """Return the map on the file's grid, with the model's values."""
         return restore_file_geometry(self.volume).as_tensor()[0].numpy()

@@ -9,7 +9,7 @@ from torch import Tensor
 from medldm import LatentDiffusionConfig, LatentDiffusionSampler
 from medldm.conditioning import Conditions
 from medldm.diffusion import SOLVERS
-from medldm.editing.editor import EditConfig, inpaint, redraw
+from medldm.editing.editor import EditConfig, inpaint, regenerate_region
 from medldm.sampling.config import SamplingConfig
 
 FEW = SamplingConfig(num_steps=3, solver="ddim", grid="trailing")
@@ -98,7 +98,9 @@ def test_fresh_noise_forgets_the_region_and_the_other_methods_do_not(sampler, vo
     for method, is_the_same in (("fresh", True), ("noise", False), ("inversion", False)):
         config = EditConfig(method=method, strength=0.7)
         one, two = (
-            redraw(sampler, original, everywhere, conditions=labels(1), config=config, sampling=FEW).decoded
+            regenerate_region(
+                sampler, original, everywhere, conditions=labels(1), config=config, sampling=FEW
+            ).decoded
             for original in (volume, other)
         )
         assert torch.equal(one, two) is is_the_same
@@ -109,7 +111,9 @@ def test_less_strength_stays_nearer_to_the_original(calm_sampler, volume, region
     for strength in (0.1, 0.4, 1.0):
         config = EditConfig(method="noise", strength=strength)
         sampling = SamplingConfig(num_steps=10, solver="ddim")
-        redrawn = redraw(calm_sampler, volume, region, conditions=labels(1), config=config, sampling=sampling)
+        redrawn = regenerate_region(
+            calm_sampler, volume, region, conditions=labels(1), config=config, sampling=sampling
+        )
         distances.append(float((redrawn.decoded - redrawn.reconstruction)[region].abs().mean()))
     assert distances == sorted(distances)
     assert distances[0] < 0.7 * distances[-1]
@@ -119,7 +123,7 @@ def test_inversion_under_the_same_conditions_gives_the_reconstruction(calm_sampl
     """Nothing changes where nothing is asked to change, up to the inversion's error, which steps reduce."""
     errors = []
     for n_steps in (10, 40):
-        redrawn = redraw(
+        redrawn = regenerate_region(
             calm_sampler,
             volume,
             region,
@@ -150,11 +154,11 @@ def test_wrong_settings_are_named(options, message) -> None:
 
 def test_regions_and_solvers_that_do_not_fit_are_refused(sampler, volume, region) -> None:
     with pytest.raises(ValueError, match=r"torch.float32 of shape"):
-        redraw(sampler, volume, region.float())
+        regenerate_region(sampler, volume, region.float())
     with pytest.raises(ValueError, match=r"\(B, 1, X, Y, Z\) is needed"):
-        redraw(sampler, volume[:, 0], region[:, 0])
+        regenerate_region(sampler, volume[:, 0], region[:, 0])
     with pytest.raises(ValueError, match="take 'ddim' with eta 0"):
-        redraw(
+        regenerate_region(
             sampler,
             volume,
             region,

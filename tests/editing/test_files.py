@@ -18,7 +18,7 @@ import medldm
 from medldm import LatentDiffusionConfig, LatentDiffusionSampler, workflows
 from medldm.editing.editor import EditConfig
 from medldm.editing.files import Editor, make_editor
-from medldm.editing.regions import widen
+from medldm.editing.regions import dilate_region
 from medldm.editing.request import EditRequest
 from medldm.errors import ConfigError
 from medldm.generation.requests import RequestPreparer
@@ -67,7 +67,7 @@ def stored(path: str | Path) -> np.ndarray:
 def region_of(case: dict[str, str], after: np.ndarray, *, margin_mm: float) -> np.ndarray:
     label = nib.load(case["label"])
     changed = np.asarray(label.dataobj) != after
-    return widen(changed, margin_mm=margin_mm, spacing_mm=label.header.get_zooms())
+    return dilate_region(changed, margin_mm=margin_mm, spacing_mm=label.header.get_zooms())
 
 
 @pytest.mark.parametrize("method", ["fresh", "noise", "inversion"])
@@ -89,7 +89,7 @@ def test_the_new_label_map_is_the_grown_one(edit, case, tmp_path) -> None:
     assert (after[before == 5] == 5).all()
     assert (after == 5).sum() > (before == 5).sum()
     assert np.isin(after, [0, 1, 5]).all()
-    far = widen(before == 5, margin_mm=1.5, spacing_mm=nib.load(case["label"]).header.get_zooms())
+    far = dilate_region(before == 5, margin_mm=1.5, spacing_mm=nib.load(case["label"]).header.get_zooms())
     assert np.array_equal(after[~far], before[~far])
 
 

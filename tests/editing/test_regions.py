@@ -7,21 +7,21 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medldm.editing.regions import compose, feather_weights, free_latents, widen
+from medldm.editing.regions import blend_region, dilate_region, editable_latents, feather_weights
 
 SIZE = (15, 20, 13)
 
 
 @pytest.mark.parametrize("downsampling", [2, 4])
 @pytest.mark.parametrize("margin", [0, 1, 2])
-def test_free_latents_are_those_with_a_voxel_of_the_region(generator, downsampling, margin) -> None:
+def test_editable_latents_are_those_with_a_voxel_of_the_region(generator, downsampling, margin) -> None:
     """Against a loop over blocks, with sizes that are no multiples."""
     region = torch.rand((1, 1, *SIZE), generator=generator) > 0.997
     blocks = np.zeros([-(-n // downsampling) for n in SIZE], dtype=bool)
     for voxel in np.argwhere(region[0, 0].numpy()):
         blocks[tuple(voxel // downsampling)] = True
     expected = ndimage.maximum_filter(blocks, size=2 * margin + 1) if margin else blocks
-    found = free_latents(region, downsampling=downsampling, margin=margin)
+    found = editable_latents(region, downsampling=downsampling, margin=margin)
     assert found.dtype == torch.bool
     assert np.array_equal(found[0, 0].numpy(), expected)
 
@@ -37,9 +37,9 @@ def test_weights_rise_with_the_depth_in_millimetres() -> None:
 def test_widening_is_by_millimetres() -> None:
     region = np.zeros((9, 9, 9), dtype=bool)
     region[4, 4, 4] = True
-    wide = widen(region, margin_mm=2.0, spacing_mm=(2.0, 1.0, 0.5))
+    wide = dilate_region(region, margin_mm=2.0, spacing_mm=(2.0, 1.0, 0.5))
     assert [int(np.ptp(axis)) for axis in np.nonzero(wide)] == [2, 4, 8]
-    assert np.array_equal(widen(region, margin_mm=0.0, spacing_mm=(1, 1, 1)), region)
+    assert np.array_equal(dilate_region(region, margin_mm=0.0, spacing_mm=(1, 1, 1)), region)
 
 
 def test_composition_leaves_no_edge_where_the_model_changes_nothing(generator) -> None:
@@ -49,7 +49,7 @@ def test_composition_leaves_no_edge_where_the_model_changes_nothing(generator) -
     region = np.zeros(original.shape, dtype=bool)
     region[3:9, 3:9, 3:9] = True
     weights = feather_weights(region, feather_mm=3.0, spacing_mm=(1, 1, 1))
-    result = compose(original, reconstruction, reconstruction, region=region, weights=weights)
+    result = blend_region(original, reconstruction, reconstruction, region=region, weights=weights)
     assert np.array_equal(result[~region], original[~region])
     expected = weights * reconstruction + (1 - weights) * original
     assert np.allclose(result[region], expected[region], atol=1e-6)

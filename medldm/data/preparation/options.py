@@ -1,0 +1,58 @@
+"""How a cohort is prepared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from medldm.errors import ConfigError
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """How to prepare a cohort.
+
+    Args:
+        labels: label table; see `read_label_table`.
+        key_file: key of the subject hashes; see `load_key`.
+        modality: only DICOM series of this modality, such as "CT".
+        description: only DICOM series whose description matches this regular expression.
+        min_slices: only DICOM series of at least so many slices.
+        regularise: resample irregular DICOM stacks instead of refusing them.
+        spacing_mm: voxel spacing of .npy files.
+        validation_fraction: share of the subjects set aside, where the table does not say.
+        seed: of that split.
+        workers: processes; None takes one for each core, up to eight.
+        overwrite: replace what is in the output.
+        progress: show a progress bar.
+        max_bytes: cap on a volume as float32.
+
+    Raises:
+        ValueError: for a value out of bounds.
+    """
+
+    labels: str | Path | None = None
+    key_file: str | Path | None = None
+    modality: str | None = None
+    description: str | None = None
+    min_slices: int = 2
+    regularise: bool = False
+    spacing_mm: tuple[float, float, float] | None = None
+    validation_fraction: float = 0.1
+    seed: int = 0
+    workers: int | None = None
+    overwrite: bool = False
+    progress: bool = True
+    max_bytes: int = DEFAULT_MAX_BYTES
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(
+                f"validation_fraction is {self.validation_fraction}; 0 up to but not 1 is allowed"
+            )
+        for name, least in (("min_slices", 2), ("max_bytes", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}; at least {least} is needed")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers is {self.workers}; at least 1 is needed")

@@ -1,0 +1,127 @@
+"""Which case becomes what: subjects, names, and what an earlier run has made already."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medldm.data.identity import keyed_hash, subject_identifier
+from medldm.data.preparation.cases import CaseOutcome, CasePlan
+from medldm.data.preparation.files import CaseRecord, write_record
+from medldm.data.preparation.labels import LabelTable
+from medldm.data.preparation.options import PrepareOptions
+from medldm.data.preparation.sources import FoundSources, Source
+from medldm.data.preparation.table import SubjectRow, SubjectTable
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    """What all cases of a run share."""
+
+    root: Path
+    labels: LabelTable
+    options: PrepareOptions
+
+
+def plan_cases(
+    found: FoundSources,
+    earlier: dict[str, CaseRecord],
+    *,
+    subjects: SubjectTable,
+    key: bytes,
+    context: PlanContext,
+) -> list[CasePlan]:
+    """Give every source its subject, its name and its stamp."""
+    rows = [subjects.row_of(source.names) or SubjectRow() for source in found.sources]
+    names = [
+        row.subject or subject_identifier(source.subject, key=key)
+        for row, source in zip(rows, found.sources, strict=True)
+    ]
+    n_of_subject = Counter(names)
+    taken = {record.id: record.source for record in earlier.values()}
+    plans = []
+    for source, row, subject in zip(found.sources, rows, names, strict=True):
+        source_hash = keyed_hash(source.key, key=key, purpose="source")
+        wanted = subject if n_of_subject[subject] == 1 else f"{subject}_{source_hash[:6]}"
+        if taken.get(wanted, source_hash) != source_hash:
+            wanted = f"{subject}_{source_hash[:6]}"
+        if source_hash in earlier and earlier[source_hash].subject == subject:
+            wanted = earlier[source_hash].id
+        taken[wanted] = source_hash
+        record = CaseRecord(
+            id=wanted,
+            subject=subject,
+            source=source_hash,
+            stamp=_stamp(source, key=key, context=context),
+            split=row.split,
+            entry=dict(row.entry),
+        )
+        plans.append(_plan_of(record, source, context))
+    return plans
+
+
+def _plan_of(record: CaseRecord, source: Source, context: PlanContext) -> CasePlan:
+    return CasePlan(
+        record=record,
+        source=source,
+        root=context.root,
+        labels=context.labels,
+        regularise=context.options.regularise,
+        overwrite=context.options.overwrite,
+        spacing_mm=context.options.spacing_mm,
+        max_bytes=context.options.max_bytes,
+    )
+
+
+def _stamp(source: Source, *, key: bytes, context: PlanContext) -> str:
+    """Hash what decides the output: sizes and times of the files, and the options that change voxels."""
+    files = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files]
+    mapping = context.labels.mapping
+    options = (
+        context.options.regularise,
+        context.options.spacing_mm,
+        sorted((mapping or {}).items()),
+        mapping is None,
+    )
+    return keyed_hash(json.dumps([files, options]), key=key, purpose="stamp", digits=32)
+
+
+def is_done(plan: CasePlan, earlier: dict[str, CaseRecord]) -> bool:
+    """Say whether an earlier run has made the case from the same files with the same options."""
+    record = earlier.get(plan.record.source)
+    if (
+        record is None
+        or not record.is_done
+        or (record.id, record.stamp) != (plan.record.id, plan.record.stamp)
+    ):
+        return False
+    folders = ("images", "labels") if record.has_label else ("images",)
+    return all((plan.root / folder / f"{record.id}.nii.gz").is_file() for folder in folders)
+
+
+def kept_case(plan: CasePlan, earlier: dict[str, CaseRecord]) -> CaseOutcome:
+    """Keep a finished case; its table entry may have changed."""
+    record = replace(earlier[plan.record.source], split=plan.record.split, entry=plan.record.entry)
+    if record != earlier[plan.record.source]:
+        write_record(plan.root, record)
+    return CaseOutcome(record=record)
+
+
+def split_changed(
+    plans: Sequence[CasePlan], earlier: dict[str, CaseRecord], *, overwrite: bool
+) -> tuple[list[CaseOutcome], list[CasePlan]]:
+    """Refuse to replace finished cases whose source or options changed, unless asked to."""
+    reason = "its source or the options changed since it was prepared; overwrite to make it anew"
+    changed: list[CaseOutcome] = []
+    fresh: list[CasePlan] = []
+    for plan in plans:
+        record = earlier.get(plan.record.source)
+        is_changed = record is not None and record.is_done and record.stamp != plan.record.stamp
+        if is_changed and not overwrite:
+            changed.append(CaseOutcome(record=plan.record, reason=reason))
+        else:
+            fresh.append(plan)
+    return changed, fresh
