@@ -94,7 +94,7 @@ def start(folder: Path, waits: str) -> BaseProcess:
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not path.exists():
         assert time.monotonic() < deadline, f"no {path.name}"
         time.sleep(0.01)
