@@ -5,8 +5,8 @@ from medldm.conditioning.conditions import Conditions
 from medldm.conditioning.config import CONDITION_TYPES, ConditioningConfig
 from medldm.conditioning.encoder import ConditionEncoder
 from medldm.conditioning.spatial_conditioners import ImageConditioner, LabelMapConditioner
+from medldm.conditioning.text_encoder import open_text_encoder
 from medldm.conditioning.token_conditioners import ClassConditioner, ScalarConditioner, TextConditioner
-from medldm.conditioning.values import open_text_encoder
 
 __all__ = [
     "CONDITION_TYPES",

@@ -32,6 +32,14 @@ class EncodedConditions(NamedTuple):
         """What cross-attention is given."""
         return self.tokens if self.static is None else self.static
 
+    def repeat(self, n_times: int) -> EncodedConditions:
+        """Return tokens and spatial channels of the batch, n times one after the other."""
+        tokens, spatial = self.tokens, self.spatial
+        return EncodedConditions(
+            None if tokens is None else tokens.repeat(n_times, 1, 1),
+            None if spatial is None else spatial.repeat(n_times, 1, 1, 1, 1),
+        )
+
     def for_many_steps(self) -> EncodedConditions:
         """Return the same for calls with fixed weights: each attention layer projects the tokens once."""
         return self if self.tokens is None else self._replace(static=StaticContext(self.tokens))

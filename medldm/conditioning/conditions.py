@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -54,7 +54,7 @@ class Conditions:
         """Return a slice of the batch."""
         return self._map(lambda tensor: tensor[rows])
 
-    def _map(self, function) -> Conditions:  # type: ignore[no-untyped-def]
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Conditions:
         return Conditions(
             {name: function(value) for name, value in self.values.items()},
             {name: function(mask) for name, mask in self.absent.items()},

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from medldm.conditioning.conditioner import Conditioner, EncodedConditions
 
 
-class StridedEncoder(nn.Module):
+class DownsamplingEncoder(nn.Module):
     """Halve a feature map (B, width, X, Y, Z) down to the latent grid by learned strided convolutions.
 
     Their kernel (3) overlaps their stride (2), so that no voxel is skipped and thin structures survive. A
@@ -56,7 +56,7 @@ class LabelMapConditioner(Conditioner):
     def __init__(self, n_structures: int, *, embed_dim: int, channels: int, downsampling: int) -> None:
         super().__init__(n_channels=channels)
         self.embedding = nn.Embedding(n_structures + 1, embed_dim)
-        self.encoder = StridedEncoder(embed_dim, out_channels=channels, downsampling=downsampling)
+        self.encoder = DownsamplingEncoder(embed_dim, out_channels=channels, downsampling=downsampling)
 
     def encode(self, value: Tensor) -> EncodedConditions:
         """Embed each voxel and convolve down to the latent grid."""
@@ -79,7 +79,7 @@ class ImageConditioner(Conditioner):
     def __init__(self, *, channels: int, downsampling: int, token_grid: int, context_dim: int) -> None:
         super().__init__(n_tokens=token_grid**3, context_dim=context_dim, n_channels=channels)
         self.conv_in = nn.Conv3d(1, channels, kernel_size=3, padding=1)
-        self.encoder = StridedEncoder(channels, out_channels=channels, downsampling=downsampling)
+        self.encoder = DownsamplingEncoder(channels, out_channels=channels, downsampling=downsampling)
         self.pool = nn.AdaptiveAvgPool3d(token_grid) if token_grid else None
         self.to_tokens = nn.Linear(self.encoder.width, context_dim) if token_grid else None
 

@@ -114,17 +114,6 @@ class TextEncoder:
                 )
         return cls(directory, max_tokens=max_tokens, cache_dir=cache_dir)
 
-    @classmethod
-    def from_directory(
-        cls,
-        directory: str | Path,
-        *,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        cache_dir: str | Path | None = None,
-    ) -> TextEncoder:
-        """Open an encoder from its folder; see the class for the arguments."""
-        return cls(directory, max_tokens=max_tokens, cache_dir=cache_dir)
-
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Embed texts.
 
@@ -186,6 +175,31 @@ class TextEncoder:
             text, truncation=True, max_length=self.max_tokens, return_tensors="pt", verbose=False
         )
         return self._model(**inputs).last_hidden_state[0].float().contiguous()
+
+
+def open_text_encoder(
+    directory: str | None = None, *, identity: str | None = None, cache_dir: str | None = None
+) -> TextEncoder:
+    """Open a text encoder.
+
+    Args:
+        directory: of the encoder; None for the default one of the extra `text`.
+        identity: that of the training, if there was one.
+        cache_dir: where embeddings are kept between runs; None for nowhere.
+
+    Raises:
+        ConfigError: if it is another encoder than that of the training.
+    """
+    if directory is None:
+        encoder = TextEncoder.default(cache_dir=cache_dir)
+    else:
+        encoder = TextEncoder(directory, cache_dir=cache_dir)
+    if identity is not None and encoder.identity != identity:
+        raise ConfigError(
+            f"the text encoder is {encoder.identity}, but the model was trained with {identity}: give the "
+            "folder of that one as text_encoder"
+        )
+    return encoder
 
 
 def _import_transformers() -> ModuleType:

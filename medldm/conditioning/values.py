@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from medldm.conditioning.config import SPATIAL_TYPES, ConditioningConfig
 from medldm.errors import ConfigError
-
-if TYPE_CHECKING:
-    from medldm.conditioning.text_encoder import TextEncoder
 
 
 class EncodesText(Protocol):
@@ -76,30 +73,3 @@ def _text_value(raw: Any, text_encoder: EncodesText | None) -> Tensor:
     if text_encoder is None:
         raise ConfigError("a text needs the encoder of the training: give its folder as text_encoder")
     return text_encoder.encode([raw])[0]
-
-
-def open_text_encoder(
-    directory: str | None = None, *, identity: str | None = None, cache_dir: str | None = None
-) -> TextEncoder:
-    """Open a text encoder.
-
-    Args:
-        directory: of the encoder; None for the default one of the extra `text`.
-        identity: that of the training, if there was one.
-        cache_dir: where embeddings are kept between runs; None for nowhere.
-
-    Raises:
-        ConfigError: if it is another encoder than that of the training.
-    """
-    from medldm.conditioning.text_encoder import TextEncoder
-
-    if directory is None:
-        encoder = TextEncoder.default(cache_dir=cache_dir)
-    else:
-        encoder = TextEncoder.from_directory(directory, cache_dir=cache_dir)
-    if identity is not None and encoder.identity != identity:
-        raise ConfigError(
-            f"the text encoder is {encoder.identity}, but the model was trained with {identity}: give the "
-            "folder of that one as text_encoder"
-        )
-    return encoder

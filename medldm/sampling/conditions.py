@@ -41,17 +41,9 @@ class SamplingConditions:
         return self._joined[key]
 
     def _join(self, passes: Passes, x: Tensor) -> EncodedConditions:
-        def repeat(part: Tensor) -> Tensor:
-            return part.repeat(len(x) // len(part), *[1] * (part.ndim - 1))
-
-        encoded = {
-            name: EncodedConditions(
-                None if told.tokens is None else repeat(told.tokens),
-                None if told.spatial is None else repeat(told.spatial),
-            )
-            for name, told in self._encoded.items()
-        }
-        drop = drop_masks(passes, self.names, batch_size=len(x) // len(passes), device=x.device)
+        n_passes = len(passes)
+        encoded = {name: told.repeat(n_passes) for name, told in self._encoded.items()}
+        drop = drop_masks(passes, self.names, batch_size=len(x) // n_passes, device=x.device)
         for name in drop.keys() & self._absent.keys():
-            drop[name] = drop[name] | repeat(self._absent[name])
+            drop[name] = drop[name] | self._absent[name].repeat(n_passes)
         return self._encoder.assemble(encoded, drop, batch_size=len(x), latent_size=x.shape[2:])

@@ -51,7 +51,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def encoder(directory: Path) -> TextEncoder:
-    return TextEncoder.from_directory(directory, max_tokens=8)
+    return TextEncoder(directory, max_tokens=8)
 
 
 def attend(hidden: torch.Tensor, weights: dict[str, torch.Tensor], layer: int) -> torch.Tensor:
@@ -103,7 +103,7 @@ def test_shape_is_fixed_and_the_rest_of_a_text_is_zero(encoder: TextEncoder) -> 
 
 def test_embedding_depends_on_the_text_alone_to_the_bit(encoder: TextEncoder, directory: Path) -> None:
     together = encoder.encode(TEXTS)
-    fresh = TextEncoder.from_directory(directory, max_tokens=8)
+    fresh = TextEncoder(directory, max_tokens=8)
     alone = torch.cat([fresh.encode([text]) for text in reversed(TEXTS)]).flip(0)
     assert torch.equal(together, alone)
 
@@ -124,14 +124,14 @@ def test_cache_is_used_and_holds_hashes_but_no_text(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = tmp_path / "cache"
-    first = TextEncoder.from_directory(directory, max_tokens=8, cache_dir=cache).encode(TEXTS)
+    first = TextEncoder(directory, max_tokens=8, cache_dir=cache).encode(TEXTS)
     files = sorted(cache.iterdir())
     assert len(files) == 3 and all(len(file.stem) == 64 for file in files)
     assert not any(word in file.read_bytes().lower() for file in files for word in (b"brain", b"mri"))
-    again = TextEncoder.from_directory(directory, max_tokens=8, cache_dir=cache)
+    again = TextEncoder(directory, max_tokens=8, cache_dir=cache)
     monkeypatch.setattr(again, "_model", None)
     assert torch.equal(first, again.encode(TEXTS))
-    longer = TextEncoder.from_directory(directory, max_tokens=9, cache_dir=cache)
+    longer = TextEncoder(directory, max_tokens=9, cache_dir=cache)
     assert torch.equal(longer.encode(TEXTS)[:, :8], first)
     assert len(list(cache.iterdir())) == 6
 
@@ -140,10 +140,10 @@ def test_cache_is_used_and_holds_hashes_but_no_text(
 def test_damaged_cache_file_is_made_again_with_a_warning(
     directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
-    first = TextEncoder.from_directory(directory, cache_dir=tmp_path).encode(TEXTS[:1])
+    first = TextEncoder(directory, cache_dir=tmp_path).encode(TEXTS[:1])
     (file,) = tmp_path.iterdir()
     file.write_bytes(content)
-    again = TextEncoder.from_directory(directory, cache_dir=tmp_path)
+    again = TextEncoder(directory, cache_dir=tmp_path)
     with caplog.at_level(logging.WARNING):
         assert torch.equal(again.encode(TEXTS[:1]), first)
     assert "damaged" in caplog.text
@@ -151,13 +151,13 @@ def test_damaged_cache_file_is_made_again_with_a_warning(
 
 
 def test_identity_follows_the_files_and_not_their_folder(directory: Path, tmp_path: Path) -> None:
-    identity = TextEncoder.from_directory(directory).identity
+    identity = TextEncoder(directory).identity
     copy = shutil.copytree(directory, tmp_path / "patient_name")
-    assert TextEncoder.from_directory(copy).identity == identity
+    assert TextEncoder(copy).identity == identity
     assert identity.startswith("bert 16 sha256:")
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"layer_norm_eps": 1e-3}))
-    assert TextEncoder.from_directory(copy).identity != identity
+    assert TextEncoder(copy).identity != identity
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_incomplete_folder_is_refused(
     for name in missing:
         (copy / name).unlink(missing_ok=True)
     with pytest.raises(ValueError, match=message):
-        TextEncoder.from_directory(copy)
+        TextEncoder(copy)
 
 
 def test_weights_that_lack_a_layer_are_refused(directory: Path, tmp_path: Path) -> None:
@@ -202,13 +202,13 @@ def test_weights_that_lack_a_layer_are_refused(directory: Path, tmp_path: Path) 
     kept = {name: tensor for name, tensor in weights.items() if "layer.1." not in name}
     save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="16 are missing"):
-        TextEncoder.from_directory(copy)
+        TextEncoder(copy)
 
 
 @pytest.mark.parametrize("max_tokens", [2, 41])
 def test_number_of_tokens_outside_the_encoders_limits_is_refused(directory: Path, max_tokens: int) -> None:
     with pytest.raises(ValueError, match=rf"max_tokens is {max_tokens}.*to 40"):
-        TextEncoder.from_directory(directory, max_tokens=max_tokens)
+        TextEncoder(directory, max_tokens=max_tokens)
 
 
 def test_absent_packages_name_the_extra(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +217,7 @@ def test_absent_packages_name_the_extra(directory: Path, monkeypatch: pytest.Mon
         TextEncoder.default()
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"medldm\[text\]"):
-        TextEncoder.from_directory(directory)
+        TextEncoder(directory)
 
 
 def test_default_encoder_of_other_content_is_refused(
