@@ -226,7 +226,7 @@ class LatentDiffusionModel(nn.Module):
         x, y, z = size
         return volume[..., :x, :y, :z]
 
-    def forward(self, volume: Tensor) -> Tensor:
+    def reconstruct(self, volume: Tensor) -> Tensor:
         """Return what the latent space keeps of volumes (B, 1, X, Y, Z): encode to the mean and decode."""
         return self.decode(self.encode(volume), size=tuple(volume.shape[2:]))
 

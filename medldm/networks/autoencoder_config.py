@@ -95,6 +95,11 @@ class AutoencoderConfig(Config):
         return per_level("", "n_res_blocks", self.n_res_blocks, len(self.down_channels))[level]
 
     @property
+    def is_strided(self) -> bool:
+        """Whether encoder and decoder are strided convolutions, in place of residual blocks."""
+        return False
+
+    @property
     def downsampling(self) -> int:
         """How many voxels of an axis become one latent voxel."""
         return 2 ** (len(self.down_channels) - 1)

@@ -121,8 +121,8 @@ class Downsample(nn.Module):
         padding = 0 if asymmetric else 1
         self.conv = conv(channels, channels, spatial_dims=spatial_dims, stride=2, padding=padding)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, X, Y, Z) to (B, C, X/2, Y/2, Z/2)."""
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Map (B, C, X, Y, Z) to (B, C, X/2, Y/2, Z/2); an embedding is not looked at."""
         return self.conv(x if self.end_padding is None else F.pad(x, self.end_padding))
 
 
@@ -139,8 +139,8 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = conv(channels, channels, spatial_dims=spatial_dims)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Repeat each voxel, then convolve."""
+    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
+        """Repeat each voxel, then convolve; an embedding is not looked at."""
         if dispatch.may_fuse(self.conv):
             return double_and_convolve(x, self.conv)
         return self.conv(resize_by_two(x, "up"))

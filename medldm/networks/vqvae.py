@@ -41,9 +41,8 @@ class VQVAE(Autoencoder):
     def __init__(self, config: VQVAEConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__()
         self.config = config = VQVAEConfig.coerce(config, **options)
-        is_strided = config.trunk == "strided"
-        self.encoder = StridedEncoder(config) if is_strided else Encoder(config)
-        self.decoder = StridedDecoder(config) if is_strided else Decoder(config)
+        self.encoder = StridedEncoder(config) if config.is_strided else Encoder(config)
+        self.decoder = StridedDecoder(config) if config.is_strided else Decoder(config)
         self.quantiser = VectorQuantiser(
             config.n_codes,
             config.latent_channels,

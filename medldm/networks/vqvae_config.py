@@ -82,7 +82,7 @@ class VQVAEConfig(AutoencoderConfig):
             raise ConfigError(f"{owner}: decay is {self.decay}: a number in [0, 1) is needed")
         if self.commitment_weight < 0:
             raise ConfigError(f"{owner}: commitment_weight is {self.commitment_weight}: at least 0 is needed")
-        if self.trunk == "strided":
+        if self.is_strided:
             self._check_strided(owner)
 
     def _check_strided(self, owner: str) -> None:
@@ -123,19 +123,24 @@ class VQVAEConfig(AutoencoderConfig):
                 )
 
     @property
+    def is_strided(self) -> bool:
+        """Whether encoder and decoder are strided convolutions, in place of residual blocks."""
+        return self.trunk == "strided"
+
+    @property
     def _divisor_of_channels(self) -> int:
-        return 1 if self.trunk == "strided" else self.n_groups
+        return 1 if self.is_strided else self.n_groups
 
     @property
     def downsampling(self) -> int:
         """How many voxels of an axis become one latent voxel."""
-        if self.trunk == "strided":
+        if self.is_strided:
             return math.prod(stride for stride, *_ in self.down_rows)
         return super().downsampling
 
     @property
     def down_rows(self) -> tuple[tuple[int, int, int, int], ...]:
-        """(stride, kernel, dilation, padding) of each level of the strided trunk, finest first."""
+        """(stride, kernel, dilation, padding) of each level of a strided encoder, finest first."""
         rows: Any = self.down_parameters or ((2, 4, 1, 1),) * len(self.down_channels)
         return rows
 
@@ -147,5 +152,5 @@ class VQVAEConfig(AutoencoderConfig):
 
     @property
     def hidden_channels(self) -> tuple[int, ...]:
-        """Channels inside the residual units of each level of the strided trunk."""
+        """Channels inside the residual units of each level, if strided."""
         return per_level("", "res_channels", self.res_channels, len(self.down_channels))

@@ -199,7 +199,7 @@ def shard_batch(total: int) -> BatchShard:
     )
 
 
-def parallel(module: nn.Module) -> nn.Module:
+def data_parallel(module: nn.Module) -> nn.Module:
     """Return what to call in the place of a module, so that its gradients are the mean over the processes."""
     if world_size() == 1 or not any(weight.requires_grad for weight in module.parameters()):
         return module
@@ -216,7 +216,7 @@ def accumulating(module: nn.Module, *, is_last: bool) -> AbstractContextManager[
     A module that is sharded exchanges them for each batch: to keep them it would have to hold all of them.
 
     Args:
-        module: of `parallel`; both passes belong into the context.
+        module: of `data_parallel`; both passes belong into the context.
         is_last: whether the step follows.
     """
     if isinstance(module, DistributedDataParallel) and not is_last:

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from medldm.networks import VAE, VQVAE, AutoencoderOutput
 from medldm.runtime.batch_shard import BatchShard
-from medldm.runtime.distributed import accumulating, parallel
+from medldm.runtime.distributed import accumulating, data_parallel
 from medldm.training.averaging import average_weights
 from medldm.training.batches import shard_of_batch
 from medldm.training.handlers import TERMS
@@ -74,8 +74,8 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         self.loss = loss
         self.average = average or average_weights(network, 0.0)
         scaler = make_scaler(torch.device(device), precision)
-        self._network = parallel(network)
-        self._discriminator = None if discriminator is None else parallel(discriminator)
+        self._network = data_parallel(network)
+        self._discriminator = None if discriminator is None else data_parallel(discriminator)
         self._step = OptimiserStep(
             optimizer,
             scaler=scaler,

@@ -17,7 +17,7 @@ from medldm.diffusion import make_steps
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.runtime.batch_shard import BatchShard
-from medldm.runtime.distributed import accumulating, parallel
+from medldm.runtime.distributed import accumulating, data_parallel
 from medldm.seeds import numbered_seed
 from medldm.training.averaging import average_weights
 from medldm.training.batches import batch_number, shard_of_batch
@@ -40,7 +40,7 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         max_epochs: passes over the data.
         train_data_loader: batches of a `LatentDataset`.
         network: the model; its autoencoder is not touched.
-        denoiser: what is called in the place of the model's, see `share_denoiser`; None for `parallel`.
+        denoiser: what is called in the place of the model's, see `share_denoiser`; None for `data_parallel`.
         config: noise path, prediction type, accumulation, clipping, precision, seed.
         optimizer: of the denoiser's weights.
         schedule: learning-rate schedule, in steps.
@@ -67,7 +67,7 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         self.task = DenoisingTask(network, config)
         self.average = average or average_weights(network.denoiser, 0.0)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self._denoiser = parallel(network.denoiser) if denoiser is None else denoiser
+        self._denoiser = data_parallel(network.denoiser) if denoiser is None else denoiser
         self._step = OptimiserStep(
             optimizer,
             scaler=make_scaler(torch.device(device), config.precision),

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.model import ConditionalDenoiser
 from medldm.networks.kernels.cached_weights import clear_cached_weights
-from medldm.runtime.distributed import is_main_process, parallel, world_size
+from medldm.runtime.distributed import data_parallel, is_main_process, world_size
 
 SHARDINGS = ("ddp", "fsdp")
 
@@ -51,7 +51,7 @@ def share_denoiser(
     if sharding not in SHARDINGS:
         raise ConfigError(f"sharding is {sharding!r}: choose from {list(SHARDINGS)}")
     if sharding == "ddp" or world_size() == 1:
-        return parallel(denoiser)
+        return data_parallel(denoiser)
     mesh = init_device_mesh(device.type, (world_size(),))
     for block in denoiser.unet.blocks():
         fully_shard(block, mesh=mesh)

@@ -40,7 +40,7 @@ def test_both_stages_are_rebuilt_from_their_files(tmp_path, make_model, config) 
     assert rebuilt.space == space
     assert found.noise_path() == LatentDiffusionConfig().noise_path()
     volume = torch.randn(1, 1, 9, 8, 8)
-    assert torch.equal(rebuilt(volume), model.eval()(volume))
+    assert torch.equal(rebuilt.reconstruct(volume), model.eval().reconstruct(volume))
 
 
 def test_the_other_type_of_autoencoder_is_refused(tmp_path) -> None:

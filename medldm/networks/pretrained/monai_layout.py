@@ -107,11 +107,11 @@ def _order_layers(name: str, level: Any) -> list[tuple[str, nn.Module]]:
     return blocks
 
 
-def _order_units(trunk: Any) -> list[tuple[str, nn.Module]]:
-    """Convolutions and residual units of a strided trunk; its activations have no weights."""
+def _order_units(network: Any) -> list[tuple[str, nn.Module]]:
+    """Convolutions and residual units of a strided encoder or decoder; its activations have no weights."""
     return [
         (f"levels.{i}.{j}", block)
-        for i, level in enumerate(trunk.levels)
+        for i, level in enumerate(network.levels)
         for j, block in enumerate(level)
         if any(True for _ in block.parameters())
     ]

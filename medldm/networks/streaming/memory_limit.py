@@ -138,7 +138,7 @@ def _levels(config: AutoencoderConfig, size: Sequence[int], *, is_decoder: bool)
     channels = (config.up_channels or ()) if is_decoder else config.down_channels
     order = range(n_levels)[::-1] if is_decoder else range(n_levels)
     sizes = [tuple(-(-n // 2**level) for n in size) for level in range(n_levels)]
-    if isinstance(config, VQVAEConfig) and config.trunk == "strided":
+    if isinstance(config, VQVAEConfig) and config.is_strided:
         strides = [math.prod(row[0] for row in config.down_rows[: level + 1]) for level in range(n_levels)]
         sizes = [tuple(-(-n // stride) for n in size) for stride in strides]
     mid = config.decoder_mid_attention if is_decoder else config.mid_attention
@@ -158,7 +158,7 @@ def _count_values(
     config: AutoencoderConfig, levels: list[_Level], *, tile: int | None, recompute: bool
 ) -> float:
     """Count the values of all maps that exist at once, at the level that has most."""
-    if isinstance(config, VQVAEConfig) and config.trunk == "strided":
+    if config.is_strided:
         if tile is None:
             return ALLOWANCE * max(4 * level.n_out * level.voxels for level in levels)
         # Nothing is stored: each convolution waits with a tile and its halo.

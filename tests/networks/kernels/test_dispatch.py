@@ -1,25 +1,17 @@
 from __future__ import annotations
 
-import copy
-import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
-from medldm.networks import VAE, LatentUNet, LatentUNetConfig, VAEConfig
+from medldm.networks import LatentUNet, LatentUNetConfig
 from medldm.networks.blocks import Upsample
 from medldm.networks.kernels import dispatch
-from medldm.networks.kernels.cached_weights import _CACHE, clear_cached_weights
-from medldm.networks.kernels.convolution import convolve, double_and_convolve, transposed_kernel
 from medldm.networks.kernels.dispatch import compute_dtype
-from medldm.networks.kernels.products import attend_to, project
 from medldm.networks.layers import (
     Convolution,
     Linear,
@@ -27,79 +19,9 @@ from medldm.networks.layers import (
     PlaneTransposedConvolution,
     TransposedConvolution,
 )
+from tests.networks.kernels.test_convolution import assert_equal_gradients
 
 Randomise = Callable[[nn.Module], nn.Module]
-SIZES = [(1, 1, 1), (3, 5, 4), (2, 1, 7), (9, 8, 10)]
-
-
-def upsample_plainly(x: Tensor, layer: nn.Conv3d) -> Tensor:
-    """Repeat each voxel, then convolve, in float64."""
-    doubled = x.double()
-    for axis in (2, 3, 4):
-        doubled = doubled.repeat_interleave(2, axis)
-    bias = None if layer.bias is None else layer.bias.double()
-    return F.conv3d(doubled, layer.weight.double(), bias, padding=1)
-
-
-def assert_equal_gradients(output: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
-    """Compare the gradients of one weighted sum of either output."""
-    weights = torch.linspace(-1, 1, expected.numel(), dtype=expected.dtype).view(expected.shape)
-    found, wanted = (torch.autograd.grad((weights.to(y.dtype) * y).sum(), inputs) for y in (output, expected))
-    for first, second in zip(found, wanted, strict=True):
-        torch.testing.assert_close(
-            first, second.to(first.dtype), rtol=1e-4, atol=1e-5 * float(second.abs().max())
-        )
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("batch", [1, 2])
-def test_one_transposed_convolution_doubles_and_convolves(
-    size: tuple[int, ...], batch: int, generator: torch.Generator
-) -> None:
-    layer = Convolution(3, 5, 3, padding=1).double()
-    x = torch.randn(batch, 3, *size, generator=generator, dtype=torch.float64)
-    kernel = transposed_kernel(layer.weight)
-    found = F.conv_transpose3d(x, kernel, layer.bias, stride=2, padding=1)
-    torch.testing.assert_close(found, upsample_plainly(x, layer), rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_doubling_is_equal_in_training_and_inference(
-    size: tuple[int, ...], has_bias: bool, generator: torch.Generator
-) -> None:
-    layer = Convolution(4, 4, 3, padding=1, bias=has_bias).eval()
-    x = torch.randn(2, 4, *size, generator=generator, requires_grad=True)
-    expected = upsample_plainly(x, layer)
-    trained = double_and_convolve(x, layer)
-    torch.testing.assert_close(trained.double(), expected, rtol=1e-5, atol=1e-5)
-    assert_equal_gradients(trained, expected, [x, *layer.parameters()])
-    with torch.no_grad():
-        for _ in range(2):
-            torch.testing.assert_close(double_and_convolve(x, layer).double(), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("kernel_size", "stride"), [(1, 1), (3, 1), (3, 2)])
-@pytest.mark.parametrize("size", [(3, 3, 3), (8, 9, 10)])
-@pytest.mark.parametrize("channels", [(1, 8), (32, 24), (96, 4)])
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_convolution_is_equal_in_training_and_inference(
-    kernel_size: int,
-    stride: int,
-    size: tuple[int, ...],
-    channels: tuple[int, int],
-    has_bias: bool,
-    generator: torch.Generator,
-) -> None:
-    padding = kernel_size // 2
-    layer = Convolution(*channels, kernel_size, stride=stride, padding=padding, bias=has_bias).eval()
-    x = torch.randn(1, channels[0], *size, generator=generator)
-    bias = None if layer.bias is None else layer.bias.double()
-    expected = F.conv3d(x.double(), layer.weight.double(), bias, stride=stride, padding=padding).float()
-    for given in (x, x.contiguous(memory_format=torch.channels_last_3d)):
-        torch.testing.assert_close(layer(given), expected, rtol=1e-5, atol=1e-5)
-        with torch.no_grad():
-            torch.testing.assert_close(layer(given), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_both_kinds_of_grid_are_tested() -> None:
@@ -110,135 +32,9 @@ def test_both_kinds_of_grid_are_tested() -> None:
     assert not dispatch.use_transposed(torch.empty(1, 4, 1, 1, 1), torch.empty(4, 4, 3, 3, 3))
 
 
-def test_what_pytorch_computes_alone_is_left_to_it(generator: torch.Generator) -> None:
-    x = torch.randn(1, 4, 3, 3, 3, generator=generator)
-    layer = Convolution(4, 4, 3, padding=1)
-    assert not dispatch.use_onednn(x.double(), layer.weight.double())
-    assert not dispatch.use_onednn(x[0], layer.weight)
-    with pytest.raises(RuntimeError, match=r"dtype|type"), torch.no_grad():
-        convolve(x.bfloat16(), layer)
-    with torch.no_grad():
-        assert layer.double()(x.double()).dtype == torch.float64
-
-
-def change_in_place(layer: nn.Conv3d) -> None:
-    with torch.no_grad():
-        layer.weight.mul_(-2)
-
-
-def change_data(layer: nn.Conv3d) -> None:
-    layer.train()
-    layer.weight.data.mul_(-2)
-    layer.eval()
-
-
-def change_parameter(layer: nn.Conv3d) -> None:
-    layer.weight = nn.Parameter(-2 * layer.weight.detach())
-
-
-def change_state(layer: nn.Conv3d) -> None:
-    layer.load_state_dict({"weight": -2 * layer.weight, "bias": layer.bias})
-
-
-@pytest.mark.parametrize("change", [change_in_place, change_data, change_parameter, change_state])
-@pytest.mark.parametrize("compute", [convolve, double_and_convolve])
-@torch.no_grad()
-def test_nothing_cached_outlives_its_weight(
-    compute: Callable[[Tensor, nn.Conv3d], Tensor],
-    change: Callable[[nn.Conv3d], None],
-    generator: torch.Generator,
-) -> None:
-    layer = Convolution(32, 32, 3, padding=1).eval()
-    x = torch.randn(1, 32, 3, 3, 3, generator=generator)
-    before = compute(x, layer)
-    change(layer)
-    assert layer.bias is not None
-    bias = layer.bias.view(1, -1, 1, 1, 1)
-    torch.testing.assert_close(compute(x, layer) - bias, -2 * (before - bias), rtol=1e-5, atol=1e-5)
-
-
-@torch.no_grad()
-def test_other_sizes_and_dtypes_do_not_meet_what_was_cached(generator: torch.Generator) -> None:
-    layer = Convolution(32, 32, 3, padding=1).eval()
-    for size, batch, low in product(((3, 3, 3), (2, 4, 3)), (1, 2), (False, True)):
-        x = torch.randn(batch, 32, *size, generator=generator)
-        expected = F.conv3d(x, layer.weight, layer.bias, padding=1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            found = layer(x)
-        assert found.dtype == (torch.bfloat16 if low else torch.float32)
-        torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.02 if low else 1e-5)
-
-
-@torch.no_grad()
-def test_a_network_lets_go_all_that_was_cached(generator: torch.Generator) -> None:
-    network = nn.Sequential(Convolution(32, 32, 3, padding=1), Upsample(32, spatial_dims=3)).eval()
-    x = torch.randn(1, 32, 3, 3, 3, generator=generator)
-    before = network(x)
-    assert any(layer in _CACHE for layer in network.modules())
-    clear_cached_weights(network)
-    assert not any(layer in _CACHE for layer in network.modules())
-    torch.testing.assert_close(network(x), before)
-
-
-@torch.no_grad()
-def test_a_network_in_use_can_be_copied_and_pickled(randomise: Randomise, generator: torch.Generator) -> None:
-    network = randomise(VAE(VAEConfig(down_channels=[16, 32], n_groups=4, n_res_blocks=1))).eval()
-    x = torch.randn(1, 1, 6, 4, 4, generator=generator)
-    names, output = list(network.state_dict()), network.decode(network.encode(x).mean)
-    assert list(network.state_dict()) == names
-    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert torch.equal(other.decode(other.encode(x).mean), output)
-
-
-@torch.no_grad()
-def test_a_weight_that_is_computed_is_never_cached(generator: torch.Generator) -> None:
-    layer = spectral_norm(Convolution(32, 32, 3, padding=1)).eval()
-    x = torch.randn(1, 32, 3, 3, 3, generator=generator)
-    before = layer(x)
-    layer.parametrizations.weight.original.copy_(torch.randn(layer.weight.shape, generator=generator))
-    torch.testing.assert_close(
-        layer(x), F.conv3d(x, layer.weight, layer.bias, padding=1), rtol=1e-5, atol=1e-4
-    )
-    assert not torch.allclose(layer(x), before)
-
-
-@pytest.mark.parametrize("shape", [(5, 6), (2, 40, 6), (1, 2, 3, 7, 6)])
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_linear_layer_is_a_matrix_product(
-    shape: tuple[int, ...], has_bias: bool, generator: torch.Generator
-) -> None:
-    layer = Linear(6, 10, bias=has_bias)
-    x = torch.randn(shape, generator=generator)
-    expected = F.linear(
-        x.double(), layer.weight.double(), None if layer.bias is None else layer.bias.double()
-    )
-    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
-    with torch.no_grad():
-        torch.testing.assert_close(project(x, layer).double(), expected, rtol=1e-5, atol=1e-5)
-        strided = x.transpose(0, -2)
-        torch.testing.assert_close(project(strided, layer), F.linear(strided, layer.weight, layer.bias))
-
-
 def claim_bfloat16(patch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
     """Let the rules believe that the CPU computes bfloat16, or that it does not."""
     patch.setattr("medldm.networks.kernels.dispatch.has_bfloat16", lambda: has_bfloat16)
-
-
-@pytest.mark.parametrize("has_bfloat16", [True, False])
-@pytest.mark.parametrize("n_queries", [1, 256, 300])
-@torch.no_grad()
-def test_attention_in_bfloat16_is_that_of_float32(
-    n_queries: int, has_bfloat16: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    claim_bfloat16(monkeypatch, has_bfloat16)
-    queries = torch.randn(2, 2, n_queries, 8, generator=generator)
-    keys, values = torch.randn(2, 2, 2, 37, 8, generator=generator)
-    low = [t.bfloat16() for t in (queries, keys, values)]
-    assert dispatch.use_matrix_products(low[0], low[1]) is has_bfloat16
-    assert not dispatch.use_matrix_products(queries, keys)
-    expected = torch.softmax(queries @ keys.transpose(2, 3) / 8**0.5, dim=-1) @ values
-    torch.testing.assert_close(attend_to(*low).float(), expected, rtol=0, atol=0.05)
-    torch.testing.assert_close(attend_to(queries, keys, values), expected, rtol=1e-5, atol=1e-5)
 
 
 def compute_all_layers(x: Tensor, seed: int) -> list[Tensor]:
@@ -335,9 +131,3 @@ def test_compiled_network_is_equal(backend: str, randomise: Randomise, generator
     compiled = torch.compile(unet, backend=backend, fullgraph=True)(*inputs)
     torch.testing.assert_close(compiled, unet(*inputs), rtol=1e-4, atol=1e-5)
     torch._dynamo.reset()
-
-
-def test_upsampling_block_doubles_and_convolves(generator: torch.Generator) -> None:
-    block = Upsample(4, spatial_dims=3)
-    x = torch.randn(1, 4, 5, 6, 7, generator=generator)
-    torch.testing.assert_close(block(x), upsample_plainly(x, block.conv).float(), rtol=1e-5, atol=1e-5)
