@@ -12,6 +12,7 @@ from scipy.stats import ks_2samp
 
 from medldm.data.labels import LabelSchema
 from medldm.evaluation.metrics.anatomy import volumes_ml
+from medldm.evaluation.metrics.label_contrast import align_columns
 
 LabelledGrid = tuple[npt.ArrayLike, Sequence[float]]
 """A label map (X, Y, Z) and its spacing in mm."""
@@ -89,14 +90,7 @@ def format_volume_table(rows: Sequence[VolumeRow]) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in [header, *body]
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return align_columns([header, *body])
 
 
 def _make_row(

@@ -58,9 +58,8 @@ class SegmenterConfig(Config):
             )
         if self.batch_size < 1 or self.max_steps < 1 or (self.n_steps is not None and self.n_steps < 1):
             raise ConfigError(
-                f"batch_size {self.batch_size}, n_steps {self.n_steps}, max_steps {self.max_steps}: at least "
-                f"1 each is "
-                "needed"
+                f"batch_size {self.batch_size}, n_steps {self.n_steps}, max_steps {self.max_steps}: "
+                "at least 1 each is needed"
             )
 
 

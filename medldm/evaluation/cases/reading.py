@@ -62,8 +62,7 @@ class GridConfig(Config):
         if self.intensity not in ("auto", "ct", "mr") or self.max_voxels < 1000 or self.n_workers < 1:
             raise ConfigError(
                 f"intensity {self.intensity!r}, max_voxels {self.max_voxels}, n_workers {self.n_workers}: "
-                f"'auto', 'ct' "
-                "or 'mr', at least 1000 and at least 1 are needed"
+                "'auto', 'ct' or 'mr', at least 1000 and at least 1 are needed"
             )
 
 

@@ -166,13 +166,15 @@ def format_table(rows: Sequence[ContrastRow]) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
+    return align_columns([header, *body])
+
+
+def align_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Lay cells out as text of fixed width: the first row is the heading, the first column stands left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [f"{each:>{w}}" for each, w in zip(line[1:], widths[1:], strict=True)]
-        )
-        for line in [header, *body]
+        "  ".join([row[0].ljust(widths[0]), *(f"{c:>{w}}" for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 

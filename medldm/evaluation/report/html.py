@@ -102,9 +102,8 @@ def _sets(report: Mapping[str, Any]) -> str:
         for name, each in report["sets"].items()
     )
     return (
-        "<table><tr><th>Set</th><th class=n>Cases</th><th class=n>Subjects</th><th>Spacing "
-        "(mm)</th><th>Label maps</th>"
-        f"</tr>{rows}</table>"
+        "<table><tr><th>Set</th><th class=n>Cases</th><th class=n>Subjects</th><th>Spacing (mm)</th>"
+        f"<th>Label maps</th></tr>{rows}</table>"
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 
@@ -100,10 +101,7 @@ def plot_volumes(tables: dict[str, AnatomyTable], names: Sequence[str]) -> str:
     for place, (panel, structure) in enumerate(zip(panels, shown, strict=True)):
         for row, name in enumerate(kinds):
             volumes = tables[name].volume_ml[:, place]
-            jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(volumes))
-            colour = COLOURS[name.removeprefix("seen_")]
-            panel.scatter(row + jitter, volumes, s=9, alpha=0.7, color=colour, edgecolors="none")
-            panel.hlines(np.median(volumes), row - 0.3, row + 0.3, color="black", linewidth=1)
+            _draw_strip(panel, row, volumes, np.median(volumes), COLOURS[name.removeprefix("seen_")])
         panel.set_xticks(range(len(kinds)), list(kinds.values()), fontsize=6, rotation=25, ha="right")
         panel.set_title(structure, fontsize=9)
         panel.set_ylabel("ml", fontsize=8)
@@ -123,9 +121,7 @@ def plot_usefulness(usefulness: Usefulness, names: Sequence[str]) -> str:
     for place, (panel, structure) in enumerate(zip(panels, shown, strict=True)):
         for row, (name, dice) in enumerate(scores.items()):
             of_cases = dice[:, :, place].mean(axis=0)
-            jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(of_cases))
-            panel.scatter(row + jitter, of_cases, s=9, alpha=0.7, color=COLOURS[name], edgecolors="none")
-            panel.hlines(np.nanmean(of_cases), row - 0.3, row + 0.3, color="black", linewidth=1)
+            _draw_strip(panel, row, of_cases, np.nanmean(of_cases), COLOURS[name])
         labels = ["real", "synthetic", "both", "no image"]
         panel.set_xticks(range(len(scores)), labels, fontsize=7)
         panel.set_ylim(0, 1)
@@ -162,8 +158,7 @@ def picture_pairs(pairs: Sequence[tuple[npt.NDArray, npt.NDArray, float]]) -> st
     Args:
         pairs: synthetic and training volume (X, Y, Z), and their similarity.
     """
-    canvas = Canvas(figsize=(6.2, 1.25 * len(pairs) + 0.3), dpi=130, facecolor="white", layout="constrained")
-    FigureCanvasAgg(canvas)
+    canvas = _open_canvas(6.2, 1.25 * len(pairs) + 0.3)
     panels = np.atleast_2d(canvas.subplots(len(pairs), 6, squeeze=False))
     for row, (synthetic, train, similarity) in zip(panels, pairs, strict=True):
         for column, (volume, axis) in enumerate([(v, a) for a in range(3) for v in (synthetic, train)]):
@@ -188,8 +183,7 @@ def plot_columns(results: Sequence[MetricResult]) -> str:
         for each in results
         if each.synthetic and each.real and each.noise and each.noise.value != each.real.value
     ]
-    canvas = Canvas(figsize=(6.4, 0.24 * len(shown) + 0.9), dpi=130, facecolor="white", layout="constrained")
-    FigureCanvasAgg(canvas)
+    canvas = _open_canvas(6.4, 0.24 * len(shown) + 0.9)
     panel = canvas.subplots()
     for row, each in enumerate(reversed(shown)):
         if each.synthetic is None or each.real is None or each.noise is None:
@@ -210,13 +204,23 @@ def plot_columns(results: Sequence[MetricResult]) -> str:
     return to_data_uri(canvas)
 
 
+def _draw_strip(panel: Axes, row: int, values: Floats, middle: float, colour: str) -> None:
+    """Draw one point a case, spread a little to the sides, and a bar at their middle."""
+    jitter = np.random.default_rng(0).uniform(-0.18, 0.18, len(values))
+    panel.scatter(row + jitter, values, s=9, alpha=0.7, color=colour, edgecolors="none")
+    panel.hlines(middle, row - 0.3, row + 0.3, color="black", linewidth=1)
+
+
+def _open_canvas(width: float, height: float) -> Canvas:
+    canvas = Canvas(figsize=(width, height), dpi=130, facecolor="white", layout="constrained")
+    FigureCanvasAgg(canvas)
+    return canvas
+
+
 def _make_canvas(n_panels: int, *, width: float) -> tuple[Canvas, list]:
     n_columns = min(n_panels, 4)
     n_rows = -(-n_panels // n_columns)
-    canvas = Canvas(
-        figsize=(width * n_columns, 2.9 * n_rows), dpi=130, facecolor="white", layout="constrained"
-    )
-    FigureCanvasAgg(canvas)
+    canvas = _open_canvas(width * n_columns, 2.9 * n_rows)
     panels = list(np.atleast_1d(canvas.subplots(n_rows, n_columns)).ravel())
     for panel in panels:
         panel.tick_params(labelsize=7)

@@ -142,9 +142,8 @@ def agreement_results(agreement: LabelAgreement, schema: LabelSchema, *, seed: i
             key=f"agreement.{'mean' if structure is None else schema.values[structure]}",
             title=f"Label agreement, {name}",
             meaning="Dice of a segmenter between its output on the synthetic image and the map it was made "
-            "from, minus its Dice on "
-            "real test data: 0 where synthetic images follow their maps as well as real ones do. Noise is "
-            "another case's map.",
+            "from, minus its Dice on real test data: 0 where synthetic images follow their maps as well as "
+            "real ones do. Noise is another case's map.",
             better="higher",
             unit="Dice",
         )

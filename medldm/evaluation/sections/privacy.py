@@ -153,8 +153,7 @@ def _copies_result(detector: DetectorResult) -> MetricResult:
         key=f"privacy.copies_{detector.name}",
         title=f"Copies ({detector.name})",
         meaning="Share of synthetic volumes that are more like a training patient than real test patients "
-        "are; the real column "
-        "is the share of real test volumes above the same threshold.",
+        "are; the real column is the share of real test volumes above the same threshold.",
         better="lower",
     )
     search = detector.search
@@ -196,8 +195,7 @@ def _copying_result(features: dict[str, Floats]) -> MetricResult:
         key="privacy.data_copying",
         title="Data-copying test (C_T)",
         meaning="Whether the set as a whole lies nearer to the training set than real test cases do: far "
-        "below 0 means copying, "
-        "far above 0 keeping further away than patients do.",
+        "below 0 means copying, far above 0 keeping further away than patients do.",
         better="higher",
         unit="standard normal",
     )

@@ -73,8 +73,8 @@ class UsefulnessConfig(Config):
         super().__post_init__()
         if self.n_seeds < 1 or self.time_budget_s < 0:
             raise ConfigError(
-                f"n_seeds {self.n_seeds} and time_budget_s {self.time_budget_s}: at least 1 and 0 or more "
-                f"are needed"
+                f"n_seeds {self.n_seeds} and time_budget_s {self.time_budget_s}: "
+                "at least 1 and 0 or more are needed"
             )
 
 
