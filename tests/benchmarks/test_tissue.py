@@ -128,7 +128,7 @@ def test_mistakes_are_refused() -> None:
 @pytest.mark.slow
 def test_real_images_follow_their_own_contrast_fluid_and_map() -> None:
     pytest.importorskip("nilearn", reason="the extra `demo` is not installed")
-    from medldm.demo.cohort import WIDE_VENTRICLE_PULL_MM, load_template, make_subject
+    from medldm.demo.brain import WIDE_VENTRICLE_PULL_MM, load_template, make_subject
 
     template = load_template(4.0)
     cases = [

@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 
 from medldm.data.cohort import read_cohort
-from medldm.demo.cohort import (
-    DEMO_SCHEMA,
+from medldm.demo.brain import (
     FIELD_OF_VIEW_MM,
-    FLUID_LABEL,
     WIDE_VENTRICLE_PULL_MM,
     Template,
     load_template,
     make_deformation,
-    make_demo_cohort,
     make_subject,
 )
+from medldm.demo.cohort import DEMO_SCHEMA, FLUID_LABEL, make_demo_cohort
 from medldm.seeds import demo_brain_generator
 
 pytest.importorskip("nilearn", reason="the extra `demo` is not installed")

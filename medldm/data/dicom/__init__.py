@@ -2,7 +2,8 @@
 
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.read import read_dicom, read_series
-from medldm.data.dicom.scan import DicomScan, DicomSeries, choose_series, scan_dicom
+from medldm.data.dicom.scan import DicomScan, choose_series, scan_dicom
+from medldm.data.dicom.series import DicomSeries
 
 __all__ = [
     "DicomError",

@@ -13,6 +13,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 
+from medldm.data.dicom.attributes import OVERLAY_BIT_POSITION
 from medldm.data.dicom.codestreams import read_codestream_header
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.files import (
@@ -23,7 +24,7 @@ from medldm.data.dicom.files import (
     open_dicom,
     quiet_pydicom,
 )
-from medldm.data.dicom.frames import OVERLAY_BIT_POSITION, Frame, ImageHeader
+from medldm.data.dicom.frames import Frame, ImageHeader
 
 _PIXEL_TAGS = (
     "SOPClassUID",

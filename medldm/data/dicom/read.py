@@ -15,7 +15,8 @@ from medldm.data.dicom.frames import Frame
 from medldm.data.dicom.geometry import Stack, make_stack, regular_step
 from medldm.data.dicom.pixels import read_values
 from medldm.data.dicom.regularise import regularise_stack
-from medldm.data.dicom.scan import DicomSeries, check_kind, choose_series, scan_dicom
+from medldm.data.dicom.scan import choose_series, scan_dicom
+from medldm.data.dicom.series import DicomSeries, check_kind
 from medldm.transforms.errors import GeometryError
 from medldm.transforms.orientation import to_ras_affine, turn
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, check_affine

@@ -7,69 +7,21 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medldm.data.dicom.attributes import HEADER_TAGS
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.files import NotDicomError, open_dicom
-from medldm.data.dicom.frames import HEADER_TAGS, Frame, ImageHeader, frames_of
+from medldm.data.dicom.frames import Frame, frames_of
 from medldm.data.dicom.geometry import make_stack, regular_step
+from medldm.data.dicom.series import DicomSeries, check_kind
 from medldm.data.dicom.volumes import group_by_geometry, places_of, split_volumes
 from medldm.errors import MissingFileError
 from medldm.files import hash_file
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
 
 logger = logging.getLogger(__name__)
-
-IRREGULAR = (
-    Refusal.GANTRY_TILT,
-    Refusal.SHIFTED_SLICES,
-    Refusal.MISSING_SLICES,
-    Refusal.VARIABLE_SPACING,
-)
-"""What `regularise=True` resamples."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DicomSeries:
-    """The slices of one volume.
-
-    Args:
-        number: 1, 2, ... in the scan; names the series without saying who it is.
-        frames: its slices, in no order.
-        refusal: why it is not read; None for a regular volume.
-        volume: 1-based place among the volumes of a 4D series, and their number.
-    """
-
-    number: int
-    frames: tuple[Frame, ...] = field(repr=False)
-    refusal: DicomError | None = None
-    volume: tuple[int, int] = (1, 1)
-
-    @property
-    def image(self) -> ImageHeader:
-        """Return the header of the first slice's file."""
-        return self.frames[0].image
-
-    @property
-    def modality(self) -> str:
-        """Return (0008,0060)."""
-        return self.image.modality
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Return (columns, rows, slices)."""
-        return self.image.columns, self.image.rows, len(self.frames)
-
-    @property
-    def is_localizer(self) -> bool:
-        """Return whether (0008,0008) Image Type says LOCALIZER (PS3.3 C.8.2.1.1.1, C.8.3.1.1.1)."""
-        return "LOCALIZER" in self.image.image_type
-
-    @property
-    def is_irregular(self) -> bool:
-        """Return whether `regularise=True` would read it."""
-        return self.refusal is not None and self.refusal.refusal in IRREGULAR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,44 +222,6 @@ def _judged_volumes(
 
 def _n_places(frames: Sequence[Frame]) -> int:
     return len(set(places_of(frames).tolist()))
-
-
-def check_kind(series: DicomSeries, *, max_bytes: int) -> None:
-    """Refuse what is not a stack of scalar slices.
-
-    Raises:
-        DicomError: COLOUR, MOSAIC, LOCALIZER, MODALITY_LUT, PIXEL_FORMAT or TOO_LARGE.
-
-    Source: PS3.3 C.7.6.3.1.2 Photometric Interpretation (0028,0004); C.11.1 Modality LUT.
-    """
-    image = series.image
-    if any(
-        frame.image.samples != 1 or "MONOCHROME" not in frame.image.photometric for frame in series.frames
-    ):
-        raise DicomError(
-            Refusal.COLOUR,
-            f"its pixels are colours ({image.samples} samples); only monochrome images are volumes",
-        )
-    if image.is_mosaic:
-        raise DicomError(
-            Refusal.MOSAIC,
-            "each file tiles a whole volume into one image (Siemens mosaic); export it as slices",
-        )
-    if any(frame.image.has_modality_lut for frame in series.frames):
-        raise DicomError(
-            Refusal.MODALITY_LUT, "it has a Modality LUT Sequence (0028,3000); only slopes are read"
-        )
-    if any(frame.image.bits_allocated not in (8, 16, 32) for frame in series.frames):
-        raise DicomError(
-            Refusal.PIXEL_FORMAT, f"it stores {image.bits_allocated} bits a voxel; 8, 16 and 32 are read"
-        )
-    n_bytes = series.shape[0] * series.shape[1] * series.shape[2] * 4
-    if n_bytes > max_bytes:
-        raise DicomError(
-            Refusal.TOO_LARGE, f"it takes {n_bytes} bytes in memory; the cap is {max_bytes}; raise max_bytes"
-        )
-    if series.is_localizer:
-        raise DicomError(Refusal.LOCALIZER, "it is a localizer (0008,0008), not a volume")
 
 
 def choose_series(

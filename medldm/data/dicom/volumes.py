@@ -8,7 +8,8 @@ from itertools import combinations
 
 import numpy as np
 
-from medldm.data.dicom.frames import VOLUME_TAGS, Frame
+from medldm.data.dicom.attributes import VOLUME_TAGS
+from medldm.data.dicom.frames import Frame
 from medldm.data.dicom.geometry import ORIENTATION_TOLERANCE, SAME_PLACE_MM
 
 _KEY_ORDER = (

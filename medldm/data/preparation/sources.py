@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medldm.data.dicom.errors import Refusal
-from medldm.data.dicom.scan import DicomSeries, choose_series, scan_files, walk_files
+from medldm.data.dicom.scan import choose_series, scan_files, walk_files
+from medldm.data.dicom.series import DicomSeries
 from medldm.transforms.readers import volume_stem, volume_suffix
 
 _LABEL_FOLDER = re.compile(r"(labels?|segs?|segmentations?|masks?)(Tr|Ts)?", re.IGNORECASE)
