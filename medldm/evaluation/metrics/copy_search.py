@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta
 
-from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.copy_rule import excess_p_value, lone_copy_threshold
@@ -244,6 +244,8 @@ def share_with_interval(n_found: int, n: int, *, level: float = 0.95) -> Estimat
 
 def _check_similarity(similarity: npt.ArrayLike, name: str) -> Floats:
     array = np.asarray(similarity, dtype=np.float64)
-    if array.ndim != 2 or 0 in array.shape or not np.isfinite(array).all():
-        raise ValueError(f"{name} has the shape {array.shape}; (Q, T), finite and not empty, is needed")
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} has the shape {array.shape}; (Q, T), not empty, is needed")
+    if not np.isfinite(array).all():
+        raise NotMeasurableError(f"{name} holds similarities that are not finite: the detector failed")
     return array

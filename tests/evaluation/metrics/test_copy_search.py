@@ -13,7 +13,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import binom
 
-from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 from medldm.evaluation.metrics.copy_search import (
     copy_threshold,
     find_planted,
@@ -160,3 +160,9 @@ def test_planted_copies_of_real_volumes_are_found(real_data: Path) -> None:
     detector = similarity_to(train)
     threshold = copy_threshold(detector(test))
     assert measure_power(find_planted(detector, train, n=40), threshold).value >= 0.95
+
+
+def test_similarities_that_are_not_finite_cannot_be_judged() -> None:
+    test = np.random.default_rng(0).uniform(0, 0.5, (30, 4))
+    with pytest.raises(NotMeasurableError, match="synthetic_similarity holds similarities that are not"):
+        search_copies(np.full((3, 4), np.nan), test)
