@@ -76,7 +76,7 @@ def shorten(command: str) -> list[str]:
     words = [word.replace("n_subjects=24", "n_subjects=12") for word in words]
     if words[0] == "python":
         return [sys.executable, *words[1:]]
-    return [sys.executable, "-m", "medldm.cli.main", *words[1:]]
+    return [sys.executable, "-m", "medldm.cli", *words[1:]]
 
 
 def run_page(page: str, folder: Path) -> None:
@@ -86,6 +86,7 @@ def run_page(page: str, folder: Path) -> None:
         # Three subjects are too few for some figures of a report; it says so and ends with 3.
         allowed = (0, 3) if "evaluate" in command else (0,)
         assert result.returncode in allowed, f"{command}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}"
+        assert result.stdout or result.stderr, f"{command} said nothing"
 
 
 @pytest.fixture
@@ -143,6 +144,8 @@ def test_commands_of_the_how_to_pages_run(
         assert commands(page), page
         run_page(page, checkout)
     assert len(list((checkout / "asked_for" / "images").iterdir())) == 2
+    assert len(list((checkout / "cohort" / "images").iterdir())) == 2
+    assert (checkout / "outputs" / "evaluation" / "report.html").exists()
 
 
 def test_every_page_with_commands_or_python_is_run() -> None:
