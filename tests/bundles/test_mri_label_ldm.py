@@ -14,6 +14,7 @@ import pytest
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 
 import medldm
+from medldm.errors import MissingPackageError
 from medldm.workflows import check_required_packages
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
@@ -74,7 +75,9 @@ def test_network_takes_and_gives_what_the_metadata_says(autoencoder_type) -> Non
 
 
 def test_old_packages_are_refused_by_name() -> None:
-    with pytest.raises(RuntimeError, match=r"medldm is .* \(99.0 or newer.*absent-package is not installed"):
+    with pytest.raises(
+        MissingPackageError, match=r"medldm is .* \(99.0 or newer.*absent-package is not installed"
+    ):
         check_required_packages({"medldm": "99.0", "absent-package": "1.0"})
 
 
