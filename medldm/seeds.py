@@ -22,6 +22,14 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def restart_noise(seed: int) -> None:
+    """Let torch's CPU generator begin anew, once a training's networks are made.
+
+    What the training draws from it then follows from the seed alone.
+    """
+    torch.default_generator.manual_seed(seed)
+
+
 def volume_seed(seed: int, index: int) -> int:
     """Return the seed of one volume: independent for each index, the same alone or in a batch."""
     return _mix(seed, index)

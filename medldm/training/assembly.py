@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from monai.handlers import ValidationHandler
 from monai.inferers import Inferer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import Describe, describe_autoencoder, describe_latent_diffusion
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE
+from medldm.seeds import restart_noise
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
 from medldm.training.averaging import average_weights
 from medldm.training.batches import ValidationBatches
@@ -33,7 +33,7 @@ from medldm.training.denoising_task import averaged_denoiser
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
 from medldm.training.latent_cache import LatentDataset, measure_latent_statistics
-from medldm.training.loader import training_loader
+from medldm.training.loader import leave_signals_to_parent, training_loader
 from medldm.training.losses.reconstruction import FirstStageLoss
 from medldm.training.optimisation import make_schedule
 from medldm.training.previews import SampleWriter, SliceWriter
@@ -95,6 +95,7 @@ def build_autoencoder_training(
         handlers: further ones of the trainer.
         val_handlers: of the evaluator.
     """
+    restart_noise(config.seed)
     device = next(network.parameters()).device
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     average = average_weights(network, config.ema_decay)
@@ -170,6 +171,7 @@ def build_diffusion_training(
         handlers: further ones of the trainer.
         val_handlers: of the evaluator.
     """
+    restart_noise(config.seed)
     device = model.latent_shift.device
     measure_latent_statistics(model, training_set)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
@@ -253,15 +255,21 @@ def _standard_handlers(
     return [validation, log, LossBar(stage), preview(log, evaluator=evaluator), *kept]
 
 
-def _load_training(dataset: Dataset[Any], run: RunConfig, *, seed: int, quarantine: Quarantine | None) -> Any:
+def _load_training(
+    dataset: Dataset[Any], run: RunConfig, *, seed: int, quarantine: Quarantine | None
+) -> DataLoader[Any]:
     return training_loader(
         dataset, batch_size=run.batch_size, seed=seed, num_workers=run.num_workers, quarantine=quarantine
     )
 
 
-def _load_validation(dataset: Any, run: RunConfig, *, batch_size: int) -> DataLoader:
-    batches = ValidationBatches(len(dataset), batch_size)
-    return DataLoader(dataset, batch_sampler=batches, num_workers=run.num_workers)
+def _load_validation(dataset: Any, run: RunConfig, *, batch_size: int) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_sampler=ValidationBatches(len(dataset), batch_size),
+        num_workers=run.num_workers,
+        worker_init_fn=leave_signals_to_parent,
+    )
 
 
 def _make_adam(module: nn.Module, learning_rate: float, **options: Any) -> torch.optim.AdamW:
