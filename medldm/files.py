@@ -55,15 +55,46 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"{path} cannot be written ({error.strerror or error}): check the folder's permissions and the "
-            "room on its disk, or choose another output folder"
-        ) from error
+        raise _name_cause(path, error) from error
     finally:
         if temporary.is_file():
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give an empty folder to fill, and put it at `path`, which must be free, where the block ends well.
+
+    A killed process leaves the temporary folder, see `remove_leftovers`.
+
+    Yields:
+        The temporary folder, beside `path`.
+
+    Raises:
+        StorageError: if the folder cannot be made or filled.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        yield temporary
+        flush_folder(temporary)
+        temporary.rename(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise _name_cause(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _name_cause(path: Path, error: OSError) -> StorageError:
+    if isinstance(error, StorageError):
+        return error
+    return StorageError(
+        f"{path} cannot be written ({error.strerror or error}): check the folder's permissions and the room "
+        "on its disk, or choose another output folder"
+    )
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -78,9 +109,12 @@ def write_atomically(path: str | Path, content: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed process has left in a folder."""
+    """Remove the temporary files and folders that a killed process has left in a folder."""
     for path in folder.glob(f"{_TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def flush_folder(folder: Path) -> None:

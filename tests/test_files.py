@@ -15,7 +15,14 @@ import pytest
 
 from medldm import files
 from medldm.errors import MedldmError, StorageError
-from medldm.files import atomic_file, hash_array, hash_file, remove_leftovers, write_atomically
+from medldm.files import (
+    atomic_file,
+    atomic_folder,
+    hash_array,
+    hash_file,
+    remove_leftovers,
+    write_atomically,
+)
 
 OLD, NEW = b"the old content", b"the new content, which is longer"
 
@@ -149,3 +156,28 @@ def test_the_hash_of_an_array_tells_type_shape_and_values_and_not_the_layout() -
     assert len({hash_array(each) for each in (array, *others)}) == 4
     assert hash_array(np.array(True)) != hash_array(np.array(False))
     assert hash_array(np.zeros((0, 3))) != hash_array(np.zeros((3, 0)))
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "made" / "state") as temporary:
+        (temporary / "part").write_text("all of it")
+        assert not (tmp_path / "made" / "state").exists()
+    assert (tmp_path / "made" / "state" / "part").read_text() == "all of it"
+    with (
+        pytest.raises(ValueError, match="in the middle"),
+        atomic_folder(tmp_path / "made" / "other") as temporary,
+    ):
+        (temporary / "part").write_text("half")
+        raise ValueError("in the middle")
+    assert names(tmp_path / "made") == ["state"]
+    with pytest.raises(StorageError, match="cannot be written"), atomic_folder(tmp_path / "made" / "state"):
+        pass
+
+
+def test_a_folder_that_a_kill_left_behind_is_removed(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "state") as temporary:
+        shutil.copytree(temporary, tmp_path / "kept")
+        raise KeyboardInterrupt
+    (tmp_path / "kept").rename(temporary)
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == []

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medldm.training.optimisation import OptimiserStep
-from medldm.training.resume.state_folders import StateError
+from medldm.training.resume.state_files import StateError
 from medldm.training.sharding import gather_state, shard_state
 
 START_ANEW = (

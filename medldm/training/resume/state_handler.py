@@ -21,13 +21,20 @@ from ignite.engine import Engine, Events
 from medldm.errors import ConfigError
 from medldm.runtime.distributed import barrier, broadcast_from_first, is_main_process
 from medldm.training.batches import has_common_batch
-from medldm.training.case_order import EpochSampler
 from medldm.training.quarantine import FOUND, Quarantine
 from medldm.training.resume.divergence import DivergenceConfig, DivergenceGuard, RollBackError
 from medldm.training.resume.preemption import StopSignals, TrainingStopped
 from medldm.training.resume.random_state import capture_random_state, restore_random_state
-from medldm.training.resume.resumable_trainer import START_ANEW, HasState, ResumableTrainer
-from medldm.training.resume.state_folders import SavedState, StateError, StateFolders
+from medldm.training.resume.resumable_trainer import HasState, ResumableTrainer
+from medldm.training.resume.setting import (
+    batch_size_of,
+    cases_of_step,
+    check_setting,
+    describe_setting,
+    sampler_of,
+)
+from medldm.training.resume.state_files import StateError
+from medldm.training.resume.state_folders import SavedState, StateFolders
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +128,7 @@ class TrainingStateHandler:
                     logger.warning("back to the last saved state, with another order of the data: %s", reason)
 
     def _begin(self, trainer: Any) -> None:
-        sampler = _sampler_of(trainer)
+        sampler = sampler_of(trainer)
         saved = self._load_newest()
         if saved is None:
             if self.resume == "must" or self._is_rolling_back:
@@ -143,7 +150,7 @@ class TrainingStateHandler:
 
     def _restore(self, trainer: Any, saved: SavedState) -> None:
         light = {name: saved.parts[name] for name in _LIGHT}
-        _check_setting(light["training"]["setting"], _describe_setting(trainer))
+        check_setting(light["training"]["setting"], describe_setting(trainer))
         trainer.load_training_state({name: part for name, part in saved.parts.items() if name not in _LIGHT})
         self._load_light(trainer, light, step=saved.step)
         self._saved_step, self._saved_at = saved.step, time.monotonic()
@@ -159,11 +166,11 @@ class TrainingStateHandler:
         for handler, state in zip(self.handlers, light["handlers"]["states"], strict=True):
             handler.load_state_dict(state)
         self.guard.load_state_dict(light["training"]["divergence"])
-        self.quarantine.load_state_dict(light["training"].get("quarantine", {"reasons": {}}))
+        self.quarantine.load_state_dict(light["training"]["quarantine"])
         epoch, index = divmod(step, trainer.state.epoch_length)
-        sampler = _sampler_of(trainer)
+        sampler = sampler_of(trainer)
         sampler.load_state_dict(light["training"]["order"])
-        sampler.place(epoch=epoch, start=index * _batch_size_of(trainer))
+        sampler.place(epoch=epoch, start=index * batch_size_of(trainer))
         trainer.state.iteration, trainer.state.epoch = step, epoch
         self._at_epoch_end = dict(light) if self._stands_at_epoch_end(trainer) else None
         restore_random_state(light["random"])
@@ -172,18 +179,18 @@ class TrainingStateHandler:
         batch = trainer.state.batch
         found = batch.get(FOUND, ()) if isinstance(batch, Mapping) else ()
         for number, reason in found:
-            self.quarantine.add(number, reason, n_cases=len(_sampler_of(trainer)))
+            self.quarantine.add(number, reason, n_cases=len(sampler_of(trainer)))
 
     def _report_quarantine(self, trainer: Any) -> None:
         if self.quarantine.numbers:
-            logger.warning("at the end: %s", self.quarantine.describe(len(_sampler_of(trainer))))
+            logger.warning("at the end: %s", self.quarantine.describe(len(sampler_of(trainer))))
 
     def _after_batch(self, trainer: Any) -> None:
         steps = trainer.optimiser_steps
         if not steps[0].is_complete:
             return
         is_bad = any(step.is_bad for step in steps)
-        self.guard.record(is_bad=is_bad, cases=_cases_of_step(trainer))
+        self.guard.record(is_bad=is_bad, cases=cases_of_step(trainer))
         self._at_epoch_end = self._capture(trainer) if self._stands_at_epoch_end(trainer) else None
         if self.signals.agree():
             self._stop(trainer)
@@ -230,10 +237,10 @@ class TrainingStateHandler:
         """Return what an epoch's end changes: all of the state but the trainer's parts."""
         return {
             "training": {
-                "setting": _describe_setting(trainer),
+                "setting": describe_setting(trainer),
                 "divergence": self.guard.state_dict(),
                 "quarantine": self.quarantine.state_dict(),
-                "order": _sampler_of(trainer).state_dict(),
+                "order": sampler_of(trainer).state_dict(),
             },
             "handlers": {"states": [dict(handler.state_dict()) for handler in self.handlers]},
             "random": capture_random_state(),
@@ -241,44 +248,3 @@ class TrainingStateHandler:
 
     def _stands_at_epoch_end(self, trainer: Any) -> bool:
         return trainer.state.iteration > 0 and trainer.state.iteration % trainer.state.epoch_length == 0
-
-
-def _sampler_of(trainer: Any) -> EpochSampler:
-    sampler = getattr(getattr(trainer.data_loader, "batch_sampler", None), "sampler", None)
-    if not isinstance(sampler, EpochSampler):
-        raise TypeError(
-            f"the training's data loader draws with a {type(sampler).__name__}, whose place cannot be kept: "
-            "make the loader with medldm.training.training_loader"
-        )
-    return sampler
-
-
-def _batch_size_of(trainer: Any) -> int:
-    return trainer.data_loader.batch_sampler.batch_size
-
-
-def _cases_of_step(trainer: Any) -> list[int]:
-    """Return the numbers of the cases of all batches of the step that just ended."""
-    size, per_step = _batch_size_of(trainer), trainer.optimiser_steps[0].accumulation_steps
-    last = (trainer.state.iteration - 1) % trainer.state.epoch_length
-    return _sampler_of(trainer).cases(last // per_step * per_step * size, (last + 1) * size)
-
-
-def _describe_setting(trainer: Any) -> dict[str, int]:
-    """Return what must be equal for the state of one run to fit another."""
-    return {
-        "number of training cases": len(_sampler_of(trainer)),
-        "batch_size": _batch_size_of(trainer),
-        "accumulation_steps": trainer.optimiser_steps[0].accumulation_steps,
-        "seed": _sampler_of(trainer).seed,
-    }
-
-
-def _check_setting(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    differing = [
-        f"{name} is {own[name]} here and {saved.get(name)} there"
-        for name in own
-        if saved.get(name) != own[name]
-    ]
-    if differing:
-        raise StateError(f"the saved state is of another training ({'; '.join(differing)}): {START_ANEW}")

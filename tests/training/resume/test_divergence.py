@@ -29,7 +29,7 @@ from medldm.training.resume.divergence import (
     RollBackError,
     TrainingDivergedError,
 )
-from medldm.training.resume.state_folders import read_folder
+from medldm.training.resume.state_files import read_folder
 from medldm.training.resume.state_tree import flatten_state
 
 

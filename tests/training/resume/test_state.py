@@ -8,7 +8,6 @@ import os
 import random
 import resource
 import shutil
-import tempfile
 import time
 from collections import namedtuple
 from contextlib import suppress
@@ -18,8 +17,9 @@ import pytest
 import torch
 
 from medldm.errors import CheckpointError
-from medldm.training.resume import state_folders
-from medldm.training.resume.state_folders import StateError, StateFolders, read_folder
+from medldm.training.resume import state_files, state_folders
+from medldm.training.resume.state_files import FORMAT, FormatError, StateError, read_folder
+from medldm.training.resume.state_folders import StateFolders
 from medldm.training.resume.state_tree import flatten_state, unflatten_state
 
 NESTED = {
@@ -146,6 +146,16 @@ def test_states_that_are_all_damaged_are_not_taken_for_none(tmp_path) -> None:
         folders.load_newest()
 
 
+def test_a_state_of_another_version_is_refused_by_name_and_left_as_it_is(tmp_path, monkeypatch) -> None:
+    folders = StateFolders(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(state_files, "FORMAT", FORMAT - 1)
+        folders.save(parts(1), step=1)
+    with pytest.raises(FormatError, match=r"saved by another version .*format 1, .* resume: never"):
+        folders.load_newest()
+    assert list(folders.steps()) == [1]
+
+
 def test_one_state_alone_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="at least 2"):
         StateFolders(tmp_path, keep=1)
@@ -164,7 +174,7 @@ class Killed(BaseException):
     """Stands for a kill at a call to the system."""
 
 
-CALLS = [(os, "fsync"), (Path, "rename"), (Path, "mkdir"), (Path, "chmod"), (shutil, "rmtree")]
+CALLS = [(os, "fsync"), (Path, "rename"), (Path, "replace"), (Path, "mkdir"), (shutil, "rmtree")]
 
 
 def count_calls(monkeypatch, error: BaseException | None, dies_at: int) -> list[str]:
@@ -217,7 +227,7 @@ def test_a_death_at_any_call_to_the_system_leaves_a_state(tmp_path, monkeypatch,
         monkeypatch.setattr(os, "fsync", lambda _: None)
         StateFolders(folder).save(parts(4), step=4)
         assert next(iter(StateFolders(folder).steps())) == 4
-        assert not [path for path in folder.iterdir() if path.name.startswith((".new", ".old"))]
+        assert not [path for path in folder.iterdir() if path.name.startswith((".writing", ".old"))]
     assert found == sorted(found)
     assert {2, 3} == set(found)
 
@@ -240,9 +250,7 @@ def test_a_disk_that_fills_while_writing_is_named(tmp_path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
-        with pytest.raises(
-            StateError, match=r"step 2 could not be saved to .* \(\[Errno 27\] File too large"
-        ):
+        with pytest.raises(StateError, match=r"step 2 could not be saved to .* \(File too large\)"):
             StateFolders(tmp_path).save({"network": {"w": torch.zeros(10000)}}, step=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -264,7 +272,7 @@ def test_a_folder_that_has_become_read_only_is_named_and_its_states_stay(tmp_pat
     def refuse(*args, **kwargs) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(StateError, match=r"step 2 could not be saved to .* Read-only file system.*untouched"):
         folders.save(parts(2), step=2)
     assert same(folders.load_newest().parts, parts(1))

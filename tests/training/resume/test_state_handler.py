@@ -24,7 +24,8 @@ from medldm.training import (
 )
 from medldm.training.case_order import EpochSampler
 from medldm.training.resume.resumable_trainer import GeneratorState
-from medldm.training.resume.state_folders import StateError, StateFolders
+from medldm.training.resume.state_files import StateError
+from medldm.training.resume.state_folders import StateFolders
 from tests.training.resume.training_states import differences, everything
 from tests.training.small_trainings import run_killed_after
 
