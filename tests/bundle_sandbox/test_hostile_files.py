@@ -207,6 +207,7 @@ FILES: dict[str, Job] = {
 
 ERRORS = (
     "CheckpointError",
+    "ConfigError",
     "StateError",
     "ValueError",
     "OutputError",
