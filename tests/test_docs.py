@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import shlex
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.data import DataLoader
+
+from medldm.cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUNDLES = {f"bundles/{name}/docs/README.md": name for name in ("mri_label_ldm", "labelmap_ldm")}
@@ -179,6 +182,33 @@ def test_python_example_runs_with_small_networks(tmp_path, monkeypatch) -> None:
     names: dict[str, object] = {"data_loader": DataLoader(cases)}
     exec(compile(code, "README.md", "exec"), names)
     assert names["volumes"].shape == (4, 1, 16, 24, 32)  # type: ignore[attr-defined]
+
+
+def written_commands(page: str) -> list[str]:
+    """All command lines in the blocks of a page, those that no test runs among them."""
+    lines = "\n".join([*blocks(page, "bash"), *blocks(page, "text")]).replace("\\\n", " ").splitlines()
+    return [line.split(" | ")[0].removesuffix(" &") for line in lines]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_of_written_commands_exist(page: str) -> None:
+    for line in written_commands(page):
+        if line.startswith("medldm ") and not line.startswith("medldm run"):
+            _, name, *arguments = shlex.split(line)
+            parser = argparse.ArgumentParser()
+            COMMANDS[name].add_arguments(parser)
+            parser.parse_args(arguments)
+        elif "run --config_file" in line:
+            files = re.findall(r"configs/(\w+\.yaml)", line)
+            bundle = (
+                REPOSITORY
+                / "bundles"
+                / ("labelmap_ldm" if "labelmap_ldm" in page + line else "mri_label_ldm")
+            )
+            keys = "\n".join((bundle / "configs" / name).read_text(encoding="utf-8") for name in files)
+            options = set(re.findall(r"(?<= --)\w+", line.split(" run ", 1)[1]))
+            unknown = {name for name in options if not re.search(rf"^{name}:", keys, flags=re.MULTILINE)}
+            assert unknown <= {"config_file", "meta_file"}, line
 
 
 def test_links_point_to_files() -> None:
