@@ -84,7 +84,7 @@ class Config(metaclass=_Checked):
 
     def __post_init__(self) -> None:
         vars(self)["_given"] = None
-        for name, hint in _hints(type(self)).items():
+        for name, hint in field_types(type(self)).items():
             setattr(self, name, _read(getattr(self, name), hint, name=name, owner=type(self).__name__))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -193,8 +193,8 @@ def unknown_name_message(name: str, known: Sequence[str], *, kind: str) -> str:
 
 
 @cache
-def _hints(cls: type[Config]) -> dict[str, Any]:
-    """Return the type of each field."""
+def field_types(cls: type[Config]) -> dict[str, Any]:
+    """Return the type of each field of a class, evaluated once."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from medldm.configs import Config, field_types
+
 # Events of sys.addaudithook by which foreign code would show itself.
 _NEVER = (
     "subprocess.Popen",
@@ -100,6 +102,7 @@ def watch_all(
 
 
 def _work(jobs: list[tuple[str, Callable[[Path], object]]], folder: Path) -> None:
+    _read_annotations(Config)
     watcher, results = Watcher(), {}
     for name, job in jobs:
         bundle = folder / name / "bundle"
@@ -113,3 +116,10 @@ def _work(jobs: list[tuple[str, Callable[[Path], object]]], folder: Path) -> Non
             error = f"{type(raised).__name__}: {raised}"
         results[name] = (error, watcher.end())
     (folder / "seen.json").write_text(json.dumps(results))
+
+
+def _read_annotations(kind: type) -> None:
+    """Evaluate the annotations of all loaded configurations: text of the package, once for each class."""
+    for subclass in kind.__subclasses__():
+        field_types(subclass)
+        _read_annotations(subclass)
