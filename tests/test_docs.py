@@ -49,6 +49,10 @@ SMALL = {
     "inference.yaml": "--num_steps 2",
     "evaluate.yaml": "--time_budget_s 0 --encoder_steps 2",
 }
+SMALL_PLAN = (
+    "--autoencoder down_channels=[4,8] n_groups=4 "
+    "--diffusion down_channels=[8,16] attention_levels=[False,True] n_heads=2 n_groups=4"
+)
 # Run by other means: `make` and pip by the CI script, the demonstration by its own test.
 ELSEWHERE = ("make ", "python -m venv", ".venv/bin/")
 
@@ -77,6 +81,8 @@ def shorten(command: str) -> list[str]:
                 else:
                     words += [knob, value]
     words = [word.replace("n_subjects=24", "n_subjects=12") for word in words]
+    if words[:2] == ["medldm", "plan"]:
+        words += SMALL_PLAN.split()
     if words[0] == "python":
         return [sys.executable, *words[1:]]
     return [sys.executable, "-m", "medldm.cli", *words[1:]]
