@@ -32,6 +32,7 @@ class LatentUNet(nn.Module):
         **options: fields to set.
 
     Examples:
+        >>> import torch
         >>> config = LatentUNetConfig(down_channels=[16, 32], n_groups=4, n_heads=2, context_dim=8)
         >>> unet = LatentUNet(config)
         >>> x_t, context = torch.randn(2, 4, 5, 6, 7), torch.randn(2, 3, 8)
@@ -155,6 +156,7 @@ class UNet(LatentUNet):
         **options: fields to set.
 
     Examples:
+        >>> import torch
         >>> unet = UNet(UNetConfig(down_channels=[8, 16], n_groups=4, n_heads=2))
         >>> unet(torch.randn(1, 1, 8, 8, 8), torch.tensor([3])).shape
         torch.Size([1, 1, 8, 8, 8])
