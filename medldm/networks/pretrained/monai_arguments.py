@@ -22,6 +22,9 @@ from medldm.networks.vqvae_config import ACTIVATIONS, VQVAEConfig
 
 logger = logging.getLogger(__name__)
 
+SHARED = ("spatial_dims", "in_channels", "out_channels")
+"""Arguments of all three networks that have the same name here."""
+
 
 def vae_config_from_monai(arguments: Mapping[str, Any]) -> VAEConfig:
     """Make the configuration of the VAE that equals MONAI's AutoencoderKL(**arguments)."""
@@ -30,17 +33,13 @@ def vae_config_from_monai(arguments: Mapping[str, Any]) -> VAEConfig:
         down_channels=given["channels"],
         latent_channels=given["latent_channels"],
         n_groups=given["norm_num_groups"],
-        in_channels=given["in_channels"],
-        out_channels=given["out_channels"],
         n_res_blocks=given["num_res_blocks"],
-        attention_levels=given["attention_levels"],
         mid_attention=given["with_encoder_nonlocal_attn"],
         decoder_mid_attention=given["with_decoder_nonlocal_attn"],
         attention_projection=given["include_fc"],
         upsampling="transposed" if given["use_convtranspose"] else "nearest",
-        spatial_dims=given["spatial_dims"],
-        norm_eps=given["norm_eps"],
         checkpointing=given["use_checkpoint"],
+        **{name: given[name] for name in (*SHARED, "attention_levels", "norm_eps")},
     )
 
 
@@ -52,20 +51,17 @@ def vqvae_config_from_monai(arguments: Mapping[str, Any]) -> VQVAEConfig:
         trunk="strided",
         down_channels=given["channels"],
         latent_channels=given["embedding_dim"],
-        in_channels=given["in_channels"],
-        out_channels=given["out_channels"],
         n_res_blocks=given["num_res_layers"],
         res_channels=given["num_res_channels"],
         down_parameters=given["downsample_parameters"],
         up_parameters=given["upsample_parameters"],
         activation=_name_activation("act", given["act"]),
         output_activation=_name_activation("output_act", given["output_act"]),
-        spatial_dims=given["spatial_dims"],
         n_codes=given["num_embeddings"],
         commitment_weight=given["commitment_cost"],
-        decay=given["decay"],
         codebook_init="normal",
         checkpointing=given["use_checkpointing"],
+        **{name: given[name] for name in (*SHARED, "decay")},
     )
 
 
@@ -74,21 +70,17 @@ def unet_config_from_monai(arguments: Mapping[str, Any]) -> LatentUNetConfig:
     given = complete_arguments(DiffusionModelUNet, arguments)
     _warn_of_dropout("dropout_cattn", given["dropout_cattn"])
     return LatentUNetConfig(
-        in_channels=given["in_channels"],
-        out_channels=given["out_channels"],
         down_channels=given["channels"],
         n_head_channels=given["num_head_channels"],
         cross_attention=given["with_conditioning"],
         context_dim=given["cross_attention_dim"],
-        attention_levels=given["attention_levels"],
         n_res_blocks=given["num_res_blocks"],
         n_groups=given["norm_num_groups"],
         n_class_embeds=given["num_class_embeds"],
         n_transformer_layers=given["transformer_num_layers"],
         residual_resampling=given["resblock_updown"],
         attention_projection=given["include_fc"],
-        spatial_dims=given["spatial_dims"],
-        norm_eps=given["norm_eps"],
+        **{name: given[name] for name in (*SHARED, "attention_levels", "norm_eps")},
     )
 
 
@@ -98,16 +90,11 @@ def read_autoencoder_arguments(module: AutoencoderKL) -> dict[str, Any]:
     decoder: Any = module.decoder
     names = list(module.state_dict())
     in_levels = sum(n for n, has in zip(encoder.num_res_blocks, encoder.attention_levels, strict=True) if has)
+    of_encoder = ("channels", "num_res_blocks", "attention_levels", "norm_num_groups", "norm_eps")
     return {
-        "spatial_dims": encoder.spatial_dims,
-        "in_channels": encoder.in_channels,
+        **{name: getattr(encoder, name) for name in ("spatial_dims", "in_channels", *of_encoder)},
         "out_channels": decoder.out_channels,
-        "num_res_blocks": encoder.num_res_blocks,
-        "channels": encoder.channels,
-        "attention_levels": encoder.attention_levels,
         "latent_channels": module.latent_channels,
-        "norm_num_groups": encoder.norm_num_groups,
-        "norm_eps": encoder.norm_eps,
         "with_encoder_nonlocal_attn": _count_attentions(names, "encoder.") > in_levels,
         "with_decoder_nonlocal_attn": _count_attentions(names, "decoder.") > in_levels,
         "use_checkpoint": module.use_checkpoint,
@@ -119,23 +106,16 @@ def read_autoencoder_arguments(module: AutoencoderKL) -> dict[str, Any]:
 def read_vqvae_arguments(module: MonaiVQVAE) -> dict[str, Any]:
     """Read from a module the arguments of MONAI's VQVAE that decide its outputs."""
     encoder, decoder, quantiser = module.encoder, module.decoder, module.quantizer.quantizer
+    of_module = ("channels", "num_res_layers", "num_res_channels", "num_embeddings", "embedding_dim")
     return {
-        "spatial_dims": module.spatial_dims,
-        "in_channels": module.in_channels,
-        "out_channels": module.out_channels,
-        "channels": module.channels,
-        "num_res_layers": module.num_res_layers,
-        "num_res_channels": module.num_res_channels,
+        **{name: getattr(module, name) for name in (*SHARED, *of_module, "use_checkpointing")},
         "downsample_parameters": encoder.downsample_parameters,
         "upsample_parameters": decoder.upsample_parameters,
-        "num_embeddings": module.num_embeddings,
-        "embedding_dim": module.embedding_dim,
         "commitment_cost": quantiser.commitment_cost,
         "decay": quantiser.decay,
         "act": encoder.act,
         "dropout": encoder.dropout,
         "output_act": decoder.output_act,
-        "use_checkpointing": module.use_checkpointing,
     }
 
 
@@ -145,21 +125,17 @@ def read_unet_arguments(module: DiffusionModelUNet) -> dict[str, Any]:
     blocks = "middle_block.attention.transformer_blocks."
     n_layers = len({name[len(blocks) :].split(".")[0] for name in weights if name.startswith(blocks)})
     context = weights.get(f"{blocks}0.attn2.to_k.weight")
+    of_module = ("num_res_blocks", "attention_levels", "num_head_channels", "num_class_embeds")
     return {
+        **{name: getattr(module, name) for name in ("in_channels", "out_channels", *of_module)},
         "spatial_dims": weights["conv_in.conv.weight"].ndim - 2,
-        "in_channels": module.in_channels,
-        "out_channels": module.out_channels,
-        "num_res_blocks": module.num_res_blocks,
         "channels": module.block_out_channels,
-        "attention_levels": module.attention_levels,
         "norm_num_groups": norm.num_groups,
         "norm_eps": norm.eps,
         "resblock_updown": any("downsampler.conv1" in name for name in weights),
-        "num_head_channels": module.num_head_channels,
         "with_conditioning": module.with_conditioning,
         "transformer_num_layers": max(1, n_layers),
         "cross_attention_dim": None if context is None else context.shape[1],
-        "num_class_embeds": module.num_class_embeds,
         "include_fc": _has_projection([name for name in weights if ".attn2." not in name]),
     }
 

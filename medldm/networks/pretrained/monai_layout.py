@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from medldm.networks.attention import SpatialSelfAttention, SpatialTransformer
+from medldm.networks.attention import ResidualLayer, SpatialSelfAttention, SpatialTransformer
 from medldm.networks.blocks import Downsample, ResidualBlock, TransposedUpsample, Upsample
-from medldm.networks.encoder_decoder import Decoder, Encoder
+from medldm.networks.encoder_decoder import Level
 from medldm.networks.strided_encoder_decoder import ResidualUnit
 from medldm.networks.unet import LatentUNet
 from medldm.networks.vae import VAE
@@ -25,17 +25,16 @@ Pairs: TypeAlias = Iterator[tuple[str, tuple[str, ...]]]
 
 def pair_vae(network: VAE) -> Pairs:
     """Pair the layers of a VAE with those of AutoencoderKL."""
-    yield from _pair_blocks(_order_encoder(network.encoder), "encoder")
+    yield from _pair_numbered(network.encoder, "encoder")
     yield "to_moments", ("quant_conv_mu.conv", "quant_conv_log_sigma.conv")
     yield "from_latents", ("post_quant_conv.conv",)
-    yield from _pair_blocks(_order_decoder(network.decoder), "decoder")
+    yield from _pair_numbered(network.decoder, "decoder")
 
 
 def pair_vqvae(network: VQVAE) -> Pairs:
     """Pair the layers of a strided VQVAE, its codebook apart, with those of MONAI's VQVAE."""
-    encoder, decoder = network.encoder, network.decoder
-    yield from _pair_blocks([*_order_units(encoder), ("conv_out", encoder.conv_out)], "encoder")
-    yield from _pair_blocks([("conv_in", decoder.conv_in), *_order_units(decoder)], "decoder")
+    yield from _pair_numbered(network.encoder, "encoder")
+    yield from _pair_numbered(network.decoder, "decoder")
 
 
 def pair_unet(network: LatentUNet) -> Pairs:
@@ -47,12 +46,9 @@ def pair_unet(network: LatentUNet) -> Pairs:
     for here, there, sampler in (("down", "down_blocks", "downsampler"), ("up", "up_blocks", "upsampler")):
         for i, level in enumerate(getattr(network, here)):
             for j, layer in enumerate(level.layers):
-                yield from _pair_block(
-                    layer.residual, f"{here}.{i}.layers.{j}.residual", f"{there}.{i}.resnets.{j}"
-                )
-                yield from _pair_block(
-                    layer.attention, f"{here}.{i}.layers.{j}.attention", f"{there}.{i}.attentions.{j}"
-                )
+                ours, theirs = f"{here}.{i}.layers.{j}", f"{there}.{i}"
+                yield from _pair_block(layer.residual, f"{ours}.residual", f"{theirs}.resnets.{j}")
+                yield from _pair_block(layer.attention, f"{ours}.attention", f"{theirs}.attentions.{j}")
             yield from _pair_block(level.resample, f"{here}.{i}.resample", f"{there}.{i}.{sampler}")
     middle: Any = network.middle
     first, last = middle
@@ -63,58 +59,19 @@ def pair_unet(network: LatentUNet) -> Pairs:
     yield "conv_out", ("out.2.conv",)
 
 
-def _pair_blocks(blocks: list[tuple[str, nn.Module]], part: str) -> Pairs:
-    """Pair blocks, in MONAI's order, with the numbered `blocks` of MONAI's encoder or decoder."""
-    for number, (name, block) in enumerate(blocks):
-        yield from _pair_block(block, f"{part}.{name}", f"{part}.blocks.{number}")
+def _pair_numbered(network: nn.Module, part: str) -> Pairs:
+    """Pair an encoder's or a decoder's blocks, in the order of its modules, with MONAI's numbered ones."""
+    for number, (name, block) in enumerate(_walk(network, part)):
+        yield from _pair_block(block, name, f"{part}.blocks.{number}")
 
 
-def _order_encoder(encoder: Encoder) -> list[tuple[str, nn.Module]]:
-    blocks = [
-        ("conv_in", encoder.conv_in),
-        *_order_levels(encoder.levels),
-        *_order_layers("middle", encoder.middle),
-    ]
-    return [*blocks, ("norm_out", encoder.norm_out), ("conv_out", encoder.conv_out)]
-
-
-def _order_decoder(decoder: Decoder) -> list[tuple[str, nn.Module]]:
-    blocks = [
-        ("conv_in", decoder.conv_in),
-        *_order_layers("middle", decoder.middle),
-        *_order_levels(decoder.levels),
-    ]
-    return [*blocks, ("norm_out", decoder.norm_out), ("conv_out", decoder.conv_out)]
-
-
-def _order_levels(levels: Any) -> list[tuple[str, nn.Module]]:
-    blocks: list[tuple[str, nn.Module]] = []
-    for i, level in enumerate(levels):
-        blocks += _order_layers(f"levels.{i}", level)
-        if level.resample is not None:
-            blocks.append((f"levels.{i}.resample", level.resample))
-    return blocks
-
-
-def _order_layers(name: str, level: Any) -> list[tuple[str, nn.Module]]:
-    """The residual blocks and attentions of a level one after the other; none of an absent middle block."""
-    blocks: list[tuple[str, nn.Module]] = []
-    layers: Any = getattr(level, "layers", ())
-    for j, layer in enumerate(layers):
-        blocks.append((f"{name}.layers.{j}.residual", layer.residual))
-        if layer.attention is not None:
-            blocks.append((f"{name}.layers.{j}.attention", layer.attention))
-    return blocks
-
-
-def _order_units(network: Any) -> list[tuple[str, nn.Module]]:
-    """Convolutions and residual units of a strided encoder or decoder; its activations have no weights."""
-    return [
-        (f"levels.{i}.{j}", block)
-        for i, level in enumerate(network.levels)
-        for j, block in enumerate(level)
-        if any(True for _ in block.parameters())
-    ]
+def _walk(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the blocks that have weights, by name, in the order in which the module was given them."""
+    for own, child in module.named_children():
+        if isinstance(child, nn.ModuleList | nn.Sequential | Level | ResidualLayer):
+            yield from _walk(child, f"{name}.{own}")
+        elif any(True for _ in child.parameters()):
+            yield f"{name}.{own}", child
 
 
 def _pair_block(block: nn.Module | None, here: str, there: str) -> Pairs:
