@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -28,8 +28,7 @@ from torch import Tensor
 from medldm.errors import ConfigError
 
 Number = TypeVar("Number", float, Tensor)
-PredictionType = Literal["epsilon", "sample", "v_prediction", "velocity"]
-PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "velocity")
 
 
 def add_noise(x_0: Tensor, noise: Tensor, alpha: Number, sigma: Number) -> Tensor:

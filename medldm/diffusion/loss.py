@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,8 +11,7 @@ from medldm.diffusion.kernel import add_noise, prediction_factors, training_targ
 from medldm.diffusion.paths import NoisePath
 from medldm.errors import ConfigError
 
-LossWeighting = Literal["plain", "min_snr", "p2"]
-LOSS_WEIGHTINGS: tuple[str, ...] = get_args(LossWeighting)
+LOSS_WEIGHTINGS = ("plain", "min_snr", "p2")
 
 
 def denoising_losses(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions, EncodedConditions
 from medldm.errors import ConfigError
-from medldm.latent_diffusion.config import LATENT_SCALING_FACTOR, LatentDiffusionConfig
+from medldm.latent_diffusion.config import LATENT_SCALING_FACTOR
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
 from medldm.networks.streaming.memory_limit import decode_within, encode_moments_within
@@ -246,15 +246,3 @@ def fit_unet_config(
 
 def _per_channel(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like).view(1, -1, *[1] * (like.ndim - 2))
-
-
-__all__ = [
-    "AUTOENCODER_CONFIGS",
-    "ConditionalDenoiser",
-    "LatentDiffusionConfig",
-    "LatentDiffusionModel",
-    "build_autoencoder",
-    "fit_unet_config",
-    "make_autoencoder",
-    "name_autoencoder_type",
-]

@@ -21,8 +21,6 @@ from medldm.networks.time_embedding import TimeEmbedding
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
 from medldm.networks.unet_levels import LevelMaker
 
-__all__ = ["LatentUNet", "LatentUNetConfig", "UNet", "UNetConfig"]
-
 
 class LatentUNet(nn.Module):
     """Predict noise (or x_0, or v) from noisy latents, the time and conditions.

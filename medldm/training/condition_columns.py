@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from medldm.conditioning import CONDITION_TYPES, ConditioningConfig
-from medldm.conditioning.config import read_names
+from medldm.conditioning import ConditioningConfig
+from medldm.conditioning.config import CONDITION_TYPES, read_names
 from medldm.data.cohort import Cohort
 from medldm.data.measured_scalars import outer_range
 from medldm.errors import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medldm.conditioning import ImageConditioner
+from medldm.conditioning.spatial_conditioners import ImageConditioner
 
 
 @pytest.mark.parametrize("downsampling", [1, 2, 4, 8])

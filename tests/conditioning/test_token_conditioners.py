@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medldm.conditioning import ClassConditioner, ScalarConditioner, TextConditioner
+from medldm.conditioning.token_conditioners import ClassConditioner, ScalarConditioner, TextConditioner
 
 
 def test_a_class_looks_up_its_own_token() -> None:

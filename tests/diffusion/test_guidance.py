@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from medldm.diffusion import DDPMPath, FlowPath, combine, guided_denoiser
+from medldm.diffusion import DDPMPath, FlowPath, guided_denoiser
 from medldm.diffusion.guidance import (
     NULL,
     Group,
     Passes,
     Predict,
+    combine,
     drop_masks,
     needed_passes,
     read_weights,

@@ -8,15 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medldm.diffusion import (
-    SOLVERS,
-    NoisePath,
-    SolverProgress,
-    make_path,
-    make_solver,
-    make_steps,
-    run_solver,
-)
+from medldm.diffusion import SOLVERS, NoisePath, make_path, make_solver, make_steps, run_solver
 from medldm.diffusion.inpainting import (
     InpaintingMask,
     PartialStart,
@@ -25,6 +17,7 @@ from medldm.diffusion.inpainting import (
     renoise,
     sample_from,
 )
+from medldm.diffusion.solvers import SolverProgress
 
 PATHS = [{"kind": "ddpm"}, {"kind": "ddpm", "zero_terminal_snr": True}, {"kind": "flow"}]
 SHAPE = (2, 3, 4, 5, 2)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from medldm.diffusion import PREDICTION_TYPES, Step, add_noise, estimates, training_target
-from medldm.diffusion.kernel import find_noise
+from medldm.diffusion import PREDICTION_TYPES
+from medldm.diffusion.kernel import Step, add_noise, estimates, find_noise, training_target
 
 LEVELS = [
     (0.9999, math.sqrt(1 - 0.9999**2)),

@@ -8,14 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medldm.diffusion import (
-    PREDICTION_TYPES,
-    DDPMPath,
-    add_noise,
-    denoising_losses,
-    loss_weight,
-    training_target,
-)
+from medldm.diffusion import PREDICTION_TYPES, DDPMPath, denoising_losses
+from medldm.diffusion.kernel import add_noise, training_target
+from medldm.diffusion.loss import loss_weight
 
 LEVELS = [
     (0.9999, math.sqrt(1 - 0.9999**2)),

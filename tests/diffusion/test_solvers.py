@@ -12,24 +12,21 @@ import torch
 from torch import Tensor
 
 from medldm.diffusion import (
-    GRIDS,
     PREDICTION_TYPES,
     PRESETS,
     SOLVERS,
     DDPMPath,
     FlowPath,
     NoisePath,
-    SolverProgress,
-    Step,
-    estimates,
     guided_denoiser,
-    invert_ddim,
     make_solver,
     make_steps,
     run_solver,
-    training_target,
 )
 from medldm.diffusion.guidance import drop_masks
+from medldm.diffusion.kernel import Step, estimates, training_target
+from medldm.diffusion.solvers import SolverProgress, invert_ddim
+from medldm.diffusion.time_grids import GRIDS
 
 VP = DDPMPath()
 ZERO_SNR = DDPMPath(zero_terminal_snr=True)

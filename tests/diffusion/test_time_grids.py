@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from medldm.diffusion import GRIDS, DDPMPath, FlowPath, NoisePath, make_steps
+from medldm.diffusion import DDPMPath, FlowPath, NoisePath, make_steps
+from medldm.diffusion.time_grids import GRIDS
 
 PATHS: list[NoisePath] = [
     DDPMPath(),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medldm import VAE, VQVAE, VAEConfig, VQVAEConfig
-from medldm.networks import Autoencoder
+from medldm.networks.autoencoder import Autoencoder
 
 SMALL = {"down_channels": [4, 8], "n_groups": 2, "n_res_blocks": 1}
 NETWORKS = pytest.mark.parametrize(("network", "config"), [(VAE, VAEConfig), (VQVAE, VQVAEConfig)])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medldm.networks import LatentUNet, LatentUNetConfig, UNet, UNetConfig
+from medldm.networks import LatentUNet, LatentUNetConfig, UNet
 from medldm.networks.attention import StaticContext
+from medldm.networks.unet_config import UNetConfig
 
 Randomise = Callable[[nn.Module], nn.Module]
 SMALL = LatentUNetConfig(

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from medldm.networks import LatentUNetConfig, UNetConfig
+from medldm.networks import LatentUNetConfig
+from medldm.networks.unet_config import UNetConfig
 
 
 def test_defaults_are_those_of_the_design() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medldm import LatentDiffusionConfig
-from medldm.diffusion import training_target
+from medldm.diffusion.kernel import training_target
 from medldm.evaluation.cases.model_cases import EvaluatedModel, ModelCases
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.membership import MembershipResult
