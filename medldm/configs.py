@@ -44,9 +44,13 @@ class _Checked(type):
         fields = _settable_fields(cls)
         for name in given:
             if name not in fields and name not in cls.follows:  # type: ignore[attr-defined]
-                message = unknown_name_message(name, fields, kind=f"{cls.__name__} key")
+                message = unknown_name_message(name, list(fields), kind=f"{cls.__name__} key")
                 raise ConfigError(message)
-        missing = [name for name in _required_fields(cls) if name not in given]
+        missing = [
+            name
+            for name, field in fields.items()
+            if field.default is field.default_factory is dataclasses.MISSING and name not in given
+        ]
         if missing and not args:
             raise ConfigTypeError(f"{cls.__name__} lacks {', '.join(missing)}: give it")
         config = super().__call__(*args, **{name: given[name] for name in given if name in fields})
@@ -111,8 +115,11 @@ class Config(metaclass=_Checked):
 
     def copy(self: ConfigType, **changes: Any) -> ConfigType:
         """Return a configuration of its own, nested ones too, with some fields changed."""
-        given = vars(self)["_given"]
-        return type(self)(**{**{name: _copied(value) for name, value in given.items()}, **changes})
+        given = {
+            name: value.copy() if isinstance(value, Config) else value
+            for name, value in vars(self)["_given"].items()
+        }
+        return type(self)(**{**given, **changes})
 
     def check_complete(self) -> None:
         """Raise unless every field that another one needs is given; a subclass says which.
@@ -199,17 +206,8 @@ def field_types(cls: type[Config]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _settable_fields(cls: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(cls) if field.init]
-
-
-def _required_fields(cls: type) -> list[str]:
-    missing = dataclasses.MISSING
-    return [
-        field.name
-        for field in dataclasses.fields(cls)
-        if field.init and field.default is missing and field.default_factory is missing
-    ]
+def _settable_fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
 
 def _drop_what_follows(config: Config, name: str) -> None:
@@ -242,7 +240,7 @@ def _read(value: Any, hint: Any, *, name: str, owner: str) -> Any:
         return _read_nested(value, hint, name)
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
-    if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+    if typing.get_origin(hint) is typing.Literal and not _fits(value, hint):
         raise ConfigError(f"{owner}: {name} is {value!r}: choose from {list(typing.get_args(hint))}")
     if not _fits(value, hint):
         raise ConfigTypeError(f"{owner}: {name} is {value!r}: {_describe(hint)} is needed")
@@ -266,7 +264,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, part) for part in parts)
     if origin is typing.Literal:
-        return value in parts
+        return any(value == part and isinstance(value, type(part)) for part in parts)
     if origin is tuple:
         kinds = parts[:1] * len(value) if parts[-1] is Ellipsis and isinstance(value, tuple) else parts
         return isinstance(value, tuple) and all(map(_fits, value, kinds))
@@ -307,10 +305,6 @@ def _own(value: Any) -> Any:
     if isinstance(value, numbers.Integral) and not isinstance(value, int):
         return int(value)  # a number of NumPy
     return value
-
-
-def _copied(value: Any) -> Any:
-    return value.copy() if isinstance(value, Config) else value
 
 
 def _to_plain(value: Any) -> Any:

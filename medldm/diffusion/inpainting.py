@@ -22,19 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medldm.diffusion import solvers
 from medldm.diffusion.kernel import find_noise
 from medldm.diffusion.paths import NoisePath
-from medldm.diffusion.solvers import (
-    Callback,
-    Denoise,
-    Noise,
-    Solver,
-    SolverState,
-    Steps,
-    check_steps,
-    invert_ddim,
-    run_solver,
-)
 from medldm.errors import ConfigError
 
 
@@ -81,7 +71,7 @@ class InpaintingMask:
         self._check(x)
         return torch.where(self.is_kept, path.add_noise(self.original, x, t), x)
 
-    def keep_in(self, denoise: Denoise, path: NoisePath) -> Denoise:
+    def keep_in(self, denoise: solvers.Denoise, path: NoisePath) -> solvers.Denoise:
         """Wrap a solver's `denoise`: x_0 and eps of the kept part are those of the original."""
 
         def denoise_rest(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
@@ -93,10 +83,10 @@ class InpaintingMask:
 
         return denoise_rest
 
-    def resample(self, solver: Solver, *, noise: Noise) -> Solver:
+    def resample(self, solver: solvers.Solver, *, noise: solvers.Noise) -> solvers.Solver:
         """Wrap a solver: each stretch of `jump` steps is made `resamplings` times."""
 
-        def solve(denoise: Denoise, x: Tensor, steps: Steps) -> Iterator[SolverState]:
+        def solve(denoise: solvers.Denoise, x: Tensor, steps: solvers.Steps) -> Iterator[solvers.SolverState]:
             for first in range(0, len(steps), self.jump):
                 stretch = steps[first : first + self.jump]
                 for repeat in range(self.resamplings):
@@ -142,7 +132,7 @@ class PartialStart:
                 f"the noise has the shape {tuple(self.noise.shape)}, the latents {tuple(self.latents.shape)}"
             )
 
-    def begin(self, drawn: Tensor, path: NoisePath, steps: Steps) -> tuple[Tensor, Steps]:
+    def begin(self, drawn: Tensor, path: NoisePath, steps: solvers.Steps) -> tuple[Tensor, solvers.Steps]:
         """Return the state at the first step, and the steps to make, from those of a whole run."""
         if drawn.shape != self.latents.shape:
             raise ValueError(
@@ -153,7 +143,7 @@ class PartialStart:
         return path.add_noise(self.latents, noise, steps[0].t), steps
 
 
-def last_steps(path: NoisePath, steps: Steps, *, strength: float) -> Steps:
+def last_steps(path: NoisePath, steps: solvers.Steps, *, strength: float) -> solvers.Steps:
     """Return the steps from times up to `strength` times the final time; the last step at least."""
     _check_strength(strength)
     latest = strength * path.final_time * (1 + 1e-9)
@@ -172,26 +162,26 @@ class Inversion(NamedTuple):
     x_0_at: dict[float, Tensor]
 
 
-def invert_noise(denoise: Denoise, x_0: Tensor, steps: Steps) -> Inversion:
+def invert_noise(denoise: solvers.Denoise, x_0: Tensor, steps: solvers.Steps) -> Inversion:
     """Find the noise that, put on x_0 at the time of the first step, DDIM turns into x_0 again.
 
     The error is of first order in the steps; see `solvers.invert_ddim`.
     """
-    check_steps(steps)
+    solvers.check_steps(steps)
     x_0_at: dict[float, Tensor] = {}
-    for state in invert_ddim(denoise, x_0, steps):
+    for state in solvers.invert_ddim(denoise, x_0, steps):
         x_0_at[state.step.t] = state.x_0
     return Inversion(find_noise(state.x, x_0, state.step.alpha_t, state.step.sigma_t), x_0_at)
 
 
 def sample_from(
-    solver: Solver,
-    denoise: Denoise,
+    solver: solvers.Solver,
+    denoise: solvers.Denoise,
     path: NoisePath,
-    steps: Steps,
+    steps: solvers.Steps,
     *,
-    noise: Noise,
-    callback: Callback | None = None,
+    noise: solvers.Noise,
+    callback: solvers.Callback | None = None,
     inpainting: InpaintingMask | None = None,
     start: PartialStart | None = None,
 ) -> Tensor:
@@ -217,10 +207,10 @@ def sample_from(
     if start is not None:
         x, steps = start.begin(x, path, steps)
     if inpainting is None:
-        return run_solver(solver, denoise, x, steps, callback=callback)
+        return solvers.run_solver(solver, denoise, x, steps, callback=callback)
     if start is None:
         x = inpainting.put_noised(x, path, steps[0].t)
-    return run_solver(
+    return solvers.run_solver(
         inpainting.resample(solver, noise=noise),
         inpainting.keep_in(denoise, path),
         x,
@@ -230,7 +220,7 @@ def sample_from(
     )
 
 
-def renoise(x: Tensor, eps: Tensor, steps: Steps) -> Tensor:
+def renoise(x: Tensor, eps: Tensor, steps: solvers.Steps) -> Tensor:
     """Return x_t at the first step's t from x_s at the last one's s, by fresh noise: from q(x_t | x_s).
 
         x_t = c x_s + sqrt(sigma_t^2 - c^2 sigma_s^2) eps,    c = alpha_t / alpha_s

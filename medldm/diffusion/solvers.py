@@ -250,15 +250,8 @@ def check_steps(steps: Steps) -> None:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingPreset:
-    """A solver with its grid and number of steps.
-
-    Args:
-        solver: name in `SOLVERS`.
-        num_steps: number of steps.
-        grid: name of a time grid.
-    """
+class SamplingPreset(NamedTuple):
+    """A solver, by its name in `SOLVERS`, with its number of steps and the name of its time grid."""
 
     solver: str
     num_steps: int

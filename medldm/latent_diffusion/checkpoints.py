@@ -27,6 +27,8 @@ from medldm.version import __version__
 
 CARD_KEY = "medldm"
 CARD_FORMAT = 1
+NO_MODEL = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
+"""What is raised where a description is not one of a model, or a file holds something strange."""
 
 ModuleType = TypeVar("ModuleType", bound=torch.nn.Module)
 
@@ -134,15 +136,7 @@ def load_plain_weights(path: str | Path) -> dict[str, Tensor]:
         raise CheckpointError(f"no weights at {path}: save them first, or correct the path")
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except (*NO_MODEL, UnpicklingError, EOFError) as error:
         raise CheckpointError(
             f"{path} does not hold plain tensors: save it as torch.save(module.state_dict(), path)"
         ) from error
@@ -173,7 +167,7 @@ def build_with_weights(
     try:
         with torch.device("meta"):
             outline = make().state_dict()
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except NO_MODEL as error:
         raise CheckpointError(f"the card of {source} does not describe a model ({error!r})") from error
     require_fit(outline, weights, source=source)
     module = make()

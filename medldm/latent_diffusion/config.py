@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from medldm.configs import Config
-from medldm.diffusion import LOSS_WEIGHTINGS, PREDICTION_TYPES, NoisePath, make_path
+from medldm.diffusion import NoisePath, make_path
 from medldm.errors import ConfigError
 
 FLOW = "flow"
@@ -75,7 +75,7 @@ class LatentDiffusionConfig(Config):
         True
     """
 
-    autoencoder_type: str = "vae"
+    autoencoder_type: Literal["vae", "vqvae"] = "vae"
     autoencoder_path: str | None = None
     latent_scaling_factor: float = LATENT_SCALING_FACTOR
     noise_schedule: str = "linear"
@@ -87,8 +87,8 @@ class LatentDiffusionConfig(Config):
     logit_mean: float = 0.0
     logit_std: float = 1.0
     time_shift: float = 1.0
-    prediction_type: str = "epsilon"
-    loss_weighting: str = "plain"
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "velocity"] = "epsilon"
+    loss_weighting: Literal["plain", "min_snr", "p2"] = "plain"
     learning_rate: float = 1e-4
     n_epochs: int = 100
     weight_decay: float = 0.01
@@ -96,19 +96,11 @@ class LatentDiffusionConfig(Config):
     accumulation_steps: int = 1
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
-    precision: str = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in (
-            ("autoencoder_type", ("vae", "vqvae")),
-            ("prediction_type", PREDICTION_TYPES),
-            ("loss_weighting", LOSS_WEIGHTINGS),
-            ("precision", ("auto", "float32", "bfloat16", "float16")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}: choose from {list(allowed)}")
         for name in ("n_timesteps", "n_epochs", "accumulation_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: at least 1 is needed")

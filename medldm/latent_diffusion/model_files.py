@@ -178,24 +178,16 @@ def load_latent_diffusion(
             {"autoencoder_type": card["autoencoder"]["type"], **read_diffusion(card["diffusion"])}
         )
     model = build_with_weights(lambda: LatentDiffusionModel(**parts), checkpoint.weights, source=str(path))
-    if autoencoder_path is not None:
-        require_same_autoencoder(checkpoint, autoencoder_path)
-    return model.eval(), config, checkpoint
-
-
-def require_same_autoencoder(checkpoint: Checkpoint, autoencoder_path: str | Path) -> None:
-    """Refuse an autoencoder that is not the one a latent model was trained on.
-
-    Raises:
-        CheckpointError: if the hashes differ.
-    """
-    expected = checkpoint.card["autoencoder"]["weights_sha256"]
+    if autoencoder_path is None:
+        return model.eval(), config, checkpoint
+    expected = card["autoencoder"]["weights_sha256"]
     found = load_checkpoint(autoencoder_path, kind="autoencoder").card["weights_sha256"]
     if found != expected:
         raise CheckpointError(
-            f"{checkpoint.path} was trained on the autoencoder {expected[:12]}, but {autoencoder_path} is "
+            f"{path} was trained on the autoencoder {expected[:12]}, but {autoencoder_path} is "
             f"{found[:12]}: give the first stage it was trained on, or train the second stage again"
         )
+    return model.eval(), config, checkpoint
 
 
 @contextmanager

@@ -3,10 +3,9 @@
 from medldm.networks.attention import StaticContext
 from medldm.networks.autoencoder import AutoencoderOutput
 from medldm.networks.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
-from medldm.networks.posterior import DiagonalGaussian
 from medldm.networks.unet import LatentUNet, UNet
 from medldm.networks.unet_config import LatentUNetConfig
-from medldm.networks.vae import VAE, VAEConfig
+from medldm.networks.vae import VAE, DiagonalGaussian, VAEConfig
 from medldm.networks.vqvae import VQVAE
 from medldm.networks.vqvae_config import VQVAEConfig
 

@@ -1,17 +1,60 @@
-"""What the autoencoders of the first stage share."""
+"""What the autoencoders of the first stage and their configurations share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from medldm.networks.autoencoder_config import AutoencoderConfig
+from medldm.networks import config_checks as checks
 from medldm.networks.blocks import crop_to, pad_to_multiple
-from medldm.networks.config_checks import check_shape
 from medldm.runtime.batch_shard import BatchShard, whole_batch
+
+
+@dataclass(kw_only=True)
+class AutoencoderConfig(checks.LevelsConfig):
+    """Describe an encoder and a decoder of residual blocks; the levels are the encoder's.
+
+    Args:
+        up_channels: channels of the decoder's levels, coarsest first; None for the encoder's reversed.
+        latent_channels: channels of the latent grid.
+        in_channels: of the volume.
+        out_channels: of the reconstruction.
+        attention_levels: the encoder's levels with self-attention; None for none.
+        mid_attention: whether a middle block (residual, self-attention, residual) stands at the coarsest
+            level.
+        decoder_mid_attention: the same in the decoder; None for as in the encoder.
+        upsampling: "nearest" (and a convolution) or "transposed" (convolution, kernel 2, stride 2).
+    """
+
+    follows: ClassVar[tuple[str, ...]] = ("up_channels",)
+
+    down_channels: tuple[int, ...] = (64, 128, 256, 512)
+    up_channels: tuple[int, ...] | None = None
+    latent_channels: int = 4
+    in_channels: int = 1
+    out_channels: int = 1
+    decoder_mid_attention: bool | None = None
+    upsampling: Literal["nearest", "transposed"] = "nearest"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = type(self).__name__
+        channels: Any = self.down_channels[::-1] if self.up_channels is None else self.up_channels
+        checks.check_channels(owner, "up_channels", channels, self._divisor_of_channels)
+        self.up_channels = checks.per_level(owner, "up_channels", channels, len(self.down_channels))
+        if self.decoder_mid_attention is None:
+            self.decoder_mid_attention = self.mid_attention
+        for name in ("latent_channels", "in_channels", "out_channels"):
+            checks.check_positive(owner, **{name: getattr(self, name)})
+
+    @property
+    def is_strided(self) -> bool:
+        """Whether encoder and decoder are strided convolutions, in place of residual blocks."""
+        return False
 
 
 class AutoencoderOutput(NamedTuple):
@@ -76,7 +119,7 @@ class Autoencoder(nn.Module, ABC):
 
     def features(self, volume: Tensor) -> Tensor:
         """Run the encoder on volumes (B, in_channels, X, Y, Z) of any size."""
-        self._check("volume", volume, channels=self.config.in_channels)
+        self.check_volume(volume)
         return self.encoder(pad_to_multiple(volume, self.downsampling))
 
     def encode_moments(self, volume: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +128,7 @@ class Autoencoder(nn.Module, ABC):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (B, latent_channels, x, y, z) to volumes (B, out_channels, x f, y f, z f)."""
-        self._check("latents", latents, channels=self.config.latent_channels)
+        self.check_latents(latents)
         return self.decoder(self.decoder_input(latents))
 
     def reconstruct(self, volume: Tensor) -> Tensor:
@@ -109,6 +152,12 @@ class Autoencoder(nn.Module, ABC):
         )
         return AutoencoderOutput(crop_to(self.decoder(h), size), regularisation, metrics)
 
-    def _check(self, what: str, x: Tensor, *, channels: int) -> None:
-        owner = f"{type(self).__name__}: {what} {'has' if what == 'volume' else 'have'}"
-        check_shape(owner, x, channels=channels, spatial_dims=self.config.spatial_dims)
+    def check_volume(self, x: Tensor) -> None:
+        """Raise ValueError unless `x` is (B, in_channels, X, Y, Z)."""
+        what, config = f"{type(self).__name__}: volume has", self.config
+        checks.check_shape(what, x, channels=config.in_channels, spatial_dims=config.spatial_dims)
+
+    def check_latents(self, x: Tensor) -> None:
+        """Raise ValueError unless `x` is (B, latent_channels, x, y, z)."""
+        what, config = f"{type(self).__name__}: latents have", self.config
+        checks.check_shape(what, x, channels=config.latent_channels, spatial_dims=config.spatial_dims)

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from medldm.networks.kernels import dispatch
 from medldm.networks.kernels.convolution import double_and_convolve
 from medldm.networks.kernels.dispatch import fusable
-from medldm.networks.kernels.fused_residual import compute_residual, may_run_residual
+from medldm.networks.kernels.residual import compute_residual, may_run_residual
 from medldm.networks.layers import TRANSPOSED_CONVOLUTIONS, Norm, conv, zero_init
 
 Direction: TypeAlias = Literal["up", "down"]
@@ -128,12 +128,7 @@ class Downsample(nn.Module):
 
 @fusable
 class Upsample(nn.Module):
-    """Double the size: nearest neighbours and a convolution, (B, C, X, Y, Z) -> (B, C, 2X, 2Y, 2Z).
-
-    Args:
-        channels: of input and output.
-        spatial_dims: 2 or 3.
-    """
+    """Double the size: nearest neighbours and a convolution, (B, C, X, Y, Z) -> (B, C, 2X, 2Y, 2Z)."""
 
     def __init__(self, channels: int, *, spatial_dims: int) -> None:
         super().__init__()
@@ -148,12 +143,7 @@ class Upsample(nn.Module):
 
 @fusable
 class TransposedUpsample(nn.Module):
-    """Double the size by a transposed convolution of kernel 2 and stride 2.
-
-    Args:
-        channels: of input and output.
-        spatial_dims: 2 or 3.
-    """
+    """Double the size by a transposed convolution of kernel 2 and stride 2."""
 
     def __init__(self, channels: int, *, spatial_dims: int) -> None:
         super().__init__()

@@ -1,13 +1,84 @@
-"""Checks that the configurations of all networks share; each raises a ValueError that says what to do."""
+"""What the configurations of all networks share; each check raises a ValueError that says what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from torch import Tensor
 
+from medldm.configs import Config
 from medldm.errors import ConfigError
+
+
+@dataclass(kw_only=True)
+class LevelsConfig(Config):
+    """Describe levels of residual blocks; the base of the autoencoders' and the denoiser's configurations.
+
+    Args:
+        down_channels: channels of the levels, finest first; each but the last halves the size.
+        n_res_blocks: residual blocks of a level on the way down; one number, or one for each level.
+        attention_levels: the levels with attention; None for those that the subclass says.
+        mid_attention: whether there is attention in the middle, at the coarsest level.
+        attention_projection: whether self-attention ends with a linear layer.
+        n_groups: groups of all normalisations; divides all channels.
+        norm_eps: added to the variance in the normalisations.
+        spatial_dims: 2 or 3.
+        checkpointing: recompute activations in the backward pass; less memory, the same result.
+
+    Raises:
+        ValueError: if a value is outside its range or levels do not agree.
+    """
+
+    down_channels: tuple[int, ...]
+    n_res_blocks: int | tuple[int, ...] = 2
+    attention_levels: tuple[bool, ...] | None = None
+    mid_attention: bool = True
+    attention_projection: bool = True
+    n_groups: int = 32
+    norm_eps: float = 1e-6
+    spatial_dims: Literal[2, 3] = 3
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        owner = type(self).__name__
+        check_positive(owner, n_groups=self.n_groups)
+        check_channels(owner, "down_channels", self.down_channels, self._divisor_of_channels)
+        n_levels = len(self.down_channels)
+        if self.attention_levels is None:
+            self.attention_levels = tuple(map(self._has_attention_by_default, range(n_levels)))
+        self.attention_levels = per_level(owner, "attention_levels", self.attention_levels, n_levels)
+        self.n_res_blocks = positive_per_level(owner, "n_res_blocks", self.n_res_blocks, n_levels)
+        if not self.norm_eps > 0:
+            raise ConfigError(
+                f"{owner}: norm_eps is {self.norm_eps}: a positive number is needed, such as 1e-6"
+            )
+
+    @property
+    def _divisor_of_channels(self) -> int:
+        return self.n_groups
+
+    def _has_attention_by_default(self, level: int) -> bool:
+        return False
+
+    @property
+    def block_options(self) -> dict[str, Any]:
+        """What all residual blocks are made with."""
+        return {"n_groups": self.n_groups, "norm_eps": self.norm_eps, "spatial_dims": self.spatial_dims}
+
+    @property
+    def downsampling(self) -> int:
+        """How many voxels of an axis become one of the coarsest level."""
+        return 2 ** (len(self.down_channels) - 1)
+
+    def has_attention(self, level: int) -> bool:
+        """Whether a level has attention; level 0 is the finest."""
+        return bool((self.attention_levels or ())[level])
+
+    def blocks_of_level(self, level: int) -> int:
+        """Residual blocks of a level on the way down; level 0 is the finest."""
+        return per_level("", "n_res_blocks", self.n_res_blocks, len(self.down_channels))[level]
 
 
 def check_positive(owner: str, **values: int) -> None:
@@ -15,12 +86,6 @@ def check_positive(owner: str, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{owner}: {name} is {value!r}: a whole number of at least 1 is needed")
-
-
-def check_choice(owner: str, name: str, value: object, allowed: Sequence[object]) -> None:
-    """Raise unless `value` is one of `allowed`."""
-    if value not in allowed:
-        raise ConfigError(f"{owner}: {name} is {value!r}: choose from {list(allowed)}")
 
 
 def check_channels(owner: str, name: str, channels: Any, n_groups: int) -> None:
@@ -36,12 +101,6 @@ def check_channels(owner: str, name: str, channels: Any, n_groups: int) -> None:
         )
 
 
-def check_norm_eps(owner: str, norm_eps: float) -> None:
-    """Raise unless the number added to a variance is positive."""
-    if not norm_eps > 0:
-        raise ConfigError(f"{owner}: norm_eps is {norm_eps}: a positive number is needed, such as 1e-6")
-
-
 def per_level(owner: str, name: str, value: Any, n_levels: int) -> tuple[Any, ...]:
     """Repeat a single value for each level, or check that a sequence has one value for each.
 
@@ -53,6 +112,17 @@ def per_level(owner: str, name: str, value: Any, n_levels: int) -> tuple[Any, ..
         raise ConfigError(
             f"{owner}: {name} has {len(values)} values for {n_levels} levels: give one for each"
         )
+    return values
+
+
+def positive_per_level(owner: str, name: str, value: Any, n_levels: int) -> tuple[int, ...]:
+    """Return whole numbers of at least 1 as `per_level` does.
+
+    Raises:
+        ValueError: if there are not as many as levels, or one is not positive.
+    """
+    values = per_level(owner, name, value, n_levels)
+    check_positive(owner, **{f"{name}[{i}]": each for i, each in enumerate(values)})
     return values
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 
 from medldm.networks.attention import ResidualLayer, SpatialSelfAttention
-from medldm.networks.autoencoder_config import AutoencoderConfig
+from medldm.networks.autoencoder import AutoencoderConfig
 from medldm.networks.blocks import (
     Downsample,
     ResidualBlock,
@@ -50,9 +50,6 @@ class Encoder(nn.Module):
     """Bring a volume to the latent grid: (B, in, X, Y, Z) -> (B, latent, X/f, Y/f, Z/f).
 
     The last normalisation is followed by no activation, as in MONAI's AutoencoderKL.
-
-    Args:
-        config: of the autoencoder.
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
@@ -79,11 +76,7 @@ class Encoder(nn.Module):
 
 @fusable
 class Decoder(nn.Module):
-    """Bring a latent grid back to a volume: (B, latent, x, y, z) -> (B, out, x f, y f, z f).
-
-    Args:
-        config: of the autoencoder.
-    """
+    """Bring a latent grid back to a volume: (B, latent, x, y, z) -> (B, out, x f, y f, z f)."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -110,10 +103,10 @@ class Decoder(nn.Module):
 
 def _make_layers(config: AutoencoderConfig, level: int, *, n_in: int, n_out: int) -> list[ResidualLayer]:
     """The layers of one of the encoder's levels, or of the decoder's level of the same resolution."""
-    has_attention = (config.attention_levels or ())[level]
+    has_attention = config.has_attention(level)
     return [
         ResidualLayer(
-            _make_residual(config, n_in if i == 0 else n_out, n_out),
+            ResidualBlock(n_in if i == 0 else n_out, n_out, **config.block_options),
             _make_attention(config, n_out) if has_attention else None,
         )
         for i in range(config.blocks_of_level(level))
@@ -124,15 +117,8 @@ def _make_middle(config: AutoencoderConfig, channels: int, *, with_attention: bo
     """Residual block, self-attention and residual block at the coarsest level; nothing without attention."""
     if not with_attention:
         return Level([], None)
-    first = ResidualLayer(_make_residual(config, channels, channels), _make_attention(config, channels))
-    last = ResidualLayer(_make_residual(config, channels, channels))
-    return Level([first, last], None)
-
-
-def _make_residual(config: AutoencoderConfig, n_in: int, n_out: int) -> ResidualBlock:
-    return ResidualBlock(
-        n_in, n_out, n_groups=config.n_groups, norm_eps=config.norm_eps, spatial_dims=config.spatial_dims
-    )
+    first, last = (ResidualBlock(channels, channels, **config.block_options) for _ in range(2))
+    return Level([ResidualLayer(first, _make_attention(config, channels)), ResidualLayer(last)], None)
 
 
 def _make_attention(config: AutoencoderConfig, channels: int) -> SpatialSelfAttention:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,10 +16,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.networks.config_checks import check_choice, check_positive
+from medldm.networks.config_checks import check_positive
 from medldm.networks.layers import conv
-
-NORMS = ("instance", "batch", "none")
 
 
 @dataclass(kw_only=True)
@@ -44,17 +42,15 @@ class PatchDiscriminatorConfig(Config):
     in_channels: int = 1
     channels: int = 32
     n_layers: int = 3
-    norm: str = "instance"
+    norm: Literal["instance", "batch", "none"] = "instance"
     spectral_norm: bool = False
     kernel_size: int = 4
     out_channels: int = 1
-    spatial_dims: int = 3
+    spatial_dims: Literal[2, 3] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = type(self).__name__
-        check_choice(owner, "norm", self.norm, NORMS)
-        check_choice(owner, "spatial_dims", self.spatial_dims, (2, 3))
         for name in ("in_channels", "channels", "n_layers", "kernel_size", "out_channels"):
             check_positive(owner, **{name: getattr(self, name)})
 

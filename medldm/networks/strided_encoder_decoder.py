@@ -39,11 +39,7 @@ class ResidualUnit(nn.Module):
 
 @fusable
 class StridedEncoder(nn.Module):
-    """Bring a volume to the latent grid: a strided convolution and residual units at each level.
-
-    Args:
-        config: of the network.
-    """
+    """Bring a volume to the latent grid: a strided convolution and residual units at each level."""
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
@@ -67,11 +63,7 @@ class StridedEncoder(nn.Module):
 
 @fusable
 class StridedDecoder(nn.Module):
-    """Bring a latent grid back to a volume: residual units and a transposed convolution at each level.
-
-    Args:
-        config: of the network.
-    """
+    """Bring a latent grid back to a volume: residual units and a transposed convolution at each level."""
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()

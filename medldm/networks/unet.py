@@ -14,10 +14,9 @@ from medldm.errors import ConfigError
 from medldm.networks.attention import Context
 from medldm.networks.blocks import crop_to, pad_to_multiple, run_block
 from medldm.networks.config_checks import check_shape
+from medldm.networks.embeddings import TimeEmbedding, with_position
 from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
 from medldm.networks.layers import Norm, conv, zero_init
-from medldm.networks.position import with_position
-from medldm.networks.time_embedding import TimeEmbedding
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
 from medldm.networks.unet_levels import LevelMaker
 

@@ -6,25 +6,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
-from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.networks.config_checks import (
-    check_channels,
-    check_choice,
-    check_norm_eps,
-    check_positive,
-    per_level,
-)
+from medldm.networks.config_checks import LevelsConfig, check_positive, positive_per_level
 
 
 @dataclass(kw_only=True)
-class LatentUNetConfig(Config):
+class LatentUNetConfig(LevelsConfig):
     """Describe a denoising U-Net; the defaults are those of Rombach et al. 2022, Table 15.
 
     Args:
         in_channels: of the noisy latents, with the spatial conditions joined to them.
         out_channels: of the prediction.
-        down_channels: channels of the levels, finest first; each but the last halves the size.
         time_emb_dim: width of the sinusoidal time embedding (four times as wide after its layers); None for
             down_channels[0].
         n_heads: heads of all attention.
@@ -37,23 +29,13 @@ class LatentUNetConfig(Config):
         position_frequencies: with k > 0, the network is told where each voxel lies, in 2 k channels for each
             axis; see `with_position`.
         attention_levels: levels with attention; None for all but the finest, for that one too if it is alone.
-        mid_attention: whether the middle block has attention.
-        n_res_blocks: residual blocks of a level on the way down; one number, or one for each level.
-        n_groups: groups of all normalisations; divides all channels.
         n_class_embeds: classes that are added to the time embedding; None for none.
         n_transformer_layers: transformer blocks at each place with cross-attention.
         residual_resampling: change the size inside residual blocks in place of strided convolutions.
-        attention_projection: whether self-attention ends with a linear layer.
-        spatial_dims: 2 or 3.
-        norm_eps: added to the variance in the group normalisations.
-        checkpointing: recompute activations in the backward pass; less memory, the same result.
 
     Examples:
         >>> LatentUNetConfig().time_emb_dim
         320
-
-    Raises:
-        ValueError: if a value is outside its range or levels do not agree.
     """
 
     follows: ClassVar[tuple[str, ...]] = ("up_channels",)
@@ -68,50 +50,34 @@ class LatentUNetConfig(Config):
     context_dim: int | None = 512
     pooled_context: bool = False
     position_frequencies: int = 0
-    attention_levels: tuple[bool, ...] | None = None
-    mid_attention: bool = True
-    n_res_blocks: int | tuple[int, ...] = 2
-    n_groups: int = 32
     n_class_embeds: int | None = None
     n_transformer_layers: int = 1
     residual_resampling: bool = False
-    attention_projection: bool = True
-    spatial_dims: int = 3
-    norm_eps: float = 1e-6
-    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = type(self).__name__
-        check_positive(owner, n_groups=self.n_groups)
-        check_channels(owner, "down_channels", self.down_channels, self.n_groups)
-        n_levels = len(self.down_channels)
-        levels = self.attention_levels
-        if levels is None:
-            levels = tuple(i > 0 or n_levels == 1 for i in range(n_levels))
-        self.attention_levels = per_level(owner, "attention_levels", levels, n_levels)
-        blocks = per_level(owner, "n_res_blocks", self.n_res_blocks, n_levels)
-        check_positive(owner, **{f"n_res_blocks[{i}]": n for i, n in enumerate(blocks)})
-        self.n_res_blocks = blocks
         self.time_emb_dim = self.time_emb_dim or self.down_channels[0]
         if self.n_head_channels is not None:
-            widths = per_level(owner, "n_head_channels", self.n_head_channels, n_levels)
-            check_positive(owner, **{f"n_head_channels[{i}]": n for i, n in enumerate(widths)})
-            self.n_head_channels = widths
+            n_levels = len(self.down_channels)
+            self.n_head_channels = positive_per_level(
+                owner, "n_head_channels", self.n_head_channels, n_levels
+            )
         self._check_numbers(owner)
         self._check_heads(owner)
+
+    def _has_attention_by_default(self, level: int) -> bool:
+        return level > 0 or len(self.down_channels) == 1
 
     def _check_numbers(self, owner: str) -> None:
         for name in ("in_channels", "out_channels", "time_emb_dim", "n_heads", "n_transformer_layers"):
             check_positive(owner, **{name: getattr(self, name)})
         if self.n_class_embeds is not None:
             check_positive(owner, n_class_embeds=self.n_class_embeds)
-        check_norm_eps(owner, self.norm_eps)
         if self.position_frequencies < 0:
             raise ConfigError(
                 f"{owner}: position_frequencies is {self.position_frequencies}: 0 (none) or more are needed"
             )
-        check_choice(owner, "spatial_dims", self.spatial_dims, (2, 3))
         if self.cross_attention and self.context_dim is None:
             raise ConfigError(
                 f"{owner}: cross_attention is True but context_dim is None: give the width of the context, "
@@ -131,15 +97,12 @@ class LatentUNetConfig(Config):
             n_heads, head_channels = self.heads_of_level(level)
             has_own_width = self.cross_attention and self.n_head_channels is not None and n_heads > 0
             if n_heads * head_channels != channels and not has_own_width:
+                is_told_number = self.n_head_channels is None
+                heads = f"{n_heads} heads" if is_told_number else f"heads of {head_channels} channels"
                 raise ConfigError(
-                    f"{owner}: level {level} has {channels} channels, not divisible into "
-                    f"{self._describe_heads(level)}: change down_channels, n_heads or n_head_channels"
+                    f"{owner}: level {level} has {channels} channels, not divisible into {heads}: change "
+                    "down_channels, n_heads or n_head_channels"
                 )
-
-    def _describe_heads(self, level: int) -> str:
-        if isinstance(self.n_head_channels, tuple):
-            return f"heads of {self.n_head_channels[level]} channels"
-        return f"{self.n_heads} heads"
 
     @property
     def up_channels(self) -> tuple[int, ...]:
@@ -154,19 +117,6 @@ class LatentUNetConfig(Config):
     def position_channels(self) -> int:
         """Channels that say where a voxel lies."""
         return 2 * self.spatial_dims * self.position_frequencies
-
-    @property
-    def downsampling(self) -> int:
-        """The number that sizes are padded to a multiple of."""
-        return 2 ** (len(self.down_channels) - 1)
-
-    def has_attention(self, level: int) -> bool:
-        """Whether a level has attention; level 0 is the finest."""
-        return bool((self.attention_levels or ())[level])
-
-    def blocks_of_level(self, level: int) -> int:
-        """Residual blocks of a level on the way down; on the way up there is one more."""
-        return per_level("", "n_res_blocks", self.n_res_blocks, len(self.down_channels))[level]
 
     def heads_of_level(self, level: int) -> tuple[int, int]:
         """Number of heads, and channels of each."""

@@ -10,9 +10,7 @@ from medldm.networks.blocks import Direction, Downsample, ResidualBlock, Upsampl
 from medldm.networks.unet_config import LatentUNetConfig
 
 
-class DownLevel(nn.Module):
-    """The layers of one resolution on the way down; every feature map is kept for the way up."""
-
+class _Level(nn.Module):
     def __init__(
         self, layers: list[ResidualLayer], resample: nn.Module | None, *, checkpointing: bool
     ) -> None:
@@ -20,6 +18,10 @@ class DownLevel(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.resample = resample
         self.checkpointing = checkpointing
+
+
+class DownLevel(_Level):
+    """The layers of one resolution on the way down; every feature map is kept for the way up."""
 
     def forward(self, x: Tensor, embedding: Tensor, context: Context | None) -> list[Tensor]:
         """Return the feature maps after each layer; the last one goes to the next level."""
@@ -32,16 +34,8 @@ class DownLevel(nn.Module):
         return skips
 
 
-class UpLevel(nn.Module):
+class UpLevel(_Level):
     """The layers of one resolution on the way up; each is told a feature map of the way down."""
-
-    def __init__(
-        self, layers: list[ResidualLayer], resample: nn.Module | None, *, checkpointing: bool
-    ) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.resample = resample
-        self.checkpointing = checkpointing
 
     def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor, context: Context | None) -> Tensor:
         """Take one feature map from the end of `skips` for each layer, then resample."""
@@ -112,16 +106,8 @@ class LevelMaker:
 
     def residual(self, n_in: int, n_out: int, resample: Direction | None = None) -> ResidualBlock:
         """A residual block that is told the time."""
-        config = self.config
-        return ResidualBlock(
-            n_in,
-            n_out,
-            n_groups=config.n_groups,
-            norm_eps=config.norm_eps,
-            spatial_dims=config.spatial_dims,
-            embedding_dim=self.embedding_dim,
-            resample=resample,
-        )
+        options = self.config.block_options
+        return ResidualBlock(n_in, n_out, **options, embedding_dim=self.embedding_dim, resample=resample)
 
     def resample(self, channels: int, direction: Direction) -> nn.Module:
         """Halve or double the size."""
@@ -149,8 +135,6 @@ class LevelMaker:
             head_channels=head_channels,
             context_dim=config.context_dim or 0,
             n_layers=config.n_transformer_layers,
-            n_groups=config.n_groups,
-            norm_eps=config.norm_eps,
-            spatial_dims=config.spatial_dims,
+            **config.block_options,
             has_projection=config.attention_projection,
         )

@@ -63,7 +63,7 @@ class VQVAE(Autoencoder):
 
     def quantise(self, latents: Tensor) -> Quantised:
         """Replace latents (B, latent_channels, x, y, z) by their nearest codes."""
-        self._check("latents", latents, channels=self.config.latent_channels)
+        self.check_latents(latents)
         return self.quantiser(latents)
 
     def decoder_input(self, latents: Tensor) -> Tensor:

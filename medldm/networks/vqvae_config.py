@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from medldm.errors import ConfigError
-from medldm.networks.autoencoder_config import AutoencoderConfig
-from medldm.networks.config_checks import check_choice, check_positive, per_level
+from medldm.networks.autoencoder import AutoencoderConfig
+from medldm.networks.config_checks import check_positive, per_level, positive_per_level
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
@@ -56,11 +56,11 @@ class VQVAEConfig(AutoencoderConfig):
 
     n_codes: int = 1024
     commitment_weight: float = 0.25
-    codebook_learning: str = "ema"
+    codebook_learning: Literal["ema", "gradient"] = "ema"
     decay: float = 0.99
     restart_after: int | None = 100
-    codebook_init: str = "data"
-    trunk: str = "residual"
+    codebook_init: Literal["data", "normal"] = "data"
+    trunk: Literal["residual", "strided"] = "residual"
     res_channels: int | tuple[int, ...] | None = None
     down_parameters: tuple[int | tuple[int, ...], ...] | None = None
     up_parameters: tuple[int | tuple[int, ...], ...] | None = None
@@ -73,11 +73,11 @@ class VQVAEConfig(AutoencoderConfig):
         check_positive(owner, n_codes=self.n_codes)
         if self.restart_after is not None:
             check_positive(owner, restart_after=self.restart_after)
-        check_choice(owner, "codebook_learning", self.codebook_learning, ("ema", "gradient"))
-        check_choice(owner, "codebook_init", self.codebook_init, ("data", "normal"))
-        check_choice(owner, "trunk", self.trunk, ("residual", "strided"))
-        check_choice(owner, "activation", self.activation, tuple(ACTIVATIONS))
-        check_choice(owner, "output_activation", self.output_activation, tuple(ACTIVATIONS))
+        for name in ("activation", "output_activation"):
+            if getattr(self, name) not in ACTIVATIONS:
+                raise ConfigError(
+                    f"{owner}: {name} is {getattr(self, name)!r}: choose from {list(ACTIVATIONS)}"
+                )
         if not 0 <= self.decay < 1:
             raise ConfigError(f"{owner}: decay is {self.decay}: a number in [0, 1) is needed")
         if self.commitment_weight < 0:
@@ -94,8 +94,7 @@ class VQVAEConfig(AutoencoderConfig):
             )
         n_levels = len(self.down_channels)
         widths = self.down_channels if self.res_channels is None else self.res_channels
-        widths = per_level(owner, "res_channels", widths, n_levels)
-        check_positive(owner, **{f"res_channels[{i}]": width for i, width in enumerate(widths)})
+        widths = positive_per_level(owner, "res_channels", widths, n_levels)
         down: Any = self.down_parameters or (2, 4, 1, 1)
         up: Any = self.up_parameters or (2, 4, 1, 1, 0)
         down, up = (rows if isinstance(rows[0], tuple) else (rows,) * n_levels for rows in (down, up))

@@ -94,7 +94,7 @@ def train_diffusion(networks: PlannedNetworks) -> Work:
     """Train the second stage for two steps."""
     knobs, channels = networks.second, networks.autoencoder.latent_channels
     # Made here and not in `run`: the code decides by the values of the noise path and of the statistics.
-    config = LatentDiffusionConfig(n_epochs=1, precision=_on_cpu(knobs.precision))
+    config = LatentDiffusionConfig.from_dict({"n_epochs": 1, "precision": _on_cpu(knobs.precision)})
     statistics = torch.zeros(channels), torch.ones(channels)
     entries = _LatentEntries(networks, knobs.batch_size * N_STEPS, statistics)
 

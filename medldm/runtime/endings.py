@@ -7,7 +7,7 @@ command line began, and in no other. Both end alike, under torchrun too:
 
 - A `MedldmError` ends in "error: " and its message, with its exit code: 1 for most, 75 for a training that
   was told to stop.
-- A limit of the computer (memory, disk space, permissions: `medldm.runtime.limits`) ends so too.
+- A limit of the computer (memory, disk space, permissions: `name_limit`) ends so too.
 - Anything else ends in its traceback, with the exit code 1. Python prints the last of a chain of errors at
   the end, and MONAI wraps whatever a component raises in "Failed to instantiate component". So MONAI's
   wrappers are taken off, and the innermost cause is the last line.
@@ -15,20 +15,28 @@ command line began, and in no other. Both end alike, under torchrun too:
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import sys
 import traceback
 from types import TracebackType
 
-from medldm.errors import MedldmError
-from medldm.runtime.limits import name_limit
+from medldm.errors import MedldmError, StorageError
 
 logger = logging.getLogger(__name__)
 
 _COMMAND_LINE_OF_MONAI = "monai.bundle.__main__"
 _OF_A_WORKER = re.compile(r"\ACaught (\w+) in [^\n]* worker .*^[\w.]*\b\1: ", re.DOTALL | re.MULTILINE)
 """What PyTorch puts before the message of an error in a worker of a data loader: the worker's traceback."""
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+"""How PyTorch's allocator of CPU memory words it, in a plain RuntimeError."""
+
+
+class NotEnoughMemoryError(MedldmError, RuntimeError):
+    """Report that a run does not fit the memory of its device."""
 
 
 def report_error(error: BaseException) -> int:
@@ -89,3 +97,36 @@ def _is_raised_by_monai(error: BaseException) -> bool:
     while trace is not None:
         module, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
     return module.partition(".")[0] == "monai"
+
+
+def name_limit(error: BaseException) -> BaseException:
+    """Return what PyTorch or the system raises at a limit as an error that says what to do.
+
+    Args:
+        error: whatever was raised.
+
+    Returns:
+        A `NotEnoughMemoryError` where a device, or the computer, has no memory left; a `StorageError` where a
+        disk is full or a file may not be read or written; any other error as it is.
+    """
+    if isinstance(error, MedldmError):
+        return error
+    reason = str(error).partition("\n")[0]
+    if _is_of_memory(error):
+        return NotEnoughMemoryError(
+            f"this does not fit the memory ({reason or 'no memory is left'}): take a smaller batch_size, "
+            "patch_size or size, or checkpointing; medldm plan says what fits"
+        )
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _NO_SPACE:
+        return StorageError(f"the disk is full ({reason}): free some space, or choose another folder")
+    if number in _NOT_ALLOWED:
+        return StorageError(f"the system forbids it ({reason}): change who may, or choose another folder")
+    return error
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    # By its name, so that this module, which the command line imports, imports no torch.
+    kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
+    is_of_memory = "torch.OutOfMemoryError" in kinds or isinstance(error, MemoryError)
+    return is_of_memory or any(sign in str(error) for sign in _NO_MEMORY)

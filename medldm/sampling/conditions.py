@@ -35,15 +35,13 @@ class SamplingConditions:
 
     def in_passes(self, passes: Passes, x: Tensor) -> EncodedConditions:
         """Return what the rows x (n, C, x, y, z) of the passes are told; the same object in every step."""
-        key = (passes, x.shape)
-        if key not in self._joined:
-            self._joined[key] = self._join(passes, x).for_many_steps()
-        return self._joined[key]
-
-    def _join(self, passes: Passes, x: Tensor) -> EncodedConditions:
-        n_passes = len(passes)
+        key, n_passes = (passes, x.shape), len(passes)
+        if key in self._joined:
+            return self._joined[key]
         encoded = {name: told.repeat(n_passes) for name, told in self._encoded.items()}
         drop = drop_masks(passes, self.names, batch_size=len(x) // n_passes, device=x.device)
         for name in drop.keys() & self._absent.keys():
             drop[name] = drop[name] | self._absent[name].repeat(n_passes)
-        return self._encoder.assemble(encoded, drop, batch_size=len(x), latent_size=x.shape[2:])
+        told = self._encoder.assemble(encoded, drop, batch_size=len(x), latent_size=x.shape[2:])
+        self._joined[key] = told.for_many_steps()
+        return self._joined[key]

@@ -9,21 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medldm import diffusion
 from medldm.conditioning import ConditioningConfig, Conditions
-from medldm.diffusion import (
-    Callback,
-    Denoise,
-    InpaintingMask,
-    Inversion,
-    NoisePath,
-    PartialStart,
-    guided_denoiser,
-    invert_noise,
-    last_steps,
-    make_solver,
-    make_steps,
-    sample_from,
-)
 from medldm.diffusion.guidance import Passes
 from medldm.errors import CheckpointError, ConfigError
 from medldm.latent_diffusion.checkpoints import load_checkpoint
@@ -120,9 +107,9 @@ class LatentDiffusionSampler:
         *,
         conditions: Conditions | None = None,
         indices: Sequence[int] | None = None,
-        callback: Callback | None = None,
-        inpainting: InpaintingMask | None = None,
-        start: PartialStart | None = None,
+        callback: diffusion.Callback | None = None,
+        inpainting: diffusion.InpaintingMask | None = None,
+        start: diffusion.PartialStart | None = None,
         settings: SamplingConfig | None = None,
     ) -> Tensor:
         """Draw standardised latents (B, C, x, y, z) in one batch.
@@ -143,11 +130,11 @@ class LatentDiffusionSampler:
         seeds = [volume_seed(settings.seed, index) for index in indices]
         noise = SampleNoise(seeds, sample_shape, device=device)
         path = self.config.noise_path()
-        return sample_from(
-            make_solver(settings.solver_name, noise=noise, eta=settings.eta),
+        return diffusion.sample_from(
+            diffusion.make_solver(settings.solver_name, noise=noise, eta=settings.eta),
             self._denoiser(path, conditions, settings),
             path,
-            make_steps(path, settings.n_steps, grid=settings.grid_name),
+            diffusion.make_steps(path, settings.n_steps, grid=settings.grid_name),
             noise=noise,
             callback=callback,
             inpainting=inpainting,
@@ -162,7 +149,7 @@ class LatentDiffusionSampler:
         conditions: Conditions | None = None,
         strength: float = 1.0,
         settings: SamplingConfig | None = None,
-    ) -> Inversion:
+    ) -> diffusion.Inversion:
         """Return the noise from which DDIM makes these standardised latents again, and the way there.
 
         Args:
@@ -173,9 +160,11 @@ class LatentDiffusionSampler:
         """
         settings = settings or SamplingConfig()
         path = self.config.noise_path()
-        steps = make_steps(path, settings.n_steps, grid=settings.grid_name)
-        return invert_noise(
-            self._denoiser(path, conditions, settings), latents, last_steps(path, steps, strength=strength)
+        steps = diffusion.make_steps(path, settings.n_steps, grid=settings.grid_name)
+        return diffusion.invert_noise(
+            self._denoiser(path, conditions, settings),
+            latents,
+            diffusion.last_steps(path, steps, strength=strength),
         )
 
     @torch.no_grad()
@@ -188,7 +177,7 @@ class LatentDiffusionSampler:
         indices: Sequence[int] | None = None,
         size: tuple[int, ...] | None = None,
         batch_size: int = 1,
-        callback: Callback | None = None,
+        callback: diffusion.Callback | None = None,
         **settings: Any,
     ) -> Tensor:
         """Draw volumes.
@@ -239,7 +228,9 @@ class LatentDiffusionSampler:
                 f"x = X / {self.model.autoencoder.downsampling} latents"
             )
 
-    def _denoiser(self, path: NoisePath, conditions: Conditions | None, settings: SamplingConfig) -> Denoise:
+    def _denoiser(
+        self, path: diffusion.NoisePath, conditions: Conditions | None, settings: SamplingConfig
+    ) -> diffusion.Denoise:
         """Return the solver's denoiser; the conditions are encoded and projected once for all steps."""
         given = None if conditions is None else conditions.to(self.model.latent_shift.device)
         told = SamplingConditions(self.denoiser.conditioning, given)
@@ -247,7 +238,7 @@ class LatentDiffusionSampler:
         def predict(x: Tensor, times: Tensor, passes: Passes) -> Tensor:
             return self.denoiser.predict(x, times, told.in_passes(passes, x))
 
-        return guided_denoiser(
+        return diffusion.guided_denoiser(
             predict,
             # Without conditions there is nothing to guide: the plain model is asked.
             settings.guidance_scale if told.names else 1.0,

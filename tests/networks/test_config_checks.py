@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from medldm.networks.config_checks import (
+    LevelsConfig,
     check_channels,
-    check_choice,
-    check_norm_eps,
     check_positive,
     check_shape,
     per_level,
@@ -30,9 +29,8 @@ def test_a_value_stands_for_each_level_and_a_sequence_for_itself() -> None:
 
 
 def test_choice_lists_what_is_allowed() -> None:
-    check_choice("Owner", "norm", "a", ("a", "b"))
-    with pytest.raises(ValueError, match=r"Owner: norm is 'c': choose from \['a', 'b'\]"):
-        check_choice("Owner", "norm", "c", ("a", "b"))
+    with pytest.raises(ValueError, match=r"LevelsConfig: spatial_dims is 4: choose from \[2, 3\]"):
+        LevelsConfig(down_channels=[8], n_groups=8, spatial_dims=4)
 
 
 def test_channels_are_multiples_of_the_groups() -> None:
@@ -46,7 +44,7 @@ def test_channels_are_multiples_of_the_groups() -> None:
 @pytest.mark.parametrize("value", [0.0, -1e-6, float("nan")])
 def test_eps_is_positive(value: float) -> None:
     with pytest.raises(ValueError, match="norm_eps is"):
-        check_norm_eps("Owner", value)
+        LevelsConfig(down_channels=[8], n_groups=8, norm_eps=value)
 
 
 def test_shape_says_what_is_needed() -> None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from medldm.errors import ConfigError, StorageError
-from medldm.runtime.endings import report_error
-from medldm.runtime.limits import NotEnoughMemoryError, name_limit
+from medldm.runtime.endings import NotEnoughMemoryError, name_limit, report_error
 
 
 @pytest.mark.parametrize(

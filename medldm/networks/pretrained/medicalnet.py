@@ -29,6 +29,7 @@ NETWORKS: Mapping[str, Callable[..., ResNet]] = {
     "resnet34": resnet34,
     "resnet50": resnet50,
 }
+SHAPE = {"spatial_dims": 3, "n_input_channels": 1, "conv1_t_stride": 2, "feed_forward": False}
 SHORTCUTS: tuple[dict[str, Any], ...] = (
     {"shortcut_type": "A"},
     {"shortcut_type": "B", "bias_downsample": False},
@@ -53,7 +54,9 @@ def load_medicalnet(path: str | Path, *, names: Collection[str] = tuple(NETWORKS
     """
     weights = _read_weights(path)
     with torch.device("meta"):
-        candidates = [(name, _build(name, options)) for name, options in product(names, SHORTCUTS)]
+        candidates = [
+            (name, NETWORKS[name](**SHAPE, **options)) for name, options in product(names, SHORTCUTS)
+        ]
     name, network = min(candidates, key=lambda each: _n_misfits(each[1].state_dict(), weights))
     nearest = f" (nearest network: {name})" if len(names) > 1 else ""
     require_fit(network.state_dict(), weights, source=f"{path}{nearest}")
@@ -74,10 +77,6 @@ def _read_weights(path: str | Path) -> dict[str, Tensor]:
         name.removeprefix(_PREFIX): tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in weights.items()
     }
-
-
-def _build(name: str, options: Mapping[str, Any]) -> ResNet:
-    return NETWORKS[name](spatial_dims=3, n_input_channels=1, conv1_t_stride=2, feed_forward=False, **options)
 
 
 def _n_misfits(outline: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> int:

@@ -22,14 +22,7 @@ from monai.networks.nets import VQVAE as MonaiVQVAE
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from torch import Tensor, nn
 
-from medldm.networks.pretrained.monai_arguments import (
-    read_autoencoder_arguments,
-    read_unet_arguments,
-    read_vqvae_arguments,
-    unet_config_from_monai,
-    vae_config_from_monai,
-    vqvae_config_from_monai,
-)
+from medldm.networks.pretrained import monai_arguments
 from medldm.networks.pretrained.monai_layout import Pairs, pair_unet, pair_vae, pair_vqvae
 from medldm.networks.unet import LatentUNet
 from medldm.networks.vae import VAE
@@ -52,8 +45,8 @@ def vae_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] | N
         TypeError: if `source` is neither.
         ValueError: if the weights do not fit the arguments, by name.
     """
-    arguments = _find_arguments(source, arguments, AutoencoderKL, read_autoencoder_arguments)
-    network = VAE(vae_config_from_monai(arguments))
+    arguments = _find_arguments(source, arguments, AutoencoderKL, monai_arguments.read_autoencoder_arguments)
+    network = VAE(monai_arguments.vae_config_from_monai(arguments))
     return _fill(network, source, pair_vae(network))
 
 
@@ -62,15 +55,15 @@ def vqvae_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] |
 
     The running means go on from the codebook as it is, with MONAI's cluster sizes.
     """
-    arguments = _find_arguments(source, arguments, MonaiVQVAE, read_vqvae_arguments)
-    network = VQVAE(vqvae_config_from_monai(arguments))
+    arguments = _find_arguments(source, arguments, MonaiVQVAE, monai_arguments.read_vqvae_arguments)
+    network = VQVAE(monai_arguments.vqvae_config_from_monai(arguments))
     return _fill(network, source, pair_vqvae(network))
 
 
 def unet_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] | None = None) -> LatentUNet:
     """Make the LatentUNet that equals one of MONAI's DiffusionModelUNet; as `vae_from_monai`."""
-    arguments = _find_arguments(source, arguments, DiffusionModelUNet, read_unet_arguments)
-    network = LatentUNet(unet_config_from_monai(arguments))
+    arguments = _find_arguments(source, arguments, DiffusionModelUNet, monai_arguments.read_unet_arguments)
+    network = LatentUNet(monai_arguments.unet_config_from_monai(arguments))
     return _fill(network, source, pair_unet(network))
 
 

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from medldm.networks.autoencoder import Autoencoder
 from medldm.networks.blocks import Downsample, Upsample, pad_to_multiple
-from medldm.networks.config_checks import check_positive, check_shape
+from medldm.networks.config_checks import check_positive
 from medldm.networks.kernels.convolution import transposed_kernel
 from medldm.networks.kernels.dispatch import may_fuse
+from medldm.networks.kernels.residual import add_to_branch, run_residual
 from medldm.networks.kernels.tiled_convolution import convolved, convolved_transposed
 from medldm.networks.kernels.tiled_maps import TiledMap, as_stored, from_stored, from_tensor, stored
-from medldm.networks.kernels.tiled_residual import add_to_branch, run_residual
 from medldm.networks.strided_encoder_decoder import ResidualUnit, StridedDecoder, StridedEncoder
 from medldm.networks.vqvae_config import ACTIVATIONS
 
@@ -57,14 +57,8 @@ def stream_decode(
     Raises:
         ValueError: if a shape does not fit the autoencoder.
     """
-    config = autoencoder.config
     check_positive("stream_decode", tile=tile)
-    check_shape(
-        "stream_decode: latents have",
-        latents,
-        channels=config.latent_channels,
-        spatial_dims=config.spatial_dims,
-    )
+    autoencoder.check_latents(latents)
     cut = _cut(autoencoder.decoder_input(latents), tile)
     return stored(_run_decoder(autoencoder.decoder, cut, recompute=recompute), into=out).tensor
 
@@ -87,14 +81,8 @@ def stream_encode_moments(
     Raises:
         ValueError: if a shape does not fit the autoencoder.
     """
-    config = autoencoder.config
     check_positive("stream_encode_moments", tile=tile)
-    check_shape(
-        "stream_encode_moments: volume has",
-        volume,
-        channels=config.in_channels,
-        spatial_dims=config.spatial_dims,
-    )
+    autoencoder.check_volume(volume)
     device = next(autoencoder.parameters()).device
     cut = _cut(pad_to_multiple(volume, autoencoder.downsampling), tile, device=device)
     h = stored(_run_encoder(autoencoder.encoder, cut, recompute=recompute)).tensor

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from medldm.errors import ConfigError
-from medldm.networks.autoencoder import Autoencoder
-from medldm.networks.autoencoder_config import AutoencoderConfig
+from medldm.networks.autoencoder import Autoencoder, AutoencoderConfig
 from medldm.networks.kernels.dispatch import compute_dtype
 from medldm.networks.quantiser import MAX_DISTANCES
 from medldm.networks.streaming.encode_decode import stream_decode, stream_encode_moments
@@ -148,7 +147,7 @@ def _levels(config: AutoencoderConfig, size: Sequence[int], *, is_decoder: bool)
             n_out=n_out,
             size=sizes[level],
             n_blocks=config.blocks_of_level(level),
-            has_attention=bool((config.attention_levels or ())[level] or (mid and level == n_levels - 1)),
+            has_attention=bool(config.has_attention(level) or (mid and level == n_levels - 1)),
         )
         for level, n_in, n_out in zip(order, (channels[0], *channels), channels, strict=False)
     ]

@@ -9,8 +9,8 @@ from torch import nn
 from medldm.networks.blocks import ResidualBlock
 from medldm.networks.kernels import dispatch
 from medldm.networks.kernels.dispatch import channels_last
+from medldm.networks.kernels.residual import run_residual
 from medldm.networks.kernels.tiled_maps import from_stored
-from medldm.networks.kernels.tiled_residual import run_residual
 from tests.networks.streaming.test_memory_limit import count_peak
 
 SIZE = (7, 5, 6)

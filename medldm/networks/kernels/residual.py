@@ -1,7 +1,8 @@
-"""A residual block tile by tile: it stores one map besides its input and output.
+"""A residual block in few passes over memory, or tile by tile; its equation is in `ResidualBlock.forward`.
 
-Streaming runs all of a network's blocks so; on CPUs inference runs those on large maps so, where the block's
-plain form would hold its normalised input and the inner maps whole.
+Tile by tile it stores one map besides its input and output. Streaming runs all of a network's blocks so; on
+CPUs inference runs those on large maps so, where the block's plain form would hold its normalised input and
+the inner maps whole.
 """
 
 from __future__ import annotations
@@ -12,9 +13,47 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medldm.networks.kernels.moments import Moments
+from medldm.networks.kernels import dispatch
+from medldm.networks.kernels.convolution import double_and_convolve
+from medldm.networks.kernels.fused_norm_conv import normalise, normalise_and_convolve
 from medldm.networks.kernels.tiled_convolution import convolved
-from medldm.networks.kernels.tiled_maps import StoredMap, TiledMap, as_stored, measure, stored
+from medldm.networks.kernels.tiled_maps import (
+    Moments,
+    StoredMap,
+    TiledMap,
+    as_stored,
+    from_stored,
+    measure,
+    stored,
+)
+
+
+def may_run_residual(block: Any) -> bool:
+    """Whether a `ResidualBlock` has only layers that may be passed by."""
+    layers = block.norm1, block.conv1, block.norm2, block.conv2
+    return dispatch.may_fuse(*layers) and dispatch.may_fuse(block.shortcut, also=(nn.Identity,))
+
+
+def compute_residual(x: Tensor, block: Any, time: Tensor | None) -> Tensor:
+    """Compute a `ResidualBlock` of (B, in, X, Y, Z), to which `time` (B, out, 1, 1, 1) is added inside."""
+    if time is None and block.resample is None and dispatch.run_in_tiles(x, *block.parameters()):
+        x = dispatch.channels_last(x)
+        tiles = from_stored(x, axis=2, thickness=dispatch.planes_of_tile(x))
+        return run_residual(tiles, block).tensor
+    if block.resample is None:
+        h = normalise_and_convolve(x, block.norm1, block.conv1, silu=True)
+    else:
+        h, x = normalise(x, block.norm1, silu=True), block.change_size(x)
+        up = block.resample == "up"
+        h = double_and_convolve(h, block.conv1) if up else block.conv1(block.change_size(h))
+    if time is not None:
+        h = _add(h, time)
+    return _add(normalise_and_convolve(h, block.norm2, block.conv2, silu=True), block.shortcut(x))
+
+
+def _add(h: Tensor, x: Tensor) -> Tensor:
+    """Add `x` to the fresh result `h` of a layer, in its memory if they have the same dtype."""
+    return h.add_(x) if h.dtype == x.dtype else h + x
 
 
 def run_residual(x: TiledMap, block: Any, *, recompute: bool = False) -> StoredMap:

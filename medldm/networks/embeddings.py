@@ -1,0 +1,83 @@
+"""How the denoiser is told the time, and where a voxel lies in its grid.
+
+Source: Vaswani et al. 2017, Section 3.5, as used by Ho et al. 2020, Appendix B, for the time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_PERIOD = 10_000.0
+
+
+def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
+    """Embed times as cosines, then sines, of frequencies falling geometrically from 1 to 1 / 10000.
+
+    Args:
+        timesteps: (B,) whole or not.
+        dim: width of the embedding; an odd one ends with a zero.
+
+    Returns:
+        (B, dim) float32.
+    """
+    half = dim // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) * exponents)
+    embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return F.pad(embedding, (0, dim % 2))
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids followed by two linear layers, (B,) -> (B, 4 dim).
+
+    Args:
+        dim: width of the sinusoidal embedding.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.out_dim = 4 * dim
+        self.linear1 = nn.Linear(dim, self.out_dim)
+        self.linear2 = nn.Linear(self.out_dim, self.out_dim)
+
+    def forward(self, timesteps: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """Embed times (B,); `dtype` is that of the network's input."""
+        embedding = sinusoidal_embedding(timesteps, self.dim).to(dtype)
+        return self.linear2(F.silu(self.linear1(embedding)))
+
+
+def with_position(x: Tensor, n_frequencies: int) -> Tensor:
+    """Join to (B, C, X, Y, Z) the sines and cosines of each voxel's position.
+
+        u = (i + 1/2) / n along an axis of n voxels;    sin(2^k pi u), cos(2^k pi u), k from 0
+
+    A convolution sees the same everywhere but at the edges. Where anatomy lies in much the same place of all
+    volumes, these channels tell it at once what else it would have to learn from the edges.
+
+    Args:
+        x: any number of spatial axes.
+        n_frequencies: of each axis; 0 returns `x`.
+
+    Returns:
+        (B, C + 2 axes n_frequencies, X, Y, Z).
+
+    Source: Liu et al. 2018, "An Intriguing Failing of Convolutional Neural Networks and the CoordConv
+    Solution", Section 3; Tancik et al. 2020, Section 3, for the frequencies.
+    """
+    if n_frequencies == 0:
+        return x
+    size = x.shape[2:]
+    frequencies = math.pi * 2.0 ** torch.arange(n_frequencies, device=x.device)
+    features = []
+    for axis, n in enumerate(size):
+        angles = (torch.arange(n, device=x.device) + 0.5) / n * frequencies[:, None]
+        waves = torch.cat([angles.sin(), angles.cos()])
+        shape = [len(waves), *(n if each == axis else 1 for each in range(len(size)))]
+        features.append(waves.view(shape).expand(-1, *size))
+    position = torch.cat(features).to(x.dtype)
+    return torch.cat([x, position.expand(len(x), *position.shape)], dim=1)
