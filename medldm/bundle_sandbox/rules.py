@@ -39,7 +39,8 @@ _MEDLDM = {
     "medldm.sampling.config": "SamplingConfig",
     "medldm.training": """
         AutoencoderLoss AutoencoderLossConfig AutoencoderTrainingConfig GuardedTransforms Quarantine
-        build_autoencoder_training build_diffusion_training case_transforms measure_space volume_transforms
+        build_autoencoder_training build_diffusion_training case_transforms measure_space trainer_of
+        volume_transforms
         """,
     "medldm.training.losses.label_maps": "LabelMapLoss LabelMapLossConfig measure_class_weights",
     "medldm.training.label_maps": """

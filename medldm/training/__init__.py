@@ -1,6 +1,11 @@
 """Both training stages on MONAI's engines."""
 
-from medldm.training.assembly import Training, build_autoencoder_training, build_diffusion_training
+from medldm.training.assembly import (
+    Training,
+    build_autoencoder_training,
+    build_diffusion_training,
+    trainer_of,
+)
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
 from medldm.training.averaging import average_weights
 from medldm.training.batches import ValidationBatches
@@ -64,6 +69,7 @@ __all__ = [
     "measure_latent_statistics",
     "measure_space",
     "open_cohort",
+    "trainer_of",
     "training_loader",
     "volume_transforms",
 ]

@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
+from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import Describe, describe_autoencoder, describe_latent_diffusion
@@ -58,6 +59,20 @@ class Training(Generic[TrainerType]):
     trainer: TrainerType
     evaluator: SupervisedEvaluator | None
     handlers: list[Any]
+
+
+def trainer_of(training: Training[TrainerType], *, max_epochs: int) -> TrainerType:
+    """Return the trainer of a training: what a bundle's `train#trainer` is, with the epochs MONAI looks for.
+
+    Raises:
+        ConfigError: if the training was put together for another number of epochs.
+    """
+    if training.trainer.state.max_epochs != max_epochs:
+        raise ConfigError(
+            f"max_epochs is {max_epochs}, but the training was put together for "
+            f"{training.trainer.state.max_epochs}: let both follow from one knob"
+        )
+    return training.trainer
 
 
 def build_autoencoder_training(
