@@ -67,10 +67,11 @@ def trainer_of(training: Training[TrainerType], *, max_epochs: int) -> TrainerTy
     Raises:
         ConfigError: if the training was put together for another number of epochs.
     """
-    if training.trainer.state.max_epochs != max_epochs:
+    engine: Any = training.trainer
+    if engine.state.max_epochs != max_epochs:
         raise ConfigError(
-            f"max_epochs is {max_epochs}, but the training was put together for "
-            f"{training.trainer.state.max_epochs}: let both follow from one knob"
+            f"max_epochs is {max_epochs}, but the training was put together for {engine.state.max_epochs}: "
+            "let both follow from one knob"
         )
     return training.trainer
 
