@@ -9,10 +9,10 @@ from typing import Any
 
 from medldm.data.cohort import Cohort
 from medldm.errors import MedldmError
-from medldm.evaluation.cases.sets import CaseSet
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.copy_rule import RULE
+from medldm.evaluation.metrics.copy_search import CopySearch
 from medldm.evaluation.report.page import make_page
 from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.results import EvaluationResults, collect_results
@@ -123,7 +123,7 @@ def exit_code(report: Mapping[str, Any], *, fail_on_copies: bool = False) -> int
             an evaluation of label maps alone, is a gap. A search takes about 1 -
             `copy_quantile` of innocent volumes for copies, so that one above the threshold is no failure yet.
     """
-    if fail_on_copies and has_copies(report):
+    if fail_on_copies and any(each is not None and each["fails"] for each in report["copies"].values()):
         return EXIT_COPIES
     is_unsearched = fail_on_copies and not report["copies"]
     has_gaps = any(each["not_computed"] for each in report["figures"])
@@ -142,40 +142,23 @@ def summary_text(report: Mapping[str, Any]) -> str:
 def make_report(results: EvaluationResults, config: EvaluationConfig) -> dict[str, Any]:
     """Return the report as JSON can hold it."""
     sets = results.sets
-    copies = {
-        each.name: None
-        if each.search is None
-        else {
-            "n_copies": len(each.search.copies),
-            "n_synthetic": each.search.n_synthetic,
-            "n_memorised_subjects": each.search.n_memorised_subjects,
-            "threshold": each.search.threshold,
-            "p_value": each.search.p_value,
-            "n_beyond": len(each.search.beyond),
-            "lone_threshold": each.search.lone_threshold,
-            "fails": each.search.fails,
-            "power": _power(each.search.power),
-            "lone_power": _power(each.search.lone_power),
-            "synthetic_indices": list(each.search.copies),
-            "sentence": each.search.sentence(),
-        }
-        for each in results.detectors
-    }
+    named = {"real_training": sets.train, "real_test": sets.test, "synthetic": sets.synthetic}
     return {
         "medldm_version": __version__,
         "sets": {
-            name: _describe_set(part)
-            for name, part in (
-                ("real_training", sets.train),
-                ("real_test", sets.test),
-                ("synthetic", sets.synthetic),
-            )
+            name: {
+                "n_cases": len(part),
+                "n_subjects": part.n_subjects,
+                "file_spacing_mm": list(part.file_spacing_mm),
+                "has_labels": part.labels is not None,
+            }
+            for name, part in named.items()
         },
         "grid": {"spacing_mm": list(sets.spacing_mm), "shape": list(sets.shape), "is_ct": sets.is_ct},
         "findings": list(sets.issues),
         "summary": {section: _summarise(section, results.metrics) for section in SECTIONS},
         "figures": [result.to_dict() for result in results.metrics],
-        "copies": copies,
+        "copies": {each.name: each.search and _describe_search(each.search) for each in results.detectors},
         "copy_search": {
             "rule": RULE,
             "joint_power": _power(joint_power(results.detectors)),
@@ -188,24 +171,27 @@ def make_report(results: EvaluationResults, config: EvaluationConfig) -> dict[st
     }
 
 
-def has_copies(report: Mapping[str, Any]) -> bool:
-    """Whether any search found more, or nearer, copies than chance explains."""
-    return any(each is not None and each["fails"] for each in report["copies"].values())
+def _describe_search(search: CopySearch) -> dict[str, Any]:
+    return {
+        "n_copies": len(search.copies),
+        "n_synthetic": search.n_synthetic,
+        "n_memorised_subjects": search.n_memorised_subjects,
+        "threshold": search.threshold,
+        "p_value": search.p_value,
+        "n_beyond": len(search.beyond),
+        "lone_threshold": search.lone_threshold,
+        "fails": search.fails,
+        "power": _power(search.power),
+        "lone_power": _power(search.lone_power),
+        "synthetic_indices": list(search.copies),
+        "sentence": search.sentence(),
+    }
 
 
 def _power(estimate: Estimate | None) -> dict[str, float] | None:
-    return (
-        None if estimate is None else {name: getattr(estimate, name) for name in ("value", "lower", "upper")}
-    )
-
-
-def _describe_set(part: CaseSet) -> dict[str, Any]:
-    return {
-        "n_cases": len(part),
-        "n_subjects": part.n_subjects,
-        "file_spacing_mm": list(part.file_spacing_mm),
-        "has_labels": part.labels is not None,
-    }
+    if estimate is None:
+        return None
+    return {name: getattr(estimate, name) for name in ("value", "lower", "upper")}
 
 
 def _summarise(section: str, metrics: Sequence[MetricResult]) -> dict[str, Any]:

@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from medldm.configs import Config
 from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.reading import read_case
-from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.cases.sets import Image, LabelledImage, Labels
 from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 from medldm.evaluation.metrics.copy_search import copy_threshold
 from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex
@@ -34,8 +33,6 @@ from medldm.latent_diffusion.volume_space import VolumeSpace, require_volume_spa
 from medldm.transforms.window import centre_crop_or_pad
 
 logger = logging.getLogger(__name__)
-
-Image = npt.NDArray[np.float32]
 
 
 @dataclass(kw_only=True)
@@ -91,17 +88,16 @@ class CopyCheck:
         self.shape = tuple(int(size) for size in median)
         boxed = [centre_crop_or_pad(image, self.shape) for image in train]
         self.index = NeighbourIndex(boxed, config.neighbours)
-        similarity = self.index.search(boxed)
         names = np.asarray([str(subject) for subject in subjects])
         is_other = names[:, None] != names[None, :]
         if not is_other.any():
             raise TooFewCasesError(
                 "all training cases are of one subject; copies need at least two to be told"
             )
-        others = np.where(is_other, similarity, -1.0)
+        others = np.where(is_other, self.index.search(boxed), -1.0)
         self.threshold = copy_threshold(others, quantile=config.copy_quantile)
 
-    def __call__(self, image: Image, labels: npt.NDArray[np.int64] | None) -> list[str]:
+    def __call__(self, image: Image, labels: Labels | None) -> list[str]:
         """Return the problem, or nothing."""
         best = float(self.index.search([centre_crop_or_pad(image, self.shape)]).max())
         if best <= self.threshold:
@@ -131,23 +127,21 @@ class LabelCheck:
         *,
         n_structures: int,
         quantile: float,
-        blind: npt.NDArray[np.int64],
+        blind: Labels,
     ) -> None:
         if len(real) < 5:
             raise TooFewCasesError(f"{len(real)} validation cases; a limit for labels needs at least 5")
         self.segmenter, self.n_structures = segmenter, n_structures
         scores = np.array([self._dice(segmenter.segment(image), labels) for image, labels in real])
-        of_blind = np.array(
-            [self._dice(centre_crop_or_pad(blind, labels.shape), labels) for _, labels in real]
-        )
-        if np.nanmean(scores) <= np.nanmean(of_blind):
+        of_blind = [self._dice(centre_crop_or_pad(blind, labels.shape), labels) for _, labels in real]
+        if (mean := np.nanmean(scores)) <= (floor := np.nanmean(of_blind)):
             raise NotMeasurableError(
-                f"the gate's segmenter reaches a Dice of {np.nanmean(scores):.2f} on validation cases, an "
-                f"answer that looks at no image {np.nanmean(of_blind):.2f}: give it more steps"
+                f"the gate's segmenter reaches a Dice of {mean:.2f} on validation cases, an answer that "
+                f"looks at no image {floor:.2f}: give it more steps"
             )
         self.limit = float(np.nanquantile(scores, quantile))
 
-    def __call__(self, image: Image, labels: npt.NDArray[np.int64] | None) -> list[str]:
+    def __call__(self, image: Image, labels: Labels | None) -> list[str]:
         """Return the problem, or nothing; a volume without a label map has none."""
         if labels is None:
             return []
@@ -156,7 +150,7 @@ class LabelCheck:
             return []
         return [f"label map not followed: Dice {dice:.3f}, at least {self.limit:.3f} is needed"]
 
-    def _dice(self, answer: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> float:
+    def _dice(self, answer: Labels, labels: Labels) -> float:
         scores = dice_scores(answer, labels, n_structures=self.n_structures)
         return float(choose_column(scores[None], None)[0])
 
@@ -201,32 +195,21 @@ def make_quality_gate(
         checks.append(copies)
     if has_labels and schema is not None:
         validation = [_read(case, space, schema) for case in cohort.validation]
-        labelled = _train_label_check(train, validation, schema, config)
+        k = schema.n_structures
+        segmenter = train_segmenter(
+            train, config.segmenter, n_structures=k, n_steps=config.n_steps, seed=config.seed
+        )
+        blind = blind_answer([labels for _, labels in train], n_structures=k)
+        labelled = LabelCheck(
+            segmenter, validation, n_structures=k, quantile=config.label_quantile, blind=blind
+        )
         logger.info("gate: a Dice of at least %.3f with the label map", labelled.limit)
         checks.append(labelled)
 
-    def check(image: Image, labels: npt.NDArray[np.int64] | None) -> list[str]:
+    def check(image: Image, labels: Labels | None) -> list[str]:
         return [problem for each in checks for problem in each(image, labels)]
 
     return QualityGate(check=check, max_redraws=config.max_redraws, refuse=config.refuse)
-
-
-def _train_label_check(
-    train: Sequence[LabelledImage],
-    validation: Sequence[LabelledImage],
-    schema: LabelSchema,
-    config: QualityGateConfig,
-) -> LabelCheck:
-    segmenter = train_segmenter(
-        train, config.segmenter, n_structures=schema.n_structures, n_steps=config.n_steps, seed=config.seed
-    )
-    return LabelCheck(
-        segmenter,
-        validation,
-        n_structures=schema.n_structures,
-        quantile=config.label_quantile,
-        blind=blind_answer([labels for _, labels in train], n_structures=schema.n_structures),
-    )
 
 
 def _read(case: dict[str, Any], space: VolumeSpace, schema: LabelSchema | None) -> LabelledImage:

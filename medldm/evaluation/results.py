@@ -13,24 +13,25 @@ from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.cache import FeatureCache
 from medldm.evaluation.features.extraction import SetFeatures, extract_features
-from medldm.evaluation.features.network import FeatureNetwork, load_feature_network
+from medldm.evaluation.features.latent import LATENTS, latent_features
+from medldm.evaluation.features.network import (
+    FeatureNetwork,
+    load_feature_network,
+    network_features,
+    published_style,
+)
 from medldm.evaluation.metrics.anatomy import AnatomyTable
+from medldm.evaluation.metrics.copy_search import Detector
+from medldm.evaluation.metrics.neighbours import NeighbourIndex
 from medldm.evaluation.resources import EvaluationResources
+from medldm.evaluation.sections import privacy
 from medldm.evaluation.sections.agreement import LabelAgreement, agreement_results, measure_label_agreement
 from medldm.evaluation.sections.anatomy import anatomy_results, anatomy_tables
-from medldm.evaluation.sections.comparison import Comparison
 from medldm.evaluation.sections.diversity import diversity_results
-from medldm.evaluation.sections.feature_distances import latent_results, published_results
+from medldm.evaluation.sections.feature_distances import feature_results
 from medldm.evaluation.sections.fidelity import fidelity_results
 from medldm.evaluation.sections.membership import measure_membership
-from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
-from medldm.evaluation.sections.privacy import (
-    DetectorResult,
-    contrastive_detector,
-    correlation_detector,
-    privacy_results,
-    search_with,
-)
+from medldm.evaluation.sections.metric_result import SECTIONS, Comparison, MetricResult
 from medldm.evaluation.sections.usefulness import Usefulness, mark_too_weak, usefulness_results
 from medldm.evaluation.sections.usefulness_trainings import fit_steps, measure_usefulness
 from medldm.evaluation.segmenter import Segmenter, train_segmenter
@@ -39,8 +40,6 @@ from medldm.transforms.errors import VoxelValueError
 
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose results stand on trained segmenters."""
-
-N_STAGES = 7
 
 
 @dataclass(kw_only=True)
@@ -66,7 +65,7 @@ class EvaluationResults:
     tables: dict[str, AnatomyTable] = field(default_factory=dict)
     agreement: LabelAgreement | None = None
     usefulness: Usefulness | None = None
-    detectors: list[DetectorResult] = field(default_factory=list)
+    detectors: list[privacy.DetectorResult] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     model_sha256: str | None = None
@@ -83,24 +82,25 @@ def collect_results(
     """Read the cohorts and compute every result; what cannot be computed says why."""
     resources = resources or EvaluationResources()
     n_more = 2 * (resources.model is not None) + (resources.feature_weights is not None)
-    with Stages(N_STAGES + n_more) as stages:
+    with Stages(7 + n_more) as stages:
         cohorts = Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic)))
         evaluated = open_model(resources, of_label_maps=bool(cohorts.without_images))
-        network = None
-        if resources.feature_weights is not None:
-            network = load_feature_network(resources.feature_weights)
+        weights = resources.feature_weights
+        network = None if weights is None else load_feature_network(weights)
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         collector = _Collector(sets, config, stages)
         if sets.has_images:
             cache = FeatureCache(resources.cache_dir)
             collector.fidelity(cache)
-            collector.published(network, cache)
-            collector.latents(evaluated, cohorts)
+            if network is not None:
+                collector.published(network, cache)
+            if evaluated is not None:
+                collector.latents(evaluated, cohorts)
             collector.segmenters()
         else:
             whose = " and the ".join(cohorts.without_images)
-            collector.leave_out(f"Only anatomy was evaluated: the {whose} set has no images.")
+            collector.results.left_out.append(f"Only anatomy was evaluated: the {whose} set has no images.")
         collector.anatomy()
         if sets.has_images:
             collector.privacy()
@@ -121,9 +121,6 @@ class _Collector:
         self.compare = Comparison(sets, n_resamples=config.n_resamples, seed=config.seed)
         self.results = EvaluationResults(sets=sets)
         self.metrics = self.results.metrics
-
-    def leave_out(self, sentence: str) -> None:
-        self.results.left_out.append(sentence)
 
     def fidelity(self, cache: FeatureCache) -> None:
         config, tell = self.config, self.stages.tell
@@ -146,33 +143,45 @@ class _Collector:
             self.metrics += diversity_results(self.compare, self.results.features, n_pairs=config.n_pairs)
         self.stages.done("fidelity and diversity")
 
-    def published(self, network: FeatureNetwork | None, cache: FeatureCache) -> None:
-        if network is None:
-            return
+    def published(self, network: FeatureNetwork, cache: FeatureCache) -> None:
         title = f"Distances in features of {network.file_name}"
         with record_refusal("fidelity", self.metrics, part="network", title=title):
-            self.metrics += published_results(self.compare, network, cache=cache, progress=self.stages.tell)
+            found = network_features(network, self.results.sets, cache=cache, progress=self.stages.tell)
+            note = published_style(found, n_matched=min(map(len, found.values())))
+            kind = replace(network.kind, note=f"{network.kind.note} {note}")
+            self.metrics += feature_results(self.compare, found, kind)
         self.stages.done("network features")
 
-    def latents(self, evaluated: EvaluatedModel | None, cohorts: Cohorts) -> None:
-        if evaluated is None:
-            return
+    def latents(self, evaluated: EvaluatedModel, cohorts: Cohorts) -> None:
         title = "Distances in the model's latents"
         with record_refusal("fidelity", self.metrics, part="latents", title=title):
-            self.metrics += latent_results(self.compare, evaluated, cohorts, progress=self.stages.tell)
+            found = latent_features(
+                evaluated.model, cohorts, seed=self.config.seed, progress=self.stages.tell
+            )
+            self.metrics += feature_results(self.compare, found, LATENTS)
         self.stages.done("latents")
 
     def segmenters(self) -> None:
         config = self.config.usefulness
         if config.time_budget_s == 0 and config.segmenter.n_steps is None:
-            self.leave_out("Label agreement and usefulness were left out: their time budget is 0.")
+            self.results.left_out.append(
+                "Label agreement and usefulness were left out: their time budget is 0."
+            )
             return
         n_steps = 0
         segmenters: list[Segmenter] = []
         with record_refusal("agreement", self.metrics):
             n_steps = self._fit_steps()
-            segmenters.append(self._train_segmenter(n_steps))
-            self._agreement(segmenters[0])
+            self.stages.tell("segmenter for label agreement")
+            segmenter = train_segmenter(
+                self._labelled_images("train"),
+                config.segmenter,
+                n_structures=self.results.sets.known_schema().n_structures,
+                n_steps=n_steps,
+                seed=self.config.seed,
+            )
+            segmenters.append(segmenter)
+            self._agreement(segmenter)
         with record_refusal("usefulness", self.metrics):
             self._usefulness(n_steps or self._fit_steps(), segmenters)
 
@@ -187,14 +196,15 @@ class _Collector:
     def privacy(self) -> None:
         config, sets, features = self.config, self.results.sets, self.results.features
         with record_refusal("privacy", self.metrics):
-            found = {"correlation": correlation_detector(sets, config.neighbours)}
+            index = NeighbourIndex(sets.train.boxed_images(sets.shape), config.neighbours)
+            found: dict[str, Detector] = {"correlation": index.search}
             embedded = None
             if features is not None and features.encoder is not None:
-                found["contrastive"] = contrastive_detector(sets, features.encoder)
+                found["contrastive"] = privacy.contrastive_detector(sets, features.encoder)
                 embedded = features.contrastive
             for name, detector in found.items():
                 self.stages.tell(f"search for copies by {name}")
-                search = search_with(
+                search = privacy.search_with(
                     name,
                     detector,
                     sets,
@@ -204,22 +214,20 @@ class _Collector:
                     seed=config.seed,
                 )
                 self.results.detectors.append(search)
-            self.metrics += privacy_results(self.results.detectors, embedded)
+            self.metrics += privacy.privacy_results(self.results.detectors, embedded)
         self.stages.done("privacy")
 
     def membership(self, evaluated: EvaluatedModel | None, cohorts: Cohorts) -> None:
         if evaluated is None:
-            self.leave_out("Membership inference was left out: no model was given.")
+            self.results.left_out.append("Membership inference was left out: no model was given.")
             return
-        config = self.config
-        title = "Membership inference"
-        with record_refusal("privacy", self.metrics, part="membership", title=title):
+        with record_refusal("privacy", self.metrics, part="membership", title="Membership inference"):
             self.metrics += measure_membership(
                 evaluated,
                 cohorts,
-                config.membership,
-                n_resamples=config.n_resamples,
-                seed=config.seed,
+                self.config.membership,
+                n_resamples=self.config.n_resamples,
+                seed=self.config.seed,
                 progress=self.stages.tell,
             )
         self.stages.done("membership inference")
@@ -227,16 +235,6 @@ class _Collector:
     def _fit_steps(self) -> int:
         n_structures = self.results.sets.known_schema().n_structures
         return fit_steps(self._labelled_images("train"), self.config.usefulness, n_structures=n_structures)
-
-    def _train_segmenter(self, n_steps: int) -> Segmenter:
-        self.stages.tell("segmenter for label agreement")
-        return train_segmenter(
-            self._labelled_images("train"),
-            self.config.usefulness.segmenter,
-            n_structures=self.results.sets.known_schema().n_structures,
-            n_steps=n_steps,
-            seed=self.config.seed,
-        )
 
     def _agreement(self, segmenter: Segmenter) -> None:
         sets, schema, seed = self.results.sets, self.results.sets.known_schema(), self.config.seed

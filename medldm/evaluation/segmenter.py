@@ -79,7 +79,7 @@ class Segmenter:
     def segment(self, image: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Return the labels 0..K (X, Y, Z) of an image (X, Y, Z)."""
         array = standardise(np.asarray(image, dtype=np.float32))
-        shape = [max(size, part) for size, part in zip(array.shape, self.patch, strict=True)]
+        shape = np.maximum(array.shape, self.patch).tolist()
         padded = torch.from_numpy(np.ascontiguousarray(centre_crop_or_pad(array, shape)))[None, None]
         scores = sliding_window_inference(padded, self.patch, 4, self.network, overlap=0.25)
         return centre_crop_or_pad(torch.as_tensor(scores).argmax(dim=1)[0].numpy(), array.shape)
@@ -111,10 +111,22 @@ def train_segmenter(
     if not prepared:
         raise TooFewCasesError("there is no case to train a segmenter on")
     patch = patch_for([image.shape for image, _ in prepared], config)
-    prepared = [_enlarge(pair, patch) for pair in prepared]
+    shapes = [np.maximum(image.shape, patch).tolist() for image, _ in prepared]
+    prepared = [
+        (centre_crop_or_pad(image, shape), centre_crop_or_pad(labels, shape))
+        for (image, labels), shape in zip(prepared, shapes, strict=True)
+    ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _make_network(config, n_structures)
+        network = UNet(
+            spatial_dims=3,
+            in_channels=1,
+            out_channels=n_structures + 1,
+            channels=config.channels,
+            strides=(2, 2),
+            num_res_units=1,
+            norm="INSTANCE",
+        )
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -144,11 +156,10 @@ def seconds_per_step(
 
 def patch_for(shapes: Sequence[Sequence[int]], config: SegmenterConfig) -> tuple[int, int, int]:
     """Return the patch: the median volume, rounded up to multiples of 4, at most the configured one."""
-    median = np.median(np.asarray(shapes), axis=0)
-    x, y, z = (
-        min(int(np.ceil(size / DIVISOR)), limit // DIVISOR) * DIVISOR
-        for size, limit in zip(median, config.patch_size, strict=True)
+    n_blocks = np.minimum(
+        np.ceil(np.median(shapes, axis=0) / DIVISOR), np.array(config.patch_size) // DIVISOR
     )
+    x, y, z = (int(n) * DIVISOR for n in n_blocks)
     return x, y, z
 
 
@@ -163,24 +174,6 @@ def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> L
             f"an image of {image.shape} has labels of {labels.shape}; the shapes must be the same"
         )
     return standardise(np.asarray(image, dtype=np.float32)), np.asarray(labels, dtype=np.int64)
-
-
-def _enlarge(pair: LabelledImage, patch: Sequence[int]) -> LabelledImage:
-    image, labels = pair
-    shape = [max(size, part) for size, part in zip(image.shape, patch, strict=True)]
-    return centre_crop_or_pad(image, shape), centre_crop_or_pad(labels, shape)
-
-
-def _make_network(config: SegmenterConfig, n_structures: int) -> nn.Module:
-    return UNet(
-        spatial_dims=3,
-        in_channels=1,
-        out_channels=n_structures + 1,
-        channels=config.channels,
-        strides=(2, 2),
-        num_res_units=1,
-        norm="INSTANCE",
-    )
 
 
 def _draw_batch(

@@ -12,6 +12,7 @@ from medldm.evaluation.metrics.checks import Floats, check_two_sets
 from medldm.evaluation.metrics.histograms import HistogramPair
 from medldm.evaluation.metrics.kernel_distance import polynomial_kernel, squared_mmd
 from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex
+from medldm.evaluation.metrics.precision_recall import measure_manifolds
 
 
 def histogram_distance(
@@ -31,6 +32,11 @@ def kernel_inception_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> fl
     """
     a, b = check_two_sets(first, second)
     return squared_mmd(polynomial_kernel(a, a), polynomial_kernel(b, b), polynomial_kernel(a, b))
+
+
+def mean_manifold_scores(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> dict[str, float]:
+    """Return precision, recall, density and coverage by name."""
+    return {name: float(each.mean()) for name, each in vars(measure_manifolds(real, synthetic)).items()}
 
 
 def find_neighbours(

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from monai.transforms import Compose
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from medldm.conditioning import ConditioningConfig, Conditions, open_text_encoder
 from medldm.data.cohort import Cohort
-from medldm.data.labels import LabelSchema
 from medldm.data.listing import Case
 from medldm.data.measured_scalars import with_measured_scalars
 from medldm.errors import CheckpointError
@@ -131,25 +129,21 @@ def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -
             f"the model makes {makes}, the evaluation is of {wanted}: give the model that made the synthetic "
             f"{wanted}, or none"
         )
+    conditioning, space = model.conditioning_config, require_volume_space(model.space)
+    if of_label_maps:
+        transform = label_map_case_transforms(space, conditioning, schema=schema_of(checkpoint))
+    else:
+        encoder = None
+        if "text" in conditioning.names:
+            encoder = open_text_encoder(resources.text_encoder, identity=conditioning.text_encoder)
+        transform = case_transforms(space, conditioning, text_encoder=encoder)
     return EvaluatedModel(
         model=model.to(choose_device(resources.device)).eval(),
         config=config,
-        transform=_make_transform(model, resources, schema_of(checkpoint) if of_label_maps else None),
+        transform=transform,
         weights_sha256=checkpoint.card["weights_sha256"],
-        needs_label=of_label_maps or "label_map" in model.conditioning_config.names,
+        needs_label=of_label_maps or "label_map" in conditioning.names,
     )
-
-
-def _make_transform(
-    model: LatentDiffusionModel, resources: EvaluationResources, schema: LabelSchema | None
-) -> Compose:
-    conditioning, space = model.conditioning_config, require_volume_space(model.space)
-    if schema is not None:
-        return label_map_case_transforms(space, conditioning, schema=schema)
-    encoder = None
-    if "text" in conditioning.conditioning_type:
-        encoder = open_text_encoder(resources.text_encoder, identity=conditioning.text_encoder)
-    return case_transforms(space, conditioning, text_encoder=encoder)
 
 
 def choose_model_cases(cohort: Cohort, evaluated: EvaluatedModel, *, n_max: int, seed: int) -> ModelCases:

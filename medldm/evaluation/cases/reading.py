@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -34,8 +35,7 @@ from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.orientation import to_ras_affine
 from medldm.transforms.raw_volume import spacing_of
 
-IntensityKind = Literal["auto", "ct", "mr"]
-Read = Callable[[Case, Sequence[float]], tuple[Image | None, Labels | None, npt.NDArray[np.float64]]]
+Read = Callable[..., tuple[Image | None, Labels | None, npt.NDArray[np.float64]]]
 CT_BELOW = -200.0
 """A real training set whose images typically reach below this many units is taken for CT."""
 
@@ -54,7 +54,7 @@ class GridConfig(Config):
 
     spacing_mm: tuple[float, float, float] | None = None
     max_voxels: int = 2_000_000
-    intensity: IntensityKind = "auto"
+    intensity: Literal["auto", "ct", "mr"] = "auto"
     n_workers: int = 2
 
     def __post_init__(self) -> None:
@@ -99,14 +99,12 @@ def open_cohort(dataset: str | Path | Cohort) -> Cohort:
     Raises:
         CohortError: naming each file that cannot be used.
     """
-    if isinstance(dataset, Cohort):
-        require_sound(dataset)
-        return dataset
-    cohort = read_cohort(
-        dataset, validation_fraction=0.0, require_labels=False, require_images=False, strict=False
-    )
-    require_sound(cohort)
-    return cohort
+    if not isinstance(dataset, Cohort):
+        dataset = read_cohort(
+            dataset, validation_fraction=0.0, require_labels=False, require_images=False, strict=False
+        )
+    require_sound(dataset)
+    return dataset
 
 
 def load_case_sets(
@@ -134,14 +132,8 @@ def load_case_sets(
     for name, cohort in zip(("real training", "real test", "synthetic"), cohorts, strict=True):
         if progress is not None:
             progress(f"reading the {name} set")
-        read.append(
-            _read_set(
-                cohort,
-                spacing,
-                with_images=not cohorts.without_images,
-                n_workers=config.n_workers,
-            )
-        )
+        read_one: Read = _read_label_map if cohorts.without_images else read_case
+        read.append(_read_set(cohort, partial(read_one, spacing_mm=spacing), n_workers=config.n_workers))
     if n_equal := count_equal(*(each.images or each.labels or () for each in (read[1], read[0]))):
         raise NotMeasurableError(
             f"{n_equal} volumes of the real test set are in the real training set too, voxel by voxel; the "
@@ -195,10 +187,9 @@ def _choose_spacing(cohort: Cohort, *, max_voxels: int) -> tuple[float, float, f
     return float(spacing[0]), float(spacing[1]), float(spacing[2])
 
 
-def _read_set(cohort: Cohort, spacing_mm: Sequence[float], *, with_images: bool, n_workers: int) -> CaseSet:
-    read_one: Read = read_case if with_images else _read_label_map
+def _read_set(cohort: Cohort, read_one: Read, *, n_workers: int) -> CaseSet:
     with ThreadPoolExecutor(n_workers) as pool:
-        read = list(pool.map(lambda case: read_one(case, spacing_mm), cohort.cases))
+        read = list(pool.map(read_one, cohort.cases))
     images = [each[0] for each in read if each[0] is not None]
     labels = [each[1] for each in read if each[1] is not None]
     ranges = np.zeros(2)

@@ -98,7 +98,12 @@ class ContrastiveEncoder(nn.Module):
         super().__init__()
         self.config = config
         widths = (1, *config.channels)
-        self.trunk = nn.Sequential(*(_block(before, after) for before, after in pairwise(widths)))
+        self.trunk = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv3d(n, m, 3, stride=2, padding=1), nn.BatchNorm3d(m), nn.ReLU())
+                for n, m in pairwise(widths)
+            )
+        )
         last = config.channels[-1]
         n_cells = math.prod(-(-size // 2 ** len(config.channels)) for size in config.size)
         self.head = nn.Sequential(
@@ -236,9 +241,3 @@ def _draw_batches(n: int, batch_size: int, *, generator: torch.Generator) -> Ite
         order = torch.randperm(n, generator=generator).numpy()
         for start in range(0, n - size + 1, size):
             yield order[start : start + size]
-
-
-def _block(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(before, after, kernel_size=3, stride=2, padding=1), nn.BatchNorm3d(after), nn.ReLU()
-    )

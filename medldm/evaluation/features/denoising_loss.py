@@ -64,9 +64,7 @@ def denoising_loss(
     n_noises: int = 2,
     seed: int = 0,
 ) -> float:
-    """Return a diffusion model's loss on one case, averaged over fixed times and fixed noise.
-
-    The same times and noise for every case of a shape: cases then differ by themselves alone.
+    """Return a diffusion model's loss on one case, averaged over times and noise that every case shares.
 
     Args:
         predict: (x_t, network time (1,)) to the network's output; holds the case's conditions.

@@ -82,7 +82,7 @@ def extract_features(
         encoder = _recall_encoder(sets.train.boxed_images(sets.shape), contrastive, cache)
         embedded = {name: encoder.embed(part.boxed_images(sets.shape)) for name, part in parts.items()}
     tell("power spectra")
-    power = {name: power_of_cases(part.images, [sets.spacing_mm] * len(part)) for name, part in parts.items()}
+    power = {name: power_of_cases(part.images, sets.spacing_mm) for name, part in parts.items()}
     n_shells = power["train"].shape[1]
     highest = 0.5 / max(sets.spacing_mm)
     return SetFeatures(

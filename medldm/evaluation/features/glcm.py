@@ -8,17 +8,13 @@ Contrast plus ClusterTendency) say nothing new and are left out.
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import numpy.typing as npt
 
 from medldm.evaluation.errors import NotMeasurableError
+from medldm.evaluation.metrics.anatomy import DIRECTIONS
 from medldm.evaluation.metrics.checks import Floats
 
-DIRECTIONS: tuple[tuple[int, int, int], ...] = tuple(
-    (x, y, z) for x, y, z in product((-1, 0, 1), repeat=3) if (x, y, z) > (0, 0, 0)
-)
 _EPSILON = float(np.spacing(1))
 
 
@@ -146,14 +142,12 @@ def _entropy(p: Floats, *, axis: int | tuple[int, ...]) -> Floats:
 
 
 def _overlap(
-    levels: npt.NDArray[np.integer], offset: tuple[int, int, int]
+    levels: npt.NDArray[np.integer], offset: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
     """Return views of voxels and of those `offset` further on."""
-    here = tuple(
-        slice(max(-step, 0), size - max(step, 0)) for step, size in zip(offset, levels.shape, strict=True)
-    )
-    there = tuple(
-        slice(max(step, 0), size - max(-step, 0)) for step, size in zip(offset, levels.shape, strict=True)
+    here, there = (
+        tuple(slice(max(-s, 0), n - max(s, 0)) for s, n in zip(steps, levels.shape, strict=True))
+        for steps in (offset, [-step for step in offset])
     )
     if any(part.stop <= part.start for part in (*here, *there)):
         return levels[:0], levels[:0]

@@ -7,16 +7,15 @@ an autoencoder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medldm.data.cohort import Cohort
 from medldm.evaluation.cases.reading import Cohorts
-from medldm.evaluation.features.kinds import FeatureKind
+from medldm.evaluation.features.space import FeatureKind
 from medldm.evaluation.metrics.checks import Floats
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import require_volume_space
@@ -49,10 +48,9 @@ def pool_latents(latents: Tensor, *, grid: int = 2) -> Floats:
             "least 1 are needed"
         )
     exact = latents.double()
-    depth, height, width = (min(grid, size) for size in latents.shape[2:])
-    cells = (depth, height, width)
-    mean = F.adaptive_avg_pool3d(exact, cells)
-    variance = F.adaptive_avg_pool3d(exact.square(), cells) - mean.square()
+    x, y, z = (min(grid, size) for size in latents.shape[2:])
+    mean = F.adaptive_avg_pool3d(exact, (x, y, z))
+    variance = F.adaptive_avg_pool3d(exact.square(), (x, y, z)) - mean.square()
     pooled = torch.cat([mean.flatten(), variance.clamp(min=0).sqrt().flatten()])
     return np.asarray(pooled.cpu().numpy(), dtype=np.float64)
 
@@ -80,28 +78,18 @@ def latent_features(
     Raises:
         CheckpointError: for a model without a space.
     """
-    tell = progress or (lambda _: None)
-    device = model.latent_shift.device
-
-    def features(volumes: Iterator[Tensor]) -> Floats:
-        return np.stack([pool_latents(model.encode(volume.to(device))) for volume in volumes])
-
-    found = {}
-    for name, cohort in cohorts._asdict().items():
-        tell(f"latents of the {name} set")
-        found[name] = features(_volumes(model, cohort))
-    tell("latents of noise")
-    return found | {"noise": features(_noise(_volumes(model, cohorts.test), seed=seed))}
-
-
-def _volumes(model: LatentDiffusionModel, cohort: Cohort) -> Iterator[Tensor]:
     transform = volume_transforms(require_volume_space(model.space))
-    for case in cohort.cases:
-        yield torch.as_tensor(transform({"image": case["image"]})["image"])[None]
-
-
-def _noise(volumes: Iterator[Tensor], *, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    for volume in volumes:
-        drawn = torch.randn(volume.shape, generator=generator)
-        yield (volume.mean() + volume.std() * drawn).clamp(-1, 1)
+    found = {}
+    for name, cohort in (*cohorts._asdict().items(), ("noise", cohorts.test)):
+        if progress is not None:
+            progress(f"latents of the {name} set")
+        rows = []
+        for case in cohort.cases:
+            volume = torch.as_tensor(transform({"image": case["image"]})["image"])[None]
+            if name == "noise":
+                drawn = torch.randn(volume.shape, generator=generator)
+                volume = (volume.mean() + volume.std() * drawn).clamp(-1, 1)
+            rows.append(pool_latents(model.encode(volume.to(model.latent_shift.device))))
+        found[name] = np.stack(rows)
+    return found

@@ -20,7 +20,7 @@ from monai.networks.nets import ResNet
 from medldm.evaluation.cases.sets import CaseSets
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.cache import FeatureCache
-from medldm.evaluation.features.kinds import FeatureKind
+from medldm.evaluation.features.space import FeatureKind
 from medldm.evaluation.metrics.checks import Floats, check_volume
 from medldm.evaluation.metrics.frechet import frechet_distance
 from medldm.files import hash_file

@@ -23,7 +23,6 @@ def radiomics_features(
     *,
     n_bins: int = 32,
     limits: tuple[float, float] | None = None,
-    n_wavelet_levels: int = 2,
 ) -> dict[str, float]:
     """Return the features of one volume by name.
 
@@ -35,10 +34,9 @@ def radiomics_features(
         limits: intensities of the first and last level's outer edges, the same for the sets compared; voxels
             beyond count to those levels. Without it the volume's own range, which hides differences of gain
             and offset from the texture.
-        n_wavelet_levels: halvings.
 
     Returns:
-        16 first-order features, 22 of texture, 7 for each wavelet level and 1 for the rest.
+        16 first-order features, 22 of texture, 7 for each of 2 wavelet levels and 1 for the rest.
 
     Raises:
         ValueError: for arrays that do not fit, an empty mask, fewer than 2 bins, or limits out of order.
@@ -54,8 +52,7 @@ def radiomics_features(
     features = {f"first_order_{k}": v for k, v in first_order_features(image[inside], levels[inside]).items()}
     texture = glcm_features(co_occurrence(levels, n_levels=n_bins))
     features |= {f"glcm_{name}": value for name, value in texture.items()}
-    energies = wavelet_energies(image, n_levels=n_wavelet_levels)
-    return features | {f"wavelet_{name}": value for name, value in energies.items()}
+    return features | {f"wavelet_{name}": value for name, value in wavelet_energies(image).items()}
 
 
 def grey_levels(

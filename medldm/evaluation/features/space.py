@@ -12,6 +12,23 @@ from medldm.evaluation.metrics.checks import Floats, check_features
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureKind:
+    """How a report names features.
+
+    Args:
+        key: end of the figures' keys.
+        name: in brackets after the figures' titles.
+        meaning: one sentence about a distance in these features.
+        note: about where the features come from.
+    """
+
+    key: str
+    name: str
+    meaning: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FeatureSpace:
     """A linear map from raw features to standardised ones, fitted to the real training set alone.
 

@@ -5,7 +5,7 @@ distributions of two sets lie apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -53,14 +53,14 @@ def measure_anatomy(
     if not label_maps:
         raise TooFewCasesError("there are no label maps; at least one is needed")
     arrays = [np.asarray(labels) for labels in label_maps]
+
+    def of_masks(measure: Callable[[npt.ArrayLike], float]) -> Floats:
+        return np.array([[measure(labels == v) for v in values] for labels in arrays], dtype=np.float64)
+
     return AnatomyTable(
         volume_ml=np.stack([volumes_ml(labels, spacing_mm, values=values) for labels in arrays]),
-        n_components=np.array(
-            [[count_components(labels == v) for v in values] for labels in arrays], dtype=float
-        ),
-        surface_cm2=np.array(
-            [[surface_area_cm2(labels == v, spacing_mm) for v in values] for labels in arrays]
-        ),
+        n_components=of_masks(count_components),
+        surface_cm2=of_masks(lambda mask: surface_area_cm2(mask, spacing_mm)),
     )
 
 

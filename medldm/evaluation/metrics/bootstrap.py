@@ -94,14 +94,13 @@ def bootstrap_interval(
 
 
 def bootstrap_mean(
-    values: npt.ArrayLike, subjects: Sequence[Hashable] | None = None, *, level: float = 0.95, seed: int = 0
+    values: npt.ArrayLike, subjects: Sequence[Hashable] | None = None, *, seed: int = 0
 ) -> Estimate:
     """Return the mean of one value for each case, with its interval by subject.
 
     Args:
         values: (N,), finite.
         subjects: of each case; without it each case is its own.
-        level: of confidence.
         seed: of the draws.
 
     Raises:
@@ -115,9 +114,7 @@ def bootstrap_mean(
             f"values of shape {array.shape} for {len(names)} subjects are given; one finite value "
             "for each is needed"
         )
-    return bootstrap_interval(
-        lambda weights: float(weights @ array / weights.sum()), [names], level=level, seed=seed
-    )
+    return bootstrap_interval(lambda weights: float(weights @ array / weights.sum()), [names], seed=seed)
 
 
 def _evaluate(statistic: Callable[..., float], weights: Sequence[Floats]) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,13 @@ from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.copy_rule import excess_p_value, lone_copy_threshold
-from medldm.evaluation.metrics.planted_copies import DisguiseConfig, plant_copies
+from medldm.evaluation.metrics.planted_copies import plant_copies
 
 Detector = Callable[[Sequence[npt.ArrayLike]], npt.NDArray[np.floating]]
 """Volumes to their similarity (Q, T) to each training volume."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CopyCandidate:
+class CopyCandidate(NamedTuple):
     """A synthetic volume and its nearest training volume, by their places in the sets."""
 
     synthetic: int
@@ -73,11 +73,6 @@ class CopySearch:
     lone_power: Estimate | None = None
 
     @property
-    def copy_rate(self) -> float:
-        """Return the share of synthetic volumes that are copies."""
-        return len(self.copies) / self.n_synthetic
-
-    @property
     def fails(self) -> bool:
         """Whether there are more copies, or nearer ones, than chance explains."""
         return self.p_value < self.level or bool(self.beyond)
@@ -108,25 +103,23 @@ class CopySearch:
         )
 
 
-def copy_threshold(test_similarity: npt.ArrayLike, *, quantile: float = 0.99, n_min: int = 20) -> float:
+def copy_threshold(test_similarity: npt.ArrayLike, *, quantile: float = 0.99) -> float:
     """Return the similarity that only 1 - `quantile` of real test volumes reach.
 
     Args:
         test_similarity: (M, T) of real test volumes to training volumes.
         quantile: below 1. With fewer than 1 / (1 - quantile) test volumes it is near the largest one's, and
             the true share of false positives is uncertain.
-        n_min: test volumes needed.
-
     Raises:
         ValueError: for values that do not fit or a quantile not between 0 and 1.
-        TooFewCasesError: for fewer than `n_min` test volumes.
+        TooFewCasesError: for fewer than 20 test volumes.
     """
     similarity = _check_similarity(test_similarity, "test_similarity")
     if not 0 < quantile < 1:
         raise ValueError(f"quantile is {quantile}; a number between 0 and 1 is needed")
-    if len(similarity) < n_min:
+    if len(similarity) < 20:
         raise TooFewCasesError(
-            f"{len(similarity)} real test volumes; a threshold from them needs at least {n_min}"
+            f"{len(similarity)} real test volumes; a threshold from them needs at least 20"
         )
     return float(np.quantile(similarity.max(axis=1), quantile))
 
@@ -179,9 +172,7 @@ def search_copies(
         copies=tuple(copies.tolist()),
         memorised=tuple(memorised.tolist()),
         n_memorised_subjects=len({subjects[index] for index in memorised}),
-        worst=tuple(
-            CopyCandidate(synthetic=int(m), train=int(nearest[m]), similarity=float(best[m])) for m in worst
-        ),
+        worst=tuple(CopyCandidate(int(m), int(nearest[m]), float(best[m])) for m in worst),
         p_value=excess_p_value(len(copies), len(synthetic), len(test), quantile=quantile),
         lone_threshold=lone,
         beyond=tuple(np.flatnonzero(best > lone).tolist()),
@@ -194,7 +185,6 @@ def find_planted(
     train: Sequence[npt.ArrayLike],
     *,
     n: int = 100,
-    config: DisguiseConfig | None = None,
     seed: int = 0,
 ) -> Floats:
     """Plant disguised copies and return how similar the detector finds each to its source.
@@ -203,7 +193,6 @@ def find_planted(
         detector: volumes to similarities (n, T).
         train: T training volumes.
         n: copies to plant.
-        config: how strongly they are disguised.
         seed: of the disguises; the same for several detectors plants the same copies.
 
     Returns:
@@ -213,7 +202,7 @@ def find_planted(
     Raises:
         ValueError: for a detector that returns another shape.
     """
-    copies, sources = plant_copies(train, n, config, seed=seed)
+    copies, sources = plant_copies(train, n, seed=seed)
     similarity = _check_similarity(detector(copies), "the detector's result")
     if similarity.shape != (n, len(train)):
         raise ValueError(

@@ -40,7 +40,18 @@ def tissue_quantiles(
     volume = check_volume(image)
     if n_quantiles < 1:
         raise ValueError(f"n_quantiles is {n_quantiles}; at least 1 is needed")
-    values = volume.ravel() if structure is None else _inside(volume, labels, structure)
+    values = volume.ravel()
+    if structure is not None:
+        if labels is None:
+            raise ValueError(
+                f"structure {structure} is asked for without labels; give the label map or structure=None"
+            )
+        array = np.asarray(labels)
+        if array.shape != volume.shape:
+            raise ValueError(
+                f"the image has the shape {volume.shape} and the labels {array.shape}; give matching ones"
+            )
+        values = volume[array == structure]
     if values.size == 0:
         return np.full(n_quantiles, np.nan)
     return np.quantile(values, (np.arange(n_quantiles) + 0.5) / n_quantiles)
@@ -78,12 +89,8 @@ class HistogramPair:
             for rows, shown in zip(sets, self._shown, strict=True)
         ]
         values = np.concatenate([rows.ravel() for rows in kept])
-        case = np.concatenate(
-            [
-                np.repeat(np.arange(kept[0].shape[0]), kept[0].shape[1]),
-                kept[0].shape[0] + np.repeat(np.arange(kept[1].shape[0]), kept[1].shape[1]),
-            ]
-        )
+        n_of_case = np.repeat([rows.shape[1] for rows in kept], [len(rows) for rows in kept])
+        case = np.repeat(np.arange(len(n_of_case)), n_of_case)
         order = np.argsort(values, kind="stable")
         self._case, self._gaps = case[order[:-1]], np.diff(values[order])
         self._n_quantiles = [rows.shape[1] for rows in kept]
@@ -107,28 +114,7 @@ class HistogramPair:
 
 
 def stack_quantiles(
-    cases: Sequence[tuple[npt.ArrayLike, npt.ArrayLike | None]],
-    *,
-    structure: int | None = None,
-    n_quantiles: int = 200,
+    cases: Sequence[tuple[npt.ArrayLike, npt.ArrayLike | None]], *, structure: int | None = None
 ) -> Floats:
     """Return the quantiles (N, Q) of one tissue in (image, labels) cases, as `tissue_quantiles`."""
-    return np.stack(
-        [
-            tissue_quantiles(image, labels, structure=structure, n_quantiles=n_quantiles)
-            for image, labels in cases
-        ]
-    )
-
-
-def _inside(volume: Floats, labels: npt.ArrayLike | None, structure: int) -> Floats:
-    if labels is None:
-        raise ValueError(
-            f"structure {structure} is asked for without labels; give the label map or structure=None"
-        )
-    array = np.asarray(labels)
-    if array.shape != volume.shape:
-        raise ValueError(
-            f"the image has the shape {volume.shape} and the labels {array.shape}; give matching ones"
-        )
-    return volume[array == structure]
+    return np.stack([tissue_quantiles(image, labels, structure=structure) for image, labels in cases])

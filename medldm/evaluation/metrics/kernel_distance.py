@@ -86,15 +86,12 @@ class MMDTest:
 
     Args:
         squared_mmd: the statistic.
-        p_value: of the hypothesis that both sets come from one distribution.
-        bandwidth: of the kernel, in units of the features.
-        n_permutations: that the p-value stands on; it is at least 1 / (n_permutations + 1).
+        p_value: of the hypothesis that both sets come from one distribution; at least
+            1 / (n_permutations + 1).
     """
 
     squared_mmd: float
     p_value: float
-    bandwidth: float
-    n_permutations: int
 
 
 def mmd_permutation_test(
@@ -139,8 +136,6 @@ def mmd_permutation_test(
     return MMDTest(
         squared_mmd=float(statistics[0]),
         p_value=float((statistics >= statistics[0] - tolerance).mean()),
-        bandwidth=float(width),
-        n_permutations=n_permutations,
     )
 
 

@@ -12,7 +12,7 @@ the control column shows: the same images measured with another case's label map
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -54,7 +54,12 @@ def label_contrast(
     Raises:
         ValueError: for shapes that differ, a structure 0, a radius below 1 or unknown surroundings.
     """
-    image, labels = _check_pair(image, labels)
+    image, labels = np.asarray(image, dtype=np.float64), np.asarray(labels)
+    if image.ndim != 3 or image.shape != labels.shape:
+        raise ValueError(
+            f"the image has the shape {image.shape} and the labels {labels.shape}; "
+            "both must be the same (X, Y, Z)"
+        )
     if structure == 0:
         raise ValueError("structure is 0, the background; give the value of a structure")
     if radius < 1:
@@ -63,7 +68,11 @@ def label_contrast(
         raise ValueError(f"surroundings is {surroundings!r}; one of {get_args(Surroundings)} is needed")
     if not (labels == structure).any():
         return math.nan
-    window = _box_around(labels == structure, margin=math.ceil(radius))
+    margin = math.ceil(radius)
+    window = tuple(
+        slice(max(int(each.min()) - margin, 0), int(each.max()) + margin + 1)
+        for each in np.nonzero(labels == structure)
+    )
     image, labels = image[window], labels[window]
     inside = labels == structure
     shell = (distance_transform_edt(~inside) <= radius) & ~inside
@@ -125,17 +134,35 @@ def compare_label_contrast(
     """
     if scale not in get_args(Scale):
         raise ValueError(f"scale is {scale!r}; one of {get_args(Scale)} is needed")
-    names = _list_structures([*real, *synthetic], schema=schema)
-
-    def measure(case: LabelledImage, structure: int) -> float:
-        contrast = label_contrast(*case, structure=structure, radius=radius, surroundings=surroundings)
-        return contrast / _intensity_range(case[0]) if scale == "range" else contrast
-
+    found = sorted({int(value) for _, labels in (*real, *synthetic) for value in np.unique(labels)} - {0})
+    names = {value: f"structure {value}" for value in found} if schema is None else schema.structures
     shuffled = shuffle_labels(synthetic)
-    return [
-        _make_row(value, name, real=real, synthetic=synthetic, shuffled=shuffled, measure=measure)
-        for value, name in names.items()
-    ]
+
+    def measure(cases: Sequence[LabelledImage], structure: int) -> list[float]:
+        contrasts = [
+            label_contrast(*case, structure=structure, radius=radius, surroundings=surroundings)
+            / (_intensity_range(case[0]) if scale == "range" else 1.0)
+            for case in cases
+        ]
+        return [contrast for contrast in contrasts if not math.isnan(contrast)]
+
+    rows = []
+    for value, name in names.items():
+        of_real, of_synthetic = measure(real, value), measure(synthetic, value)
+        mean_real, mean_synthetic = _mean(of_real), _mean(of_synthetic)
+        rows.append(
+            ContrastRow(
+                value=value,
+                name=name,
+                real=mean_real,
+                synthetic=mean_synthetic,
+                relative_difference=(mean_synthetic - mean_real) / abs(mean_real) if mean_real else math.nan,
+                shuffled=_mean(measure(shuffled, value)),
+                n_real=len(of_real),
+                n_synthetic=len(of_synthetic),
+            )
+        )
+    return rows
 
 
 def shuffle_labels(cases: Sequence[LabelledImage]) -> list[LabelledImage]:
@@ -179,57 +206,9 @@ def align_columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _make_row(
-    value: int,
-    name: str,
-    *,
-    real: Sequence[LabelledImage],
-    synthetic: Sequence[LabelledImage],
-    shuffled: Sequence[LabelledImage],
-    measure: Callable[[LabelledImage, int], float],
-) -> ContrastRow:
-    of_real, of_synthetic, of_shuffled = (
-        [contrast for case in cases if not math.isnan(contrast := measure(case, value))]
-        for cases in (real, synthetic, shuffled)
-    )
-    real_mean, synthetic_mean = _mean(of_real), _mean(of_synthetic)
-    return ContrastRow(
-        value=value,
-        name=name,
-        real=real_mean,
-        synthetic=synthetic_mean,
-        relative_difference=(synthetic_mean - real_mean) / abs(real_mean) if real_mean else math.nan,
-        shuffled=_mean(of_shuffled),
-        n_real=len(of_real),
-        n_synthetic=len(of_synthetic),
-    )
-
-
-def _list_structures(cases: Sequence[LabelledImage], *, schema: LabelSchema | None) -> dict[int, str]:
-    if schema is not None:
-        return dict(schema.structures)
-    found = sorted({int(value) for _, labels in cases for value in np.unique(np.asarray(labels))} - {0})
-    return {value: f"structure {value}" for value in found}
-
-
-def _check_pair(image: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray]:
-    image, labels = np.asarray(image, dtype=np.float64), np.asarray(labels)
-    if image.ndim != 3 or image.shape != labels.shape:
-        raise ValueError(
-            f"the image has the shape {image.shape} and the labels {labels.shape}; "
-            "both must be the same (X, Y, Z)"
-        )
-    return image, labels
-
-
 def _intensity_range(image: npt.ArrayLike) -> float:
     low, high = np.percentile(np.asarray(image, dtype=np.float64), (0.5, 99.5))
     return float(high - low) if high > low else math.nan
-
-
-def _box_around(mask: npt.NDArray[np.bool_], *, margin: int) -> tuple[slice, ...]:
-    indices = np.nonzero(mask)
-    return tuple(slice(max(int(each.min()) - margin, 0), int(each.max()) + margin + 1) for each in indices)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -37,12 +37,6 @@ class ManifoldScores:
     density: Floats
     coverage: Floats
 
-    def means(self) -> dict[str, float]:
-        """Return the four figures by name."""
-        return {
-            name: float(getattr(self, name).mean()) for name in ("precision", "recall", "density", "coverage")
-        }
-
 
 def neighbour_radii(features: npt.ArrayLike, *, k: int) -> Floats:
     """Return the distance (N,) of each case to its k-th nearest other case.

@@ -7,7 +7,7 @@ anatomy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,10 @@ from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.checks import Floats, check_features, check_volume, check_weights
 
 
-@dataclass(frozen=True, kw_only=True)
-class RadialSpectrum:
+class RadialSpectrum(NamedTuple):
     """Mean power in shells of frequency.
 
-    Args:
+    Attributes:
         frequency: (K,) middle of each shell, in cycles per mm.
         power: (K,) mean squared magnitude of the Fourier coefficients, divided by the number of voxels: white
             noise of variance v has the power v in every shell. NaN where a shell has no coefficient.
@@ -65,9 +64,9 @@ def radial_power_spectrum(
     squared = np.abs(rfftn(_taper(image) if window else image)) ** 2 / image.size
     shell, count = _shells(image.shape, spacing, n_shells=n_shells, highest=top)
     inside = shell < n_shells
-    total = np.bincount(shell[inside], weights=(squared * count)[inside], minlength=n_shells)
-    number = np.bincount(
-        shell[inside], weights=np.broadcast_to(count, shell.shape)[inside], minlength=n_shells
+    total, number = (
+        np.bincount(shell[inside], weights=each[inside], minlength=n_shells)
+        for each in (squared * count, np.broadcast_to(count, shell.shape))
     )
     power = np.where(number > 0, total / np.maximum(number, 1), np.nan)
     return RadialSpectrum(frequency=(np.arange(n_shells) + 0.5) * top / n_shells, power=power)
@@ -102,31 +101,24 @@ def spectral_distance(
 
 
 def power_of_cases(
-    volumes: Sequence[npt.ArrayLike], spacing_mm: Sequence[Sequence[float]], *, n_shells: int = 16
+    volumes: Sequence[npt.ArrayLike], spacing_mm: Sequence[float], *, n_shells: int = 16
 ) -> Floats:
-    """Return the power (N, n_shells) of volumes in common shells, up to the coarsest axis of all of them.
+    """Return the power (N, n_shells) of volumes of one spacing in the shells of `radial_power_spectrum`.
 
     Each volume is divided by its standard deviation first, so that units do not count, only the shape.
 
     Raises:
-        ValueError: for other than one spacing a volume.
+        ValueError: for no volumes.
         NotMeasurableError: for a volume without contrast.
     """
-    if len(volumes) != len(spacing_mm) or not volumes:
-        raise ValueError(
-            f"{len(volumes)} volumes and {len(spacing_mm)} spacings are given; one for each is needed"
-        )
-    highest = 0.5 / max(max(each) for each in spacing_mm)
     rows = []
-    for volume, spacing in zip(volumes, spacing_mm, strict=True):
+    for volume in volumes:
         image = check_volume(volume)
         if image.std() == 0:
             raise NotMeasurableError(
                 "a volume has one value everywhere; its spectrum has no shape. Leave it out"
             )
-        rows.append(
-            radial_power_spectrum(image / image.std(), spacing, n_shells=n_shells, highest=highest).power
-        )
+        rows.append(radial_power_spectrum(image / image.std(), spacing_mm, n_shells=n_shells).power)
     return np.stack(rows)
 
 

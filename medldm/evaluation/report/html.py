@@ -134,12 +134,7 @@ def _privacy_word(report: Mapping[str, Any]) -> str:
     light = report["summary"]["privacy"]["light"]
     if light == "red" and not report["copy_search"]["fails"]:
         return "no copies found by these searches, but more of the training patients than chance explains"
-    return {
-        "green": "no copies found by these searches",
-        "amber": "look closer",
-        "red": "copies found",
-        "grey": "not judged",
-    }[light]
+    return {**WORDS, "green": "no copies found by these searches", "red": "copies found"}[light]
 
 
 def _how_to_read() -> str:

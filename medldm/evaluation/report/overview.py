@@ -77,7 +77,9 @@ def draw_overview(
         raise ValueError("there is no case to draw; give at least one real or synthetic case")
     colours = _choose_colours([labels for _, cases in blocks for _, labels, _ in cases], schema=schema)
     figure = _draw_figure(blocks, colours=colours, schema=schema, title=title)
-    return _save(figure, Path(path))
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+    return Path(path)
 
 
 _Checked = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], tuple[float, float, float]]
@@ -180,19 +182,12 @@ def _draw_plane(panel: Axes, case: _Checked, *, axis: int, colours: dict[int, st
         mask = contours == value
         if mask.any() and not mask.all() and min(mask.shape) > 1:
             panel.contour(x, y, mask.astype(np.float32), levels=[0.5], colors=colour, linewidths=0.55)
-    _frame(panel, extent)
-
-
-def _frame(panel: Axes, extent: tuple[float, float, float, float]) -> None:
-    """Centre the plane in a black square, the same number of millimetres wide and high."""
-    side = max(extent[1], extent[3])
+    # The plane stands in the middle of a black square, the same number of millimetres wide and high.
+    side = max(extent)
     panel.set_xlim((extent[1] - side) / 2, (extent[1] + side) / 2)
     panel.set_ylim((extent[3] - side) / 2, (extent[3] + side) / 2)
-    panel.set_facecolor("black")
-    panel.set_xticks([])
-    panel.set_yticks([])
-    for spine in panel.spines.values():
-        spine.set_visible(False)
+    panel.set(facecolor="black", xticks=[], yticks=[])
+    panel.spines[:].set_visible(False)
 
 
 def _middle_of_labels(labels: npt.NDArray[np.int64]) -> tuple[int, int, int]:
@@ -231,9 +226,3 @@ def _draw_legend(figure: Figure, *, colours: dict[int, str], schema: LabelSchema
         figure.legend(
             handles, texts, loc="lower center", ncols=min(len(handles), 6), frameon=False, fontsize=7
         )
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
-    return path

@@ -18,7 +18,6 @@ from medldm.evaluation.report.overview import draw_overview
 from medldm.evaluation.report.viewer import ViewerCase, viewer_html
 from medldm.evaluation.results import EvaluationResults
 from medldm.evaluation.sections.metric_result import SECTIONS
-from medldm.evaluation.sections.privacy import worst_pairs
 
 Plots = dict[str, list[tuple[str, str]]]
 
@@ -50,43 +49,42 @@ def _viewer_cases(results: EvaluationResults, *, n_real: int, n_synthetic: int) 
 
 def _draw_plots(results: EvaluationResults, config: EvaluationConfig) -> Plots:
     drawn: Plots = {section: [] for section in ("cases", *SECTIONS)}
-    drawn["cases"].append(
-        (_draw_cases(results, config), "Real test and synthetic cases, in the order of their files.")
-    )
+
+    def add(section: str, uri: str, caption: str) -> None:
+        drawn[section].append((uri, caption))
+
+    cases = _draw_cases(results, config)
+    add("cases", cases, "Real test and synthetic cases, in the order of their files.")
     shown = [each for each in results.metrics if each.description.section == "fidelity"]
     if any(each.synthetic and each.real and each.noise for each in shown):
         caption = "Each figure between the real training set (0) and noise (1)."
-        drawn["fidelity"].append((plots.plot_columns(shown), caption))
+        add("fidelity", plots.plot_columns(shown), caption)
     if results.features is not None:
         features = results.features
-        drawn["fidelity"].append(
-            (plots.plot_features(features.radiomics), "Where the cases lie in feature space.")
-        )
-        drawn["fidelity"].append(
-            (
-                plots.plot_spectra(features.frequency, features.power),
-                "Detail at each scale; intensities have unit variance.",
-            )
-        )
+        add("fidelity", plots.plot_features(features.radiomics), "Where the cases lie in feature space.")
+        spectra = plots.plot_spectra(features.frequency, features.power)
+        add("fidelity", spectra, "Detail at each scale; intensities have unit variance.")
     names = [] if results.sets.schema is None else list(results.sets.schema.structures.values())
     if results.tables:
-        drawn["anatomy"].append(
-            (plots.plot_volumes(results.tables, names), "Volumes, one point a case; bars are medians.")
-        )
+        volumes = plots.plot_volumes(results.tables, names)
+        add("anatomy", volumes, "Volumes, one point a case; bars are medians.")
     if results.usefulness is not None:
         caption = "Dice on real test subjects after training on each source, mean over seeds; bars are means."
-        drawn["usefulness"].append((plots.plot_usefulness(results.usefulness, names), caption))
+        add("usefulness", plots.plot_usefulness(results.usefulness, names), caption)
     for detector in results.detectors:
         if detector.search is None:
             continue
         uri = plots.plot_similarity(
             detector.best, threshold=detector.search.threshold, title=f"Search by {detector.name}"
         )
-        drawn["privacy"].append((uri, "Synthetic volumes right of the threshold are called copies."))
+        add("privacy", uri, "Synthetic volumes right of the threshold are called copies.")
         if config.show_real and detector.name == "correlation":
-            pairs = worst_pairs(detector, results.sets)
+            sets = results.sets
+            made, train = (each.boxed_images(sets.shape) for each in (sets.synthetic, sets.train))
+            worst = detector.search.worst[:4]
+            pairs = [(made[pair.synthetic], train[pair.train], pair.similarity) for pair in worst]
             caption = "The synthetic volumes most like a training volume, with it and their similarity."
-            drawn["privacy"].append((plots.picture_pairs(pairs), caption))
+            add("privacy", plots.picture_pairs(pairs), caption)
     return drawn
 
 
@@ -94,17 +92,9 @@ def _draw_cases(results: EvaluationResults, config: EvaluationConfig) -> str:
     sets = results.sets
 
     def take(part: CaseSet) -> list[Any]:
-        shown = range(min(config.n_shown, len(part)))
-        return [
-            (
-                part.picture(place),
-                np.zeros(part.images[place].shape, dtype=np.int64)
-                if part.labels is None
-                else part.labels[place],
-                sets.spacing_mm,
-            )
-            for place in shown
-        ]
+        images = [part.picture(place) for place in range(min(config.n_shown, len(part)))]
+        labels = part.labels or [np.zeros(image.shape, dtype=np.int64) for image in images]
+        return [(image, labels[place], sets.spacing_mm) for place, image in enumerate(images)]
 
     with tempfile.TemporaryDirectory() as folder:
         path = draw_overview(

@@ -60,11 +60,8 @@ def plot_features(features: dict[str, Floats]) -> str:
         pooled = np.concatenate(values)
         margin = 0.15 * max(float(np.ptp(pooled)), 1e-6)
         set_limits(pooled.min() - margin, pooled.max() + margin)
-    panel.set_xlabel("first principal axis, in sd of features")
-    panel.set_ylabel("second")
-    panel.legend(fontsize=7, frameon=False)
-    panel.set_title("Radiomics features (noise may lie outside)", fontsize=9)
-    return to_data_uri(canvas)
+    panel.set(xlabel="first principal axis, in sd of features", ylabel="second")
+    return _finish(canvas, "Radiomics features (noise may lie outside)")
 
 
 def plot_spectra(frequency: Floats, power: dict[str, Floats]) -> str:
@@ -80,11 +77,8 @@ def plot_spectra(frequency: Floats, power: dict[str, Floats]) -> str:
         low, high = np.percentile(decibels, (10, 90), axis=0)
         panel.fill_between(frequency, low, high, color=COLOURS[name], alpha=0.15, linewidth=0)
         panel.plot(frequency, decibels.mean(axis=0), color=COLOURS[name], label=NAMES[name], linewidth=1.4)
-    panel.set_xlabel("spatial frequency (cycles per mm)")
-    panel.set_ylabel("power (dB)")
-    panel.legend(fontsize=7, frameon=False)
-    panel.set_title("Power spectrum: mean, and 10th to 90th percentile of cases", fontsize=9)
-    return to_data_uri(canvas)
+    panel.set(xlabel="spatial frequency (cycles per mm)", ylabel="power (dB)")
+    return _finish(canvas, "Power spectrum: mean, and 10th to 90th percentile of cases")
 
 
 def plot_volumes(tables: dict[str, AnatomyTable], names: Sequence[str]) -> str:
@@ -145,11 +139,8 @@ def plot_similarity(best: dict[str, Floats], *, threshold: float, title: str) ->
         share = np.full(len(best[name]), 1 / len(best[name]))
         panel.hist(best[name], bins=bins, weights=share, alpha=0.55, color=COLOURS[name], label=NAMES[name])
     panel.axvline(threshold, color="black", linewidth=1, linestyle="--", label=f"threshold {threshold:.3f}")
-    panel.set_xlabel("similarity to the nearest training volume")
-    panel.set_ylabel("share of cases")
-    panel.legend(fontsize=7, frameon=False)
-    panel.set_title(title, fontsize=9)
-    return to_data_uri(canvas)
+    panel.set(xlabel="similarity to the nearest training volume", ylabel="share of cases")
+    return _finish(canvas, title)
 
 
 def picture_pairs(pairs: Sequence[tuple[npt.NDArray, npt.NDArray, float]]) -> str:
@@ -179,28 +170,34 @@ def plot_columns(results: Sequence[MetricResult]) -> str:
         results: with all three columns; others are left out.
     """
     shown = [
-        each
-        for each in results
+        (each.description.title, each.synthetic, each.real, each.noise.value - each.real.value)
+        for each in reversed(results)
         if each.synthetic and each.real and each.noise and each.noise.value != each.real.value
     ]
     canvas = _open_canvas(6.4, 0.24 * len(shown) + 0.9)
     panel = canvas.subplots()
-    for row, each in enumerate(reversed(shown)):
-        if each.synthetic is None or each.real is None or each.noise is None:
-            continue
-        base, way = each.real.value, each.noise.value - each.real.value
-        for estimate, name, shift in ((each.real, "train", 0.16), (each.synthetic, "synthetic", -0.16)):
+    for row, (_, synthetic, real, way) in enumerate(shown):
+        base = real.value
+        for estimate, name, shift in ((real, "train", 0.16), (synthetic, "synthetic", -0.16)):
             ends = sorted(((estimate.lower - base) / way, (estimate.upper - base) / way))
             panel.plot(ends, [row + shift] * 2, color=COLOURS[name], linewidth=1.6, alpha=0.6)
             panel.plot((estimate.value - base) / way, row + shift, "o", color=COLOURS[name], markersize=4)
     panel.axvline(0, color=COLOURS["train"], linewidth=0.8, linestyle=":")
     panel.axvline(1, color=COLOURS["noise"], linewidth=0.8, linestyle=":")
-    panel.set_yticks(range(len(shown)), [each.description.title for each in reversed(shown)], fontsize=7)
+    panel.set_yticks(range(len(shown)), [title for title, *_ in shown], fontsize=7)
     panel.set_xlabel(
         "0: real training set (blue), 1: noise\nsynthetic set in red, with 95 % intervals", fontsize=7
     )
     panel.set_xlim(-0.6, 1.2)
     panel.tick_params(labelsize=7)
+    return to_data_uri(canvas)
+
+
+def _finish(canvas: Canvas, title: str) -> str:
+    """Give a plot of one panel its legend and title."""
+    (panel,) = canvas.axes
+    panel.legend(fontsize=7, frameon=False)
+    panel.set_title(title, fontsize=9)
     return to_data_uri(canvas)
 
 

@@ -65,6 +65,8 @@ def viewer_html(
         "cases": [_describe(case, schema=schema, max_voxels=max_voxels) for case in cases],
         "colours": _colour_map(schema),
     }
+    # JSON must not end the script element that holds it.
+    program_data = json.dumps(content).replace("<", "\\u003c")
     layouts = "".join(f'<option value="{value}">{name}</option>' for name, value in LAYOUTS)
     return f"""<div id="viewer" data-state="starting">
 <p><label>Case <select id="viewer-case"></select></label>
@@ -74,7 +76,7 @@ def viewer_html(
 <div id="viewer-frame"><canvas id="viewer-canvas" width="960" height="640"></canvas></div>
 <p id="viewer-status">The viewer is starting.</p>
 </div>
-<script type="application/json" id="viewer-data">{_for_script(json.dumps(content))}</script>
+<script type="application/json" id="viewer-data">{program_data}</script>
 <script>{_static("niivue.umd.js")}</script>
 <script>{_static("viewer.js")}</script>"""
 
@@ -152,8 +154,3 @@ def _static(name: str) -> str:
     if "</script" in text.lower() or "<!--" in text:
         raise ValueError(f"static/{name} holds a text that would end its script element in the page")
     return text
-
-
-def _for_script(text: str) -> str:
-    """Keep JSON from ending the script element that holds it."""
-    return text.replace("<", "\\u003c")

@@ -12,14 +12,13 @@ Chance is the Dice between the output on each synthetic image and another synthe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from medldm.data.labels import LabelSchema
-from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.cases.sets import Image, LabelledImage, Labels
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats
@@ -32,8 +31,6 @@ from medldm.evaluation.sections.metric_result import (
     compute_result,
 )
 from medldm.transforms.window import centre_crop_or_pad
-
-Segment = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +50,8 @@ class LabelAgreement:
     test: Floats
     chance: Floats
     subjects: tuple[Sequence[Hashable], Sequence[Hashable]]
-    predicted: tuple[npt.NDArray[np.int64], ...]
-    predicted_test: tuple[npt.NDArray[np.int64], ...]
+    predicted: tuple[Labels, ...]
+    predicted_test: tuple[Labels, ...]
 
     def difference(self, structure: int | None = None, *, chance: bool = False, seed: int = 0) -> Estimate:
         """Return Eq. (1) with its interval by subject.
@@ -79,7 +76,7 @@ class LabelAgreement:
 
 
 def measure_label_agreement(
-    segment: Segment,
+    segment: Callable[[Image], Labels],
     synthetic: Sequence[LabelledImage],
     test: Sequence[LabelledImage],
     *,
@@ -106,15 +103,23 @@ def measure_label_agreement(
         )
     predicted = tuple(segment(image) for image, _ in synthetic)
     predicted_test = tuple(segment(image) for image, _ in test)
-    others = _derangement(len(synthetic), seed=seed)
+    # A random cycle: an order in which no case keeps its place.
+    cycle = np.random.default_rng(seed).permutation(len(synthetic))
+    others = np.empty_like(cycle)
+    others[cycle] = np.roll(cycle, 1)
     shuffled = [
         centre_crop_or_pad(synthetic[other][1], map_.shape)
         for other, map_ in zip(others, predicted, strict=True)
     ]
+
+    def score(answers: Sequence[Labels], truth: Iterable[Labels]) -> Floats:
+        pairs = zip(answers, truth, strict=True)
+        return np.stack([dice_scores(*pair, n_structures=n_structures) for pair in pairs])
+
     return LabelAgreement(
-        synthetic=_score(predicted, [labels for _, labels in synthetic], n_structures),
-        test=_score(predicted_test, [labels for _, labels in test], n_structures),
-        chance=_score(predicted, shuffled, n_structures),
+        synthetic=score(predicted, (labels for _, labels in synthetic)),
+        test=score(predicted_test, (labels for _, labels in test)),
+        chance=score(predicted, shuffled),
         subjects=subjects or (range(len(synthetic)), range(len(test))),
         predicted=predicted,
         predicted_test=predicted_test,
@@ -128,13 +133,7 @@ def agreement_results(agreement: LabelAgreement, schema: LabelSchema, *, seed: i
         def measure(column: Column) -> Estimate:
             if column == "real":
                 own = agreement.dice("test", structure, seed=seed)
-                return Estimate(
-                    value=0.0,
-                    lower=own.lower - own.value,
-                    upper=own.upper - own.value,
-                    level=own.level,
-                    n_subjects=own.n_subjects,
-                )
+                return replace(own, value=0.0, lower=own.lower - own.value, upper=own.upper - own.value)
             return agreement.difference(structure, chance=column == "noise", seed=seed)
 
         synthetic, test = (agreement.dice(which, structure, seed=seed) for which in ("synthetic", "test"))
@@ -155,19 +154,3 @@ def agreement_results(agreement: LabelAgreement, schema: LabelSchema, *, seed: i
         make(None, ALL_STRUCTURES),
         *(make(place, name) for place, name in enumerate(schema.structures.values())),
     ]
-
-
-def _score(
-    predicted: Sequence[npt.NDArray[np.int64]], truth: Sequence[npt.NDArray[np.int64]], n_structures: int
-) -> Floats:
-    return np.stack(
-        [dice_scores(p, t, n_structures=n_structures) for p, t in zip(predicted, truth, strict=True)]
-    )
-
-
-def _derangement(n: int, *, seed: int) -> npt.NDArray[np.int64]:
-    """Return an order of n cases in which none keeps its place: a random cycle."""
-    cycle = np.random.default_rng(seed).permutation(n)
-    others = np.empty(n, dtype=np.int64)
-    others[cycle] = np.roll(cycle, 1)
-    return others

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
 
 from medldm.evaluation.cases.sets import CaseSets
 from medldm.evaluation.errors import NotMeasurableError
@@ -18,8 +15,14 @@ from medldm.evaluation.metrics.anatomy import (
 )
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.sections.agreement import LabelAgreement
-from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
-from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
+from medldm.evaluation.sections.metric_result import (
+    COLUMN_SETS,
+    Column,
+    Comparison,
+    Description,
+    MetricResult,
+    compute_result,
+)
 
 Tables = dict[str, AnatomyTable]
 """By "train", "test", "synthetic", "noise", "seen_synthetic" and "seen_test", as far as there are maps."""
@@ -32,67 +35,37 @@ class Quantity(NamedTuple):
 
     key: str
     title: str
-    meaning: str
     unit: str
     attribute: str
-    distance: Callable[..., float]
+    meaning: str
+    distance: Callable[..., float] = distribution_distance
 
 
+_APART = "How far the distributions of the {} lie apart."
+_KS = "Largest difference of the distributions of the structure's volume, 0 to 1."
 QUANTITIES = (
-    Quantity(
-        "volume_ks",
-        "Volume (KS)",
-        "Largest difference of the distributions of the structure's volume, 0 to 1.",
-        "",
-        "volume_ml",
-        ks_statistic,
-    ),
-    Quantity(
-        "volume_ml",
-        "Volume",
-        "How far the distributions of the structure's volume lie apart.",
-        "ml",
-        "volume_ml",
-        distribution_distance,
-    ),
-    Quantity(
-        "surface_cm2",
-        "Surface",
-        "How far the distributions of the structure's surface area lie apart.",
-        "cm2",
-        "surface_cm2",
-        distribution_distance,
-    ),
-    Quantity(
-        "n_components",
-        "Pieces",
-        "How far the distributions of the number of connected pieces lie apart.",
-        "pieces",
-        "n_components",
-        distribution_distance,
-    ),
+    Quantity("volume_ks", "Volume (KS)", "", "volume_ml", _KS, ks_statistic),
+    Quantity("volume_ml", "Volume", "ml", "volume_ml", _APART.format("structure's volume")),
+    Quantity("surface_cm2", "Surface", "cm2", "surface_cm2", _APART.format("structure's surface area")),
+    Quantity("n_components", "Pieces", "pieces", "n_components", _APART.format("number of connected pieces")),
 )
 SEEN_VOLUME = Quantity(
     "seen_volume_ml",
     "Volume in the image",
-    "How far the volumes that a segmenter sees in synthetic images lie from those it sees in real test "
-    "images; the real column is the segmenter's own error there.",
     "ml",
     "volume_ml",
-    distribution_distance,
+    "How far the volumes that a segmenter sees in synthetic images lie from those it sees in real test "
+    "images; the real column is the segmenter's own error there.",
 )
 
 
 def anatomy_tables(sets: CaseSets, agreement: LabelAgreement | None = None) -> Tables:
     """Measure the label maps of every set, and, where a segmenter ran, its maps of the images."""
     schema = sets.known_schema()
-    maps: dict[str, Sequence[npt.NDArray[np.int64]]] = {
-        name: part.labels
-        for name in ("train", "test", "synthetic", "noise")
-        if (part := getattr(sets, name)).labels is not None
-    }
     tables = {
-        name: measure_anatomy(each, sets.spacing_mm, values=schema.values) for name, each in maps.items()
+        name: measure_anatomy(labels, sets.spacing_mm, values=schema.values)
+        for name in ("train", "test", "synthetic", "noise")
+        if (labels := getattr(sets, name).labels) is not None
     }
     if agreement is not None:
         indices = tuple(range(1, schema.n_structures + 1))

@@ -8,17 +8,17 @@ import numpy as np
 
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.features.extraction import SetFeatures
+from medldm.evaluation.metrics import diversity
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
-from medldm.evaluation.metrics.diversity import (
-    IndexPairs,
-    choose_pairs,
-    mean_over_pairs,
-    pairwise_feature_distance,
-    pairwise_ms_ssim,
+from medldm.evaluation.sections.metric_result import (
+    COLUMN_SETS,
+    Column,
+    Comparison,
+    Description,
+    MetricResult,
+    compute_result,
 )
-from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
-from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
 
 MS_SSIM = Description(
     key="diversity.ms_ssim",
@@ -42,24 +42,27 @@ def diversity_results(compare: Comparison, features: SetFeatures, *, n_pairs: in
     sets = compare.sets
     span = float(np.subtract(*sets.train.file_range[::-1])) if sets.is_ct else 1.0
 
-    def mean(values: Callable[[Column, IndexPairs], Floats]) -> Callable[[Column], Estimate]:
+    def mean(values: Callable[[Column, diversity.IndexPairs], Floats]) -> Callable[[Column], Estimate]:
         def measure(column: Column) -> Estimate:
             n = len(compare.part(column))
             if n < 2:
                 raise TooFewCasesError("a set has fewer than 2 cases; pairs need at least 2")
-            pairs = choose_pairs(n, n_pairs=n_pairs, seed=compare.seed)
+            pairs = diversity.choose_pairs(n, n_pairs=n_pairs, seed=compare.seed)
             of_pairs = values(column, pairs)
             return compare.interval(
-                lambda w: mean_over_pairs(of_pairs, pairs, weights=w, n=n), compare.part(column).subjects
+                lambda w: diversity.mean_over_pairs(of_pairs, pairs, weights=w, n=n),
+                compare.part(column).subjects,
             )
 
         return measure
 
-    def similarity(column: Column, pairs: IndexPairs) -> Floats:
-        return pairwise_ms_ssim(compare.part(column).boxed_images(sets.shape), pairs, data_range=span)
+    def similarity(column: Column, pairs: diversity.IndexPairs) -> Floats:
+        return diversity.pairwise_ms_ssim(
+            compare.part(column).boxed_images(sets.shape), pairs, data_range=span
+        )
 
-    def distance(column: Column, pairs: IndexPairs) -> Floats:
-        return pairwise_feature_distance(features.radiomics[COLUMN_SETS[column]], pairs)
+    def distance(column: Column, pairs: diversity.IndexPairs) -> Floats:
+        return diversity.pairwise_feature_distance(features.radiomics[COLUMN_SETS[column]], pairs)
 
     return [
         compute_result(MS_SSIM, mean(similarity)),

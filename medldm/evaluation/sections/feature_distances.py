@@ -7,26 +7,21 @@ number of each set.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from medldm.evaluation.cases.model_cases import EvaluatedModel
-from medldm.evaluation.cases.reading import Cohorts
 from medldm.evaluation.errors import TooFewCasesError
-from medldm.evaluation.features.cache import FeatureCache
 from medldm.evaluation.features.extraction import standardise_sets
-from medldm.evaluation.features.kinds import FeatureKind
-from medldm.evaluation.features.latent import LATENTS, latent_features
-from medldm.evaluation.features.network import FeatureNetwork, network_features, published_style
+from medldm.evaluation.features.space import FeatureKind
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.frechet import extrapolated_frechet_distance, frechet_distance
 from medldm.evaluation.metrics.kernel_distance import polynomial_kernel, squared_mmd
-from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
 from medldm.evaluation.sections.metric_result import (
+    COLUMN_SETS,
     Column,
+    Comparison,
     Description,
     MetricResult,
     compute_result,
@@ -34,8 +29,6 @@ from medldm.evaluation.sections.metric_result import (
 
 Features = Mapping[str, Floats]
 """(N, D) by "train", "test", "synthetic" and "noise", in the order of the cases."""
-
-Progress = Callable[[str], None]
 
 
 def feature_results(
@@ -58,45 +51,7 @@ def feature_results(
         meaning=kind.meaning,
         better="lower",
     )
-    return [
-        frechet_result(compare, reduced, description, kind.note),
-        kid_result(compare, standardised, kind),
-    ]
-
-
-def latent_results(
-    compare: Comparison, evaluated: EvaluatedModel, cohorts: Cohorts, *, progress: Progress
-) -> list[MetricResult]:
-    """Compute the distances in the latents of the model's autoencoder.
-
-    Args:
-        compare: the sets.
-        evaluated: the model.
-        cohorts: that the sets were read from.
-        progress: told what is being done.
-    """
-    found = latent_features(evaluated.model, cohorts, seed=compare.seed, progress=progress)
-    return feature_results(compare, found, LATENTS)
-
-
-def published_results(
-    compare: Comparison, network: FeatureNetwork, *, cache: FeatureCache, progress: Progress
-) -> list[MetricResult]:
-    """Compute the distances in the features of a network that was trained elsewhere.
-
-    Args:
-        compare: the sets.
-        network: that sees the volumes.
-        cache: of an earlier evaluation.
-        progress: told what is being done.
-
-    Raises:
-        NotMeasurableError: for volumes that are too small for the network.
-    """
-    found = network_features(network, compare.sets, cache=cache, progress=progress)
-    note = published_style(found, n_matched=min(map(len, found.values())))
-    kind = replace(network.kind, note=f"{network.kind.note} {note}")
-    return feature_results(compare, found, kind)
+    return [frechet_result(compare, reduced, description, kind.note), kid_result(compare, standardised, kind)]
 
 
 def match_cases(compare: Comparison, n: int) -> npt.NDArray[np.int64]:

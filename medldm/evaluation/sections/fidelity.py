@@ -15,14 +15,13 @@ import numpy.typing as npt
 from medldm.evaluation.cases.sets import CaseSet
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.extraction import SetFeatures
-from medldm.evaluation.features.kinds import CONTRASTIVE, RADIOMICS
+from medldm.evaluation.features.space import FeatureKind
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_mean
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.histograms import HistogramPair, stack_quantiles
 from medldm.evaluation.metrics.kernel_distance import median_distance, mmd_permutation_test, rbf_kernel
 from medldm.evaluation.metrics.precision_recall import measure_manifolds
 from medldm.evaluation.metrics.spectrum import spectral_distance
-from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
 from medldm.evaluation.sections.feature_distances import (
     Features,
     frechet_result,
@@ -30,8 +29,27 @@ from medldm.evaluation.sections.feature_distances import (
     kid_result,
     match_cases,
 )
-from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
+from medldm.evaluation.sections.metric_result import (
+    COLUMN_SETS,
+    Column,
+    Comparison,
+    Description,
+    MetricResult,
+    compute_result,
+)
 
+RADIOMICS = FeatureKind(
+    key="radiomics",
+    name="radiomics",
+    meaning="Whether texture and intensity features are distributed as in real volumes; 0 on average "
+    "for equal distributions, whatever the number of cases.",
+)
+CONTRASTIVE = FeatureKind(
+    key="contrastive",
+    name="contrastive",
+    meaning="The same in features that a small network learned from the real training set, which see "
+    "anatomy more than texture.",
+)
 FRECHET = Description(
     key="fidelity.frechet",
     title="Frechet distance (radiomics)",

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
-import numpy.typing as npt
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.model_cases import EvaluatedModel, ModelCases, choose_model_cases
 from medldm.evaluation.cases.reading import Cohorts
 from medldm.evaluation.features.denoising_loss import make_case_loss
-from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.membership import MembershipResult, infer_membership
 from medldm.evaluation.sections.metric_result import Column, Description, Light, MetricResult, compute_result
@@ -151,39 +149,10 @@ def membership_results(
         seed: of the resamples and of the halves.
         note: about the cases, for every result.
     """
-    results = []
-    for attack in ATTACKS:
-        infer = _attack(attack, members, others, n_resamples=n_resamples, seed=seed)
-        results += [_auc_result(attack, infer, note), _rate_result(attack, infer, note)]
-    return results
-
-
-def split_by_subject(scores: MembershipScores, *, seed: int) -> tuple[MembershipScores, MembershipScores]:
-    """Split scores into two halves of different subjects."""
-    subjects = np.array(scores.subjects)
-    order = np.random.default_rng(seed).permutation(np.unique(subjects))
-    is_main_process = np.isin(subjects, order[: len(order) // 2])
-
-    def take(mask: npt.NDArray[np.bool_]) -> MembershipScores:
-        return MembershipScores(
-            by_attack={name: each[mask] for name, each in scores.by_attack.items()},
-            subjects=tuple(subjects[mask].tolist()),
-        )
-
-    return take(is_main_process), take(~is_main_process)
-
-
-Infer = Callable[[Column], MembershipResult]
-
-
-def _attack(
-    attack: str, members: MembershipScores, others: MembershipScores, *, n_resamples: int, seed: int
-) -> Infer:
-    """Return a function from a column to its result, computed once."""
     halves = split_by_subject(others, seed=seed)
 
     @cache
-    def infer(column: Column) -> MembershipResult:
+    def infer(attack: str, column: Column) -> MembershipResult:
         first, second = (members, others) if column == "synthetic" else halves
         return infer_membership(
             first.by_attack[attack],
@@ -194,7 +163,29 @@ def _attack(
             seed=seed,
         )
 
-    return infer
+    results = []
+    for attack in ATTACKS:
+        own = partial(infer, attack)
+        results += [_auc_result(attack, own, note), _rate_result(attack, own, note)]
+    return results
+
+
+def split_by_subject(scores: MembershipScores, *, seed: int) -> tuple[MembershipScores, MembershipScores]:
+    """Split scores into two halves of different subjects."""
+    subjects = np.array(scores.subjects)
+    order = np.random.default_rng(seed).permutation(np.unique(subjects))
+    is_first = np.isin(subjects, order[: len(order) // 2])
+    first, second = (
+        MembershipScores(
+            by_attack={name: each[mask] for name, each in scores.by_attack.items()},
+            subjects=tuple(subjects[mask].tolist()),
+        )
+        for mask in (is_first, ~is_first)
+    )
+    return first, second
+
+
+Infer = Callable[[Column], MembershipResult]
 
 
 def _auc_result(attack: str, infer: Infer, note: str) -> MetricResult:
@@ -206,7 +197,7 @@ def _auc_result(attack: str, infer: Infer, note: str) -> MetricResult:
         "on; 0.5 is guessing.",
         better="lower",
     )
-    result = compute_result(description, _estimates(infer, lambda found: found.auc), note=note)
+    result = compute_result(description, lambda c: None if c == "noise" else infer(c).auc, note=note)
     if result.synthetic is None:
         return result
     found = infer("synthetic")
@@ -223,7 +214,7 @@ def _rate_result(attack: str, infer: Infer, note: str) -> MetricResult:
         "one; 0.01 is guessing.",
         better="lower",
     )
-    result = compute_result(description, _estimates(infer, lambda found: found.true_positive_rate))
+    result = compute_result(description, lambda c: None if c == "noise" else infer(c).true_positive_rate)
     if result.synthetic is None:
         return result
     found = infer("synthetic")
@@ -244,8 +235,7 @@ def auc_verdict(found: MembershipResult) -> Light:
     """
     if found.auc_beyond_chance:
         return "red"
-    is_clear = found.auc.upper <= NOTICEABLE_AUC and found.auc.upper >= 0.5
-    return "green" if is_clear else "amber"
+    return "green" if 0.5 <= found.auc.upper <= NOTICEABLE_AUC else "amber"
 
 
 def rate_verdict(found: MembershipResult) -> Light:
@@ -253,9 +243,3 @@ def rate_verdict(found: MembershipResult) -> Light:
     if found.p_value < ALARM_RATE / len(ATTACKS):
         return "red"
     return "green" if found.is_resolved and found.p_value >= 0.05 else "amber"
-
-
-def _estimates(
-    infer: Infer, read: Callable[[MembershipResult], Estimate]
-) -> Callable[[Column], Estimate | None]:
-    return lambda column: None if column == "noise" else read(infer(column))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from medldm.evaluation.cases.sets import CaseSet, CaseSets
 from medldm.evaluation.errors import NotMeasurableError
-from medldm.evaluation.metrics.bootstrap import Estimate
+from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
+from medldm.evaluation.metrics.checks import Floats
 
 Light = Literal["green", "amber", "red", "grey"]
 Better = Literal["lower", "higher", "near"]
 Column = Literal["synthetic", "real", "noise"]
+
+COLUMN_SETS: dict[Column, str] = {"synthetic": "synthetic", "real": "train", "noise": "noise"}
+"""The set that each column of a result measures."""
 
 SECTIONS = {
     "fidelity": "Fidelity",
@@ -93,16 +98,11 @@ class MetricResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
+        texts = ("key", "title", "unit", "better", "meaning")
         return {
-            "key": self.description.key,
-            "title": self.description.title,
-            "unit": self.description.unit,
-            "better": self.description.better,
-            "meaning": self.description.meaning,
+            **{name: getattr(self.description, name) for name in texts},
             "light": self.light,
-            "synthetic": estimate_to_dict(self.synthetic),
-            "real": estimate_to_dict(self.real),
-            "noise": estimate_to_dict(self.noise),
+            **{name: estimate_to_dict(getattr(self, name)) for name in COLUMN_SETS},
             "note": self.note,
             "not_computed": self.not_computed or None,
         }
@@ -119,28 +119,67 @@ def compute_result(
             `NotMeasurableError` where it does not apply.
         note: a sentence about this result.
     """
-    try:
-        synthetic = measure("synthetic")
-    except NotMeasurableError as error:
-        return MetricResult(description=description, not_computed=str(error))
+    columns: dict[Column, Estimate | None] = {}
+    for column in COLUMN_SETS:
+        try:
+            columns[column] = measure(column)
+        except NotMeasurableError as error:
+            if column == "synthetic":
+                return MetricResult(description=description, not_computed=str(error))
     return MetricResult(
         description=description,
-        synthetic=synthetic,
-        real=_if_defined(measure, "real"),
-        noise=_if_defined(measure, "noise"),
+        synthetic=columns["synthetic"],
+        real=columns.get("real"),
+        noise=columns.get("noise"),
         note=note,
     )
+
+
+class Comparison:
+    """The sets of an evaluation with the settings of its intervals.
+
+    Args:
+        sets: the cases.
+        n_resamples: of each interval.
+        seed: of the resamples and of whatever else is drawn.
+    """
+
+    def __init__(self, sets: CaseSets, *, n_resamples: int, seed: int) -> None:
+        self.sets = sets
+        self.n_resamples = n_resamples
+        self.seed = seed
+
+    def part(self, column: Column) -> CaseSet:
+        """Return the set that a column measures."""
+        part: CaseSet = getattr(self.sets, COLUMN_SETS[column])
+        return part
+
+    def interval(
+        self, statistic: Callable[..., float], *subjects: Sequence[Hashable], is_distance: bool = False
+    ) -> Estimate:
+        """Resample the subjects of one or two sets; a distance, biased upwards, gets the basic interval."""
+        estimate = bootstrap_interval(
+            statistic,
+            subjects,
+            n_resamples=self.n_resamples,
+            method="basic" if is_distance else "percentile",
+            seed=self.seed,
+        )
+        return at_least_zero(estimate) if is_distance else estimate
+
+    def with_test(
+        self, column: Column, statistic: Callable[[Floats, Floats], float], *, is_distance: bool = False
+    ) -> Estimate:
+        """Resample the real test set and a column's set."""
+        return self.interval(
+            statistic, self.sets.test.subjects, self.part(column).subjects, is_distance=is_distance
+        )
 
 
 def at_least_zero(estimate: Estimate) -> Estimate:
     """Return a distance's estimate with its interval cut at 0 and made to hold the value."""
     lower, upper = min(estimate.lower, estimate.value), max(estimate.upper, estimate.value)
-    return _replace(estimate, estimate.value, max(lower, 0.0), max(upper, 0.0))
-
-
-def exact(value: float, *, n: int = 0) -> Estimate:
-    """Return a number that has no sampling interval, such as a statistic, as an estimate of width 0."""
-    return Estimate(value=value, lower=value, upper=value, level=0.95, n_subjects=(n,))
+    return replace(estimate, lower=max(lower, 0.0), upper=max(upper, 0.0))
 
 
 def estimate_to_dict(estimate: Estimate | None) -> dict[str, Any] | None:
@@ -155,32 +194,19 @@ def estimate_to_dict(estimate: Estimate | None) -> dict[str, Any] | None:
     }
 
 
-def _if_defined(measure: Callable[[Column], Estimate | None], column: Column) -> Estimate | None:
-    try:
-        return measure(column)
-    except NotMeasurableError:
-        return None
-
-
 def _as_distance(estimate: Estimate, result: MetricResult) -> Estimate:
     """Turn an estimate so that lower is better."""
     if result.description.better == "lower":
         return estimate
     if result.description.better == "higher":
-        return _replace(estimate, -estimate.value, -estimate.upper, -estimate.lower)
+        return replace(estimate, value=-estimate.value, lower=-estimate.upper, upper=-estimate.lower)
     real = result.real
     if real is None:
         return estimate
     centre = real.value
     width = max(real.upper - centre, centre - real.lower)
     if estimate is real:
-        return _replace(estimate, 0.0, 0.0, width)
+        return replace(estimate, value=0.0, lower=0.0, upper=width)
     ends = (abs(estimate.lower - centre), abs(estimate.upper - centre))
     nearest = 0.0 if estimate.lower <= centre <= estimate.upper else min(ends)
-    return _replace(estimate, abs(estimate.value - centre), nearest, max(ends))
-
-
-def _replace(estimate: Estimate, value: float, lower: float, upper: float) -> Estimate:
-    return Estimate(
-        value=value, lower=lower, upper=upper, level=estimate.level, n_subjects=estimate.n_subjects
-    )
+    return replace(estimate, value=abs(estimate.value - centre), lower=nearest, upper=max(ends))

@@ -13,25 +13,17 @@ import numpy.typing as npt
 from medldm.evaluation.cases.sets import CaseSets
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.contrastive import ContrastiveEncoder
+from medldm.evaluation.metrics import copy_search
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
-from medldm.evaluation.metrics.copy_search import (
-    CopySearch,
-    Detector,
-    find_planted,
-    measure_power,
-    search_copies,
-    share_with_interval,
-)
 from medldm.evaluation.metrics.data_copying import data_copying_test
-from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex, cosine_neighbours
+from medldm.evaluation.metrics.neighbours import cosine_neighbours
 from medldm.evaluation.sections.metric_result import (
     Column,
     Description,
     Light,
     MetricResult,
     compute_result,
-    exact,
 )
 
 GOOD_POWER = 0.8
@@ -52,7 +44,7 @@ class DetectorResult:
     """
 
     name: str
-    search: CopySearch | None
+    search: copy_search.CopySearch | None
     best: dict[str, Floats]
     planted: Floats | None = None
     not_computed: str = ""
@@ -60,7 +52,7 @@ class DetectorResult:
 
 def search_with(
     name: str,
-    detector: Detector,
+    detector: copy_search.Detector,
     sets: CaseSets,
     *,
     quantile: float,
@@ -85,31 +77,25 @@ def search_with(
     similarity = {each: np.asarray(detector(boxed[each])) for each in ("test", "synthetic", "noise")}
     best = {each: table.max(axis=1).astype(np.float64) for each, table in similarity.items()}
     try:
-        search = search_copies(
+        search = copy_search.search_copies(
             similarity["synthetic"],
             similarity["test"],
             quantile=quantile,
             train_subjects=sets.train.subjects,
             alarm_rate=ALARM_RATE / n_searches,
         )
-        planted = find_planted(detector, boxed["train"], n=n_planted, seed=seed)
+        planted = copy_search.find_planted(detector, boxed["train"], n=n_planted, seed=seed)
     except NotMeasurableError as error:
         return DetectorResult(name=name, search=None, best=best, not_computed=str(error))
     search = replace(
         search,
-        power=measure_power(planted, search.threshold),
-        lone_power=measure_power(planted, search.lone_threshold),
+        power=copy_search.measure_power(planted, search.threshold),
+        lone_power=copy_search.measure_power(planted, search.lone_threshold),
     )
     return DetectorResult(name=name, search=search, best=best, planted=planted)
 
 
-def correlation_detector(sets: CaseSets, config: NeighbourConfig) -> Detector:
-    """Return the detector by shift-tolerant cross-correlation."""
-    index = NeighbourIndex(sets.train.boxed_images(sets.shape), config)
-    return index.search
-
-
-def contrastive_detector(sets: CaseSets, encoder: ContrastiveEncoder) -> Detector:
+def contrastive_detector(sets: CaseSets, encoder: ContrastiveEncoder) -> copy_search.Detector:
     """Return the detector by the contrastive encoder's cosine similarity, to a volume or its mirror image."""
     train = encoder.embed(sets.train.boxed_images(sets.shape))
 
@@ -129,10 +115,8 @@ def privacy_results(
         searches: of the detectors.
         features: of "train", "test", "synthetic" and "noise", for the data-copying test; None leaves it out.
     """
-    results = [_copies_result(each) for each in searches]
-    if features is not None:
-        results.append(_copying_result(features))
-    return results
+    copying = [] if features is None else [_copying_result(features)]
+    return [*(_copies_result(each) for each in searches), *copying]
 
 
 def joint_power(searches: Sequence[DetectorResult]) -> Estimate | None:
@@ -145,7 +129,7 @@ def joint_power(searches: Sequence[DetectorResult]) -> Estimate | None:
     if not found:
         return None
     seen = np.logical_or.reduce(found)
-    return share_with_interval(int(seen.sum()), len(seen))
+    return copy_search.share_with_interval(int(seen.sum()), len(seen))
 
 
 def _copies_result(detector: DetectorResult) -> MetricResult:
@@ -162,9 +146,11 @@ def _copies_result(detector: DetectorResult) -> MetricResult:
 
     def measure(column: Column) -> Estimate:
         if column == "real":
-            return share_with_interval(round(search.false_positive_rate * search.n_test), search.n_test)
+            return copy_search.share_with_interval(
+                round(search.false_positive_rate * search.n_test), search.n_test
+            )
         values = detector.best["synthetic" if column == "synthetic" else "noise"]
-        return share_with_interval(int((values > search.threshold).sum()), len(values))
+        return copy_search.share_with_interval(int((values > search.threshold).sum()), len(values))
 
     note = search.sentence()
     if search.power is not None and search.power.value < GOOD_POWER:
@@ -172,7 +158,7 @@ def _copies_result(detector: DetectorResult) -> MetricResult:
     return replace(compute_result(description, measure, note=note), verdict=_verdict(search))
 
 
-def _verdict(search: CopySearch) -> Light:
+def _verdict(search: copy_search.CopySearch) -> Light:
     """Red: more or nearer copies than chance explains. Amber: too little power to say so. Green: neither."""
     if search.fails:
         return "red"
@@ -189,7 +175,10 @@ def _copying_result(features: dict[str, Floats]) -> MetricResult:
                 value=0.0, lower=-1.96, upper=1.96, level=0.95, n_subjects=(len(features["test"]),)
             )
         tests[column] = data_copying_test(features["train"], features["test"], features[column])
-        return exact(tests[column].statistic, n=len(features[column]))
+        value = tests[column].statistic
+        return Estimate(
+            value=value, lower=value, upper=value, level=0.95, n_subjects=(len(features[column]),)
+        )
 
     description = Description(
         key="privacy.data_copying",
@@ -204,15 +193,3 @@ def _copying_result(features: dict[str, Floats]) -> MetricResult:
         return result
     note = f"p = {tests['synthetic'].p_value:.3f} of copying. The real column is what chance gives."
     return replace(result, note=note)
-
-
-def worst_pairs(
-    detector: DetectorResult, sets: CaseSets, *, n: int = 4
-) -> list[tuple[npt.NDArray, npt.NDArray, float]]:
-    """Return the most similar synthetic and training volumes, on one shape, with their similarity."""
-    if detector.search is None:
-        return []
-    synthetic, train = (each.boxed_images(sets.shape) for each in (sets.synthetic, sets.train))
-    return [
-        (synthetic[pair.synthetic], train[pair.train], pair.similarity) for pair in detector.search.worst[:n]
-    ]

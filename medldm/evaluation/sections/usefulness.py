@@ -8,7 +8,7 @@ looks at no image: at each voxel the most common label of the real training maps
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -108,12 +108,7 @@ class Usefulness:
     subjects: tuple[Hashable, ...]
 
     def mean(
-        self,
-        regime: str,
-        structure: int | None = None,
-        *,
-        score: Score = "dice",
-        seed: int = 0,
+        self, regime: str, structure: int | None = None, *, score: Score = "dice", seed: int = 0
     ) -> Estimate:
         """Return the mean over seeds and cases, with its interval by test subject.
 
@@ -182,8 +177,7 @@ def _ratio_result(usefulness: Usefulness, regime: str, *, seed: int) -> MetricRe
                 raise NotMeasurableError(
                     "training on real cases reaches a Dice of 0: nothing can be divided by it"
                 )
-            low, high = own.lower / own.value, own.upper / own.value
-            return Estimate(value=1.0, lower=low, upper=high, level=own.level, n_subjects=own.n_subjects)
+            return replace(own, value=1.0, lower=own.lower / own.value, upper=own.upper / own.value)
         return usefulness.ratio(regime if column == "synthetic" else "blind", seed=seed)
 
     low, high = usefulness.spread_over_seeds(regime)

@@ -86,7 +86,7 @@ def test_counts_copies_patients_and_worst_pairs() -> None:
     )
     synthetic = np.vstack([synthetic, np.full((6, 4), 0.3)])
     found = search_copies(synthetic, test, train_subjects=["a", "b", "c", "b"], n_worst=2)
-    assert found.copies == (0, 1, 2, 3) and found.copy_rate == 0.4
+    assert found.copies == (0, 1, 2, 3) and found.n_synthetic == 10
     assert found.memorised == (0, 1, 3) and found.n_memorised_subjects == 2
     assert [(pair.synthetic, pair.train, pair.similarity) for pair in found.worst] == [
         (3, 3, 0.95),

@@ -12,9 +12,13 @@ from medldm.evaluation.features.space import FeatureSpace, fit_feature_space
 from medldm.evaluation.metrics.frechet import extrapolated_frechet_distance, frechet_distance
 from medldm.evaluation.metrics.histograms import stack_quantiles
 from medldm.evaluation.metrics.kernel_distance import mmd_permutation_test
-from medldm.evaluation.metrics.precision_recall import measure_manifolds
 from medldm.evaluation.metrics.spectrum import power_of_cases, spectral_distance
-from tests.evaluation.measures import histogram_distance, kernel_inception_distance, radiomics_table
+from tests.evaluation.measures import (
+    histogram_distance,
+    kernel_inception_distance,
+    mean_manifold_scores,
+    radiomics_table,
+)
 
 Volumes = list[np.ndarray]
 N = 30
@@ -66,14 +70,14 @@ def test_feature_distances(
 def test_manifold_scores(space_and_features: tuple[FeatureSpace, dict[str, np.ndarray]]) -> None:
     space, raw = space_and_features
     reduced = {name: space.reduce(raw[name], 5) for name in SETS}
-    half, *damaged = (measure_manifolds(reduced["half"], reduced[name]).means() for name in SETS[1:])
+    half, *damaged = (mean_manifold_scores(reduced["half"], reduced[name]) for name in SETS[1:])
     assert min(half.values()) > 0.6
     for scores in damaged:
         assert max(scores.values()) < 0.1
 
 
 def test_spectral_distance(volumes: dict[str, Volumes]) -> None:
-    power = {name: power_of_cases(volumes[name], [(1.0, 1.0, 1.0)] * N, n_shells=8) for name in SETS}
+    power = {name: power_of_cases(volumes[name], (1.0, 1.0, 1.0), n_shells=8) for name in SETS}
     half, blurred, noise = (spectral_distance(power["half"], power[name]) for name in SETS[1:])
     assert half < 0.1 * min(blurred, noise)
 

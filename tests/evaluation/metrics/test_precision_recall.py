@@ -7,6 +7,7 @@ import pytest
 
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.precision_recall import measure_manifolds, neighbour_radii
+from tests.evaluation.measures import mean_manifold_scores
 
 
 def modes(n: int, *, which: range, seed: int, sd: float = 1.0) -> np.ndarray:
@@ -23,37 +24,37 @@ def test_radii_are_those_found_by_sorting() -> None:
 
 def test_identical_sets_have_all_scores_one() -> None:
     points = modes(100, which=range(5), seed=1)
-    means = measure_manifolds(points, points).means()
+    means = mean_manifold_scores(points, points)
     assert means["precision"] == means["recall"] == means["coverage"] == 1.0
     assert means["density"] >= 1.0
 
 
 def test_two_samples_of_one_distribution_score_near_one() -> None:
-    means = measure_manifolds(modes(250, which=range(5), seed=2), modes(250, which=range(5), seed=3)).means()
+    means = mean_manifold_scores(modes(250, which=range(5), seed=2), modes(250, which=range(5), seed=3))
     assert means["precision"] > 0.8 and means["recall"] > 0.8 and means["coverage"] > 0.9
     assert means["density"] == pytest.approx(1.0, abs=0.15)
 
 
 def test_collapse_to_one_of_five_modes_keeps_precision_and_loses_recall() -> None:
     real = modes(250, which=range(5), seed=4)
-    whole_mode = measure_manifolds(real, modes(250, which=range(1), seed=5)).means()
+    whole_mode = mean_manifold_scores(real, modes(250, which=range(1), seed=5))
     assert whole_mode["precision"] > 0.75
     assert whole_mode["recall"] <= 0.2 and whole_mode["coverage"] <= 0.2
-    narrow = measure_manifolds(real, modes(250, which=range(1), seed=6, sd=0.05)).means()
+    narrow = mean_manifold_scores(real, modes(250, which=range(1), seed=6, sd=0.05))
     assert narrow["precision"] > 0.9
     assert narrow["recall"] < 0.02 and narrow["coverage"] < 0.1
 
 
 def test_far_sets_score_zero() -> None:
     real = modes(60, which=range(5), seed=7)
-    assert set(measure_manifolds(real, real + 500).means().values()) == {0.0}
+    assert set(mean_manifold_scores(real, real + 500).values()) == {0.0}
 
 
 def test_an_outlier_in_the_real_set_inflates_precision_but_not_density() -> None:
     generator = np.random.default_rng(8)
     real = np.concatenate([generator.normal(size=(100, 2)), [[40.0, 40.0]]])
     synthetic = generator.normal(size=(100, 2)) + 20
-    means = measure_manifolds(real, synthetic).means()
+    means = mean_manifold_scores(real, synthetic)
     assert means["precision"] > 0.9
     assert means["density"] < 0.3
 
