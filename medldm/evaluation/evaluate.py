@@ -148,7 +148,7 @@ def make_report(results: EvaluationResults, config: EvaluationConfig) -> dict[st
         "sets": {
             name: {
                 "n_cases": len(part),
-                "n_subjects": part.n_subjects,
+                "n_subjects": len(set(part.subjects)),
                 "file_spacing_mm": list(part.file_spacing_mm),
                 "has_labels": part.labels is not None,
             }

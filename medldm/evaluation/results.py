@@ -118,7 +118,7 @@ class _Collector:
 
     def __init__(self, sets: CaseSets, config: EvaluationConfig, stages: Stages) -> None:
         self.config, self.stages = config, stages
-        self.compare = Comparison(sets, n_resamples=config.n_resamples, seed=config.seed)
+        self.compare = Comparison(sets=sets, n_resamples=config.n_resamples, seed=config.seed)
         self.results = EvaluationResults(sets=sets)
         self.metrics = self.results.metrics
 

@@ -45,18 +45,12 @@ class Stages:
     """
 
     def __init__(self, n_stages: int) -> None:
-        self.n_stages = n_stages
         self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+        disable = None if is_main_process() else True
+        self._bar = tqdm(total=n_stages, unit="stage", desc="evaluation", leave=False, disable=disable)
 
     def __enter__(self) -> Stages:
-        self._last = time.monotonic()
-        self._bar = tqdm(
-            total=self.n_stages,
-            unit="stage",
-            desc="evaluation",
-            leave=False,
-            disable=None if is_main_process() else True,
-        )
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -28,8 +28,15 @@ from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.file_info import inspect_header
 from medldm.data.listing import Case
 from medldm.errors import ConfigError
-from medldm.evaluation.cases.issues import count_equal, find_set_issues
-from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, make_noise
+from medldm.evaluation.cases.sets import (
+    CaseSet,
+    CaseSets,
+    Image,
+    Labels,
+    count_equal,
+    find_set_issues,
+    make_noise,
+)
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.orientation import to_ras_affine

@@ -117,11 +117,9 @@ def standardise_sets(raw: dict[str, Floats]) -> tuple[dict[str, Floats], dict[st
 
 def _radiomics(part: CaseSet, *, limits: tuple[float, float], n_workers: int, cache: FeatureCache) -> Floats:
     def recall(image: Image) -> Floats:
+        settings = {"limits": list(limits)}
         return cache.recall_row(
-            "radiomics",
-            image,
-            {"limits": list(limits)},
-            lambda: list(radiomics_features(image, limits=limits).values()),
+            "radiomics", image, settings, lambda: [*radiomics_features(image, limits=limits).values()]
         )
 
     def recall_some(images: Sequence[Image]) -> list[Floats]:

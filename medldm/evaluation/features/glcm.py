@@ -41,8 +41,13 @@ def co_occurrence(levels: npt.NDArray[np.integer], *, n_levels: int) -> Floats:
         )
     matrices = []
     for direction in DIRECTIONS:
-        first, second = _overlap(levels, direction)
-        joint = np.bincount(first.ravel() * (n_levels + 1) + second.ravel(), minlength=(n_levels + 1) ** 2)
+        # Every voxel that has a neighbour in this direction, and that neighbour.
+        here, there = (
+            tuple(slice(max(-s, 0), n - max(s, 0)) for s, n in zip(steps, levels.shape, strict=True))
+            for steps in (direction, [-step for step in direction])
+        )
+        pairs = levels[here].ravel() * (n_levels + 1) + levels[there].ravel()
+        joint = np.bincount(pairs, minlength=(n_levels + 1) ** 2)
         counts = joint.reshape(n_levels + 1, n_levels + 1)[1:, 1:].astype(np.float64)
         if counts.any():
             matrices.append((counts + counts.T) / (2 * counts.sum()))
@@ -139,16 +144,3 @@ def _second_correlation(p: Floats, margin: Floats) -> Floats:
 
 def _entropy(p: Floats, *, axis: int | tuple[int, ...]) -> Floats:
     return -(p * np.log2(p + _EPSILON)).sum(axis=axis)
-
-
-def _overlap(
-    levels: npt.NDArray[np.integer], offset: tuple[int, ...]
-) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
-    """Return views of voxels and of those `offset` further on."""
-    here, there = (
-        tuple(slice(max(-s, 0), n - max(s, 0)) for s, n in zip(steps, levels.shape, strict=True))
-        for steps in (offset, [-step for step in offset])
-    )
-    if any(part.stop <= part.start for part in (*here, *there)):
-        return levels[:0], levels[:0]
-    return levels[here], levels[there]

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from medldm.evaluation.errors import TooFewCasesError
-from medldm.evaluation.metrics.checks import Floats
 
 IntervalMethod = Literal["percentile", "basic"]
 
@@ -81,9 +80,15 @@ def bootstrap_interval(
     n_subjects = tuple(int(code.max()) + 1 for code in codes)
     value = float(statistic(*(np.ones(len(code)) for code in codes)))
     generator = np.random.default_rng(seed)
-    draws = np.array(
-        [_evaluate(statistic, _draw(codes, n_subjects, generator=generator)) for _ in range(n_resamples)]
-    )
+
+    def draw() -> float:
+        counts = [generator.multinomial(n, np.full(n, 1 / n)).astype(np.float64) for n in n_subjects]
+        try:
+            return float(statistic(*(count[code] for count, code in zip(counts, codes, strict=True))))
+        except TooFewCasesError:
+            return math.nan
+
+    draws = np.array([draw() for _ in range(n_resamples)])
     draws = draws[~np.isnan(draws)]
     if math.isnan(value) or len(draws) < n_resamples / 2:
         raise TooFewCasesError("the statistic is not defined on these cases, or on most resamples of them")
@@ -117,22 +122,8 @@ def bootstrap_mean(
     return bootstrap_interval(lambda weights: float(weights @ array / weights.sum()), [names], seed=seed)
 
 
-def _evaluate(statistic: Callable[..., float], weights: Sequence[Floats]) -> float:
-    try:
-        return float(statistic(*weights))
-    except TooFewCasesError:
-        return math.nan
-
-
 def _code_subjects(subjects: Sequence[Hashable]) -> npt.NDArray[np.int64]:
     order = {name: code for code, name in enumerate(dict.fromkeys(subjects))}
     if len(order) < 2:
         raise TooFewCasesError(f"{len(order)} subject is given; an interval by subject needs at least 2")
     return np.array([order[name] for name in subjects])
-
-
-def _draw(
-    codes: Sequence[npt.NDArray[np.int64]], n_subjects: Sequence[int], *, generator: np.random.Generator
-) -> list[Floats]:
-    counts = [generator.multinomial(n, np.full(n, 1 / n)).astype(np.float64) for n in n_subjects]
-    return [count[code] for count, code in zip(counts, codes, strict=True)]

@@ -31,8 +31,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import betabinom, chi2
 
-from medldm.evaluation.metrics.checks import Floats
-
 RULE = (
     "A search fails the cohort where more volumes lie above its threshold than the same number of real test "
     "volumes would put there, or where one pair lies further above the most similar real test volume than "
@@ -76,16 +74,9 @@ def lone_copy_threshold(test_best: npt.ArrayLike, n_synthetic: int, *, level: fl
     best = np.asarray(test_best, dtype=np.float64)
     if best.ndim != 1 or len(best) < 2 or not 0 < level < 0.5:
         raise ValueError(f"test_best {best.shape} and level {level}: at least 2 volumes and (0, 0.5) needed")
-    z = fisher_z(best)
+    # Fisher 1915; kept finite.
+    z = np.arctanh(best.clip(-1 + 1e-6, 1 - 1e-6))
     n = len(z)
     spread = float(z.std(ddof=1)) * math.sqrt((n - 1) / float(chi2.ppf(0.05, n - 1)))
     step = math.log(n_synthetic / n) + math.log(1 / level - 1)
     return float(np.tanh(z.max() + math.sqrt(6) / math.pi * spread * max(step, 0.0)))
-
-
-def fisher_z(similarity: npt.ArrayLike) -> Floats:
-    """Return artanh of similarities in [-1, 1], kept finite.
-
-    Source: Fisher 1915.
-    """
-    return np.arctanh(np.clip(np.asarray(similarity, dtype=np.float64), -1 + 1e-6, 1 - 1e-6))

@@ -220,15 +220,15 @@ def measure_power(planted: npt.ArrayLike, threshold: float) -> Estimate:
     return share_with_interval(int(found.sum()), len(found))
 
 
-def share_with_interval(n_found: int, n: int, *, level: float = 0.95) -> Estimate:
-    """Return n_found / n with its exact binomial interval.
+def share_with_interval(n_found: int, n: int) -> Estimate:
+    """Return n_found / n with its exact binomial interval of 95 %.
 
     Source: Clopper and Pearson 1934.
     """
-    tail = (1 - level) / 2
+    tail = (1 - 0.95) / 2
     lower = 0.0 if n_found == 0 else float(beta.ppf(tail, n_found, n - n_found + 1))
     upper = 1.0 if n_found == n else float(beta.ppf(1 - tail, n_found + 1, n - n_found))
-    return Estimate(value=n_found / n, lower=lower, upper=upper, level=level, n_subjects=(n,))
+    return Estimate(value=n_found / n, lower=lower, upper=upper, level=0.95, n_subjects=(n,))
 
 
 def _check_similarity(similarity: npt.ArrayLike, name: str) -> Floats:

@@ -121,16 +121,9 @@ def mean_over_pairs(
 def _fit_scales(shortest: int) -> tuple[int, tuple[float, ...]]:
     """Return kernel size and weights: the paper's kernel of 11 voxels where 3 scales hold it, else 7."""
     for kernel_size, fewest in ((11, 3), (7, 1)):
-        n_scales = max(
-            (n for n in range(1, len(MS_SSIM_WEIGHTS) + 1) if _holds_kernel(shortest, kernel_size, n)),
-            default=0,
-        )
+        # The coarsest scale must hold one kernel, also by MONAI's own stricter rule.
+        n_scales = sum(shortest // max(2**n, n**2) >= kernel_size for n in range(len(MS_SSIM_WEIGHTS)))
         if n_scales >= fewest:
             kept = MS_SSIM_WEIGHTS[:n_scales]
             return kernel_size, tuple(weight / sum(kept) for weight in kept)
     raise NotMeasurableError(f"the shortest axis has {shortest} voxels; MS-SSIM needs at least 7")
-
-
-def _holds_kernel(shortest: int, kernel_size: int, n_scales: int) -> bool:
-    """Whether the coarsest scale holds one kernel, also by MONAI's own stricter rule."""
-    return shortest // max(2 ** (n_scales - 1), (n_scales - 1) ** 2) >= kernel_size

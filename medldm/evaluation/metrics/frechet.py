@@ -107,7 +107,9 @@ def extrapolated_frechet_distance(first: npt.ArrayLike, second: npt.ArrayLike, *
     inverse, distances = [], []
     for share in 1 / np.linspace(1, 1 / 0.4, 12):
         for _ in range(1 if share == 1 else 8):
-            part_a, part_b = (_part(each, share, generator=generator) for each in (a, b))
+            part_a, part_b = (
+                each[generator.permutation(len(each))[: max(round(share * len(each)), 2)]] for each in (a, b)
+            )
             inverse.append(0.5 * (len(a) / len(part_a) + len(b) / len(part_b)))
             distances.append(gaussian_frechet_distance(*_fit(part_a, None), *_fit(part_b, None)))
     return float(np.polynomial.polynomial.polyfit(inverse, distances, 1)[0])
@@ -137,8 +139,3 @@ def _root(covariance: Floats) -> Floats:
     if values[0] < -1e-8 * max(abs(values[-1]), 1e-300):
         raise ValueError(f"a covariance has the eigenvalue {values[0]:.3g}; none may be below 0")
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-
-
-def _part(features: Floats, share: float, *, generator: np.random.Generator) -> Floats:
-    n = max(round(share * len(features)), 2)
-    return features[generator.permutation(len(features))[:n]]

@@ -34,13 +34,13 @@ def hausdorff95_mm(
     diagonal = float(np.linalg.norm(np.array(a.shape) * edges))
     distances = []
     for structure in range(1, n_structures + 1):
-        in_a, in_b = a == structure, b == structure
-        if in_a.any() and in_b.any():
-            distances.append(
-                max(_percentile_distance(in_a, in_b, edges), _percentile_distance(in_b, in_a, edges))
-            )
+        first, second = (mask & ~binary_erosion(mask) for mask in (a == structure, b == structure))
+        if first.any() and second.any():
+            ways = ((first, second), (second, first))
+            to_other = [distance_transform_edt(~there, sampling=tuple(edges))[here] for here, there in ways]
+            distances.append(max(float(np.percentile(each, 95)) for each in to_other))
         else:
-            distances.append(diagonal if in_a.any() or in_b.any() else np.nan)
+            distances.append(diagonal if first.any() or second.any() else np.nan)
     return np.array(distances, dtype=np.float64)
 
 
@@ -58,12 +58,3 @@ def weighted_mean(column: Floats, weights: Floats) -> float:
     if not known.any():
         return float("nan")
     return float(weights[known] @ column[known] / weights[known].sum())
-
-
-def _percentile_distance(first: npt.NDArray[np.bool_], second: npt.NDArray[np.bool_], edges: Floats) -> float:
-    to_second = distance_transform_edt(~_surface(second), sampling=tuple(edges))
-    return float(np.percentile(to_second[_surface(first)], 95))
-
-
-def _surface(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    return mask & ~binary_erosion(mask)

@@ -20,6 +20,9 @@ from scipy.spatial.distance import cdist
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.checks import Floats, check_two_sets
 
+K, K_COVERAGE = 3, 5
+"""Neighbours for precision and recall, and for density and coverage."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ManifoldScores:
@@ -55,31 +58,27 @@ def neighbour_radii(features: npt.ArrayLike, *, k: int) -> Floats:
     return np.partition(distances, k - 1, axis=1)[:, k - 1]
 
 
-def measure_manifolds(
-    real: npt.ArrayLike, synthetic: npt.ArrayLike, *, k: int = 3, k_coverage: int = 5
-) -> ManifoldScores:
+def measure_manifolds(real: npt.ArrayLike, synthetic: npt.ArrayLike) -> ManifoldScores:
     """Measure how the region of synthetic features overlaps that of real ones.
 
     Args:
         real: (N, D).
         synthetic: (M, D).
-        k: neighbours for precision and recall.
-        k_coverage: neighbours for density and coverage.
 
     Raises:
-        ValueError: for arrays or neighbours that do not fit.
+        ValueError: for arrays that do not fit.
         TooFewCasesError: for no more cases than neighbours.
 
     Source: Kynkaanniemi et al. 2019, Eqs. 1 and 2 (k = 3); Naeem et al. 2020, Section 3 (k = 5).
     """
     x, y = check_two_sets(real, synthetic)
     distances = cdist(x, y)
-    in_real_ball = distances <= neighbour_radii(x, k=k)[:, None]
-    in_synthetic_ball = distances <= neighbour_radii(y, k=k)[None, :]
-    in_wide_ball = distances <= neighbour_radii(x, k=k_coverage)[:, None]
+    in_real_ball = distances <= neighbour_radii(x, k=K)[:, None]
+    in_synthetic_ball = distances <= neighbour_radii(y, k=K)[None, :]
+    in_wide_ball = distances <= neighbour_radii(x, k=K_COVERAGE)[:, None]
     return ManifoldScores(
         precision=in_real_ball.any(axis=0).astype(np.float64),
         recall=in_synthetic_ball.any(axis=1).astype(np.float64),
-        density=in_wide_ball.sum(axis=0) / k_coverage,
+        density=in_wide_ball.sum(axis=0) / K_COVERAGE,
         coverage=in_wide_ball.any(axis=1).astype(np.float64),
     )

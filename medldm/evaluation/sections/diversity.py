@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.features.extraction import SetFeatures
 from medldm.evaluation.metrics import diversity
 from medldm.evaluation.metrics.bootstrap import Estimate
@@ -45,8 +44,6 @@ def diversity_results(compare: Comparison, features: SetFeatures, *, n_pairs: in
     def mean(values: Callable[[Column, diversity.IndexPairs], Floats]) -> Callable[[Column], Estimate]:
         def measure(column: Column) -> Estimate:
             n = len(compare.part(column))
-            if n < 2:
-                raise TooFewCasesError("a set has fewer than 2 cases; pairs need at least 2")
             pairs = diversity.choose_pairs(n, n_pairs=n_pairs, seed=compare.seed)
             of_pairs = values(column, pairs)
             return compare.interval(

@@ -6,7 +6,7 @@ number of each set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,6 @@ from medldm.evaluation.sections.metric_result import (
     compute_result,
 )
 
-Features = Mapping[str, Floats]
-"""(N, D) by "train", "test", "synthetic" and "noise", in the order of the cases."""
-
 
 def feature_results(
     compare: Comparison, features: dict[str, Floats], kind: FeatureKind
@@ -38,7 +35,7 @@ def feature_results(
 
     Args:
         compare: the sets.
-        features: of their cases.
+        features: (N, D) by "train", "test", "synthetic" and "noise", in the order of the cases.
         kind: how the report names them.
 
     Raises:
@@ -62,7 +59,7 @@ def match_cases(compare: Comparison, n: int) -> npt.NDArray[np.int64]:
 
 
 def frechet_result(
-    compare: Comparison, features: Features, description: Description, note: str = ""
+    compare: Comparison, features: dict[str, Floats], description: Description, note: str = ""
 ) -> MetricResult:
     """Compute the Frechet distance in features that are few enough for the number of cases."""
     test_places = match_cases(compare, len(features["test"]))
@@ -88,7 +85,7 @@ def frechet_result(
     return compute_result(description, measure, note=note)
 
 
-def kid_result(compare: Comparison, features: Features, kind: FeatureKind) -> MetricResult:
+def kid_result(compare: Comparison, features: dict[str, Floats], kind: FeatureKind) -> MetricResult:
     """Compute the kernel distance KID in standardised features."""
     description = Description(
         key=f"fidelity.kid_{kind.key}",
@@ -101,7 +98,7 @@ def kid_result(compare: Comparison, features: Features, kind: FeatureKind) -> Me
 
 def kernel_result(
     compare: Comparison,
-    features: Features,
+    features: dict[str, Floats],
     kernel: Callable[[Floats, Floats], Floats],
     description: Description,
     *,

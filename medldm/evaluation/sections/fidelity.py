@@ -23,7 +23,6 @@ from medldm.evaluation.metrics.kernel_distance import median_distance, mmd_permu
 from medldm.evaluation.metrics.precision_recall import measure_manifolds
 from medldm.evaluation.metrics.spectrum import spectral_distance
 from medldm.evaluation.sections.feature_distances import (
-    Features,
     frechet_result,
     kernel_result,
     kid_result,
@@ -95,7 +94,7 @@ def fidelity_results(compare: Comparison, features: SetFeatures) -> list[MetricR
     return results + _histogram_results(compare)
 
 
-def _mmd_result(compare: Comparison, features: Features) -> MetricResult:
+def _mmd_result(compare: Comparison, features: dict[str, Floats]) -> MetricResult:
     width = median_distance(features["train"])
     p_values = {
         column: mmd_permutation_test(
@@ -110,7 +109,7 @@ def _mmd_result(compare: Comparison, features: Features) -> MetricResult:
     return kernel_result(compare, features, partial(rbf_kernel, bandwidth=width), MMD, note=note)
 
 
-def _manifold_results(compare: Comparison, features: Features) -> list[MetricResult]:
+def _manifold_results(compare: Comparison, features: dict[str, Floats]) -> list[MetricResult]:
     @cache
     def scores(column: Column) -> tuple[dict[str, Floats], list[int]]:
         own = features[COLUMN_SETS[column]]
@@ -134,7 +133,7 @@ def _manifold_results(compare: Comparison, features: Features) -> list[MetricRes
     ]
 
 
-def _spectrum_result(compare: Comparison, power: Features) -> MetricResult:
+def _spectrum_result(compare: Comparison, power: dict[str, Floats]) -> MetricResult:
     def measure(column: Column) -> Estimate:
         if not compare.sets.same_spacing:
             raise NotMeasurableError(

@@ -135,6 +135,7 @@ def compute_result(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """The sets of an evaluation with the settings of its intervals.
 
@@ -144,10 +145,9 @@ class Comparison:
         seed: of the resamples and of whatever else is drawn.
     """
 
-    def __init__(self, sets: CaseSets, *, n_resamples: int, seed: int) -> None:
-        self.sets = sets
-        self.n_resamples = n_resamples
-        self.seed = seed
+    sets: CaseSets
+    n_resamples: int
+    seed: int
 
     def part(self, column: Column) -> CaseSet:
         """Return the set that a column measures."""

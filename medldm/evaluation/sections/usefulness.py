@@ -46,12 +46,6 @@ SCORES: dict[Score, tuple[str, str, Better, str]] = {
 REGIMES: dict[Column, str] = {"synthetic": "synthetic", "real": "real", "noise": "blind"}
 """What each column was trained on."""
 
-TOO_WEAK = (
-    "the segmenter trained on real cases for {n_steps} steps reaches a Dice of {real} on real test subjects, "
-    "an answer that looks at no image {blind}: it learned too little to judge anything. Give a larger time "
-    "budget"
-)
-
 
 @dataclass(kw_only=True)
 class UsefulnessConfig(Config):
@@ -149,8 +143,10 @@ class Usefulness:
 
 def mark_too_weak(result: MetricResult, usefulness: Usefulness) -> MetricResult:
     """Turn a result that stands on a segmenter that sees nothing into "not computed: why"."""
-    reason = TOO_WEAK.format(
-        n_steps=usefulness.n_steps, real=usefulness.mean("real"), blind=usefulness.mean("blind")
+    reason = (
+        f"the segmenter trained on real cases for {usefulness.n_steps} steps reaches a Dice of "
+        f"{usefulness.mean('real')} on real test subjects, an answer that looks at no image "
+        f"{usefulness.mean('blind')}: it learned too little to judge anything. Give a larger time budget"
     )
     return MetricResult(description=result.description, not_computed=reason)
 

@@ -119,7 +119,7 @@ def test_figures_carry_the_file_and_put_noise_far(tmp_path: Path) -> None:
     again = network_features(network, sets, cache=FeatureCache(tmp_path / "cache"))
     assert all(np.array_equal(found[name], again[name]) for name in found)
     assert len(list((tmp_path / "cache").iterdir())) == 160
-    for figure in feature_results(Comparison(sets, n_resamples=20, seed=0), found, network.kind):
+    for figure in feature_results(Comparison(sets=sets, n_resamples=20, seed=0), found, network.kind):
         assert "some_weights.safetensors" in figure.description.title
         assert network.sha256 in figure.note and str(tmp_path) not in figure.note
         assert figure.synthetic is not None and figure.noise is not None
