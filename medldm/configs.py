@@ -140,9 +140,6 @@ class Config(metaclass=_Checked):
             mapping: field names and values, with mappings for nested configurations; a field left out takes
                 its default.
 
-        Returns:
-            The checked configuration.
-
         Raises:
             ConfigTypeError: if ``mapping`` is not a mapping or lacks a field that has no default.
             ConfigError: if a key is not a field of this configuration; the nearest known name is suggested,
@@ -237,7 +234,12 @@ def _read(value: Any, hint: Any, *, name: str, owner: str) -> Any:
     if hint is bool:
         return read_switch(value, name=name)
     if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, Mapping):
-        return _read_nested(value, hint, name)
+        try:
+            return hint.from_dict(value)
+        except _NestedConfigError as error:
+            raise _NestedConfigError(f"{name}.{error.path}", error.message) from error
+        except ConfigError as error:
+            raise _NestedConfigError(name, str(error)) from error
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if typing.get_origin(hint) is typing.Literal and not _fits(value, hint):
@@ -245,15 +247,6 @@ def _read(value: Any, hint: Any, *, name: str, owner: str) -> Any:
     if not _fits(value, hint):
         raise ConfigTypeError(f"{owner}: {name} is {value!r}: {_describe(hint)} is needed")
     return value
-
-
-def _read_nested(value: Mapping[str, Any], kind: type[Config], name: str) -> Config:
-    try:
-        return kind.from_dict(value)
-    except _NestedConfigError as error:
-        raise _NestedConfigError(f"{name}.{error.path}", error.message) from error
-    except ConfigError as error:
-        raise _NestedConfigError(name, str(error)) from error
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -6,10 +6,4 @@ from medldm.conditioning.config import ConditioningConfig
 from medldm.conditioning.encoder import ConditionEncoder
 from medldm.conditioning.text_encoder import open_text_encoder
 
-__all__ = [
-    "ConditionEncoder",
-    "ConditioningConfig",
-    "Conditions",
-    "EncodedConditions",
-    "open_text_encoder",
-]
+__all__ = ["ConditionEncoder", "ConditioningConfig", "Conditions", "EncodedConditions", "open_text_encoder"]

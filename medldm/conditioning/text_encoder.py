@@ -77,12 +77,20 @@ class TextEncoder:
         cache_dir: str | Path | None = None,
     ) -> None:
         directory = Path(directory)
-        transformers = _import_transformers()
+        try:
+            import transformers
+        except ImportError as error:
+            raise MissingPackageError(f"texts need transformers; {_INSTALL}") from error
         hashes = _hash_files(directory)
         options = {"local_files_only": True, "trust_remote_code": False}
         self._model = _load_model(transformers, directory, options)
         config = self._model.config
-        _check_max_tokens(max_tokens, config)
+        most = getattr(config, "max_position_embeddings", None) or max_tokens
+        if not 3 <= max_tokens <= most:
+            raise ConfigError(
+                f"max_tokens is {max_tokens}: the encoder takes 3 (one, and the two that begin and end a "
+                f"text) to {most}"
+            )
         self.max_tokens = max_tokens
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **options)
@@ -202,14 +210,6 @@ def open_text_encoder(
     return encoder
 
 
-def _import_transformers() -> ModuleType:
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingPackageError(f"texts need transformers; {_INSTALL}") from error
-    return transformers
-
-
 def _hash_files(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that the embeddings depend on, by name."""
     weights = sorted(file.name for file in directory.glob("*.safetensors"))
@@ -241,15 +241,6 @@ def _load_model(transformers: ModuleType, directory: Path, options: dict[str, An
             f"{missing[:3]}, {len(report['mismatched_keys'])} have another shape"
         )
     return model.eval().requires_grad_(False)
-
-
-def _check_max_tokens(max_tokens: int, config: Any) -> None:
-    most = getattr(config, "max_position_embeddings", None) or max_tokens
-    if not 3 <= max_tokens <= most:
-        raise ConfigError(
-            f"max_tokens is {max_tokens}: the encoder takes 3 (one, and the two that begin and end a text) "
-            f"to {most}"
-        )
 
 
 def _check_texts(texts: Sequence[str]) -> None:

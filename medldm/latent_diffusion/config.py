@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from medldm.configs import Config
 from medldm.diffusion import NoisePath, make_path
+from medldm.diffusion.paths import PATHS
 from medldm.errors import ConfigError
 
 FLOW = "flow"
 LATENT_SCALING_FACTOR = 0.18215
 """Scale of latents whose statistics are not known (Rombach et al. 2022, Appendix G)."""
+_RENAMED = {"schedule": "noise_schedule", "shift": "time_shift"}
 NOISE_PATH_FIELDS = {
-    "ddpm": {
-        "schedule": "noise_schedule",
-        "n_timesteps": "n_timesteps",
-        "beta_start": "beta_start",
-        "beta_end": "beta_end",
-        "zero_terminal_snr": "zero_terminal_snr",
-    },
-    FLOW: {
-        "time_distribution": "time_distribution",
-        "logit_mean": "logit_mean",
-        "logit_std": "logit_std",
-        "shift": "time_shift",
-    },
+    kind: {field.name: _RENAMED.get(field.name, field.name) for field in fields(path)}
+    for kind, path in PATHS.items()
 }
 """For each kind of noise path: its arguments, and the fields of `LatentDiffusionConfig` that set them."""
 
@@ -132,5 +123,5 @@ def read_diffusion(description: Mapping[str, Any]) -> dict[str, Any]:
     if "noise_path" not in description:
         return dict(description)  # version 0.1.0 wrote the fields themselves
     path = make_path(description["noise_path"])
-    fields = {name: getattr(path, argument) for argument, name in NOISE_PATH_FIELDS[path.kind].items()}
-    return {"noise_schedule": FLOW, **fields, "prediction_type": description["prediction_type"]}
+    found = {name: getattr(path, argument) for argument, name in NOISE_PATH_FIELDS[path.kind].items()}
+    return {"noise_schedule": FLOW, **found, "prediction_type": description["prediction_type"]}

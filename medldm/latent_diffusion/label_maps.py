@@ -136,9 +136,7 @@ def make_label_map_diffusion(
     )
 
 
-def load_label_map_model(
-    path: str | Path,
-) -> tuple[LatentDiffusionModel, LatentDiffusionConfig, LabelSchema]:
+def load_label_map_model(path: str | Path) -> tuple[LatentDiffusionModel, LatentDiffusionConfig, LabelSchema]:
     """Rebuild a model of label maps from its file alone.
 
     Raises:

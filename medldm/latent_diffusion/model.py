@@ -173,9 +173,8 @@ class LatentDiffusionModel(nn.Module):
         """
         if not bool((std > 0).all()) or not bool(torch.isfinite(mean).all()):
             raise ConfigError(
-                f"latent statistics have mean {mean.tolist()} and sd {std.tolist()}: a channel "
-                "that never varies "
-                "means that the autoencoder has collapsed; train it longer or with less regularisation"
+                f"latent statistics have mean {mean.tolist()} and sd {std.tolist()}: a channel that never "
+                "varies means that the autoencoder has collapsed; train it longer or with less regularisation"
             )
         self.latent_shift.copy_(mean)
         self.latent_scale.copy_(1 / std)
@@ -195,11 +194,7 @@ class LatentDiffusionModel(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self,
-        volume: Tensor,
-        *,
-        generator: torch.Generator | None = None,
-        max_memory_gb: float | None = None,
+        self, volume: Tensor, *, generator: torch.Generator | None = None, max_memory_gb: float | None = None
     ) -> Tensor:
         """Encode volumes (B, 1, X, Y, Z) in [-1, 1] to standardised latents (B, C, x, y, z).
 

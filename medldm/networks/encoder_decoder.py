@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 from medldm.networks.attention import ResidualLayer, SpatialSelfAttention
 from medldm.networks.autoencoder import AutoencoderConfig
-from medldm.networks.blocks import (
-    Downsample,
-    ResidualBlock,
-    TransposedUpsample,
-    Upsample,
-    run_block,
-)
+from medldm.networks.blocks import Downsample, ResidualBlock, TransposedUpsample, Upsample, run_block
 from medldm.networks.kernels.dispatch import fusable
 from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
 from medldm.networks.layers import Norm, conv

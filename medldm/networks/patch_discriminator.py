@@ -152,9 +152,7 @@ def _make_conv(config: PatchDiscriminatorConfig, n_in: int, n_out: int, *, strid
 
 
 def _make_norm(norm: str, channels: int, *, spatial_dims: int) -> nn.Module:
-    if norm == "instance":
-        layer = nn.InstanceNorm3d if spatial_dims == 3 else nn.InstanceNorm2d
-        return layer(channels, affine=True)
-    if norm == "batch":
-        return nn.BatchNorm3d(channels) if spatial_dims == 3 else nn.BatchNorm2d(channels)
-    return nn.Identity()
+    if norm == "none":
+        return nn.Identity()
+    layer: type[nn.Module] = getattr(nn, f"{norm.capitalize()}Norm{spatial_dims}d")
+    return layer(channels, affine=True)

@@ -22,13 +22,11 @@ import mmap
 import os
 import platform
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 
 logger = logging.getLogger(__name__)
-
-Allocation: TypeAlias = Literal["huge pages", "kept", "untouched"]
 
 SMALLEST_RETURNED = 2**23
 """Bytes; with huge pages, blocks of this size and more come from the system and go back to it."""
@@ -40,13 +38,12 @@ HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _SWITCH = "THP_MEM_ALLOC_ENABLE"
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
-_NEVER = -1
 _SETTINGS = (
     "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES", _SWITCH,
 )  # fmt: skip
 
 
-def tune_allocation() -> Allocation:
+def tune_allocation() -> Literal["huge pages", "kept", "untouched"]:
     """Make this process allocate as the module says; the bundles' workflows and the command line call it.
 
     It acts on glibc only (most Linux systems), on huge pages only before the first tensor is made. What the
@@ -69,7 +66,7 @@ def tune_allocation() -> Allocation:
     mallopt = ctypes.CDLL(None).mallopt
     if mallopt(_M_MMAP_THRESHOLD, SMALLEST_RETURNED) and _take_huge_pages():
         return "huge pages"
-    is_kept = mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    is_kept = mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(_M_TRIM_THRESHOLD, -1)
     return "kept" if is_kept else "untouched"
 
 

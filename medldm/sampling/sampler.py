@@ -224,8 +224,7 @@ class LatentDiffusionSampler:
         if len(shape) != 5 or shape[1] != channels or min(shape) < 1:
             raise ValueError(
                 f"shape is {tuple(shape)}: (B, {channels}, x, y, z) of the latents is needed; a "
-                "volume of X voxels has "
-                f"x = X / {self.model.autoencoder.downsampling} latents"
+                f"volume of X voxels has x = X / {self.model.autoencoder.downsampling} latents"
             )
 
     def _denoiser(

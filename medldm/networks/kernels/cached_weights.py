@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import Tensor, nn
 
-_Cached: TypeAlias = tuple["weakref.ref[Tensor]", tuple[Any, ...], Tensor]
-_CACHE: weakref.WeakKeyDictionary[nn.Module, _Cached] = weakref.WeakKeyDictionary()
+_CACHE: Any = weakref.WeakKeyDictionary()
+"""By layer: a reference to its weight, what the entry depends on, and what was derived."""
 
 
 def may_cache(layer: nn.Module) -> bool:

@@ -13,19 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medldm.networks.kernels import dispatch
+from medldm.networks.kernels import dispatch, tiled_maps
 from medldm.networks.kernels.convolution import double_and_convolve
 from medldm.networks.kernels.fused_norm_conv import normalise, normalise_and_convolve
 from medldm.networks.kernels.tiled_convolution import convolved
-from medldm.networks.kernels.tiled_maps import (
-    Moments,
-    StoredMap,
-    TiledMap,
-    as_stored,
-    from_stored,
-    measure,
-    stored,
-)
+from medldm.networks.kernels.tiled_maps import StoredMap, TiledMap
 
 
 def may_run_residual(block: Any) -> bool:
@@ -38,7 +30,7 @@ def compute_residual(x: Tensor, block: Any, time: Tensor | None) -> Tensor:
     """Compute a `ResidualBlock` of (B, in, X, Y, Z), to which `time` (B, out, 1, 1, 1) is added inside."""
     if time is None and block.resample is None and dispatch.run_in_tiles(x, *block.parameters()):
         x = dispatch.channels_last(x)
-        tiles = from_stored(x, axis=2, thickness=dispatch.planes_of_tile(x))
+        tiles = tiled_maps.from_stored(x, axis=2, thickness=dispatch.planes_of_tile(x))
         return run_residual(tiles, block).tensor
     if block.resample is None:
         h = normalise_and_convolve(x, block.norm1, block.conv1, silu=True)
@@ -73,26 +65,28 @@ def run_residual(x: TiledMap, block: Any, *, recompute: bool = False) -> StoredM
     def first_half(x: TiledMap) -> TiledMap:
         return convolved(x.map(of_x.normaliser(block.norm1, silu=True)), block.conv1)
 
-    def second_half(h: TiledMap, of_h: Moments) -> TiledMap:
+    def second_half(h: TiledMap, of_h: tiled_maps.Moments) -> TiledMap:
         return convolved(h.map(of_h.normaliser(block.norm2, silu=True)), block.conv2)
 
     place = None
     if not stores_shortcut:
-        x = as_stored(x)
+        x = tiled_maps.as_stored(x)
         of_x, shortcut = x.moments, x.map(block.shortcut)
         place = x.tensor if isinstance(block.shortcut, nn.Identity) else None
     elif recompute:
-        of_x = measure(x)
+        of_x = tiled_maps.measure(x)
     else:
-        of_x = Moments()
-        shortcut = stored(x.map(of_x.see).map(block.shortcut))
+        of_x = tiled_maps.Moments()
+        shortcut = tiled_maps.stored(x.map(of_x.see).map(block.shortcut))
     if recompute:
-        of_h = measure(first_half(x))
+        of_h = tiled_maps.measure(first_half(x))
         y = add_to_branch(x, lambda x: second_half(first_half(x), of_h), block.shortcut)
-        return stored(y, into=place)
-    h = stored(first_half(x))
+        return tiled_maps.stored(y, into=place)
+    h = tiled_maps.stored(first_half(x))
     branch = second_half(h, h.moments)
-    return stored(branch.then(lambda: map(Tensor.add_, branch.read(), shortcut.read())), into=h.tensor)
+    return tiled_maps.stored(
+        branch.then(lambda: map(Tensor.add_, branch.read(), shortcut.read())), into=h.tensor
+    )
 
 
 def add_to_branch(

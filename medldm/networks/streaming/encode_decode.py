@@ -70,10 +70,8 @@ def stream_encode_moments(
     """Encode a volume as `autoencoder.encode_moments` does, to rounding, in less memory.
 
     Args:
-        autoencoder: a VAE or a VQVAE; gradients are not followed.
-        volume: (B, in_channels, X, Y, Z) on any device; its tiles are moved to the autoencoder's.
-        tile: planes of a tile; fewer take less memory and more time.
-        recompute: at the finest level store one map in place of two, and run convolutions once more.
+        volume: (B, in_channels, X, Y, Z) on any device; its tiles are moved to the autoencoder's. The others
+            as of `stream_decode`.
 
     Returns:
         Mean and standard deviation, (B, latent_channels, x, y, z) each.

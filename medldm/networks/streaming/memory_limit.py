@@ -118,12 +118,7 @@ def estimate_encode_bytes(
     """Estimate the peak of encoding, in bytes above weights and volume; arguments as `estimate_decode_bytes`.
 
     Args:
-        config: of the autoencoder.
         volume_size: (X, Y, Z).
-        dtype: in which the network computes.
-        batch_size: number of volumes.
-        tile: planes of a tile of `stream_encode_moments`; None for encoding whole.
-        recompute: as given to `stream_encode_moments`.
     """
     levels = _levels(config, volume_size, is_decoder=False)
     values = _count_values(config, levels, tile=tile, recompute=recompute)
@@ -260,9 +255,7 @@ def encode_moments_within(
     """Encode whole where the estimate is within the budget, tile by tile where it is not.
 
     Args:
-        autoencoder: a VAE or a VQVAE; when it streams, gradients are not followed.
-        volume: (B, in_channels, X, Y, Z) on any device.
-        max_memory_gb: budget in 10^9 bytes, above weights and volume; None for no limit.
+        volume: (B, in_channels, X, Y, Z) on any device; the others as of `decode_within`.
 
     Returns:
         Mean and standard deviation, (B, latent_channels, x, y, z) each, on the autoencoder's device.
