@@ -15,42 +15,10 @@ from medldm.bundle_sandbox.rules import ATTRIBUTES, FUNCTIONS, MAX_EXPRESSION, M
 REFERENCES = "__local_refs"
 """The mapping from ids to values that MONAI puts in the place of references."""
 
-_OPERATORS = (
-    ast.Add,
-    ast.Sub,
-    ast.Mult,
-    ast.Div,
-    ast.FloorDiv,
-    ast.USub,
-    ast.UAdd,
-    ast.Not,
-    ast.And,
-    ast.Or,
-    ast.Eq,
-    ast.NotEq,
-    ast.Lt,
-    ast.LtE,
-    ast.Gt,
-    ast.GtE,
-    ast.Is,
-    ast.IsNot,
-    ast.In,
-    ast.NotIn,
-)
-# Nodes whose parts are checked, and that do nothing beyond them.
-_PLAIN = (
-    ast.Expression,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.BoolOp,
-    ast.Compare,
-    ast.IfExp,
-    ast.List,
-    ast.Tuple,
-    ast.Subscript,
-    ast.Slice,
-    ast.Load,
-)
+_OPERATORS = "Add Sub Mult Div FloorDiv USub UAdd Not And Or Eq NotEq Lt LtE Gt GtE Is IsNot In NotIn"
+_PLAIN = "Expression BinOp UnaryOp BoolOp Compare IfExp List Tuple Subscript Slice Load"
+"""Nodes whose parts are checked, and that do nothing beyond them."""
+_METHODS = "these may be called: " + ", ".join(f"{name} with {count}" for name, count in METHODS.items())
 
 
 def parse_expression(text: str, *, key: str) -> ast.Expression:
@@ -91,7 +59,7 @@ def reference_of(node: ast.AST) -> str | None:
 
 
 def _first_problem(node: ast.AST) -> str | None:
-    if reference_of(node) is not None or isinstance(node, _OPERATORS):
+    if reference_of(node) is not None or _is_one_of(node, _OPERATORS):
         return None
     if isinstance(node, ast.Constant):
         is_plain = node.value is None or isinstance(node.value, (str, int, float))
@@ -104,9 +72,13 @@ def _first_problem(node: ast.AST) -> str | None:
         return _problem_of_call(node)
     if isinstance(node, ast.Name):
         return f"names {node.id!r}; only references (@key) may be named"
-    if not isinstance(node, _PLAIN):
+    if not _is_one_of(node, _PLAIN):
         return f"holds a {type(node).__name__}, which is outside the grammar of expressions"
     return next(filter(None, map(_first_problem, ast.iter_child_nodes(node))), None)
+
+
+def _is_one_of(node: ast.AST, names: str) -> bool:
+    return type(node).__name__ in names.split()
 
 
 def _problem_of_call(node: ast.Call) -> str | None:
@@ -115,7 +87,7 @@ def _problem_of_call(node: ast.Call) -> str | None:
         return "calls with keywords or stars; plain arguments may be given"
     if isinstance(called, ast.Attribute):
         if len(node.args) > METHODS.get(called.attr, -1):
-            return f"calls the method {called.attr!r} with {len(node.args)} arguments; {_listed_methods()}"
+            return f"calls the method {called.attr!r} with {len(node.args)} arguments; {_METHODS}"
         parts: list[ast.AST] = [called.value, *node.args]
     elif isinstance(called, ast.Name):
         if called.id not in FUNCTIONS:
@@ -126,8 +98,3 @@ def _problem_of_call(node: ast.Call) -> str | None:
     else:
         return "calls something that is neither a reference without arguments nor a known function"
     return next(filter(None, map(_first_problem, parts)), None)
-
-
-def _listed_methods() -> str:
-    listed = ", ".join(f"{name} with {count}" for name, count in METHODS.items())
-    return f"these may be called: {listed}"

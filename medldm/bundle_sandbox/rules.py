@@ -85,23 +85,11 @@ TARGETS = frozenset(
 ).union(_MONAI.split(), WRITERS)
 """What `_target_` may name, spelt exactly so."""
 
-ATTRIBUTES = frozenset(
-    {
-        "autoencoder",
-        "conditioning_config",
-        "evaluator",
-        "n_classes",
-        "n_structures",
-        "names",
-        "size",
-        "space",
-        "spacing_mm",
-        "structures",
-        "trainer",
-        "training",
-        "validation",
-    }
-)
+_ATTRIBUTES = """
+    autoencoder conditioning_config evaluator n_classes n_structures names size space spacing_mm structures
+    trainer training validation
+    """
+ATTRIBUTES = frozenset(_ATTRIBUTES.split())
 """What an expression may read of an object. A name is listed only if no object of these components leads
 through it to a Python module or to a function of one."""
 

@@ -48,8 +48,7 @@ def load_key(key_file: str | Path | None = None, *, forbidden: tuple[Path, ...] 
         if path.resolve().is_relative_to(folder.resolve()):
             raise ConfigError(
                 "the identity key lies in the input or output folder, where it would be shared with the "
-                "data; choose "
-                "another key_file"
+                "data; choose another key_file"
             )
     if not path.exists():
         _make_key(path)
@@ -107,7 +106,6 @@ def check_identifier(identifier: str) -> str:
     if not _IDENTIFIER.fullmatch(identifier) or ".." in identifier:
         raise ConfigError(
             f"a subject identifier of {len(identifier)} characters is no plain name; letters, digits, '.', "
-            "'_' and '-' are "
-            "allowed, up to 64, the first a letter or digit"
+            "'_' and '-' are allowed, up to 64, the first a letter or digit"
         )
     return identifier

@@ -12,63 +12,26 @@ from medldm.data.dicom.errors import DicomError, Refusal
 
 Vector = tuple[float, ...]
 
-_IMAGE_TAGS = (
-    "ImageType",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
-    "SeriesDescription",
-    "PatientID",
-    "IssuerOfPatientID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "ModalityLUTSequence",
-    "LossyImageCompression",
-)
-_SLICE_TAGS = (
-    "InstanceNumber",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-)
-VOLUME_TAGS = (
-    "TemporalPositionIdentifier",
-    "EchoTime",
-    "EchoNumbers",
-    "InversionTime",
-    "FlipAngle",
-    "DiffusionBValue",
-    "DiffusionGradientOrientation",
-    (0x0019, 0x100C),
-    (0x0019, 0x100E),
-    (0x2001, 0x1003),
-    (0x0043, 0x1039),
-    "ComplexImageComponent",
-    "ConvolutionKernel",
-    "KVP",
-    "NominalPercentageOfCardiacPhase",
-    "FrameReferenceTime",
-    "TriggerTime",
-    "StackID",
-    "AcquisitionNumber",
-    "AcquisitionTime",
-    "ContentTime",
-)
+_IMAGE_TAGS = """
+    ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID IssuerOfPatientID
+    StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation
+    NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue
+    ModalityLUTSequence LossyImageCompression
+    """
+_SLICE_TAGS = """
+    InstanceNumber ImagePositionPatient ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept
+    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
+    """
+_TRUSTED_TAGS = """
+    TemporalPositionIdentifier EchoTime EchoNumbers InversionTime FlipAngle DiffusionBValue
+    DiffusionGradientOrientation
+    """
+_PRIVATE_TAGS = ((0x0019, 0x100C), (0x0019, 0x100E), (0x2001, 0x1003), (0x0043, 0x1039))
+_LAST_TAGS = """
+    ComplexImageComponent ConvolutionKernel KVP NominalPercentageOfCardiacPhase FrameReferenceTime TriggerTime
+    StackID AcquisitionNumber AcquisitionTime ContentTime
+    """
+VOLUME_TAGS: tuple[str | tuple[int, int], ...] = (*_TRUSTED_TAGS.split(), *_PRIVATE_TAGS, *_LAST_TAGS.split())
 """Attributes in which the volumes of one series differ, in order of trust, for single-frame images.
 
 The private ones are b-value and direction of Siemens, b-value of Philips and of GE.
@@ -77,7 +40,13 @@ The private ones are b-value and direction of Siemens, b-value of Philips and of
 SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
 SIEMENS_MOSAIC = (0x0019, 0x100A)
 OVERLAY_BIT_POSITION = (0x6000, 0x0102)
-HEADER_TAGS = (*_IMAGE_TAGS, *_SLICE_TAGS, *VOLUME_TAGS, SIEMENS_MOSAIC, OVERLAY_BIT_POSITION)
+HEADER_TAGS = (
+    *_IMAGE_TAGS.split(),
+    *_SLICE_TAGS.split(),
+    *VOLUME_TAGS,
+    SIEMENS_MOSAIC,
+    OVERLAY_BIT_POSITION,
+)
 
 FRAME_VOLUME_TAGS = {
     "FrameContentSequence": ("TemporalPositionIndex", "StackID", "FrameAcquisitionNumber"),
@@ -134,10 +103,8 @@ def numbers_of(dataset: Dataset, keyword: str, n_numbers: int) -> Vector | None:
     except (ValueError, TypeError, OverflowError):
         vector = ()
     if len(vector) != n_numbers or not all(math.isfinite(number) for number in vector):
-        raise DicomError(
-            Refusal.INVALID_GEOMETRY,
-            f"{keyword} of a file is not {n_numbers} finite numbers; correct the header",
-        )
+        message = f"{keyword} of a file is not {n_numbers} finite numbers; correct the header"
+        raise DicomError(Refusal.INVALID_GEOMETRY, message)
     return vector
 
 

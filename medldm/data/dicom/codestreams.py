@@ -7,7 +7,7 @@ without limit or crash the process.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydicom import uid
 
@@ -15,8 +15,7 @@ _FRAME_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _JPEG_2000 = (uid.JPEG2000Lossless, uid.JPEG2000)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodestreamHeader:
+class CodestreamHeader(NamedTuple):
     """What a codestream says of its image."""
 
     rows: int
@@ -62,9 +61,4 @@ def _jpeg_2000(frame: bytes) -> CodestreamHeader | None:
         return None
     x_size, y_size, x_offset, y_offset = struct.unpack_from(">IIII", frame, begin + 8)
     (samples,) = struct.unpack_from(">H", frame, begin + 40)
-    return CodestreamHeader(
-        rows=y_size - y_offset,
-        columns=x_size - x_offset,
-        samples=samples,
-        precision=(frame[begin + 42] & 0x7F) + 1,
-    )
+    return CodestreamHeader(y_size - y_offset, x_size - x_offset, samples, (frame[begin + 42] & 0x7F) + 1)

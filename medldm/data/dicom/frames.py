@@ -8,21 +8,8 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from medldm.data.dicom.attributes import (
-    FRAME_VOLUME_TAGS,
-    OVERLAY_BIT_POSITION,
-    SIEMENS_MOSAIC,
-    SPECTROSCOPY,
-    VOLUME_TAGS,
-    Vector,
-    functional_group,
-    integer_of,
-    item_of,
-    number_of,
-    numbers_of,
-    rescale_of,
-    text_of,
-)
+from medldm.data.dicom import attributes
+from medldm.data.dicom.attributes import Vector, functional_group, item_of, numbers_of, rescale_of, text_of
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.files import PARSE_ERRORS, OpenedFile, quiet_pydicom
 
@@ -110,7 +97,7 @@ def frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
             if not dataset.get("Rows") or not dataset.get("Columns"):
                 _refuse_cut_header(opened)
                 return ()
-            if opened.sop_class == SPECTROSCOPY:
+            if opened.sop_class == attributes.SPECTROSCOPY:
                 return ()
             image = _image_of(opened, path)
             _refuse_cut_pixels(opened, image)
@@ -170,10 +157,11 @@ def _image_of(opened: OpenedFile, path: Path) -> ImageHeader:
         high_bit=int(dataset.get("HighBit", stored - 1)),
         is_signed=bool(dataset.get("PixelRepresentation") or 0),
         padding=padding if isinstance(padding, int) else None,
-        has_overlay_bits=bool(number_of(dataset, OVERLAY_BIT_POSITION)),
+        has_overlay_bits=bool(attributes.number_of(dataset, attributes.OVERLAY_BIT_POSITION)),
         has_modality_lut="ModalityLUTSequence" in dataset,
         is_lossy=text_of(dataset, "LossyImageCompression") == "01",
-        is_mosaic="MOSAIC" in image_type or (number_of(dataset, SIEMENS_MOSAIC) or 0) > 1,
+        is_mosaic="MOSAIC" in image_type
+        or (attributes.number_of(dataset, attributes.SIEMENS_MOSAIC) or 0) > 1,
         is_multiframe=int(dataset.get("NumberOfFrames") or 1) > 1
         or "PerFrameFunctionalGroupsSequence" in dataset,
     )
@@ -183,13 +171,13 @@ def _single_frame(dataset: Dataset, image: ImageHeader) -> Frame:
     return Frame(
         image=image,
         index=0,
-        instance_number=integer_of(dataset, "InstanceNumber"),
+        instance_number=attributes.integer_of(dataset, "InstanceNumber"),
         position=numbers_of(dataset, "ImagePositionPatient", 3),
         orientation=numbers_of(dataset, "ImageOrientationPatient", 6),
         spacing=numbers_of(dataset, "PixelSpacing", 2),
         slope=rescale_of(dataset, "RescaleSlope", 1.0),
         intercept=rescale_of(dataset, "RescaleIntercept", 0.0),
-        volume_keys={str(tag): str(dataset[tag].value) for tag in VOLUME_TAGS if tag in dataset}
+        volume_keys={str(tag): str(dataset[tag].value) for tag in attributes.VOLUME_TAGS if tag in dataset}
         | {"ImageType": "/".join(image.image_type)},
     )
 
@@ -199,11 +187,8 @@ def _multi_frames(dataset: Dataset, image: ImageHeader) -> Iterator[Frame]:
     shared = item_of(dataset, "SharedFunctionalGroupsSequence")
     groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     if groups and len(groups) != image.n_frames:
-        raise DicomError(
-            Refusal.INVALID_GEOMETRY,
-            f"a multi-frame file declares {image.n_frames} frames and describes {len(groups)}; restore the "
-            "file",
-        )
+        message = f"declares {image.n_frames} frames and describes {len(groups)}; restore the file"
+        raise DicomError(Refusal.INVALID_GEOMETRY, f"a multi-frame file {message}")
     for index in range(image.n_frames if groups else 1):
         own = groups[index] if groups else Dataset()
         places = (own, shared)
@@ -226,7 +211,7 @@ def _multi_frames(dataset: Dataset, image: ImageHeader) -> Iterator[Frame]:
 
 def _frame_volume_keys(places: Sequence[Dataset]) -> dict[str, str]:
     keys: dict[str, str] = {}
-    for sequence, tags in FRAME_VOLUME_TAGS.items():
+    for sequence, tags in attributes.FRAME_VOLUME_TAGS.items():
         group = functional_group(places, sequence)
         keys |= {tag: str(group[tag].value) for tag in tags if tag in group}
     diffusion = functional_group(places, "MRDiffusionSequence")

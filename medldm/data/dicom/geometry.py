@@ -16,6 +16,7 @@ import numpy as np
 
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.frames import Frame
+from medldm.transforms.itk_formats import LPS_TO_RAS
 
 ORIENTATION_TOLERANCE = 1e-4
 """Largest difference of direction cosines within a stack (rounding jitter of decimal strings)."""
@@ -31,8 +32,6 @@ TILT_TOLERANCE = 1e-3
 
 SAME_PLACE_MM = 1e-3
 """Slices nearer than this along the normal share a place."""
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +91,8 @@ def make_stack(frames: Sequence[Frame]) -> Stack:
         if frame.position is None or frame.orientation is None or frame.spacing is None:
             raise DicomError(
                 Refusal.MISSING_GEOMETRY,
-                f"{frame} lacks ImagePositionPatient, ImageOrientationPatient or PixelSpacing; without "
-                "them its place "
-                "in the body is unknown",
+                f"{frame} lacks ImagePositionPatient, ImageOrientationPatient or PixelSpacing; without them "
+                "its place in the body is unknown",
             )
     if len({frame.image.frame_of_reference for frame in frames}) > 1:
         raise DicomError(
@@ -133,8 +131,7 @@ def _directions(frames: Sequence[Frame]) -> tuple[np.ndarray, np.ndarray]:
         raise DicomError(
             Refusal.INVALID_GEOMETRY,
             f"ImageOrientationPatient holds vectors of length {lengths[0]:.4f} and {lengths[1]:.4f} with "
-            "inner product "
-            f"{row @ column:.4f}; two orthogonal unit vectors are needed",
+            f"inner product {row @ column:.4f}; two orthogonal unit vectors are needed",
         )
     return row / lengths[0], column / lengths[1]
 
@@ -175,15 +172,14 @@ def regular_step(stack: Stack) -> np.ndarray:
         raise DicomError(
             Refusal.SHIFTED_SLICES,
             f"{slice_} lies {along.max():.3f} mm beside its place in the stack; {tolerance:.3f} mm is "
-            "allowed; read it "
-            "with regularise=True to resample",
+            "allowed; read it with regularise=True to resample",
         )
     if tangent > TILT_TOLERANCE:
         raise DicomError(
             Refusal.GANTRY_TILT,
             f"the slices from {stack.frames[0]} to {stack.frames[-1]} are stacked "
-            f"{np.degrees(np.arctan(tangent)):.2f} "
-            "degrees off their normal; read them with regularise=True to resample",
+            f"{np.degrees(np.arctan(tangent)):.2f} degrees off their normal; read them with "
+            "regularise=True to resample",
         )
     return step
 
@@ -200,8 +196,7 @@ def refuse_duplicates(stack: Stack) -> None:
         raise DicomError(
             Refusal.DUPLICATE_POSITIONS,
             f"{same.size} pairs of slices share a place and no attribute assigns them to volumes: {pairs}; "
-            "keep one of "
-            "each pair",
+            "keep one of each pair",
         )
 
 
@@ -230,13 +225,11 @@ def _irregular(stack: Stack) -> DicomError:
         return DicomError(
             Refusal.MISSING_SLICES,
             f"{int((multiples - 1).sum())} slices are missing: {names}; restore them, or read the series "
-            "with "
-            "regularise=True to interpolate them",
+            "with regularise=True to interpolate them",
         )
     odd = int(np.abs(steps - np.median(steps)).argmax())
     return DicomError(
         Refusal.VARIABLE_SPACING,
         f"its slices are {steps.min():.3f} to {steps.max():.3f} mm apart, {steps[odd]:.3f} mm after "
-        f"{stack.frames[odd]}; "
-        "read it with regularise=True to resample",
+        f"{stack.frames[odd]}; read it with regularise=True to resample",
     )

@@ -26,30 +26,12 @@ from medldm.data.dicom.files import (
 )
 from medldm.data.dicom.frames import Frame, ImageHeader
 
-_PIXEL_TAGS = (
-    "SOPClassUID",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelData",
-    "FloatPixelData",
-    "DoubleFloatPixelData",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-    OVERLAY_BIT_POSITION,
-)
-_NATIVE = (
-    uid.ImplicitVRLittleEndian,
-    uid.ExplicitVRLittleEndian,
-    uid.ExplicitVRBigEndian,
-)
+_PIXEL_TAGS = """
+    SOPClassUID SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns
+    BitsAllocated BitsStored HighBit PixelRepresentation PixelData FloatPixelData DoubleFloatPixelData
+    ExtendedOffsetTable ExtendedOffsetTableLengths
+    """
+_NATIVE = (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
 PLUGINS: dict[str, tuple[str, ...]] = {
     uid.RLELossless: ("pydicom",),
     uid.JPEGBaseline8Bit: ("gdcm",),
@@ -113,10 +95,9 @@ def _check_codestream(dataset: Dataset, frame: Frame) -> None:
     image = frame.image
     try:
         with quiet_pydicom():
+            names = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
             offsets = (
-                (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
-                if ("ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset)
-                else None
+                tuple(dataset[name].value for name in names) if all(n in dataset for n in names) else None
             )
             data = get_frame(
                 dataset.PixelData, frame.index, number_of_frames=image.n_frames, extended_offsets=offsets
@@ -125,21 +106,16 @@ def _check_codestream(dataset: Dataset, frame: Frame) -> None:
         raise DicomError(Refusal.UNDECODABLE, f"{frame} is not in its file; restore the file") from None
     header = read_codestream_header(data, syntax=image.transfer_syntax)
     declared = (image.rows, image.columns, image.samples)
-    if header is None or (header.rows, header.columns, header.samples) != declared:
-        found = "none" if header is None else f"{header.rows} x {header.columns} x {header.samples}"
-        raise DicomError(
-            Refusal.UNDECODABLE,
-            f"the compressed pixels of {frame} declare a size of {found}, the header {declared[0]} x "
-            f"{declared[1]} x "
-            f"{declared[2]}; restore the file",
+    if header is None or header[:3] != declared:
+        found, asked = (
+            "none" if size is None else " x ".join(map(str, size[:3])) for size in (header, declared)
         )
-    if not 1 < header.precision <= image.bits_allocated:
-        raise DicomError(
-            Refusal.UNDECODABLE,
-            f"the compressed pixels of {frame} declare {header.precision} bits of {image.bits_allocated}; "
-            "restore the "
-            "file",
-        )
+        message = f"declare a size of {found}, the header {asked}"
+    elif not 1 < header.precision <= image.bits_allocated:
+        message = f"declare {header.precision} bits of {image.bits_allocated}"
+    else:
+        return
+    raise DicomError(Refusal.UNDECODABLE, f"the compressed pixels of {frame} {message}; restore the file")
 
 
 def _pixel_dataset(image: ImageHeader) -> Dataset:
@@ -147,7 +123,7 @@ def _pixel_dataset(image: ImageHeader) -> Dataset:
     try:
         opened = open_dicom(
             image.path,
-            tags=_PIXEL_TAGS,
+            tags=[*_PIXEL_TAGS.split(), OVERLAY_BIT_POSITION],
             with_pixels=True,
             max_inflated_bytes=HEADER_BYTES + n_pixels * image.bits_allocated // 8,
         )

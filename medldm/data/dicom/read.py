@@ -97,8 +97,7 @@ def read_dicom(
         raise DicomError(
             Refusal.AMBIGUOUS,
             f"series {', '.join(str(series.number) for series in chosen)} fit; narrow the choice by "
-            "modality, "
-            "description or min_slices, or read each with read_series",
+            "modality, description or min_slices, or read each with read_series",
         )
     refused = [series.refusal for series in scan.series if series.refusal is not None]
     if len(scan.series) == 1 and refused:

@@ -47,8 +47,7 @@ def regularise_stack(
         raise DicomError(
             Refusal.MISSING_SLICES if missing_multiples(stack) is not None else Refusal.VARIABLE_SPACING,
             f"the gap after {stack.frames[widest]} is {gaps[widest]:.1f} slice steps wide; up to "
-            f"{MAX_GAP_STEPS} are "
-            "interpolated; restore the slices",
+            f"{MAX_GAP_STEPS} are interpolated; restore the slices",
         )
     n_slices = math.floor((stack.distances[-1] - stack.distances[0]) / step_mm + 0.01) + 1
     origin, shape = _in_plane_extent(stack, voxels.shape[:2])

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,7 +47,8 @@ class DicomScan:
             size = " x ".join(str(number) for number in series.shape)
             state = "regular" if series.refusal is None else str(series.refusal)
             volume = "" if series.volume[1] == 1 else f"volume {series.volume[0]} of {series.volume[1]}, "
-            lines.append(f"{series.number:>6}  {_plain(series.modality):8}  {size:24}  {volume}{state}")
+            modality = re.sub(r"[^A-Z]", "", series.modality.upper())[:4]
+            lines.append(f"{series.number:>6}  {modality:8}  {size:24}  {volume}{state}")
         lines += [f"{'-':>6}  {error}" for error in self.damaged]
         lines += [f"passed over: {count} files ({reason})" for reason, count in sorted(self.ignored.items())]
         return "\n".join(lines)
@@ -75,9 +76,7 @@ def scan_dicom(folder: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> Dic
 def scan_files(files: Iterable[Path], *, max_bytes: int = DEFAULT_MAX_BYTES) -> DicomScan:
     """Scan given files; see `scan_dicom`."""
     collected = _Collected()
-    n_files = 0
     for path in files:
-        n_files += 1
         collected.add(path)
     series: list[DicomSeries] = []
     for key, frames in sorted(collected.frames.items()):
@@ -90,7 +89,10 @@ def scan_files(files: Iterable[Path], *, max_bytes: int = DEFAULT_MAX_BYTES) -> 
     if damaged:
         logger.warning("%d damaged DICOM files or series have no readable slice", len(damaged))
     return DicomScan(
-        series=tuple(series), n_files=n_files, ignored=dict(collected.ignored), damaged=tuple(damaged)
+        series=tuple(series),
+        n_files=collected.n_files,
+        ignored=dict(collected.ignored),
+        damaged=tuple(damaged),
     )
 
 
@@ -117,6 +119,7 @@ class _Collected:
     """Frames by series, and the files that are none."""
 
     def __init__(self) -> None:
+        self.n_files = 0
         self.frames: dict[str, list[Frame]] = defaultdict(list)
         self.ignored: Counter[str] = Counter()
         self.damaged: dict[str, DicomError] = {}
@@ -125,6 +128,7 @@ class _Collected:
 
     def add(self, path: Path) -> None:
         """Read a file's header and put its frames where they belong."""
+        self.n_files += 1
         key = None
         try:
             opened = open_dicom(path, tags=HEADER_TAGS)
@@ -152,28 +156,19 @@ class _Collected:
         """Return why a series is incomplete: a damaged file of its own, or in a folder of its own."""
         if key in self.damaged:
             return self.damaged[key]
-        for path in self.unassigned:
-            if self._is_alone(key, path.parent):
-                return DicomError(
-                    Refusal.UNREADABLE,
-                    "a damaged DICOM file lies among its slices and may be one of them; restore or remove it",
-                )
+        if any(self._series_of_folder.get(path.parent) == {key} for path in self.unassigned):
+            return DicomError(
+                Refusal.UNREADABLE,
+                "a damaged DICOM file lies among its slices and may be one of them; restore or remove it",
+            )
         return None
 
     def unassigned_damage(self) -> list[DicomError]:
         """Return one error for each series and each file of which no slice can be read."""
         lost = [error for key, error in self.damaged.items() if not self.frames[key]]
-        for path in self.unassigned:
-            if not any(
-                self._is_alone(key, path.parent) for key in self._series_of_folder.get(path.parent, ())
-            ):
-                lost.append(
-                    DicomError(Refusal.UNREADABLE, "a damaged DICOM file of unknown series; restore it")
-                )
-        return lost
-
-    def _is_alone(self, key: str, folder: Path) -> bool:
-        return self._series_of_folder.get(folder) == {key}
+        n_lost = sum(len(self._series_of_folder.get(path.parent, ())) != 1 for path in self.unassigned)
+        message = "a damaged DICOM file of unknown series; restore it"
+        return lost + [DicomError(Refusal.UNREADABLE, message) for _ in range(n_lost)]
 
 
 def _without_copies(frames: list[Frame], ignored: Counter[str]) -> tuple[list[Frame], DicomError | None]:
@@ -202,7 +197,7 @@ def _judged_volumes(
 ) -> Iterator[DicomSeries]:
     """Split a group into volumes and judge each by its headers."""
     volumes = split_volumes(group)
-    n_places = _n_places(group) if len(volumes) > 1 else 0
+    n_places = len(set(places_of(group).tolist())) if len(volumes) > 1 else 0
     for index, frames in enumerate(volumes):
         series = DicomSeries(number=0, frames=tuple(frames), volume=(index + 1, len(volumes)))
         refusal = damage
@@ -218,10 +213,6 @@ def _judged_volumes(
         except DicomError as error:
             refusal = refusal or error
         yield replace(series, refusal=refusal)
-
-
-def _n_places(frames: Sequence[Frame]) -> int:
-    return len(set(places_of(frames).tolist()))
 
 
 def choose_series(
@@ -255,7 +246,3 @@ def choose_series(
         and series.shape[2] >= min_slices
         and (min_size is None or (series.shape[0] >= min_size[0] and series.shape[1] >= min_size[1]))
     )
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^A-Z]", "", text.upper())[:4]

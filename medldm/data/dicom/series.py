@@ -7,12 +7,7 @@ from dataclasses import dataclass, field
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.frames import Frame, ImageHeader
 
-IRREGULAR = (
-    Refusal.GANTRY_TILT,
-    Refusal.SHIFTED_SLICES,
-    Refusal.MISSING_SLICES,
-    Refusal.VARIABLE_SPACING,
-)
+IRREGULAR = {"gantry_tilt", "shifted_slices", "missing_slices", "variable_spacing"}
 """What `regularise=True` resamples."""
 
 
@@ -48,14 +43,9 @@ class DicomSeries:
         return self.image.columns, self.image.rows, len(self.frames)
 
     @property
-    def is_localizer(self) -> bool:
-        """Return whether (0008,0008) Image Type says LOCALIZER (PS3.3 C.8.2.1.1.1, C.8.3.1.1.1)."""
-        return "LOCALIZER" in self.image.image_type
-
-    @property
     def is_irregular(self) -> bool:
         """Return whether `regularise=True` would read it."""
-        return self.refusal is not None and self.refusal.refusal in IRREGULAR
+        return self.refusal is not None and self.refusal.refusal.value in IRREGULAR
 
 
 def check_kind(series: DicomSeries, *, max_bytes: int) -> None:
@@ -92,5 +82,5 @@ def check_kind(series: DicomSeries, *, max_bytes: int) -> None:
         raise DicomError(
             Refusal.TOO_LARGE, f"it takes {n_bytes} bytes in memory; the cap is {max_bytes}; raise max_bytes"
         )
-    if series.is_localizer:
+    if "LOCALIZER" in image.image_type:  # PS3.3 C.8.2.1.1.1, C.8.3.1.1.1
         raise DicomError(Refusal.LOCALIZER, "it is a localizer (0008,0008), not a volume")

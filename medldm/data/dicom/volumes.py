@@ -12,19 +12,11 @@ from medldm.data.dicom.attributes import VOLUME_TAGS
 from medldm.data.dicom.frames import Frame
 from medldm.data.dicom.geometry import ORIENTATION_TOLERANCE, SAME_PLACE_MM
 
-_KEY_ORDER = (
-    "SOPInstanceUID",
-    "TemporalPositionIdentifier",
-    "TemporalPositionIndex",
-    "EffectiveEchoTime",
-    "FrameType",
-    "ImageType",
-    "InversionTimes",
-    "DiffusionDirectionality",
-    "FrameAcquisitionNumber",
-    "NominalCardiacTriggerDelayTime",
-    *(str(tag) for tag in VOLUME_TAGS[1:]),
-)
+_FIRST_KEYS = """
+    SOPInstanceUID TemporalPositionIdentifier TemporalPositionIndex EffectiveEchoTime FrameType ImageType
+    InversionTimes DiffusionDirectionality FrameAcquisitionNumber NominalCardiacTriggerDelayTime
+    """
+_KEY_ORDER = (*_FIRST_KEYS.split(), *map(str, VOLUME_TAGS[1:]))
 _MAX_KEYS = 3
 
 
@@ -46,15 +38,11 @@ def group_by_geometry(frames: Iterable[Frame]) -> list[list[Frame]]:
 
 
 def _is_like(frame: Frame, other: Frame) -> bool:
-    one, two = frame.image, other.image
-    if (one.rows, one.columns, one.samples, one.modality) != (
-        two.rows,
-        two.columns,
-        two.samples,
-        two.modality,
-    ):
-        return False
-    if one.is_mosaic != two.is_mosaic or ("LOCALIZER" in one.image_type) != ("LOCALIZER" in two.image_type):
+    one, two = (
+        (own.rows, own.columns, own.samples, own.modality, own.is_mosaic, "LOCALIZER" in own.image_type)
+        for own in (frame.image, other.image)
+    )
+    if one != two:
         return False
     return _is_near(frame.orientation, other.orientation, tolerance=2 * ORIENTATION_TOLERANCE) and _is_near(
         frame.spacing, other.spacing, tolerance=ORIENTATION_TOLERANCE
@@ -99,19 +87,16 @@ def split_volumes(frames: Sequence[Frame]) -> list[list[Frame]]:
     for n_keys in range(1, _MAX_KEYS + 1):
         for chosen in combinations(names, n_keys):
             volumes = _split_by(frames, places, chosen)
-            if len(volumes) == n_volumes and all(_has_own_places(volume) for volume in volumes):
-                return [[frame for frame, _ in volume] for volume in volumes]
+            if len(volumes) == n_volumes and all(len(dict(volume)) == len(volume) for volume in volumes):
+                return [[frame for _, frame in volume] for volume in volumes]
     return [list(frames)]
 
 
 def _split_by(
     frames: Sequence[Frame], places: np.ndarray, names: Sequence[str]
-) -> list[list[tuple[Frame, int]]]:
-    volumes: dict[tuple[str | None, ...], list[tuple[Frame, int]]] = defaultdict(list)
+) -> list[list[tuple[int, Frame]]]:
+    """Return the volumes of frames alike in some attributes, each frame with its place."""
+    volumes: dict[tuple[str | None, ...], list[tuple[int, Frame]]] = defaultdict(list)
     for frame, place in zip(frames, places.tolist(), strict=True):
-        volumes[tuple(frame.volume_keys.get(name) for name in names)].append((frame, place))
+        volumes[tuple(frame.volume_keys.get(name) for name in names)].append((place, frame))
     return list(volumes.values())
-
-
-def _has_own_places(volume: Sequence[tuple[Frame, int]]) -> bool:
-    return len({place for _, place in volume}) == len(volume)

@@ -11,11 +11,12 @@ from medldm.data.dicom.errors import DicomError
 from medldm.data.dicom.read import read_series
 from medldm.data.preparation.files import CaseRecord, OutputError, inside, write_record
 from medldm.data.preparation.labels import LabelTable
+from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.sources import Source
 from medldm.transforms.errors import GeometryError, VolumeError, VoxelValueError
 from medldm.transforms.load import check_label_values
 from medldm.transforms.orientation import to_ras_affine, turn
-from medldm.transforms.raw_volume import spacing_of
+from medldm.transforms.raw_volume import RawVolume, corner_distance_mm, spacing_of
 from medldm.transforms.readers import check_voxels_finite, read_raw_volume
 from medldm.transforms.write_nifti import write_nifti
 
@@ -32,20 +33,14 @@ class CasePlan:
         source: where it comes from.
         root: the output folder.
         labels: how label values become those of the cohort.
-        regularise: resample irregular DICOM stacks.
-        overwrite: replace files of another origin.
-        spacing_mm: for .npy files.
-        max_bytes: cap on a volume.
+        options: of the run.
     """
 
     record: CaseRecord
     source: Source = field(repr=False)
     root: Path = field(repr=False)
     labels: LabelTable = field(repr=False)
-    regularise: bool
-    overwrite: bool
-    spacing_mm: tuple[float, float, float] | None
-    max_bytes: int
+    options: PrepareOptions = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,23 +51,14 @@ class CaseOutcome:
     reason: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Volume:
-    voxels: np.ndarray
-    affine: np.ndarray
-    notes: tuple[str, ...] = ()
-
-
 def convert_case(plan: CasePlan) -> CaseOutcome:
     """Convert one case; what is wrong with it becomes its reason, free of paths and header texts."""
     try:
         return CaseOutcome(record=_convert(plan))
-    except DicomError as error:
+    except (DicomError, OutputError) as error:
         reason = str(error)
     except VolumeError as error:
         reason = f"{type(error).__name__}: {error.reason}"
-    except OutputError as error:
-        reason = str(error)
     except MemoryError:
         reason = "the memory does not suffice; lower workers or crop the volume"
     except OSError as error:
@@ -85,14 +71,14 @@ def _convert(plan: CasePlan) -> CaseRecord:
     image_path = inside(plan.root, "images", f"{plan.record.id}.nii.gz")
     label_path = inside(plan.root, "labels", f"{plan.record.id}.nii.gz")
     is_own = inside(plan.root, ".prepare", f"{plan.record.id}.json").exists()
-    if not (plan.overwrite or is_own) and (image_path.exists() or label_path.exists()):
+    if not (plan.options.overwrite or is_own) and (image_path.exists() or label_path.exists()):
         raise OutputError(
             "a file of its name is in the output and was not made by this command; move it or overwrite"
         )
     image = _read_image(plan)
     label = None if plan.source.label is None else _read_label(plan, image)
     write_record(plan.root, plan.record)
-    write_nifti(image_path, image.voxels, image.affine, dtype=stored_dtype(image.voxels))
+    write_nifti(image_path, image.array, image.affine, dtype=stored_dtype(image.array))
     values: tuple[int, ...] = ()
     if label is None:
         label_path.unlink(missing_ok=True)
@@ -104,7 +90,7 @@ def _convert(plan: CasePlan) -> CaseRecord:
         is_done=True,
         has_label=label is not None,
         label_values=values,
-        shape=tuple(int(size) for size in image.voxels.shape),
+        shape=tuple(int(size) for size in image.array.shape),
         spacing_mm=tuple(round(float(size), 6) for size in spacing_of(image.affine)),
         notes=image.notes,
     )
@@ -112,56 +98,48 @@ def _convert(plan: CasePlan) -> CaseRecord:
     return record
 
 
-def _read_image(plan: CasePlan) -> _Volume:
+def _read_image(plan: CasePlan) -> RawVolume:
     if plan.source.series is not None:
-        volume = read_series(plan.source.series, regularise=plan.regularise, max_bytes=plan.max_bytes)
-        return _Volume(voxels=volume.numpy()[0], affine=volume.affine.numpy(), notes=volume.meta["notes"])
+        options = plan.options
+        volume = read_series(plan.source.series, regularise=options.regularise, max_bytes=options.max_bytes)
+        return RawVolume(array=volume.numpy()[0], affine=volume.affine.numpy(), notes=volume.meta["notes"])
     if plan.source.file is None:
         raise GeometryError("the case has neither a series nor a file")
     return _read_file(plan.source.file, plan)
 
 
-def _read_file(path: Path, plan: CasePlan) -> _Volume:
-    raw = read_raw_volume(
-        path, spacing_mm=plan.spacing_mm if path.suffix == ".npy" else None, max_bytes=plan.max_bytes
-    )
+def _read_file(path: Path, plan: CasePlan) -> RawVolume:
+    spacing_mm = plan.options.spacing_mm if path.suffix == ".npy" else None
+    raw = read_raw_volume(path, spacing_mm=spacing_mm, max_bytes=plan.options.max_bytes)
     affine, axes, flips = to_ras_affine(raw.affine, raw.array.shape)
     voxels = np.ascontiguousarray(turn(raw.array, axes, flips), dtype=np.float32)
     check_voxels_finite(voxels)
-    return _Volume(voxels=voxels, affine=affine, notes=tuple(raw.notes))
+    return RawVolume(array=voxels, affine=affine, notes=tuple(raw.notes))
 
 
-def _read_label(plan: CasePlan, image: _Volume) -> np.ndarray:
+def _read_label(plan: CasePlan, image: RawVolume) -> np.ndarray:
     if plan.source.label is None:
         raise GeometryError("the case has no label map")
     label = _read_file(plan.source.label, plan)
-    if label.voxels.shape != image.voxels.shape:
+    if label.array.shape != image.array.shape:
         raise GeometryError(
-            f"its label map has {label.voxels.shape} voxels and its image {image.voxels.shape}; resample "
+            f"its label map has {label.array.shape} voxels and its image {image.array.shape}; resample "
             "one to the other"
         )
-    if (gap := corner_distance_mm(label.affine, image.affine, image.voxels.shape)) > GRID_TOLERANCE_MM:
+    if (gap := corner_distance_mm(label.affine, image.affine, image.array.shape)) > GRID_TOLERANCE_MM:
         raise GeometryError(
             f"its label map lies {gap:.3f} mm beside its image; {GRID_TOLERANCE_MM} mm is allowed; "
             "resample one to the other"
         )
-    check_label_values(label.voxels)
-    mapped = plan.labels.apply(label.voxels)
+    check_label_values(label.array)
+    mapped = plan.labels.apply(label.array)
     if not mapped.any():
         raise VoxelValueError("its label map holds no structure; all voxels are 0")
     return mapped
 
 
-def corner_distance_mm(one: np.ndarray, other: np.ndarray, shape: tuple[int, ...]) -> float:
-    """Return the largest distance between the corners of one voxel grid under two affines, mm."""
-    corners = np.array([[*(np.array(corner) * (np.array(shape) - 1)), 1.0] for corner in np.ndindex(2, 2, 2)])
-    return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
-
-
 def stored_dtype(voxels: np.ndarray) -> np.dtype:
     """Choose int16 for whole numbers that fit and float32 for all others, so that no value changes."""
-    is_whole = bool((voxels == np.rint(voxels)).all())
     limits = np.iinfo(np.int16)
-    return np.dtype(
-        np.int16 if is_whole and limits.min <= voxels.min() <= voxels.max() <= limits.max else np.float32
-    )
+    is_small = limits.min <= voxels.min() <= voxels.max() <= limits.max
+    return np.dtype(np.int16 if is_small and (voxels == np.rint(voxels)).all() else np.float32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from medldm.data.identity import keyed_hash, subject_identifier
@@ -17,22 +17,15 @@ from medldm.data.preparation.sources import FoundSources, Source
 from medldm.data.preparation.table import SubjectRow, SubjectTable
 
 
-@dataclass(frozen=True)
-class PlanContext:
-    """What all cases of a run share."""
-
-    root: Path
-    labels: LabelTable
-    options: PrepareOptions
-
-
 def plan_cases(
     found: FoundSources,
     earlier: dict[str, CaseRecord],
     *,
     subjects: SubjectTable,
     key: bytes,
-    context: PlanContext,
+    root: Path,
+    labels: LabelTable,
+    options: PrepareOptions,
 ) -> list[CasePlan]:
     """Give every source its subject, its name and its stamp."""
     rows = [subjects.row_of(source.names) or SubjectRow() for source in found.sources]
@@ -55,47 +48,29 @@ def plan_cases(
             id=wanted,
             subject=subject,
             source=source_hash,
-            stamp=_stamp(source, key=key, context=context),
+            stamp=_stamp(source, key=key, labels=labels, options=options),
             split=row.split,
             entry=dict(row.entry),
         )
-        plans.append(_plan_of(record, source, context))
+        plans.append(CasePlan(record=record, source=source, root=root, labels=labels, options=options))
     return plans
 
 
-def _plan_of(record: CaseRecord, source: Source, context: PlanContext) -> CasePlan:
-    return CasePlan(
-        record=record,
-        source=source,
-        root=context.root,
-        labels=context.labels,
-        regularise=context.options.regularise,
-        overwrite=context.options.overwrite,
-        spacing_mm=context.options.spacing_mm,
-        max_bytes=context.options.max_bytes,
-    )
-
-
-def _stamp(source: Source, *, key: bytes, context: PlanContext) -> str:
+def _stamp(source: Source, *, key: bytes, labels: LabelTable, options: PrepareOptions) -> str:
     """Hash what decides the output: sizes and times of the files, and the options that change voxels."""
     files = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files]
-    mapping = context.labels.mapping
-    options = (
-        context.options.regularise,
-        context.options.spacing_mm,
-        sorted((mapping or {}).items()),
-        mapping is None,
-    )
-    return keyed_hash(json.dumps([files, options]), key=key, purpose="stamp", digits=32)
+    mapping = sorted((labels.mapping or {}).items())
+    chosen = (options.regularise, options.spacing_mm, mapping, labels.mapping is None)
+    return keyed_hash(json.dumps([files, chosen]), key=key, purpose="stamp", digits=32)
 
 
 def is_done(plan: CasePlan, earlier: dict[str, CaseRecord]) -> bool:
     """Say whether an earlier run has made the case from the same files with the same options."""
     record = earlier.get(plan.record.source)
-    if (
-        record is None
-        or not record.is_done
-        or (record.id, record.stamp) != (plan.record.id, plan.record.stamp)
+    if record is None or (record.is_done, record.id, record.stamp) != (
+        True,
+        plan.record.id,
+        plan.record.stamp,
     ):
         return False
     folders = ("images", "labels") if record.has_label else ("images",)
@@ -115,12 +90,10 @@ def split_changed(
 ) -> tuple[list[CaseOutcome], list[CasePlan]]:
     """Refuse to replace finished cases whose source or options changed, unless asked to."""
     reason = "its source or the options changed since it was prepared; overwrite to make it anew"
-    changed: list[CaseOutcome] = []
-    fresh: list[CasePlan] = []
+    changed, fresh = [], []
     for plan in plans:
         record = earlier.get(plan.record.source)
-        is_changed = record is not None and record.is_done and record.stamp != plan.record.stamp
-        if is_changed and not overwrite:
+        if record and record.is_done and record.stamp != plan.record.stamp and not overwrite:
             changed.append(CaseOutcome(record=plan.record, reason=reason))
         else:
             fresh.append(plan)

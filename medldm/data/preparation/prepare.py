@@ -16,7 +16,7 @@ from medldm.data.preparation.conversion import convert_cases
 from medldm.data.preparation.files import CaseRecord, open_output, read_records, remove_unfinished, write_json
 from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.data.preparation.options import PrepareOptions
-from medldm.data.preparation.plans import PlanContext, is_done, kept_case, plan_cases, split_changed
+from medldm.data.preparation.plans import is_done, kept_case, plan_cases, split_changed
 from medldm.data.preparation.result import PrepareResult, Refused
 from medldm.data.preparation.sources import FoundSources, find_sources
 from medldm.data.preparation.table import SubjectTable, read_subject_table
@@ -76,7 +76,7 @@ def prepare(
         max_bytes=options.max_bytes,
     )
     earlier = read_records(root)
-    plans = plan_cases(found, earlier, subjects=subjects, key=key, context=PlanContext(root, labels, options))
+    plans = plan_cases(found, earlier, subjects=subjects, key=key, root=root, labels=labels, options=options)
     fresh = [plan for plan in plans if not is_done(plan, earlier)]
     outcomes = [kept_case(plan, earlier) for plan in plans if is_done(plan, earlier)]
     changed, fresh = split_changed(fresh, earlier, overwrite=options.overwrite)
@@ -151,6 +151,3 @@ def _case_of(record: CaseRecord) -> dict[str, Any]:
     if record.has_label:
         case["label"] = f"labels/{record.id}.nii.gz"
     return case | dict(record.entry)
-
-
-__all__ = ["PrepareOptions", "PrepareResult", "prepare"]

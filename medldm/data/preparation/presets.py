@@ -29,93 +29,34 @@ rib_right_11 rib_right_12 sternum costal_cartilages
 """Structures 1 to 117 of the task "total", version 2, in order."""
 
 _FREESURFER = """
-2 Left-Cerebral-White-Matter f5f5f5
-3 Left-Cerebral-Cortex cd3e4e
-4 Left-Lateral-Ventricle 781286
-5 Left-Inf-Lat-Vent c43afa
-7 Left-Cerebellum-White-Matter dcf8a4
-8 Left-Cerebellum-Cortex e69422
-10 Left-Thalamus 00760e
-11 Left-Caudate 7abadc
-12 Left-Putamen ec0db0
-13 Left-Pallidum 0c30ff
-14 3rd-Ventricle ccb68e
-15 4th-Ventricle 2acca4
-16 Brain-Stem 779fb0
-17 Left-Hippocampus dcd814
-18 Left-Amygdala 67ffff
-24 CSF 3c3c3c
-26 Left-Accumbens-area ffa500
-28 Left-VentralDC a52a2a
-30 Left-vessel a020f0
-31 Left-choroid-plexus 00c8c8
-41 Right-Cerebral-White-Matter 00e100
-42 Right-Cerebral-Cortex cd3e4e
-43 Right-Lateral-Ventricle 781286
-44 Right-Inf-Lat-Vent c43afa
-46 Right-Cerebellum-White-Matter dcf8a4
-47 Right-Cerebellum-Cortex e69422
-49 Right-Thalamus 00760e
-50 Right-Caudate 7abadc
-51 Right-Putamen ec0db0
-52 Right-Pallidum 0d30ff
-53 Right-Hippocampus dcd814
-54 Right-Amygdala 67ffff
-58 Right-Accumbens-area ffa500
-60 Right-VentralDC a52a2a
-62 Right-vessel a020f0
-63 Right-choroid-plexus 00c8dd
-72 5th-Ventricle 7fbed0
-77 WM-hypointensities c846ff
-78 Left-WM-hypointensities ff940a
-79 Right-WM-hypointensities ff940a
-80 non-WM-hypointensities a46ce2
-81 Left-non-WM-hypointensities a46ce2
-82 Right-non-WM-hypointensities a46ce2
-85 Optic-Chiasm eaa91e
-251 CC_Posterior 000040
-252 CC_Mid_Posterior 000070
-253 CC_Central 0000a0
-254 CC_Mid_Anterior 0000d0
+2 Left-Cerebral-White-Matter f5f5f5  3 Left-Cerebral-Cortex cd3e4e  4 Left-Lateral-Ventricle 781286
+5 Left-Inf-Lat-Vent c43afa  7 Left-Cerebellum-White-Matter dcf8a4  8 Left-Cerebellum-Cortex e69422
+10 Left-Thalamus 00760e  11 Left-Caudate 7abadc  12 Left-Putamen ec0db0  13 Left-Pallidum 0c30ff
+14 3rd-Ventricle ccb68e  15 4th-Ventricle 2acca4  16 Brain-Stem 779fb0  17 Left-Hippocampus dcd814
+18 Left-Amygdala 67ffff  24 CSF 3c3c3c  26 Left-Accumbens-area ffa500  28 Left-VentralDC a52a2a
+30 Left-vessel a020f0  31 Left-choroid-plexus 00c8c8  41 Right-Cerebral-White-Matter 00e100
+42 Right-Cerebral-Cortex cd3e4e  43 Right-Lateral-Ventricle 781286  44 Right-Inf-Lat-Vent c43afa
+46 Right-Cerebellum-White-Matter dcf8a4  47 Right-Cerebellum-Cortex e69422  49 Right-Thalamus 00760e
+50 Right-Caudate 7abadc  51 Right-Putamen ec0db0  52 Right-Pallidum 0d30ff  53 Right-Hippocampus dcd814
+54 Right-Amygdala 67ffff  58 Right-Accumbens-area ffa500  60 Right-VentralDC a52a2a  62 Right-vessel a020f0
+63 Right-choroid-plexus 00c8dd  72 5th-Ventricle 7fbed0  77 WM-hypointensities c846ff
+78 Left-WM-hypointensities ff940a  79 Right-WM-hypointensities ff940a  80 non-WM-hypointensities a46ce2
+81 Left-non-WM-hypointensities a46ce2  82 Right-non-WM-hypointensities a46ce2  85 Optic-Chiasm eaa91e
+251 CC_Posterior 000040  252 CC_Mid_Posterior 000070  253 CC_Central 0000a0  254 CC_Mid_Anterior 0000d0
 255 CC_Anterior 0000ff
 """
 """aseg.mgz: numbers, names and colours of FreeSurferColorLUT."""
 
 _CORTEX = """
-1 bankssts 196428
-2 caudalanteriorcingulate 7d64a0
-3 caudalmiddlefrontal 641900
-5 cuneus dc1464
-6 entorhinal dc140a
-7 fusiform b4dc8c
-8 inferiorparietal dc3cdc
-9 inferiortemporal b42878
-10 isthmuscingulate 8c148c
-11 lateraloccipital 141e8c
-12 lateralorbitofrontal 234b32
-13 lingual e18c8c
-14 medialorbitofrontal c8234b
-15 middletemporal a06432
-16 parahippocampal 14dc3c
-17 paracentral 3cdc3c
-18 parsopercularis dcb48c
-19 parsorbitalis 146432
-20 parstriangularis dc3c14
-21 pericalcarine 78643c
-22 postcentral dc1414
-23 posteriorcingulate dcb4dc
-24 precentral 3c14dc
-25 precuneus a08cb4
-26 rostralanteriorcingulate 50148c
-27 rostralmiddlefrontal 4b327d
-28 superiorfrontal 14dca0
-29 superiorparietal 14b48c
-30 superiortemporal 8cdcdc
-31 supramarginal 50a014
-32 frontalpole 640064
-33 temporalpole 464646
-34 transversetemporal 9696c8
-35 insula ffc020
+1 bankssts 196428  2 caudalanteriorcingulate 7d64a0  3 caudalmiddlefrontal 641900  5 cuneus dc1464
+6 entorhinal dc140a  7 fusiform b4dc8c  8 inferiorparietal dc3cdc  9 inferiortemporal b42878
+10 isthmuscingulate 8c148c  11 lateraloccipital 141e8c  12 lateralorbitofrontal 234b32  13 lingual e18c8c
+14 medialorbitofrontal c8234b  15 middletemporal a06432  16 parahippocampal 14dc3c  17 paracentral 3cdc3c
+18 parsopercularis dcb48c  19 parsorbitalis 146432  20 parstriangularis dc3c14  21 pericalcarine 78643c
+22 postcentral dc1414  23 posteriorcingulate dcb4dc  24 precentral 3c14dc  25 precuneus a08cb4
+26 rostralanteriorcingulate 50148c  27 rostralmiddlefrontal 4b327d  28 superiorfrontal 14dca0
+29 superiorparietal 14b48c  30 superiortemporal 8cdcdc  31 supramarginal 50a014  32 frontalpole 640064
+33 temporalpole 464646  34 transversetemporal 9696c8  35 insula ffc020
 """
 """aparc+aseg.mgz (Desikan-Killiany): 1000 and more on the left, 2000 and more on the right."""
 
@@ -136,13 +77,10 @@ def freesurfer_schema() -> LabelSchema:
     """
     names: dict[int, str] = {}
     colours: dict[int, str] = {}
-    for offset, prefix, rows in (
-        (0, "", _FREESURFER),
-        (1000, "ctx-lh-", _CORTEX),
-        (2000, "ctx-rh-", _CORTEX),
-    ):
-        for line in rows.strip().splitlines():
-            value, name, colour = line.split()
+    parts = ((0, "", _FREESURFER), (1000, "ctx-lh-", _CORTEX), (2000, "ctx-rh-", _CORTEX))
+    for offset, prefix, table in parts:
+        words = iter(table.split())
+        for value, name, colour in zip(words, words, words, strict=True):
             names[offset + int(value)] = prefix + name
             colours[offset + int(value)] = f"#{colour}"
     return LabelSchema(structures=names, colours=colours)
