@@ -11,71 +11,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 
 from medldm.conditioning import ConditioningConfig, open_text_encoder
 from medldm.conditioning.config import read_names
 from medldm.data.cohort import Cohort
-from medldm.editing import files as edit_files
 from medldm.errors import MissingPackageError
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.evaluate import evaluate, require_clean
-from medldm.evaluation.quality_gate import make_quality_gate
 from medldm.evaluation.resources import EvaluationResources
 from medldm.generation.engine import GenerationEvaluator
-from medldm.generation.requests import make_preparer
-from medldm.label_maps.choice import choose_label_maps
-from medldm.latent_diffusion.label_maps import load_label_map_model, make_label_map_diffusion, require_schema
-from medldm.latent_diffusion.model_files import load_latent_diffusion, make_latent_diffusion
 from medldm.runtime import distributed
 from medldm.runtime.allocation import tune_allocation
 from medldm.runtime.endings import end_as_medldm_does
 from medldm.seeds import seed_everything
-from medldm.training import conditioning_of, encode_cases, open_cohort
 from medldm.training.resume.preemption import TrainingStopped
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 
 if TYPE_CHECKING:
     from medldm.conditioning.text_encoder import TextEncoder
 
-__all__ = [
-    "check_required_packages",
-    "choose_label_maps",
-    "conditioning_of",
-    "encode_cases",
-    "init_distributed",
-    "initialise_run",
-    "load_label_map_model",
-    "load_latent_diffusion",
-    "make_editor",
-    "make_label_map_diffusion",
-    "make_latent_diffusion",
-    "make_preparer",
-    "make_quality_gate",
-    "open_cohort",
-    "require_schema",
-    "run_evaluation",
-    "run_generation",
-    "run_training",
-    "text_encoder_for",
-]
-
 logger = logging.getLogger(__name__)
-
-
-def make_editor(*args: Any, **kwargs: Any) -> Any:
-    """Make what `medldm.editing.files.make_editor` does, in one process.
-
-    Raises:
-        DistributedError: where torchrun started several.
-    """
-    if distributed.world_size() > 1:
-        raise distributed.DistributedError(
-            f"this workflow runs in one process, not in {distributed.world_size()}: leave out torchrun"
-        )
-    return edit_files.make_editor(*args, **kwargs)
 
 
 def text_encoder_for(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medldm.errors import MedldmError
@@ -27,6 +29,15 @@ class VolumeError(MedldmError, ValueError):
 
 def _rebuild(kind: type[VolumeError], reason: str, file: Path | None) -> VolumeError:
     return kind(reason, file=file)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Name the file in the volume errors of a block."""
+    try:
+        yield
+    except VolumeError as error:
+        raise type(error)(error.reason, file=path) from error
 
 
 class UnsupportedVolumeError(VolumeError):

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform
+from monai.transforms import InvertibleTransform
 from monai.utils import TraceKeys
 
 from medldm.errors import ConfigError
 from medldm.transforms.intensity_mapping import IntensityMapping, MappingKind
+from medldm.transforms.keyed import KeyedTransform
 from medldm.transforms.load import LoadVolume
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,7 @@ class NormaliseIntensity(InvertibleTransform):
         """Map back to the case's own intensities, float32 (int16 for CT)."""
         limits = self.pop_transform(volume)[TraceKeys.EXTRA_INFO]["limits"]
         values = self.mapping.from_model(volume.as_tensor(), limits=(float(limits[0]), float(limits[1])))
-        result = MetaTensor(values)
-        result.copy_meta_from(volume)
-        return result
+        return MetaTensor(values).copy_meta_from(volume)
 
     def _report(self, volume: MetaTensor, *, below: float, above: float) -> None:
         """Log each file once, not once an epoch; dark background below an MR window is no loss."""
@@ -68,15 +67,11 @@ class NormaliseIntensity(InvertibleTransform):
         name = str(volume.meta.get("filename_or_obj", "volume")).replace("\\", "/").rsplit("/", 1)[-1]
         if lost >= self.report_above and name not in self._reported:
             self._reported.add(name)
-            logger.info(
-                "%s: %.2f %% of voxels below and %.2f %% above the intensity window are clipped",
-                name,
-                100 * below,
-                100 * above,
-            )
+            message = "%s: %.2f %% of voxels below and %.2f %% above the intensity window are clipped"
+            logger.info(message, name, 100 * below, 100 * above)
 
 
-class NormaliseIntensityd(MapTransform, InvertibleTransform):
+class NormaliseIntensityd(KeyedTransform):
     """Dictionary form of NormaliseIntensity; give it image keys only."""
 
     def __init__(
@@ -87,22 +82,8 @@ class NormaliseIntensityd(MapTransform, InvertibleTransform):
         report_above: float = 0.01,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.normalise = NormaliseIntensity(mapping, report_above=report_above)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Map every key to [-1, 1]."""
-        case = dict(data)
-        for key in self.key_iterator(case):
-            case[key] = self.normalise(case[key])
-        return case
-
-    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Map every key back."""
-        case = dict(data)
-        for key in self.key_iterator(case):
-            case[key] = self.normalise.inverse(case[key])
-        return case
+        of_image = NormaliseIntensity(mapping, report_above=report_above)
+        super().__init__(keys, of_image=of_image, allow_missing_keys=allow_missing_keys)
 
 
 def measure_intensity_mapping(

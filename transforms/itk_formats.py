@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from medldm.transforms.errors import CorruptVolumeError, UnsupportedVolumeError, VolumeError
+from medldm.transforms.errors import CorruptVolumeError, UnsupportedVolumeError, naming
 from medldm.transforms.raw_volume import (
     DEFAULT_MAX_BYTES,
     RawVolume,
@@ -50,9 +50,8 @@ def read_itk_geometry(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -
 @contextmanager
 def _named_errors(path: str | Path) -> Iterator[None]:
     try:
-        yield
-    except VolumeError as error:
-        raise type(error)(error.reason, file=path) from error
+        with naming(path):
+            yield
     except RuntimeError as error:
         # ITK's own text repeats the whole path, so it is left to the chained error.
         raise CorruptVolumeError("SimpleITK cannot read it; it is damaged or truncated", file=path) from error

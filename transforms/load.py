@@ -10,17 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform, Transform
+from monai.transforms import Transform
 
 from medldm.errors import ConfigError
 from medldm.transforms.errors import VolumeError, VoxelValueError
+from medldm.transforms.keyed import DEFAULT_LABEL_KEYS, KeyedTransform
 from medldm.transforms.orientation import to_ras_affine, turn, turn_back
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
 from medldm.transforms.readers import check_voxels_finite, read_raw_volume
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_LABEL_KEYS = ("label",)
 
 
 class LoadVolume(Transform):
@@ -79,7 +78,7 @@ class LoadVolume(Transform):
         return MetaTensor(torch.from_numpy(voxels)[None], affine=torch.from_numpy(affine), meta=meta)
 
 
-class LoadVolumed(MapTransform, InvertibleTransform):
+class LoadVolumed(KeyedTransform):
     """Dictionary form of LoadVolume.
 
     Args:
@@ -99,24 +98,18 @@ class LoadVolumed(MapTransform, InvertibleTransform):
         max_bytes: int = DEFAULT_MAX_BYTES,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.label_keys = tuple(label_keys)
-        self.load_image = LoadVolume(spacing_mm=spacing_mm, max_bytes=max_bytes)
-        self.load_label = LoadVolume(is_label=True, spacing_mm=spacing_mm, max_bytes=max_bytes)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace the paths by volumes."""
-        case = dict(data)
-        for key in self.key_iterator(case):
-            case[key] = (self.load_label if key in self.label_keys else self.load_image)(case[key])
-        return case
+        super().__init__(
+            keys,
+            of_image=LoadVolume(spacing_mm=spacing_mm, max_bytes=max_bytes),
+            of_label=LoadVolume(is_label=True, spacing_mm=spacing_mm, max_bytes=max_bytes),
+            label_keys=label_keys,
+            allow_missing_keys=allow_missing_keys,
+        )
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn the volumes back to the axes of their files."""
         case = dict(data)
-        for key in self.key_iterator(case):
-            case[key] = restore_file_geometry(case[key])
-        return case
+        return case | {key: restore_file_geometry(case[key]) for key in self.key_iterator(case)}
 
 
 def restore_file_geometry(volume: MetaTensor) -> MetaTensor:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from medldm.transforms.errors import CorruptVolumeError, VolumeError
+from medldm.transforms.errors import CorruptVolumeError, naming
 from medldm.transforms.nifti_header import MAX_HEADER_BYTES, NiftiHeader, parse_header
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, RawVolume
 
@@ -24,13 +24,8 @@ def read_nifti_header(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -
     Raises:
         VolumeError: for every file that is not a sound NIfTI volume.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            stream = _ByteStream(file)
-            return _header_of(stream, max_bytes=max_bytes)
-    except VolumeError as error:
-        raise type(error)(error.reason, file=path) from error
+    with naming(path), Path(path).open("rb") as file:
+        return parse_header(_ByteStream(file).peek(MAX_HEADER_BYTES), max_bytes=max_bytes)
 
 
 def read_nifti(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> RawVolume:
@@ -46,17 +41,13 @@ def read_nifti(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> RawVo
     Raises:
         VolumeError: for every file that is not a sound, complete NIfTI volume.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            stream = _ByteStream(file)
-            header = _header_of(stream, max_bytes=max_bytes)
-            stream.check_capacity(header.data_offset + header.data_bytes, file_bytes=path.stat().st_size)
-            stream.skip(header.data_offset)
-            voxels = stream.read_exactly(header.data_bytes)
-            stream.finish()
-    except VolumeError as error:
-        raise type(error)(error.reason, file=path) from error
+    with naming(path), Path(path).open("rb") as file:
+        stream = _ByteStream(file)
+        header = parse_header(stream.peek(MAX_HEADER_BYTES), max_bytes=max_bytes)
+        stream.check_capacity(header.data_offset + header.data_bytes, file_bytes=Path(path).stat().st_size)
+        stream.skip(header.data_offset)
+        voxels = stream.read_exactly(header.data_bytes)
+        stream.finish()
     array = np.frombuffer(voxels, dtype=header.dtype).reshape(header.shape, order="F")
     if (header.slope, header.intercept) != (1.0, 0.0):
         array = _scale(array, header)
@@ -69,10 +60,6 @@ def _scale(array: np.ndarray, header: NiftiHeader) -> np.ndarray:
         np.multiply(scaled, header.slope, out=scaled)
         np.add(scaled, header.intercept, out=scaled)
     return scaled
-
-
-def _header_of(stream: _ByteStream, *, max_bytes: int) -> NiftiHeader:
-    return parse_header(stream.peek(MAX_HEADER_BYTES), max_bytes=max_bytes)
 
 
 class _ByteStream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +13,7 @@ from medldm.transforms.errors import (
     GeometryError,
     HeaderError,
     UnsupportedVolumeError,
-    VolumeError,
+    naming,
 )
 from medldm.transforms.raw_volume import (
     DEFAULT_MAX_BYTES,
@@ -36,16 +37,11 @@ def read_npy(
     Raises:
         VolumeError: of the kind that fits, naming the file.
     """
-    path = Path(path)
-    try:
+    with naming(path):
         affine = _affine_from_spacing(spacing_mm)
-        with path.open("rb") as file:
-            shape, dtype, is_fortran = _judged_header(
-                file, file_bytes=path.stat().st_size, max_bytes=max_bytes
-            )
+        with Path(path).open("rb") as file:
+            shape, dtype, is_fortran = _judged_header(file, max_bytes=max_bytes)
             array = np.fromfile(file, dtype=dtype)
-    except VolumeError as error:
-        raise type(error)(error.reason, file=path) from error
     return RawVolume(array=array.reshape(shape, order="F" if is_fortran else "C"), affine=affine)
 
 
@@ -57,23 +53,17 @@ def read_npy_geometry(
     Raises:
         VolumeError: of the kind that fits, naming the file.
     """
-    path = Path(path)
-    try:
+    with naming(path):
         affine = _affine_from_spacing(spacing_mm)
-        with path.open("rb") as file:
-            shape, _, _ = _judged_header(file, file_bytes=path.stat().st_size, max_bytes=max_bytes)
-    except VolumeError as error:
-        raise type(error)(error.reason, file=path) from error
-    return VolumeGeometry(shape=shape, affine=affine)
+        with Path(path).open("rb") as file:
+            return VolumeGeometry(shape=_judged_header(file, max_bytes=max_bytes)[0], affine=affine)
 
 
-def _judged_header(
-    file: BinaryIO, *, file_bytes: int, max_bytes: int
-) -> tuple[tuple[int, int, int], np.dtype, bool]:
+def _judged_header(file: BinaryIO, *, max_bytes: int) -> tuple[tuple[int, int, int], np.dtype, bool]:
     declared, dtype, is_fortran = _read_header(file)
     shape = check_shape(declared, item_bytes=dtype.itemsize, max_bytes=max_bytes)
     n_bytes = shape[0] * shape[1] * shape[2] * dtype.itemsize
-    held = file_bytes - file.tell()
+    held = os.fstat(file.fileno()).st_size - file.tell()
     if held != n_bytes:
         raise CorruptVolumeError(f"it holds {held} bytes of voxels where its header declares {n_bytes}")
     return shape, dtype, is_fortran

@@ -5,50 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-from monai.transforms import InvertibleTransform, MapTransform
-
-from medldm.transforms.load import DEFAULT_LABEL_KEYS
+from medldm.transforms.keyed import DEFAULT_LABEL_KEYS, KeyedTransform
 from medldm.transforms.sizes import CentreCropOrPad, ForegroundCrop, PadToMultiple
-from medldm.transforms.window import Fill, Window
+from medldm.transforms.window import Fill
 
 
-class Windowd(MapTransform, InvertibleTransform):
-    """One window transform for images and one, filled with background, for label maps."""
-
-    def __init__(
-        self,
-        keys: Hashable | Sequence[Hashable],
-        *,
-        of_image: Window,
-        of_label: Window,
-        label_keys: Sequence[Hashable],
-        allow_missing_keys: bool,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.of_image = of_image
-        self.of_label = of_label
-        self.label_keys = tuple(label_keys)
-
-    def transform_of(self, key: Hashable) -> Window:
-        """Return the transform for a key."""
-        return self.of_label if key in self.label_keys else self.of_image
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Apply to every key."""
-        case = dict(data)
-        for key in self.key_iterator(case):
-            case[key] = self.transform_of(key)(case[key])
-        return case
-
-    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Undo for every key."""
-        case = dict(data)
-        for key in self.key_iterator(case):
-            case[key] = self.transform_of(key).inverse(case[key])
-        return case
-
-
-class CentreCropOrPadd(Windowd):
+class CentreCropOrPadd(KeyedTransform):
     """Dictionary form of CentreCropOrPad; label maps are padded with background."""
 
     def __init__(
@@ -69,7 +31,7 @@ class CentreCropOrPadd(Windowd):
         )
 
 
-class PadToMultipled(Windowd):
+class PadToMultipled(KeyedTransform):
     """Dictionary form of PadToMultiple; label maps are padded with background."""
 
     def __init__(
@@ -90,7 +52,7 @@ class PadToMultipled(Windowd):
         )
 
 
-class ForegroundCropd(Windowd):
+class ForegroundCropd(KeyedTransform):
     """Crop every key to the foreground of one of them.
 
     Args:
@@ -123,8 +85,7 @@ class ForegroundCropd(Windowd):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Find the window once and apply it to every key."""
         case = dict(data)
-        threshold_from = self.of_label if self.source_key in self.label_keys else self.of_image
-        window = threshold_from.window(case[self.source_key])
-        for key in self.key_iterator(case):
-            case[key] = self.transform_of(key).apply(case[key], window)
-        return case
+        window = self.transform_of(self.source_key).window(case[self.source_key])
+        return case | {
+            key: self.transform_of(key).apply(case[key], window) for key in self.key_iterator(case)
+        }

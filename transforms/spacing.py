@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform
+from monai.transforms import InvertibleTransform
 from monai.utils import TraceKeys
 
 from medldm.errors import ConfigError
+from medldm.transforms.keyed import DEFAULT_LABEL_KEYS, KeyedTransform
 from medldm.transforms.label_resampling import resample_labels
-from medldm.transforms.load import DEFAULT_LABEL_KEYS
 from medldm.transforms.raw_volume import MAX_SPACING_MM, MIN_SPACING_MM, spacing_of
 from medldm.transforms.resampling import (
     ALIGNMENTS,
@@ -114,7 +113,7 @@ class ResampleToSpacing(InvertibleTransform):
         )
 
 
-class ResampleToSpacingd(MapTransform, InvertibleTransform):
+class ResampleToSpacingd(KeyedTransform):
     """Dictionary form of ResampleToSpacing; keys among `label_keys` are resampled as label maps."""
 
     def __init__(
@@ -128,26 +127,15 @@ class ResampleToSpacingd(MapTransform, InvertibleTransform):
         align: Alignment = "centre",
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.label_keys = tuple(label_keys)
-        self.of_image = ResampleToSpacing(
-            spacing_mm, interpolation=interpolation, anti_aliasing=anti_aliasing, align=align
+        super().__init__(
+            keys,
+            of_image=ResampleToSpacing(
+                spacing_mm, interpolation=interpolation, anti_aliasing=anti_aliasing, align=align
+            ),
+            of_label=ResampleToSpacing(spacing_mm, is_label=True, align=align),
+            label_keys=label_keys,
+            allow_missing_keys=allow_missing_keys,
         )
-        self.of_label = ResampleToSpacing(spacing_mm, is_label=True, align=align)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Resample every key."""
-        case = dict(data)
-        for key in self.key_iterator(case):
-            case[key] = (self.of_label if key in self.label_keys else self.of_image)(case[key])
-        return case
-
-    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Resample every key back."""
-        case = dict(data)
-        for key in self.key_iterator(case):
-            case[key] = (self.of_label if key in self.label_keys else self.of_image).inverse(case[key])
-        return case
 
 
 def check_spacing(spacing_mm: float | Sequence[float] | None) -> tuple[float, float, float] | None:

@@ -13,24 +13,25 @@ _MEDLDM = {
         ConditioningConfig LatentDiffusionConfig LatentDiffusionModel LatentDiffusionSampler LatentUNet
         LatentUNetConfig PatchDiscriminator UNet VAE VAEConfig VQVAE VQVAEConfig
         """,
-    "medldm.workflows": """
-        conditioning_of initialise_run init_distributed load_label_map_model load_latent_diffusion
-        make_label_map_diffusion make_latent_diffusion make_preparer make_quality_gate open_cohort
-        require_schema run_generation run_training
-        """,
+    "medldm.workflows": "initialise_run init_distributed run_generation run_training",
     "medldm.runtime.devices": "choose_device",
     "medldm.evaluation.cases.reading": "GridConfig split_cohort",
     "medldm.evaluation.features.contrastive": "ContrastiveConfig",
     "medldm.evaluation.config": "EvaluationConfig",
-    "medldm.evaluation.quality_gate": "QualityGateConfig",
+    "medldm.evaluation.quality_gate": "QualityGateConfig make_quality_gate",
     "medldm.evaluation.segmenter": "SegmenterConfig",
     "medldm.evaluation.sections.usefulness": "UsefulnessConfig",
     "medldm.generation.engine": "GenerationEvaluator LatentDiffusionInferer SamplingConfig",
-    "medldm.generation.requests": "GenerationDataset",
-    "medldm.latent_diffusion.label_maps": "build_label_map_autoencoder describe_with_schema label_map_space",
+    "medldm.generation.requests": "GenerationDataset make_preparer",
+    "medldm.latent_diffusion.label_maps": """
+        build_label_map_autoencoder describe_with_schema label_map_space load_label_map_model
+        make_label_map_diffusion require_schema
+        """,
     "medldm.label_maps.generation": "LabelMapGenerator LabelMapInferer",
     "medldm.latent_diffusion.model": "build_autoencoder",
-    "medldm.latent_diffusion.model_files": "describe_autoencoder describe_latent_diffusion",
+    "medldm.latent_diffusion.model_files": """
+        describe_autoencoder describe_latent_diffusion load_latent_diffusion make_latent_diffusion
+        """,
     "medldm.networks": """
         LatentUNet LatentUNetConfig PatchDiscriminator PatchDiscriminatorConfig UNet UNetConfig VAE VAEConfig
         VQVAE VQVAEConfig
@@ -39,8 +40,8 @@ _MEDLDM = {
     "medldm.sampling.config": "SamplingConfig",
     "medldm.training": """
         AutoencoderLoss AutoencoderLossConfig AutoencoderTrainingConfig GuardedTransforms Quarantine
-        build_autoencoder_training build_diffusion_training case_transforms measure_space trainer_of
-        volume_transforms
+        build_autoencoder_training build_diffusion_training case_transforms conditioning_of measure_space
+        open_cohort trainer_of volume_transforms
         """,
     "medldm.training.losses.label_maps": "LabelMapLoss LabelMapLossConfig measure_class_weights",
     "medldm.training.label_maps": """
@@ -67,9 +68,9 @@ _OTHERS = {
 }
 
 WRITERS: Mapping[str, tuple[str, ...]] = {
-    "medldm.workflows.choose_label_maps": ("drawing::output_dir",),
-    "medldm.workflows.encode_cases": ("directory",),
-    "medldm.workflows.make_editor": ("output_dir",),
+    "medldm.label_maps.choice.choose_label_maps": ("drawing::output_dir",),
+    "medldm.training.encode_cases": ("directory",),
+    "medldm.editing.files.make_editor": ("output_dir",),
     "medldm.workflows.text_encoder_for": ("cache_dir",),
     "medldm.workflows.run_evaluation": ("output_dir",),
     "medldm.evaluation.resources.EvaluationResources": ("cache_dir",),

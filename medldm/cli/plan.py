@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def run_command(options: argparse.Namespace) -> int:
     rate, assumptions = _rate(options, networks)
     seconds = None if rate is None else training_seconds(plan, rate=rate, n_cases=options.cases)
     if options.json:
-        content = {**plan.to_dict(), "operations_per_second": rate, "training_seconds": seconds}
+        content = {**asdict(plan), "operations_per_second": rate, "training_seconds": seconds}
         text = json.dumps(content | {"assumptions": assumptions}, indent=1)
     else:
         text = report_plan(plan, networks, seconds=seconds, assumptions=assumptions)

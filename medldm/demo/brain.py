@@ -11,7 +11,6 @@ the diffeomorphism integrates a stationary velocity field, Arsigny et al. 2006, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +65,12 @@ class Template:
 
 def load_template(spacing_mm: float) -> Template:
     """Read the template that nilearn ships and smooth it for a grid of `spacing_mm`."""
-    datasets = _import_nilearn_datasets()
+    try:
+        from nilearn import datasets
+    except ImportError as error:
+        raise MissingPackageError(
+            "the demonstration cohort needs nilearn; install it with pip install 'medldm[demo]'"
+        ) from error
     brain = datasets.load_mni152_template(resolution=1)
     t1, grey, white = (
         np.asarray(image.dataobj, dtype=np.float32)
@@ -226,13 +230,3 @@ def _draw_means(contrast: Contrast, *, generator: np.random.Generator) -> Array:
         return np.array([grey, 1.0, grey * generator.uniform(0.25, 0.50)], dtype=np.float32)
     grey = generator.uniform(0.52, 0.62)
     return np.array([grey, grey * generator.uniform(0.60, 0.75), 1.0], dtype=np.float32)
-
-
-def _import_nilearn_datasets() -> ModuleType:
-    try:
-        from nilearn import datasets
-    except ImportError as error:
-        raise MissingPackageError(
-            "the demonstration cohort needs nilearn; install it with pip install 'medldm[demo]'"
-        ) from error
-    return datasets

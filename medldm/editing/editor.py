@@ -204,6 +204,3 @@ def _check_region(volume: Tensor, region: Tensor) -> None:
             f"the region is {region.dtype} of shape {tuple(region.shape)}: torch.bool of the volume's "
             f"{tuple(volume.shape)} is needed"
         )
-
-
-__all__ = ["EDIT_METHODS", "EditConfig", "EditMethod", "RegeneratedRegion", "inpaint", "regenerate_region"]

@@ -24,6 +24,7 @@ from medldm.generation.files import LabelGrid
 from medldm.generation.requests import RequestPreparer
 from medldm.label_maps.changes import change_labels, count_changes
 from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
+from medldm.runtime.distributed import DistributedError, world_size
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.transforms import LoadVolume, ResampleToSpacing, write_nifti
@@ -213,7 +214,15 @@ def make_editor(
     conditions: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Editor:
-    """Build an `Editor` from the plain values of a bundle; the mappings are fields of the configurations."""
+    """Build an `Editor` from the plain values of a bundle; the mappings are fields of the configurations.
+
+    Raises:
+        DistributedError: where torchrun started several processes.
+    """
+    if world_size() > 1:
+        raise DistributedError(
+            f"this workflow runs in one process, not in {world_size()}: leave out torchrun"
+        )
     return Editor(
         EditRequest.from_dict(request),
         sampler,
@@ -224,6 +233,3 @@ def make_editor(
         conditions=conditions,
         overwrite=overwrite,
     )
-
-
-__all__ = ["Editor", "make_editor"]

@@ -279,13 +279,3 @@ def generate(
     )
     evaluator.run()
     return evaluator.written
-
-
-__all__ = [
-    "GenerationDataset",
-    "GenerationEvaluator",
-    "LatentDiffusionInferer",
-    "SamplingConfig",
-    "generate",
-    "list_label_maps",
-]

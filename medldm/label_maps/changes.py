@@ -134,6 +134,3 @@ def _set_free(
     fill = labels[tuple(nearest)] if change.fill is None else change.fill
     kind = np.promote_types(labels.dtype, np.min_scalar_type(change.fill or 0))
     return np.where(freed, fill, labels).astype(kind)
-
-
-__all__ = ["OPERATIONS", "LabelChange", "Operation", "change_labels", "count_changes"]

@@ -20,25 +20,13 @@ from medldm.training.precision import DTYPES
 ASSUMED_STRUCTURES = 16
 """Structures of a label map where no cohort tells; they change the memory of a plan by less than 1 %."""
 
-_FIRST = (
-    "size",
-    "patch_size",
-    "autoencoder_type",
-    "down_channels",
-    "latent_channels",
-    "n_res_blocks",
-    "n_groups",
-)
-_SECOND = (
-    "conditioning_type",
-    "image_token_grid",
-    "down_channels",
-    "attention_levels",
-    "n_heads",
-    "n_groups",
-)
-_BOTH = ("batch_size", "accumulation_steps", "n_epochs", "precision", "checkpointing")
-STAGES = {"autoencoder": (*_FIRST, *_BOTH), "diffusion": (*_SECOND, *_BOTH)}
+_ENCODER = ("down_channels", "latent_channels", "n_res_blocks", "n_groups")
+_UNET = ("down_channels", "attention_levels", "n_heads", "n_groups")
+_STAGE = ("batch_size", "accumulation_steps", "n_epochs", "precision", "checkpointing")
+STAGES = {
+    "autoencoder": ("size", "patch_size", "autoencoder_type", *_ENCODER, *_STAGE),
+    "diffusion": ("conditioning_type", "image_token_grid", *_UNET, *_STAGE),
+}
 """The knobs of each stage that a plan depends on."""
 
 
@@ -126,12 +114,7 @@ def networks_of_bundle(
     second = _read_knobs(bundle, "diffusion", diffusion_knobs)
     return PlannedNetworks(
         autoencoder=_autoencoder_config(first),
-        unet=LatentUNetConfig(
-            down_channels=second["down_channels"],
-            attention_levels=second["attention_levels"],
-            n_heads=second["n_heads"],
-            n_groups=second["n_groups"],
-        ),
+        unet=LatentUNetConfig(**{name: second[name] for name in _UNET}),
         conditioning=assumed_conditioning(second["conditioning_type"], second["image_token_grid"]),
         size=tuple(size or first["size"]),
         first=_stage_knobs(first),
@@ -188,24 +171,12 @@ def _read_knobs(bundle: str | Path, stage: str, given: Mapping[str, Any] | None)
 
 def _stage_knobs(knobs: Mapping[str, Any]) -> StageKnobs:
     patch = knobs.get("patch_size")
-    return StageKnobs(
-        batch_size=knobs["batch_size"],
-        accumulation_steps=knobs["accumulation_steps"],
-        n_epochs=knobs["n_epochs"],
-        precision=knobs["precision"],
-        checkpointing=knobs["checkpointing"],
-        patch_size=None if patch is None else tuple(patch),
-    )
+    chosen = {name: knobs[name] for name in _STAGE}
+    return StageKnobs(**chosen, patch_size=None if patch is None else tuple(patch))
 
 
 def _autoencoder_config(knobs: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:
     kind = knobs["autoencoder_type"]
     if kind not in AUTOENCODER_CONFIGS:
         raise ConfigError(f"autoencoder_type is {kind!r}: choose from {list(AUTOENCODER_CONFIGS)}")
-    return AUTOENCODER_CONFIGS[kind](
-        down_channels=knobs["down_channels"],
-        latent_channels=knobs["latent_channels"],
-        n_res_blocks=knobs["n_res_blocks"],
-        n_groups=knobs["n_groups"],
-        mid_attention=False,
-    )
+    return AUTOENCODER_CONFIGS[kind](**{name: knobs[name] for name in _ENCODER}, mid_attention=False)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import product
 
 from medldm.errors import ConfigError
 from medldm.networks.streaming.memory_limit import choose_plan, estimate_decode_bytes
 from medldm.planning import workloads
 from medldm.planning.dry_run import DryRun
 from medldm.planning.networks import PlannedNetworks, StageKnobs
-
-logger = logging.getLogger(__name__)
 
 MARGIN = 1.15
 """How far a measured peak may lie above the prediction; a plan fits with it."""
@@ -52,19 +49,6 @@ class Budget:
     def usable_bytes(self) -> float:
         """What predicted peaks may add up to."""
         return (self.memory_gb * 1e9 - RUNTIME_BYTES) / MARGIN
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a piece of work takes.
-
-    Args:
-        peak_bytes: most bytes of tensors at once, weights and optimiser included.
-        operations: floating-point operations.
-    """
-
-    peak_bytes: int
-    operations: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +96,13 @@ class Plan:
     max_memory_gb: float | None
     sampling_fits: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
-        return asdict(self)
 
-
-def predict(work: workloads.Work, *, device: str = "cpu") -> Prediction:
-    """Run a piece of work without memory or arithmetic."""
+def predict(work: workloads.Work, *, device: str = "cpu") -> DryRun:
+    """Run a piece of work without memory or arithmetic; the peak holds weights and optimiser, too."""
     dry = DryRun(like_gpu=device == "cuda")
     with dry.counting():
         work()
-    return Prediction(peak_bytes=dry.peak_bytes, operations=dry.operations)
+    return dry
 
 
 def make_plan(networks: PlannedNetworks, budget: Budget) -> Plan:
@@ -176,7 +156,7 @@ _SECOND = _Stage(
 
 
 def _plan_stage(stage: _Stage, networks: PlannedNetworks, budget: Budget) -> StagePlan:
-    leanest: tuple[PlannedNetworks, Prediction] | None = None
+    leanest: tuple[PlannedNetworks, DryRun] | None = None
     for candidate in _candidates(stage, networks, budget):
         found = predict(stage.train(candidate), device=budget.device)
         if leanest is None or found.peak_bytes < leanest[1].peak_bytes:
@@ -202,32 +182,21 @@ def _plan_stage(stage: _Stage, networks: PlannedNetworks, budget: Budget) -> Sta
 def _candidates(stage: _Stage, networks: PlannedNetworks, budget: Budget) -> Iterator[PlannedNetworks]:
     """Give the ways to train a stage, the ones that change least first."""
     asked = stage.knobs_of(networks)
+    n_samples = asked.accumulation_steps * asked.batch_size
     precisions = [asked.precision]
     if budget.device == "cuda" and asked.precision == "float32":
         precisions.append("bfloat16")
-    checkpoints = sorted({asked.checkpointing, True})
-    for precision in precisions:
-        for checkpointing in checkpoints:
-            batch = asked.batch_size
-            while batch >= 1:
-                accumulation = asked.accumulation_steps * asked.batch_size // batch
-                yield stage.change(
-                    networks,
-                    precision=precision,
-                    checkpointing=checkpointing,
-                    batch_size=batch,
-                    accumulation_steps=accumulation,
-                )
-                batch //= 2
+    for precision, checkpointing in product(precisions, sorted({asked.checkpointing, True})):
+        batch = asked.batch_size
+        while batch >= 1:
+            knobs = {"batch_size": batch, "accumulation_steps": n_samples // batch}
+            yield stage.change(networks, precision=precision, checkpointing=checkpointing, **knobs)
+            batch //= 2
     if stage.has_patches and asked.patch_size is None:
+        knobs = {"batch_size": 1, "accumulation_steps": n_samples}
         for patch in _patches(networks):
             yield stage.change(
-                networks,
-                precision=precisions[-1],
-                checkpointing=True,
-                batch_size=1,
-                accumulation_steps=asked.accumulation_steps * asked.batch_size,
-                patch_size=patch,
+                networks, precision=precisions[-1], checkpointing=True, patch_size=patch, **knobs
             )
 
 
@@ -239,7 +208,7 @@ def _patches(networks: PlannedNetworks) -> Iterator[tuple[int, ...]]:
             yield patch
 
 
-def _largest_batch(stage: _Stage, networks: PlannedNetworks, found: Prediction, budget: Budget) -> int:
+def _largest_batch(stage: _Stage, networks: PlannedNetworks, found: DryRun, budget: Budget) -> int:
     """Return the largest batch that fits: a peak is a constant and a part for each sample."""
     batch = stage.knobs_of(networks).batch_size
     more = predict(stage.train(stage.change(networks, batch_size=batch + 1)), device=budget.device)
@@ -258,10 +227,6 @@ def _plan_decoding(networks: PlannedNetworks, budget: Budget) -> tuple[int, floa
     empty = replace(networks, size=(networks.autoencoder.downsampling,) * 3)
     weights = predict(workloads.decode(empty), device=budget.device).peak_bytes
     limit = round(max(budget.usable_bytes - weights, 1e7) / 1e9, 2)
-    choose_plan(
-        estimate_decode_bytes,
-        networks.autoencoder,
-        workloads.latent_shape(networks)[2:],
-        max_memory_gb=limit,
-    )
+    shape = workloads.latent_shape(networks)[2:]
+    choose_plan(estimate_decode_bytes, networks.autoencoder, shape, max_memory_gb=limit)
     return predict(workloads.decode(networks, limit), device=budget.device).peak_bytes, limit

@@ -83,9 +83,7 @@ def encode_volume(networks: PlannedNetworks) -> Work:
     def run() -> None:
         model = make_model(networks)
         with torch.no_grad():
-            model.autoencoder.encode_moments(
-                torch.rand(1, model.autoencoder_config.in_channels, *networks.size)
-            )
+            model.autoencoder.encode_moments(torch.rand(1, networks.autoencoder.in_channels, *networks.size))
 
     return run
 

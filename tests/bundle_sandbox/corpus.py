@@ -271,7 +271,7 @@ WRITERS = {
     ),
     "folder_in_a_mapping_elsewhere": config(
         "d: {output_dir: OUTSIDE}\n"
-        "m: {_target_: medldm.workflows.choose_label_maps, drawing: '@d'}\nrun: ['@m']\n",
+        "m: {_target_: medldm.label_maps.choice.choose_label_maps, drawing: '@d'}\nrun: ['@m']\n",
         "m::drawing::output_dir",
     ),
     "folder_given_later": config(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import medldm
-from medldm import LatentDiffusionConfig, LatentDiffusionSampler, workflows
+from medldm import LatentDiffusionConfig, LatentDiffusionSampler
 from medldm.editing.editor import EditConfig
 from medldm.editing.files import Editor, make_editor
 from medldm.editing.regions import dilate_region
@@ -275,7 +275,7 @@ def test_the_documented_command_edits_a_file(make_model, case, tmp_path) -> None
 def test_the_bundle_refuses_by_name_where_a_request_is_wrong(make_model, case, tmp_path) -> None:
     model = make_model(("label_map",))
     with pytest.raises(ConfigError, match="Unknown structure 'skull'"):
-        workflows.make_editor(
+        make_editor(
             LatentDiffusionSampler(model, LatentDiffusionConfig()),
             request=case | GROW | {"structure": "skull"},
             config={},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from medldm.cli.main import main
 from medldm.cli.plan import read_knobs
 from medldm.planning import plan as planning
 from medldm.planning.networks import networks_of_bundle
-from medldm.planning.plan import Budget, Prediction, make_plan
+from medldm.planning.plan import Budget, make_plan
 from medldm.planning.report import report_plan
 
 WORKS = ("train_autoencoder", "validate_autoencoder", "train_diffusion", "encode_volume", "denoise", "decode")
@@ -37,7 +38,9 @@ def simple(monkeypatch) -> None:
             planning.workloads, name, lambda networks, *rest, name=name: gigabytes(name, networks, *rest)
         )
     monkeypatch.setattr(
-        planning, "predict", lambda work, device="cpu": Prediction(peak_bytes=int(work * 1e9), operations=8)
+        planning,
+        "predict",
+        lambda work, device="cpu": SimpleNamespace(peak_bytes=int(work * 1e9), operations=8),
     )
 
 
