@@ -16,13 +16,8 @@ from medldm.runtime.endings import report_error
 from medldm.version import __version__
 
 COMMANDS: dict[str, ModuleType] = {
-    "prepare": prepare,
-    "check": check,
-    "plan": plan,
-    "run": run,
-    "generate": generate,
-    "evaluate": evaluate,
-    "demo": demo,
+    command.__name__.rpartition(".")[2]: command
+    for command in (prepare, check, plan, run, generate, evaluate, demo)
 }
 
 

@@ -9,16 +9,14 @@ from pathlib import Path
 from medldm.data.case_checks import VOLUME_KEYS, check_cases
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.cohort_checks import check_across
-from medldm.data.file_info import FileInfo, inspect_header
+from medldm.data.file_info import inspect_header
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue, format_table
 
 logger = logging.getLogger(__name__)
 
 
-def check_cohort(
-    cohort: Cohort, *, full: bool = False, cache_dir: Path | None = None, n_workers: int = 2
-) -> list[Issue]:
+def check_cohort(cohort: Cohort, *, full: bool = False) -> list[Issue]:
     """Check a cohort.
 
     The fast part reads headers: readable, three axes, shapes and affines of pairs, spacing, orientation and
@@ -29,16 +27,13 @@ def check_cohort(
     Args:
         cohort: from `read_cohort`.
         full: read the voxels too.
-        cache_dir: where the full part is remembered; None takes `file_info_cache.default_cache_dir`.
-        n_workers: files read at a time in the full part.
 
     Returns:
         Issues, errors first; empty for a sound cohort.
     """
     files = [(case[key], key == "label") for case in cohort.cases for key in VOLUME_KEYS if key in case]
-    file_info: dict[str, FileInfo]
     if full:
-        file_info = gather_file_info(files, root=cohort.root, cache_dir=cache_dir, n_workers=n_workers)
+        file_info = gather_file_info(files, root=cohort.root)
     else:
         file_info = {file: inspect_header(file) for file, _ in files}
     issues = list(cohort.issues)
@@ -48,16 +43,8 @@ def check_cohort(
     return sorted(dict.fromkeys(issues))
 
 
-def require_sound(
-    cohort: Cohort, *, full: bool = True, cache_dir: Path | None = None, n_workers: int = 2
-) -> list[Issue]:
-    """Stop where a cohort has errors; log its warnings.
-
-    Args:
-        cohort: from `read_cohort`.
-        full: read the voxels too, once for each state of the files.
-        cache_dir: where the full part is remembered.
-        n_workers: files read at a time.
+def require_sound(cohort: Cohort) -> list[Issue]:
+    """Read every voxel, once for each state of the files; stop where a cohort has errors, log its warnings.
 
     Returns:
         The warnings.
@@ -65,7 +52,7 @@ def require_sound(
     Raises:
         CohortError: listing every offending file.
     """
-    issues = check_cohort(cohort, full=full, cache_dir=cache_dir, n_workers=n_workers)
+    issues = check_cohort(cohort, full=True)
     errors = [issue for issue in issues if issue.severity == "error"]
     if errors:
         raise CohortError(errors)
@@ -74,28 +61,19 @@ def require_sound(
     return issues
 
 
-def run_check(
-    cohort_dir: str | Path,
-    *,
-    full: bool = True,
-    as_json: bool = False,
-    require_labels: bool = True,
-    cache_dir: Path | None = None,
-) -> tuple[str, int]:
+def run_check(cohort_dir: str | Path, *, full: bool = True, as_json: bool = False) -> tuple[str, int]:
     """Check the cohort in a folder and say the result in words.
 
     Args:
         cohort_dir: as `read_cohort` takes it.
         full: read the voxels too.
         as_json: give JSON in place of a table.
-        require_labels: refuse cases without label map.
-        cache_dir: where the full part is remembered.
 
     Returns:
         The text to show, and the exit code: 0 without errors, 1 with.
     """
-    cohort = read_cohort(cohort_dir, require_labels=require_labels, strict=False, cache_dir=cache_dir)
-    issues = check_cohort(cohort, full=full, cache_dir=cache_dir)
+    cohort = read_cohort(cohort_dir, strict=False)
+    issues = check_cohort(cohort, full=full)
     n_errors = sum(issue.severity == "error" for issue in issues)
     if as_json:
         return _as_json(cohort, issues, n_errors=n_errors, full=full), int(n_errors > 0)

@@ -59,7 +59,6 @@ def read_cohort(
     require_labels: bool = True,
     require_images: bool = True,
     strict: bool = True,
-    cache_dir: Path | None = None,
 ) -> Cohort:
     """Read a cohort's list of cases.
 
@@ -73,7 +72,6 @@ def read_cohort(
         require_labels: refuse cases without label map.
         require_images: refuse a folder with labels/ and no images/; else its cases have no "image".
         strict: raise on layout issues; False collects them in `Cohort.issues`.
-        cache_dir: where the values of label maps without labels.json are remembered, see `file_info_cache`.
 
     Raises:
         CohortError: listing every file that is missing or does not match, and, where files are at odds, also
@@ -100,7 +98,7 @@ def read_cohort(
     if not lists["training"] and not _errors(issues):
         issues.append(Issue.error("empty", path.name, "it lists no training case; at least one is needed"))
     cohort = Cohort(root=root, training=lists["training"], validation=lists["validation"], schema=None)
-    schema = _find_schema(cohort, issues, cache_dir=cache_dir)
+    schema = _find_schema(cohort, issues)
     cohort = replace(cohort, schema=schema, issues=tuple(issues))
     if strict and _errors(issues):
         raise CohortError(_with_header_errors(cohort))
@@ -144,7 +142,7 @@ def split_by_subject(
     return training, [case for case in cases if case["subject"] in held_out]
 
 
-def _find_schema(cohort: Cohort, issues: list[Issue], *, cache_dir: Path | None) -> LabelSchema | None:
+def _find_schema(cohort: Cohort, issues: list[Issue]) -> LabelSchema | None:
     """Read labels.json, or infer the structures from the label maps."""
     if (cohort.root / LABELS_FILE).is_file():
         try:
@@ -152,20 +150,15 @@ def _find_schema(cohort: Cohort, issues: list[Issue], *, cache_dir: Path | None)
         except ValueError as error:
             issues.append(Issue.error("labels", LABELS_FILE, str(error)))
             return None
-    return _inferred_schema(cohort, issues, cache_dir=cache_dir)
-
-
-def _inferred_schema(cohort: Cohort, issues: list[Issue], *, cache_dir: Path | None) -> LabelSchema | None:
     files = [(case["label"], True) for case in cohort.cases if "label" in case]
     values: set[int] = set()
-    for file, info in gather_file_info(files, root=cohort.root, cache_dir=cache_dir).items():
+    for file, info in gather_file_info(files, root=cohort.root).items():
         values |= set(info.label_counts or ())
         if info.problem:
             issues.append(Issue.error("unreadable", cohort.relative(file), info.problem))
     if values - {0}:
-        logger.warning(
-            "no %s: %d structures were inferred from the label maps", LABELS_FILE, len(values - {0})
-        )
+        message = "no %s: %d structures were inferred from the label maps"
+        logger.warning(message, LABELS_FILE, len(values - {0}))
         return LabelSchema.inferred(sorted(values))
     if files and not _errors(issues):
         issues.append(Issue.error("label", "labels/", "no label map holds a structure; all voxels are 0"))

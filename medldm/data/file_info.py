@@ -80,7 +80,9 @@ def inspect_header(path: str | Path) -> FileInfo:
         return FileInfo(problem=error.reason)
     except OSError as error:
         return FileInfo(problem=f"it cannot be opened ({error.strerror})")
-    return FileInfo(shape=geometry.shape, affine=_as_tuples(geometry.affine), notes=geometry.notes)
+    return FileInfo(
+        shape=geometry.shape, affine=tuple(map(tuple, geometry.affine.tolist())), notes=geometry.notes
+    )
 
 
 def inspect_voxels(path: str | Path, *, is_label: bool) -> FileInfo:
@@ -96,7 +98,7 @@ def inspect_voxels(path: str | Path, *, is_label: bool) -> FileInfo:
         return FileInfo(problem=f"it cannot be opened ({error.strerror})")
     return FileInfo(
         shape=tuple(int(size) for size in raw.array.shape),
-        affine=_as_tuples(raw.affine),
+        affine=tuple(map(tuple, raw.affine.tolist())),
         notes=raw.notes,
         minimum=float(raw.array.min()),
         maximum=float(raw.array.max()),
@@ -118,7 +120,3 @@ def count_labels(array: np.ndarray) -> dict[int, int]:
 def _spacing_for(path: str | Path) -> tuple[float, float, float] | None:
     """A .npy file has no spacing of its own; any will do to look at its voxels."""
     return _NPY_SPACING_MM if volume_suffix(path) == ".npy" else None
-
-
-def _as_tuples(affine: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(float(value) for value in row) for row in affine)

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "MEDLDM_CACHE_DIR"
 _FORMAT = 3
+_N_WORKERS = 2  # files read at a time, one volume in memory for each
 
 Remembered = dict[str, tuple[str, FileInfo]]
 
@@ -32,27 +33,23 @@ def default_cache_dir() -> Path:
     return Path(named) if named else user_cache_path("medldm", appauthor=False)
 
 
-def gather_file_info(
-    files: Iterable[tuple[str, bool]], *, root: Path, cache_dir: Path | None = None, n_workers: int = 2
-) -> dict[str, FileInfo]:
+def gather_file_info(files: Iterable[tuple[str, bool]], *, root: Path) -> dict[str, FileInfo]:
     """Look at every voxel of every file, or remember having done so.
 
     Args:
         files: (path, whether it is a label map).
         root: the cohort's folder, which names the cache file by its hash.
-        cache_dir: where the cache lies; None takes `default_cache_dir`.
-        n_workers: files read at a time, one volume in memory for each.
 
     Returns:
         Path -> what is known of the file.
     """
-    store = (cache_dir or default_cache_dir()) / f"cohort-{_hash(str(root))[:32]}.json"
+    store = default_cache_dir() / f"cohort-{_hash(str(root))[:32]}.json"
     remembered = _read(store)
     wanted = list(dict.fromkeys(files))
     states = {key: _state(key[0]) for key in wanted}
     unknown = [key for key in wanted if remembered.get(_name(*key), ("", None))[0] != states[key]]
     if unknown:
-        with ThreadPoolExecutor(max_workers=max(1, n_workers)) as pool:
+        with ThreadPoolExecutor(max_workers=_N_WORKERS) as pool:
             found = list(pool.map(lambda key: inspect_voxels(key[0], is_label=key[1]), unknown))
         remembered |= {_name(*key): (states[key], info) for key, info in zip(unknown, found, strict=True)}
         _write(store, remembered)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from medldm.data.case_checks import main_file
 from medldm.data.cohort import Cohort
@@ -18,7 +17,7 @@ VOLUME_PREFIX = "volume_ml:"
 SPACING = "spacing_mm"
 
 
-def with_measured_scalars(cohort: Cohort, *, cache_dir: Path | None = None) -> Cohort:
+def with_measured_scalars(cohort: Cohort) -> Cohort:
     """Add to each case's "scalars" the volume of each structure and the largest voxel edge.
 
     The names are "volume_ml:<structure>" and "spacing_mm"; a scalar that the cohort's list gives under such a
@@ -26,10 +25,9 @@ def with_measured_scalars(cohort: Cohort, *, cache_dir: Path | None = None) -> C
 
     Args:
         cohort: that was found sound.
-        cache_dir: where voxel counts are remembered, see `file_info_cache`.
     """
     files = [(case["label"], True) for case in cohort.cases if "label" in case]
-    file_info = gather_file_info(files, root=cohort.root, cache_dir=cache_dir)
+    file_info = gather_file_info(files, root=cohort.root)
 
     def extend(case: dict) -> dict:
         measured = {SPACING: float(inspect_header(main_file(case)).spacing.max())}

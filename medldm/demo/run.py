@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,21 @@ def run_demo(output_dir: str | Path, *, seed: int = 0) -> str:
     output_dir = Path(output_dir).resolve()
     if output_dir.exists() and any(output_dir.iterdir()):
         raise OutputExistsError(f"{output_dir} is not empty: remove it or choose another --output-dir")
-    clock = _Clock()
+    moments = [time.monotonic()]
     dataset_dir = make_demo_cohort(output_dir / "cohort", n_subjects=N_SUBJECTS, seed=seed)
-    clock.lap("cohort")
+    moments.append(time.monotonic())
     knobs = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), "seed": seed}
-    _run("train_autoencoder", {**knobs, **STAGE_1})
-    clock.lap("autoencoder")
-    _run("train_diffusion", {**knobs, **STAGE_2})
-    clock.lap("diffusion")
-    _run("inference", {**knobs, **INFERENCE})
-    clock.lap("inference")
+    stages = {"train_autoencoder": STAGE_1, "train_diffusion": STAGE_2, "inference": INFERENCE}
+    for workflow, own in stages.items():
+        _run(workflow, {**knobs, **own})
+        moments.append(time.monotonic())
     table = _compare(dataset_dir, output_dir)
-    clock.lap("picture")
-    return f"{table}\n\n{clock}\n\nlook at {output_dir / 'overview.png'}"
+    moments.append(time.monotonic())
+    parts = zip(
+        ("cohort", "autoencoder", "diffusion", "inference", "picture"), pairwise(moments), strict=True
+    )
+    seconds = ", ".join(f"{name} {end - start:.0f}" for name, (start, end) in parts)
+    return f"{table}\n\nseconds: {seconds}\n\nlook at {output_dir / 'overview.png'}"
 
 
 def _run(workflow: str, knobs: Mapping[str, Any]) -> None:
@@ -115,19 +118,3 @@ def _compare(dataset_dir: Path, output_dir: Path) -> str:
 def _load(case: Mapping[str, Any]) -> tuple[Any, Any, tuple[float, ...]]:
     image, label = LoadVolume()(case["image"]), LoadVolume(is_label=True)(case["label"])
     return image[0].numpy(), label[0].numpy().astype(int), tuple(float(edge) for edge in image.pixdim)
-
-
-class _Clock:
-    """Note how long each part of the demonstration took."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._laps: list[tuple[str, float]] = []
-
-    def lap(self, name: str) -> None:
-        now = time.monotonic()
-        self._laps.append((name, now - self._last))
-        self._last = now
-
-    def __str__(self) -> str:
-        return "seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in self._laps)

@@ -75,7 +75,12 @@ class Editor:
             )
         self.space, self.schema = preparer.space, preparer.schema
         self.change = request.change(self.schema)
-        self._refuse_existing(read_switch(overwrite, name="overwrite"))
+        overwrite = read_switch(overwrite, name="overwrite")
+        if self._file("images", ".nii.gz").exists() and not overwrite:
+            raise OutputExistsError(
+                f"an image {request.name!r} exists in {self.output_dir}: choose another name or "
+                "output_dir, or set overwrite to true"
+            )
         self._read(preparer, {"index": 0, "label": request.label, "conditions": dict(conditions or {})})
 
     def _read(self, preparer: RequestPreparer, asked: Mapping[str, Any]) -> None:
@@ -161,13 +166,6 @@ class Editor:
         return blend_region(
             self.image.intensities, decoded, reconstruction, region=self.region, weights=weights
         )
-
-    def _refuse_existing(self, overwrite: bool) -> None:
-        if self._file("images", ".nii.gz").exists() and not overwrite:
-            raise OutputExistsError(
-                f"an image {self.request.name!r} exists in {self.output_dir}: choose another name or "
-                "output_dir, or set overwrite to true"
-            )
 
     def _file(self, folder: str, suffix: str) -> Path:
         return self.output_dir / folder / f"{self.request.name}{suffix}"

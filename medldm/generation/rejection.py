@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +21,12 @@ from medldm.seeds import attempt_seed
 logger = logging.getLogger(__name__)
 
 
-class VolumeCheck(Protocol):
-    """Says what is wrong with a volume, in words that name nobody."""
+VolumeCheck = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64] | None], list[str]]
+"""Return the problems of an image, in words that name nobody.
 
-    def __call__(self, image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64] | None) -> list[str]:
-        """Return the problems of an image (X, Y, Z) in [-1, 1] on the networks' spacing.
-
-        Args:
-            image: without what was padded around the label map.
-            labels: 0..K, of the same shape; None without a label map.
-        """
-        ...
+The image (X, Y, Z) is in [-1, 1] on the networks' spacing, without what was padded around the label map; the
+labels are 0..K, of the same shape; None without a label map.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

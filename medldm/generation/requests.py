@@ -188,7 +188,8 @@ class RequestPreparer:
             )
             values["label_map"] = self.schema.index_map(label_grid.prepared)[None]
             labels, grid = label_grid.file_labels(), label_grid
-            described["label_map"] = self._describe_labels(labels)
+            structures = {str(value): name for value, name in self.schema.structures.items()}
+            described["label_map"] = {"voxels_sha256": hash_array(labels), "structures": structures}
         if "image" in raw:
             grid, values["image"] = self._load_image(raw["image"], grid)
             described["image"] = {"voxels_sha256": hash_array(values["image"].numpy())}
@@ -225,13 +226,6 @@ class RequestPreparer:
         limits = intensity.case_limits(volume.as_tensor())
         on_grid = grid.to_network_grid(volume)
         return grid, torch.as_tensor(intensity.to_model(on_grid, limits=limits))[None]
-
-    def _describe_labels(self, labels: np.ndarray) -> dict[str, Any]:
-        structures = self.schema.structures if self.schema is not None else {}
-        return {
-            "voxels_sha256": hash_array(labels),
-            "structures": {str(value): name for value, name in structures.items()},
-        }
 
 
 def make_preparer(

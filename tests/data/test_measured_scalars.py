@@ -11,7 +11,7 @@ from medldm.data.measured_scalars import outer_range, with_measured_scalars
 
 
 def test_volumes_are_voxels_times_their_size(make_cohort, tmp_path) -> None:
-    cohort = with_measured_scalars(read_cohort(make_cohort(3)), cache_dir=tmp_path / "cache")
+    cohort = with_measured_scalars(read_cohort(make_cohort(3)))
     for case in cohort.cases:
         image = nib.load(case["label"])
         voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
@@ -27,7 +27,7 @@ def test_a_value_of_the_list_is_kept(make_cohort, tmp_path) -> None:
     cohort = read_cohort(make_cohort(2))
     name = f"volume_ml:{cohort.schema.names[0]}"
     cohort.training[0]["scalars"] = {name: 7.0, "age": 50.0}
-    scalars = with_measured_scalars(cohort, cache_dir=tmp_path / "cache").training[0]["scalars"]
+    scalars = with_measured_scalars(cohort).training[0]["scalars"]
     assert (scalars[name], scalars["age"]) == (7.0, 50.0)
 
 

@@ -1,11 +1,19 @@
-"""Convert one case: read its image and label map, and write both or neither."""
+"""Convert cases, several in processes of their own, so that a decoder that crashes costs one case."""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from medldm.data.dicom.errors import DicomError
 from medldm.data.dicom.read import read_series
@@ -19,6 +27,8 @@ from medldm.transforms.orientation import to_ras_affine, turn
 from medldm.transforms.raw_volume import RawVolume, corner_distance_mm, spacing_of
 from medldm.transforms.readers import check_voxels_finite, read_raw_volume
 from medldm.transforms.write_nifti import write_nifti
+
+logger = logging.getLogger(__name__)
 
 GRID_TOLERANCE_MM = 1e-3
 """Largest distance between the corners of an image and of its label map."""
@@ -52,7 +62,7 @@ class CaseOutcome:
 
 
 def convert_case(plan: CasePlan) -> CaseOutcome:
-    """Convert one case; what is wrong with it becomes its reason, free of paths and header texts."""
+    """Convert image and label map, or neither; a problem becomes its reason, free of paths and header texts."""
     try:
         return CaseOutcome(record=_convert(plan))
     except (DicomError, OutputError) as error:
@@ -143,3 +153,48 @@ def stored_dtype(voxels: np.ndarray) -> np.dtype:
     limits = np.iinfo(np.int16)
     is_small = limits.min <= voxels.min() <= voxels.max() <= limits.max
     return np.dtype(np.int16 if is_small and (voxels == np.rint(voxels)).all() else np.float32)
+
+
+def convert_cases(plans: Sequence[CasePlan], options: PrepareOptions) -> Iterator[CaseOutcome]:
+    """Convert cases, in processes where there are several."""
+    workers = min(options.workers or min(os.cpu_count() or 1, 8), max(1, len(plans)))
+    disable = None if options.progress else True
+    with tqdm(total=len(plans), desc="prepare", unit="case", disable=disable) as bar:
+        outcomes = map(convert_case, plans) if workers == 1 else _run_parallel(plans, workers=workers)
+        for outcome in outcomes:
+            bar.update()
+            for note in outcome.record.notes:
+                logger.warning("%s: %s", outcome.record.id, note)
+            if outcome.reason:
+                logger.warning("%s was refused: %s", outcome.record.id, outcome.reason)
+            yield outcome
+
+
+def _run_parallel(plans: Sequence[CasePlan], *, workers: int) -> Iterator[CaseOutcome]:
+    """Convert in parallel; a case that kills its process (a decoder may) is tried alone and then refused."""
+    broken: list[CasePlan] = []
+    context = _process_context()
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = {pool.submit(convert_case, plan): plan for plan in plans}
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                broken.append(futures[future])
+    for plan in broken:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            try:
+                yield pool.submit(convert_case, plan).result()
+            except BrokenProcessPool:
+                yield CaseOutcome(
+                    record=plan.record, reason="its decoder crashed the process; restore the file"
+                )
+
+
+def _process_context() -> BaseContext:
+    """Start workers from a server that has imported the package once, where the system has one."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context

@@ -11,8 +11,7 @@ from typing import Any
 from medldm.data.cohort import LABELS_FILE, split_by_subject
 from medldm.data.identity import load_key
 from medldm.data.listing import COHORT_FILE
-from medldm.data.preparation.cases import CaseOutcome
-from medldm.data.preparation.conversion import convert_cases
+from medldm.data.preparation.cases import CaseOutcome, convert_cases
 from medldm.data.preparation.files import CaseRecord, open_output, read_records, remove_unfinished, write_json
 from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.data.preparation.options import PrepareOptions
@@ -106,10 +105,8 @@ def _finish(
         write_json(root / LABELS_FILE, schema.to_dict())
     training, validation = _split(records, options)
     if training or validation:
-        cohort: dict[str, Any] = {"training": training, "validation": validation}
-        write_json(
-            root / COHORT_FILE, cohort | ({"classes": dict(subjects.classes)} if subjects.classes else {})
-        )
+        classes = {"classes": dict(subjects.classes)} if subjects.classes else {}
+        write_json(root / COHORT_FILE, {"training": training, "validation": validation, **classes})
     result = PrepareResult(
         cases=tuple(records),
         refused=tuple(refused),

@@ -46,18 +46,9 @@ class PrepareResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form, as in prepare.json."""
+        names = ("id", "subject", "shape", "spacing_mm", "label_values", "notes")
         return {
-            "cases": [
-                {
-                    "id": case.id,
-                    "subject": case.subject,
-                    "shape": list(case.shape),
-                    "spacing_mm": list(case.spacing_mm),
-                    "label_values": list(case.label_values),
-                    "notes": list(case.notes),
-                }
-                for case in self.cases
-            ],
+            "cases": [{name: getattr(case, name) for name in names} for case in self.cases],
             "refused": [{"id": one.id, "reason": one.reason} for one in self.refused],
             "passed_over": self.passed_over,
         }
