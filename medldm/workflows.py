@@ -37,9 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def text_encoder_for(
-    conditions: Sequence[str] | ConditioningConfig,
-    directory: str | None = None,
-    cache_dir: str | None = None,
+    conditions: Sequence[str] | ConditioningConfig, directory: str | None = None, cache_dir: str | None = None
 ) -> TextEncoder | None:
     """Open the text encoder where the conditions name "text".
 

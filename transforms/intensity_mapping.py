@@ -78,11 +78,6 @@ class IntensityMapping(Config):
         if not 0 < self.dense_share < 1:
             raise ConfigError(f"dense_share is {self.dense_share}; it must lie between 0 and 1")
 
-    @property
-    def is_integer(self) -> bool:
-        """Whether intensities come back as int16 (CT)."""
-        return self.kind == "ct_window"
-
     def case_limits(self, volume: torch.Tensor, *, mask: torch.Tensor | None = None) -> tuple[float, float]:
         """Return the intensities that become -1 and 1 for this case.
 
@@ -154,7 +149,9 @@ class IntensityMapping(Config):
         if self.dense_upper is not None:
             dense = (values - knot) * ((self.dense_upper - upper) / self.dense_share) + upper
             result = torch.where(values < knot, result, dense)
-        return result.round().clamp(-32768, 32767).to(torch.int16) if self.is_integer else result
+        if self.kind != "ct_window":
+            return result
+        return result.round().clamp(-32768, 32767).to(torch.int16)
 
     def clipped_fractions(self, volume: torch.Tensor, *, limits: tuple[float, float]) -> tuple[float, float]:
         """Return the shares of voxels below and above what the mapping can hold."""

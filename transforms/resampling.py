@@ -79,11 +79,7 @@ def grid_affine(affine: np.ndarray, grids: Grids) -> np.ndarray:
 
 
 def resample_image(
-    volume: np.ndarray,
-    grids: Grids,
-    *,
-    interpolation: Interpolation = "linear",
-    anti_aliasing: bool = True,
+    volume: np.ndarray, grids: Grids, *, interpolation: Interpolation = "linear", anti_aliasing: bool = True
 ) -> np.ndarray:
     """Resample intensities.
 

@@ -11,20 +11,11 @@ from monai.transforms import InvertibleTransform
 from monai.utils import TraceKeys
 
 from medldm.errors import ConfigError
+from medldm.transforms import resampling
 from medldm.transforms.keyed import DEFAULT_LABEL_KEYS, KeyedTransform
 from medldm.transforms.label_resampling import resample_labels
 from medldm.transforms.raw_volume import MAX_SPACING_MM, MIN_SPACING_MM, spacing_of
-from medldm.transforms.resampling import (
-    ALIGNMENTS,
-    INTERPOLATIONS,
-    Alignment,
-    AxisGrid,
-    Grids,
-    Interpolation,
-    grid_affine,
-    resample_image,
-    spacing_grids,
-)
+from medldm.transforms.resampling import Alignment, AxisGrid, Grids, Interpolation
 
 
 class ResampleToSpacing(InvertibleTransform):
@@ -60,10 +51,12 @@ class ResampleToSpacing(InvertibleTransform):
     ) -> None:
         super().__init__()
         self.spacing_mm = check_spacing(spacing_mm)
-        if interpolation not in INTERPOLATIONS:
-            raise ConfigError(f"interpolation is {interpolation!r}; choose one of {INTERPOLATIONS}")
-        if align not in ALIGNMENTS:
-            raise ConfigError(f"align is {align!r}; choose one of {ALIGNMENTS}")
+        if interpolation not in resampling.INTERPOLATIONS:
+            raise ConfigError(
+                f"interpolation is {interpolation!r}; choose one of {resampling.INTERPOLATIONS}"
+            )
+        if align not in resampling.ALIGNMENTS:
+            raise ConfigError(f"align is {align!r}; choose one of {resampling.ALIGNMENTS}")
         self.interpolation = interpolation
         self.anti_aliasing = anti_aliasing
         self.is_label = is_label
@@ -76,9 +69,9 @@ class ResampleToSpacing(InvertibleTransform):
         present = spacing_of(affine)
         wanted = present if self.spacing_mm is None else np.asarray(self.spacing_mm)
         target = np.where(np.abs(wanted / present - 1.0) < self.tolerance, present, wanted)
-        grids = spacing_grids(tuple(volume.shape[1:]), present, target=target, align=self.align)
+        grids = resampling.spacing_grids(tuple(volume.shape[1:]), present, target=target, align=self.align)
         shape = tuple(volume.shape[1:])
-        result = self._resampled(volume, grids, affine=grid_affine(affine, grids))
+        result = self._resampled(volume, grids, affine=resampling.grid_affine(affine, grids))
         start, step = [grid.start for grid in grids], [grid.step for grid in grids]
         info = {"start": start, "step": step, "shape": list(shape), "affine_before": affine.tolist()}
         self.push_transform(result, extra_info=info)
@@ -108,7 +101,7 @@ class ResampleToSpacing(InvertibleTransform):
     def _resampled_channel(self, channel: np.ndarray, grids: Grids) -> np.ndarray:
         if self.is_label:
             return resample_labels(channel, grids)
-        return resample_image(
+        return resampling.resample_image(
             channel, grids, interpolation=self.interpolation, anti_aliasing=self.anti_aliasing
         )
 

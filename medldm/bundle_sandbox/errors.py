@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from medldm.errors import MedldmError
 
-ADVICE = (
-    "nothing was run. Correct it; or, if you have read the whole bundle and trust it, run it with "
-    "--trusted-bundle"
-)
-
 
 class ConfigRefused(MedldmError, ValueError):
     """A config asks for what one that nobody vouches for may not do."""
@@ -21,4 +16,7 @@ def refuse(key: str, problem: str) -> ConfigRefused:
         key: its id in the config, such as train::handlers::0, or the file.
         problem: what is wrong with it, the value included.
     """
-    return ConfigRefused(f"{key}: {problem}; {ADVICE}")
+    return ConfigRefused(
+        f"{key}: {problem}; nothing was run. Correct it; or, if you have read the whole bundle and trust it, "
+        "run it with --trusted-bundle"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from medldm.data.case_checks import VOLUME_KEYS, check_cases
@@ -91,6 +92,6 @@ def _as_json(cohort: Cohort, issues: list[Issue], *, n_errors: int, full: bool) 
         "n_errors": n_errors,
         "n_warnings": len(issues) - n_errors,
         "structures": {} if cohort.schema is None else cohort.schema.to_dict(),
-        "issues": [issue.to_dict() for issue in issues],
+        "issues": [asdict(issue) for issue in issues],
     }
     return json.dumps(content, indent=2)

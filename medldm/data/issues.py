@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from medldm.errors import MedldmError
 
@@ -36,10 +36,6 @@ class Issue:
     def warning(cls, check: str, file: str, message: str) -> Issue:
         """Make an issue that does not."""
         return cls(severity="warning", check=check, file=file, message=message)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
-        return asdict(self)
 
 
 class CohortError(MedldmError, ValueError):

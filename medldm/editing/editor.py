@@ -145,11 +145,7 @@ def regenerate_region(
     elif config.method == "noise":
         start = PartialStart(latents=original, strength=config.strength)
     inpainting = InpaintingMask(
-        original=original,
-        is_kept=~free,
-        resamplings=config.resamplings,
-        jump=config.jump,
-        x_0_at=x_0_at,
+        original=original, is_kept=~free, resamplings=config.resamplings, jump=config.jump, x_0_at=x_0_at
     )
     latents = sampler.sample_latents(
         tuple(original.shape),

@@ -59,9 +59,8 @@ class LabelMapInferer(LatentDiffusionInferer):
         indices = decode_indices(super().__call__(inputs, network, **options)).cpu()
         if self.min_island_ml == 0 or network.space is None:
             return indices
-        cleaned, n_changed = remove_islands(
-            indices[0, 0].numpy(), network.space.spacing_mm, min_island_ml=self.min_island_ml
-        )
+        spacing_mm, limit = network.space.spacing_mm, self.min_island_ml
+        cleaned, n_changed = remove_islands(indices[0, 0].numpy(), spacing_mm, min_island_ml=limit)
         logger.info("islands below %g ml removed: %d voxels changed", self.min_island_ml, n_changed)
         return torch.from_numpy(cleaned)[None, None]
 

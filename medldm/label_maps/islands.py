@@ -11,10 +11,7 @@ from scipy import ndimage
 
 
 def remove_islands(
-    labels: npt.NDArray[np.integer],
-    spacing_mm: Sequence[float],
-    *,
-    min_island_ml: float,
+    labels: npt.NDArray[np.integer], spacing_mm: Sequence[float], *, min_island_ml: float
 ) -> tuple[npt.NDArray[np.integer], int]:
     """Give each small component, of a structure or of the background, to the nearest voxel that stays.
 

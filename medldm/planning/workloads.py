@@ -80,10 +80,10 @@ def first_stage(networks: PlannedNetworks, *, n_steps: int = N_STEPS) -> Trainin
 def encode_volume(networks: PlannedNetworks) -> Work:
     """Encode one volume as the second stage does before it trains."""
 
+    @torch.no_grad()
     def run() -> None:
         model = make_model(networks)
-        with torch.no_grad():
-            model.autoencoder.encode_moments(torch.rand(1, networks.autoencoder.in_channels, *networks.size))
+        model.autoencoder.encode_moments(torch.rand(1, networks.autoencoder.in_channels, *networks.size))
 
     return run
 

@@ -40,13 +40,7 @@ The private ones are b-value and direction of Siemens, b-value of Philips and of
 SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
 SIEMENS_MOSAIC = (0x0019, 0x100A)
 OVERLAY_BIT_POSITION = (0x6000, 0x0102)
-HEADER_TAGS = (
-    *_IMAGE_TAGS.split(),
-    *_SLICE_TAGS.split(),
-    *VOLUME_TAGS,
-    SIEMENS_MOSAIC,
-    OVERLAY_BIT_POSITION,
-)
+HEADER_TAGS = (*_IMAGE_TAGS.split(), *_SLICE_TAGS.split(), *VOLUME_TAGS, SIEMENS_MOSAIC, OVERLAY_BIT_POSITION)
 
 FRAME_VOLUME_TAGS = {
     "FrameContentSequence": ("TemporalPositionIndex", "StackID", "FrameAcquisitionNumber"),

@@ -47,7 +47,7 @@ class DicomScan:
             size = " x ".join(str(number) for number in series.shape)
             state = "regular" if series.refusal is None else str(series.refusal)
             volume = "" if series.volume[1] == 1 else f"volume {series.volume[0]} of {series.volume[1]}, "
-            modality = re.sub(r"[^A-Z]", "", series.modality.upper())[:4]
+            modality = re.sub(r"[^A-Z]", "", series.image.modality.upper())[:4]
             lines.append(f"{series.number:>6}  {modality:8}  {size:24}  {volume}{state}")
         lines += [f"{'-':>6}  {error}" for error in self.damaged]
         lines += [f"passed over: {count} files ({reason})" for reason, count in sorted(self.ignored.items())]
@@ -241,7 +241,7 @@ def choose_series(
         series
         for series in scan.series
         if (refused or series.refusal is None or (regularise and series.is_irregular))
-        and (modality is None or series.modality.upper() == modality.upper())
+        and (modality is None or series.image.modality.upper() == modality.upper())
         and (pattern is None or pattern.search(series.image.description))
         and series.shape[2] >= min_slices
         and (min_size is None or (series.shape[0] >= min_size[0] and series.shape[1] >= min_size[1]))

@@ -33,11 +33,6 @@ class DicomSeries:
         return self.frames[0].image
 
     @property
-    def modality(self) -> str:
-        """Return (0008,0060)."""
-        return self.image.modality
-
-    @property
     def shape(self) -> tuple[int, int, int]:
         """Return (columns, rows, slices)."""
         return self.image.columns, self.image.rows, len(self.frames)

@@ -62,7 +62,7 @@ class CaseOutcome:
 
 
 def convert_case(plan: CasePlan) -> CaseOutcome:
-    """Convert image and label map, or neither; a problem becomes its reason, without paths or header texts."""
+    """Convert image and label map, or neither; a problem becomes a reason without paths or header texts."""
     try:
         return CaseOutcome(record=_convert(plan))
     except (DicomError, OutputError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medldm.data.dicom.errors import Refusal
@@ -200,10 +200,7 @@ def _pair(
             lost.append(label)
         else:
             given[nearest] = label
-    paired = tuple(
-        Source(**{**source.__dict__, "label": given[index]}) if index in given else source
-        for index, source in enumerate(sources)
-    )
+    paired = tuple(replace(source, label=given.get(index)) for index, source in enumerate(sources))
     return paired, tuple(lost)
 
 
