@@ -54,11 +54,8 @@ class FileInfo:
         return "".join(nib.aff2axcodes(np.asarray(self.affine)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form for the cache."""
-        values = {key: value for key, value in self.__dict__.items() if value is not None}
-        if self.label_counts is not None:
-            values["label_counts"] = {str(value): count for value, count in self.label_counts.items()}
-        return values
+        """Return what goes into the cache as JSON, whose keys are texts."""
+        return {key: value for key, value in self.__dict__.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FileInfo:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +64,8 @@ def draw_for_images(
     checkpoint: str | Path | None,
     output_dir: str | Path,
     num_samples: int | None,
-    first_index: int = 0,
-    conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     seed: int = 0,
-    overwrite: bool = False,
-    device: str = "auto",
+    **options: Any,
 ) -> list[str]:
     """Draw a new label map for each image to come.
 
@@ -77,11 +74,8 @@ def draw_for_images(
         checkpoint: of the second stage of labelmap_ldm.
         output_dir: of the images; the maps come to "drawn_labels" in it.
         num_samples: images to come.
-        first_index: index of the first image; map i belongs to image i.
-        conditions: of the maps, see `GenerationDataset`.
         seed: of the images; the maps' is derived from it.
-        overwrite: replace maps that exist.
-        device: "auto", "cpu", "cuda", ...
+        options: first_index, conditions, overwrite and device of `generate_label_maps`.
 
     Returns:
         Files in the order in which `GenerationDataset` takes them.
@@ -97,9 +91,6 @@ def draw_for_images(
         Path(output_dir) / DRAWN_FOLDER,
         structures=model.conditioning_config.structures,
         num_samples=num_samples,
-        first_index=first_index,
-        conditions=conditions,
         sampling=SamplingConfig(seed=seed),
-        overwrite=overwrite,
-        device=device,
+        **options,
     )
