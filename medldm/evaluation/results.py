@@ -11,15 +11,10 @@ from medldm.evaluation.cases.reading import Cohorts, load_case_sets, open_cohort
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, LabelledImage
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.errors import NotMeasurableError
+from medldm.evaluation.features import network as networks
 from medldm.evaluation.features.cache import FeatureCache
 from medldm.evaluation.features.extraction import SetFeatures, extract_features
 from medldm.evaluation.features.latent import LATENTS, latent_features
-from medldm.evaluation.features.network import (
-    FeatureNetwork,
-    load_feature_network,
-    network_features,
-    published_style,
-)
 from medldm.evaluation.metrics.anatomy import AnatomyTable
 from medldm.evaluation.metrics.copy_search import Detector
 from medldm.evaluation.metrics.neighbours import NeighbourIndex
@@ -27,11 +22,12 @@ from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.sections import privacy
 from medldm.evaluation.sections.agreement import LabelAgreement, agreement_results, measure_label_agreement
 from medldm.evaluation.sections.anatomy import anatomy_results, anatomy_tables
+from medldm.evaluation.sections.comparison import Comparison
 from medldm.evaluation.sections.diversity import diversity_results
 from medldm.evaluation.sections.feature_distances import feature_results
 from medldm.evaluation.sections.fidelity import fidelity_results
 from medldm.evaluation.sections.membership import measure_membership
-from medldm.evaluation.sections.metric_result import SECTIONS, Comparison, MetricResult
+from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
 from medldm.evaluation.sections.usefulness import Usefulness, mark_too_weak, usefulness_results
 from medldm.evaluation.sections.usefulness_trainings import fit_steps, measure_usefulness
 from medldm.evaluation.segmenter import Segmenter, train_segmenter
@@ -86,7 +82,7 @@ def collect_results(
         cohorts = Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic)))
         evaluated = open_model(resources, of_label_maps=bool(cohorts.without_images))
         weights = resources.feature_weights
-        network = None if weights is None else load_feature_network(weights)
+        network = None if weights is None else networks.load_feature_network(weights)
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         collector = _Collector(sets, config, stages)
@@ -143,11 +139,12 @@ class _Collector:
             self.metrics += diversity_results(self.compare, self.results.features, n_pairs=config.n_pairs)
         self.stages.done("fidelity and diversity")
 
-    def published(self, network: FeatureNetwork, cache: FeatureCache) -> None:
+    def published(self, network: networks.FeatureNetwork, cache: FeatureCache) -> None:
         title = f"Distances in features of {network.file_name}"
         with record_refusal("fidelity", self.metrics, part="network", title=title):
-            found = network_features(network, self.results.sets, cache=cache, progress=self.stages.tell)
-            note = published_style(found, n_matched=min(map(len, found.values())))
+            sets, tell = self.results.sets, self.stages.tell
+            found = networks.network_features(network, sets, cache=cache, progress=tell)
+            note = networks.published_style(found, n_matched=min(map(len, found.values())))
             kind = replace(network.kind, note=f"{network.kind.note} {note}")
             self.metrics += feature_results(self.compare, found, kind)
         self.stages.done("network features")

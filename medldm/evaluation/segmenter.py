@@ -156,10 +156,9 @@ def seconds_per_step(
 
 def patch_for(shapes: Sequence[Sequence[int]], config: SegmenterConfig) -> tuple[int, int, int]:
     """Return the patch: the median volume, rounded up to multiples of 4, at most the configured one."""
-    n_blocks = np.minimum(
-        np.ceil(np.median(shapes, axis=0) / DIVISOR), np.array(config.patch_size) // DIVISOR
-    )
-    x, y, z = (int(n) * DIVISOR for n in n_blocks)
+    wanted = np.ceil(np.median(shapes, axis=0) / DIVISOR)
+    most = np.array(config.patch_size) // DIVISOR
+    x, y, z = (int(n) * DIVISOR for n in np.minimum(wanted, most))
     return x, y, z
 
 

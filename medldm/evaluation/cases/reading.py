@@ -28,15 +28,7 @@ from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.file_info import inspect_header
 from medldm.data.listing import Case
 from medldm.errors import ConfigError
-from medldm.evaluation.cases.sets import (
-    CaseSet,
-    CaseSets,
-    Image,
-    Labels,
-    count_equal,
-    find_set_issues,
-    make_noise,
-)
+from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, count_equal, make_noise
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.orientation import to_ras_affine
@@ -161,7 +153,7 @@ def load_case_sets(
         is_ct=is_ct,
         issues=(),
     )
-    return replace(sets, issues=tuple(find_set_issues(sets, n_shared=n_shared)))
+    return replace(sets, issues=tuple(sets.find_issues(n_shared=n_shared)))
 
 
 def split_cohort(dataset: str | Path, *, validation_fraction: float, seed: int) -> tuple[Cohort, Cohort]:

@@ -85,10 +85,8 @@ def volumes_ml(labels: npt.ArrayLike, spacing_mm: Sequence[float], *, values: Se
         )
     if len(spacing_mm) != 3 or not all(edge > 0 for edge in spacing_mm):
         raise ValueError(f"spacing_mm is {tuple(spacing_mm)}; three positive lengths in mm are needed")
-    found, counts = np.unique(array, return_counts=True)
-    n_voxels = dict(zip(found.tolist(), counts.tolist(), strict=True))
     voxel_ml = math.prod(float(edge) for edge in spacing_mm) / 1000
-    return np.array([n_voxels.get(int(value), 0) * voxel_ml for value in values], dtype=np.float64)
+    return np.array([np.count_nonzero(array == value) * voxel_ml for value in values], dtype=np.float64)
 
 
 def count_components(mask: npt.ArrayLike) -> int:

@@ -19,8 +19,6 @@ from medldm.evaluation.report.viewer import ViewerCase, viewer_html
 from medldm.evaluation.results import EvaluationResults
 from medldm.evaluation.sections.metric_result import SECTIONS
 
-Plots = dict[str, list[tuple[str, str]]]
-
 
 def make_page(report: Mapping[str, Any], results: EvaluationResults, config: EvaluationConfig) -> str:
     """Return the HTML of an evaluation."""
@@ -47,8 +45,8 @@ def _viewer_cases(results: EvaluationResults, *, n_real: int, n_synthetic: int) 
     return make(sets.synthetic, "synthetic", n_synthetic) + make(sets.test, "real", n_real)
 
 
-def _draw_plots(results: EvaluationResults, config: EvaluationConfig) -> Plots:
-    drawn: Plots = {section: [] for section in ("cases", *SECTIONS)}
+def _draw_plots(results: EvaluationResults, config: EvaluationConfig) -> dict[str, list[tuple[str, str]]]:
+    drawn: dict[str, list[tuple[str, str]]] = {section: [] for section in ("cases", *SECTIONS)}
 
     def add(section: str, uri: str, caption: str) -> None:
         drawn[section].append((uri, caption))

@@ -111,7 +111,7 @@ def plot_usefulness(usefulness: Usefulness, names: Sequence[str]) -> str:
     """
     shown = list(names)[:MAX_STRUCTURES]
     canvas, panels = _make_canvas(len(shown), width=3.1)
-    scores = {name: each.dice for name, each in usefulness.regimes.items()} | {"blind": usefulness.blind.dice}
+    scores = {name: each.dice for name, each in usefulness.regimes.items()}
     for place, (panel, structure) in enumerate(zip(panels, shown, strict=True)):
         for row, (name, dice) in enumerate(scores.items()):
             of_cases = dice[:, :, place].mean(axis=0)

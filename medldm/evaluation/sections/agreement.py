@@ -23,13 +23,7 @@ from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.overlap import choose_column, dice_scores, weighted_mean
-from medldm.evaluation.sections.metric_result import (
-    ALL_STRUCTURES,
-    Column,
-    Description,
-    MetricResult,
-    compute_result,
-)
+from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
 from medldm.transforms.window import centre_crop_or_pad
 
 
@@ -151,6 +145,6 @@ def agreement_results(agreement: LabelAgreement, schema: LabelSchema, *, seed: i
         )
 
     return [
-        make(None, ALL_STRUCTURES),
+        make(None, "all structures"),
         *(make(place, name) for place, name in enumerate(schema.structures.values())),
     ]

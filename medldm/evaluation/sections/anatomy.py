@@ -7,24 +7,13 @@ from typing import NamedTuple
 
 from medldm.evaluation.cases.sets import CaseSets
 from medldm.evaluation.errors import NotMeasurableError
-from medldm.evaluation.metrics.anatomy import (
-    AnatomyTable,
-    distribution_distance,
-    ks_statistic,
-    measure_anatomy,
-)
+from medldm.evaluation.metrics import anatomy
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.sections.agreement import LabelAgreement
-from medldm.evaluation.sections.metric_result import (
-    COLUMN_SETS,
-    Column,
-    Comparison,
-    Description,
-    MetricResult,
-    compute_result,
-)
+from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
+from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
 
-Tables = dict[str, AnatomyTable]
+Tables = dict[str, anatomy.AnatomyTable]
 """By "train", "test", "synthetic", "noise", "seen_synthetic" and "seen_test", as far as there are maps."""
 
 SEEN_SETS: dict[Column, str] = {"synthetic": "seen_synthetic", "real": "test", "noise": "noise"}
@@ -38,13 +27,13 @@ class Quantity(NamedTuple):
     unit: str
     attribute: str
     meaning: str
-    distance: Callable[..., float] = distribution_distance
+    distance: Callable[..., float] = anatomy.distribution_distance
 
 
 _APART = "How far the distributions of the {} lie apart."
 _KS = "Largest difference of the distributions of the structure's volume, 0 to 1."
 QUANTITIES = (
-    Quantity("volume_ks", "Volume (KS)", "", "volume_ml", _KS, ks_statistic),
+    Quantity("volume_ks", "Volume (KS)", "", "volume_ml", _KS, anatomy.ks_statistic),
     Quantity("volume_ml", "Volume", "ml", "volume_ml", _APART.format("structure's volume")),
     Quantity("surface_cm2", "Surface", "cm2", "surface_cm2", _APART.format("structure's surface area")),
     Quantity("n_components", "Pieces", "pieces", "n_components", _APART.format("number of connected pieces")),
@@ -63,14 +52,14 @@ def anatomy_tables(sets: CaseSets, agreement: LabelAgreement | None = None) -> T
     """Measure the label maps of every set, and, where a segmenter ran, its maps of the images."""
     schema = sets.known_schema()
     tables = {
-        name: measure_anatomy(labels, sets.spacing_mm, values=schema.values)
+        name: anatomy.measure_anatomy(labels, sets.spacing_mm, values=schema.values)
         for name in ("train", "test", "synthetic", "noise")
         if (labels := getattr(sets, name).labels) is not None
     }
     if agreement is not None:
         indices = tuple(range(1, schema.n_structures + 1))
         for name, seen in (("seen_synthetic", agreement.predicted), ("seen_test", agreement.predicted_test)):
-            tables[name] = measure_anatomy(seen, sets.spacing_mm, values=indices)
+            tables[name] = anatomy.measure_anatomy(seen, sets.spacing_mm, values=indices)
     return tables
 
 

@@ -10,14 +10,8 @@ from medldm.evaluation.features.extraction import SetFeatures
 from medldm.evaluation.metrics import diversity
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
-from medldm.evaluation.sections.metric_result import (
-    COLUMN_SETS,
-    Column,
-    Comparison,
-    Description,
-    MetricResult,
-    compute_result,
-)
+from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
+from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
 
 MS_SSIM = Description(
     key="diversity.ms_ssim",

@@ -18,14 +18,8 @@ from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.frechet import extrapolated_frechet_distance, frechet_distance
 from medldm.evaluation.metrics.kernel_distance import polynomial_kernel, squared_mmd
-from medldm.evaluation.sections.metric_result import (
-    COLUMN_SETS,
-    Column,
-    Comparison,
-    Description,
-    MetricResult,
-    compute_result,
-)
+from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
+from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
 
 
 def feature_results(

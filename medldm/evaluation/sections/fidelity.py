@@ -22,20 +22,9 @@ from medldm.evaluation.metrics.histograms import HistogramPair, stack_quantiles
 from medldm.evaluation.metrics.kernel_distance import median_distance, mmd_permutation_test, rbf_kernel
 from medldm.evaluation.metrics.precision_recall import measure_manifolds
 from medldm.evaluation.metrics.spectrum import spectral_distance
-from medldm.evaluation.sections.feature_distances import (
-    frechet_result,
-    kernel_result,
-    kid_result,
-    match_cases,
-)
-from medldm.evaluation.sections.metric_result import (
-    COLUMN_SETS,
-    Column,
-    Comparison,
-    Description,
-    MetricResult,
-    compute_result,
-)
+from medldm.evaluation.sections import feature_distances
+from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
+from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
 
 RADIOMICS = FeatureKind(
     key="radiomics",
@@ -81,14 +70,14 @@ MANIFOLD_MEANINGS = {
 def fidelity_results(compare: Comparison, features: SetFeatures) -> list[MetricResult]:
     """Compute the fidelity results."""
     results = [
-        frechet_result(compare, features.reduced, FRECHET),
+        feature_distances.frechet_result(compare, features.reduced, FRECHET),
         _mmd_result(compare, features.radiomics),
-        kid_result(compare, features.radiomics, RADIOMICS),
+        feature_distances.kid_result(compare, features.radiomics, RADIOMICS),
     ]
     if features.contrastive is not None:
         # Features of length sqrt(D) give kernel values of cosines, not of cosines / D.
         scaled = {name: each * np.sqrt(each.shape[1]) for name, each in features.contrastive.items()}
-        results.append(kid_result(compare, scaled, CONTRASTIVE))
+        results.append(feature_distances.kid_result(compare, scaled, CONTRASTIVE))
     results += _manifold_results(compare, features.reduced)
     results.append(_spectrum_result(compare, features.power))
     return results + _histogram_results(compare)
@@ -106,14 +95,16 @@ def _mmd_result(compare: Comparison, features: dict[str, Floats]) -> MetricResul
         f"Permutation test against the real test set: p = {p_values['synthetic']:.3f} for synthetic, "
         f"{p_values['real']:.3f} for real training cases. A small p says that the two can be told apart."
     )
-    return kernel_result(compare, features, partial(rbf_kernel, bandwidth=width), MMD, note=note)
+    return feature_distances.kernel_result(
+        compare, features, partial(rbf_kernel, bandwidth=width), MMD, note=note
+    )
 
 
 def _manifold_results(compare: Comparison, features: dict[str, Floats]) -> list[MetricResult]:
     @cache
     def scores(column: Column) -> tuple[dict[str, Floats], list[int]]:
         own = features[COLUMN_SETS[column]]
-        places = match_cases(compare, len(own))
+        places = feature_distances.match_cases(compare, len(own))
         found = measure_manifolds(features["test"], own[places])
         return vars(found), [compare.part(column).subjects[place] for place in places]
 

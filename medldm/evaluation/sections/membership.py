@@ -185,10 +185,7 @@ def split_by_subject(scores: MembershipScores, *, seed: int) -> tuple[Membership
     return first, second
 
 
-Infer = Callable[[Column], MembershipResult]
-
-
-def _auc_result(attack: str, infer: Infer, note: str) -> MetricResult:
+def _auc_result(attack: str, infer: Callable[[Column], MembershipResult], note: str) -> MetricResult:
     title, remark = ATTACKS[attack]
     description = Description(
         key=f"privacy.membership_auc_{attack}",
@@ -205,7 +202,7 @@ def _auc_result(attack: str, infer: Infer, note: str) -> MetricResult:
     return replace(result, note=counted, verdict=auc_verdict(found))
 
 
-def _rate_result(attack: str, infer: Infer, note: str) -> MetricResult:
+def _rate_result(attack: str, infer: Callable[[Column], MembershipResult], note: str) -> MetricResult:
     title, _ = ATTACKS[attack]
     description = Description(
         key=f"privacy.membership_tpr_{attack}",

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from medldm.evaluation.cases.sets import CaseSet, CaseSets
 from medldm.evaluation.errors import NotMeasurableError
-from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
-from medldm.evaluation.metrics.checks import Floats
+from medldm.evaluation.metrics.bootstrap import Estimate
 
 Light = Literal["green", "amber", "red", "grey"]
 Better = Literal["lower", "higher", "near"]
 Column = Literal["synthetic", "real", "noise"]
 
-COLUMN_SETS: dict[Column, str] = {"synthetic": "synthetic", "real": "train", "noise": "noise"}
-"""The set that each column of a result measures."""
+COLUMNS: tuple[Column, ...] = get_args(Column)
 
 SECTIONS = {
     "fidelity": "Fidelity",
@@ -27,7 +24,6 @@ SECTIONS = {
     "usefulness": "Usefulness",
     "privacy": "Privacy",
 }
-ALL_STRUCTURES = "all structures"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +98,7 @@ class MetricResult:
         return {
             **{name: getattr(self.description, name) for name in texts},
             "light": self.light,
-            **{name: estimate_to_dict(getattr(self, name)) for name in COLUMN_SETS},
+            **{name: estimate_to_dict(getattr(self, name)) for name in COLUMNS},
             "note": self.note,
             "not_computed": self.not_computed or None,
         }
@@ -120,7 +116,7 @@ def compute_result(
         note: a sentence about this result.
     """
     columns: dict[Column, Estimate | None] = {}
-    for column in COLUMN_SETS:
+    for column in COLUMNS:
         try:
             columns[column] = measure(column)
         except NotMeasurableError as error:
@@ -133,47 +129,6 @@ def compute_result(
         noise=columns.get("noise"),
         note=note,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The sets of an evaluation with the settings of its intervals.
-
-    Args:
-        sets: the cases.
-        n_resamples: of each interval.
-        seed: of the resamples and of whatever else is drawn.
-    """
-
-    sets: CaseSets
-    n_resamples: int
-    seed: int
-
-    def part(self, column: Column) -> CaseSet:
-        """Return the set that a column measures."""
-        part: CaseSet = getattr(self.sets, COLUMN_SETS[column])
-        return part
-
-    def interval(
-        self, statistic: Callable[..., float], *subjects: Sequence[Hashable], is_distance: bool = False
-    ) -> Estimate:
-        """Resample the subjects of one or two sets; a distance, biased upwards, gets the basic interval."""
-        estimate = bootstrap_interval(
-            statistic,
-            subjects,
-            n_resamples=self.n_resamples,
-            method="basic" if is_distance else "percentile",
-            seed=self.seed,
-        )
-        return at_least_zero(estimate) if is_distance else estimate
-
-    def with_test(
-        self, column: Column, statistic: Callable[[Floats, Floats], float], *, is_distance: bool = False
-    ) -> Estimate:
-        """Resample the real test set and a column's set."""
-        return self.interval(
-            statistic, self.sets.test.subjects, self.part(column).subjects, is_distance=is_distance
-        )
 
 
 def at_least_zero(estimate: Estimate) -> Estimate:

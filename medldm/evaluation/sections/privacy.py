@@ -18,13 +18,7 @@ from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.data_copying import data_copying_test
 from medldm.evaluation.metrics.neighbours import cosine_neighbours
-from medldm.evaluation.sections.metric_result import (
-    Column,
-    Description,
-    Light,
-    MetricResult,
-    compute_result,
-)
+from medldm.evaluation.sections.metric_result import Column, Description, Light, MetricResult, compute_result
 
 GOOD_POWER = 0.8
 ALARM_RATE = 0.01

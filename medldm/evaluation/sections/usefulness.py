@@ -20,14 +20,7 @@ from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.overlap import choose_column, weighted_mean
-from medldm.evaluation.sections.metric_result import (
-    ALL_STRUCTURES,
-    Better,
-    Column,
-    Description,
-    MetricResult,
-    compute_result,
-)
+from medldm.evaluation.sections.metric_result import Better, Column, Description, MetricResult, compute_result
 from medldm.evaluation.segmenter import SegmenterConfig
 
 Score = Literal["dice", "hd95_mm"]
@@ -90,14 +83,12 @@ class Usefulness:
     """Scores of all regimes on the same real test cases.
 
     Args:
-        regimes: by name.
-        blind: of the answer that looks at no image; one "seed".
+        regimes: by name; "blind" is the answer that looks at no image, of one "seed".
         n_steps: of each training.
         subjects: of the test cases.
     """
 
     regimes: dict[str, RegimeScores]
-    blind: RegimeScores
     n_steps: int
     subjects: tuple[Hashable, ...]
 
@@ -136,8 +127,8 @@ class Usefulness:
         return min(means), max(means)
 
     def _column(self, regime: str, structure: int | None, score: Score) -> Floats:
-        scores = self.blind if regime == "blind" else self.regimes[regime]
-        columns = np.stack([choose_column(each, structure) for each in getattr(scores, score)])
+        scores = getattr(self.regimes[regime], score)
+        columns = np.stack([choose_column(each, structure) for each in scores])
         return np.array([weighted_mean(case, np.ones(len(case))) for case in columns.T])
 
 
@@ -153,7 +144,7 @@ def mark_too_weak(result: MetricResult, usefulness: Usefulness) -> MetricResult:
 
 def usefulness_results(usefulness: Usefulness, schema: LabelSchema, *, seed: int) -> list[MetricResult]:
     """Turn usefulness into results: the ratio to real training, and Dice and HD95 for each structure."""
-    structures: list[tuple[int | None, str, str]] = [(None, "mean", ALL_STRUCTURES)]
+    structures: list[tuple[int | None, str, str]] = [(None, "mean", "all structures")]
     structures += [(place, str(v), name) for place, (v, name) in enumerate(schema.structures.items())]
     return [
         *(_ratio_result(usefulness, regime, seed=seed) for regime in ("synthetic", "both")),

@@ -86,9 +86,9 @@ def measure_usefulness(
     blind = blind_answer([labels for _, labels in real], n_structures=n_structures)
     answers = [centre_crop_or_pad(blind, labels.shape) for _, labels in test]
     dice, hd95 = _score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures)
+    regimes["blind"] = RegimeScores(dice=dice[None], hd95_mm=hd95[None])
     return Usefulness(
         regimes=regimes,
-        blind=RegimeScores(dice=dice[None], hd95_mm=hd95[None]),
         n_steps=n_steps,
         subjects=tuple(range(len(test)) if subjects is None else subjects),
     )

@@ -17,8 +17,8 @@ from medldm.errors import CheckpointError
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, make_noise
 from medldm.evaluation.features.cache import FeatureCache
 from medldm.evaluation.features.network import load_feature_network, network_features, published_style
+from medldm.evaluation.sections.comparison import Comparison
 from medldm.evaluation.sections.feature_distances import feature_results
-from medldm.evaluation.sections.metric_result import Comparison
 
 MAKERS = {"resnet10": resnet10, "resnet18": resnet18, "resnet50": resnet50}
 
