@@ -44,13 +44,7 @@ class DownsamplingEncoder(nn.Module):
 class LabelMapConditioner(Conditioner):
     """Bring a label map to the latent grid: (B, 1, X, Y, Z) integers 0..K -> (B, channels, x, y, z).
 
-    Each voxel's structure is embedded at full resolution.
-
-    Args:
-        n_structures: K.
-        embed_dim: channels of the embedding.
-        channels: on the latent grid.
-        downsampling: how much smaller the latent grid is per axis.
+    Each voxel's structure, of K = `n_structures`, is embedded in `embed_dim` channels at full resolution.
     """
 
     def __init__(self, n_structures: int, *, embed_dim: int, channels: int, downsampling: int) -> None:

@@ -14,12 +14,7 @@ N_FREQUENCIES = 3
 
 
 class ClassConditioner(Conditioner):
-    """Give each category one learned token: (B,) int64 -> (B, 1, context_dim).
-
-    Args:
-        n_classes: number of categories.
-        context_dim: width of the token.
-    """
+    """Give each category one learned token: (B,) int64 in [0, n_classes) -> (B, 1, context_dim)."""
 
     def __init__(self, n_classes: int, *, context_dim: int) -> None:
         super().__init__(n_tokens=1, context_dim=context_dim)

@@ -38,11 +38,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, n_heads: int) -> Te
 class SelfAttention(nn.Module):
     """Multi-head attention of tokens (B, N, channels) among themselves; one projection gives q, k and v.
 
-    Args:
-        channels: width of the tokens.
-        n_heads: divides `channels`.
-        qkv_bias: whether the projection has a bias.
-        has_projection: whether the heads are mixed by a last linear layer.
+    `n_heads` divides `channels`; with `has_projection` a last linear layer mixes the heads.
     """
 
     def __init__(self, channels: int, *, n_heads: int, qkv_bias: bool, has_projection: bool = True) -> None:
@@ -60,10 +56,7 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention of tokens (B, N, channels) to a context (B, M, context_dim).
 
-    Args:
-        channels: width of the tokens.
-        n_heads: divides `channels`.
-        context_dim: width of the context.
+    `n_heads` divides `channels`.
     """
 
     def __init__(self, channels: int, *, n_heads: int, context_dim: int) -> None:
@@ -170,15 +163,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialSelfAttention(nn.Module):
-    """Attention among all voxels of a feature map, around a shortcut.
-
-    Args:
-        channels: of the feature map.
-        n_heads: divides `channels`.
-        n_groups: groups of the normalisation.
-        norm_eps: added to the variance.
-        has_projection: whether the heads are mixed by a last linear layer.
-    """
+    """Attention among all voxels of a normalised feature map, around a shortcut; see `SelfAttention`."""
 
     def __init__(
         self, channels: int, *, n_heads: int, n_groups: int, norm_eps: float, has_projection: bool = True
@@ -197,16 +182,8 @@ class SpatialSelfAttention(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the voxels of a feature map, told a context; starts as the identity.
 
-    Args:
-        channels: of the feature map.
-        n_heads: number of heads.
-        head_channels: channels of each head.
-        context_dim: width of the context.
-        n_layers: number of transformer blocks.
-        n_groups: groups of the normalisation.
-        norm_eps: added to the variance.
-        spatial_dims: 2 or 3.
-        has_projection: whether self-attention mixes its heads by a last linear layer.
+    The tokens are `n_heads` times `head_channels` wide, whatever the channels of the map; `n_layers` blocks
+    follow each other. With `has_projection` self-attention mixes its heads by a last linear layer.
     """
 
     def __init__(

@@ -109,8 +109,6 @@ class Downsample(nn.Module):
     """Halve even sizes by a strided convolution.
 
     Args:
-        channels: of input and output.
-        spatial_dims: 2 or 3.
         asymmetric: pad one zero at the end of each axis (autoencoders of Rombach et al. 2022) in place of one
             at both ends (denoisers).
     """

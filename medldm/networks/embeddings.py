@@ -32,11 +32,7 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids followed by two linear layers, (B,) -> (B, 4 dim).
-
-    Args:
-        dim: width of the sinusoidal embedding.
-    """
+    """Sinusoids followed by two linear layers, (B,) -> (B, dim) -> (B, 4 dim)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

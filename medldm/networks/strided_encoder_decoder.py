@@ -17,14 +17,7 @@ from medldm.networks.vqvae_config import ACTIVATIONS, VQVAEConfig
 
 @fusable
 class ResidualUnit(nn.Module):
-    """relu(x + conv2(activation(conv1(x)))).
-
-    Args:
-        channels: of input and output.
-        hidden_channels: between the two convolutions.
-        activation: name in `ACTIVATIONS`.
-        spatial_dims: 2 or 3.
-    """
+    """relu(x + conv2(activation(conv1(x)))), with the activation of that name in `ACTIVATIONS`."""
 
     def __init__(self, channels: int, hidden_channels: int, *, activation: str, spatial_dims: int) -> None:
         super().__init__()

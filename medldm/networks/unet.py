@@ -148,10 +148,6 @@ class LatentUNet(nn.Module):
 class UNet(LatentUNet):
     """Denoise volumes themselves, for comparison with diffusion in a latent space.
 
-    Args:
-        config: of the network, or a mapping of its fields; without cross-attention.
-        **options: fields to set.
-
     Examples:
         >>> import torch
         >>> unet = UNet(UNetConfig(down_channels=[8, 16], n_groups=4, n_heads=2))

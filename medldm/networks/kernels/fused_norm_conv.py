@@ -38,11 +38,7 @@ def normalise(x: Tensor, norm: nn.GroupNorm, *, silu: bool) -> Tensor:
 def normalise_and_convolve(x: Tensor, norm: Any, layer: Any, *, silu: bool) -> Tensor:
     """Normalise (B, in, X, Y, Z), activate with SiLU if asked for and convolve; a training keeps `x` only.
 
-    Args:
-        x: the input.
-        norm: nn.GroupNorm over the channels of `x`.
-        layer: nn.Conv2d or nn.Conv3d.
-        silu: whether the normalised input is activated.
+    `norm` is a nn.GroupNorm over the channels of `x`, `layer` a nn.Conv2d or nn.Conv3d.
     """
     if not dispatch.may_fuse(norm, layer):
         h = norm(x)
