@@ -33,9 +33,10 @@ _MEDLDM = {
         describe_autoencoder describe_latent_diffusion load_latent_diffusion make_latent_diffusion
         """,
     "medldm.networks": """
-        LatentUNet LatentUNetConfig PatchDiscriminator PatchDiscriminatorConfig UNet UNetConfig VAE VAEConfig
-        VQVAE VQVAEConfig
+        LatentUNet LatentUNetConfig PatchDiscriminator PatchDiscriminatorConfig UNet VAE VAEConfig VQVAE
+        VQVAEConfig
         """,
+    "medldm.networks.unet_config": "UNetConfig",
     "medldm.sampling.sampler": "LatentDiffusionSampler",
     "medldm.sampling.config": "SamplingConfig",
     "medldm.training": """
