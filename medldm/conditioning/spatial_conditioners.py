@@ -61,13 +61,8 @@ class LabelMapConditioner(Conditioner):
 class ImageConditioner(Conditioner):
     """Bring an aligned image to the latent grid: (B, 1, X, Y, Z) in [-1, 1] -> (B, channels, x, y, z).
 
-    The image is another contrast or modality of the same subject: MR for CT, T1 for FLAIR.
-
-    Args:
-        channels: on the latent grid.
-        downsampling: how much smaller the latent grid is per axis.
-        token_grid: with g > 0, the features are also averaged to g^3 tokens for cross-attention.
-        context_dim: width of these tokens.
+    The image is another contrast or modality of the same subject: MR for CT, T1 for FLAIR. With
+    g = `token_grid` > 0, the features are also averaged to g^3 tokens (B, g^3, context_dim).
     """
 
     def __init__(self, *, channels: int, downsampling: int, token_grid: int, context_dim: int) -> None:

@@ -69,10 +69,7 @@ class ScalarConditioner(Conditioner):
 class TextConditioner(Conditioner):
     """Project token embeddings of a text: (B, n, embed_dim), n up to n_tokens -> (B, n_tokens, context_dim).
 
-    Args:
-        embed_dim: width of the embeddings.
-        n_tokens: texts with fewer tokens are padded by a learned token.
-        context_dim: width of the tokens.
+    Texts with fewer tokens are padded by a learned token.
     """
 
     def __init__(self, embed_dim: int, *, n_tokens: int, context_dim: int) -> None:

@@ -112,8 +112,6 @@ def make_label_map_diffusion(
     Args:
         autoencoder_path: written by the first stage; its space becomes the model's.
         schema: of the cohort to train on; it must be that of the first stage.
-        conditioning_config: the conditions to train with.
-        unet_config: of the denoiser.
 
     Raises:
         CheckpointError: if the first stage is of images, or of other structures.

@@ -61,9 +61,7 @@ def name_autoencoder_type(config: VAEConfig | VQVAEConfig) -> str:
 class ConditionalDenoiser(nn.Module):
     """The trainable part: the U-Net with the encoders of its conditions.
 
-    Args:
-        unet: predicts from (B, latent channels + spatial channels, x, y, z).
-        conditioning: encodes the conditions.
+    The U-Net predicts from (B, latent channels + spatial channels, x, y, z).
     """
 
     def __init__(self, unet: LatentUNet, conditioning: ConditionEncoder) -> None:

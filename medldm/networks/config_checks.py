@@ -127,14 +127,7 @@ def positive_per_level(owner: str, name: str, value: Any, n_levels: int) -> tupl
 
 
 def check_shape(what: str, x: Tensor, *, channels: int, spatial_dims: int) -> None:
-    """Raise unless `x` is (B, channels, X, Y[, Z]).
-
-    Args:
-        what: beginning of the message, such as "VAE: volume has".
-        x: any tensor.
-        channels: needed on the second axis.
-        spatial_dims: axes needed after it.
-    """
+    """Raise unless `x` is (B, channels, X, Y[, Z]); `what` begins the message: "VAE: volume has"."""
     if x.ndim != spatial_dims + 2 or x.shape[1] != channels:
         axes = ", ".join("XYZ"[:spatial_dims])
         raise ValueError(f"{what} shape {tuple(x.shape)}: (B, {channels}, {axes}) is needed")

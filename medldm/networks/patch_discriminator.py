@@ -122,12 +122,10 @@ class PatchDiscriminator(nn.Module):
                 f"{self.min_size} per axis are needed for n_layers = {self.config.n_layers}: "
                 "take fewer layers or larger volumes"
             )
-        features = []
-        h = volume
-        for layer in self.layers:
-            h = layer(h)
-            features.append(h)
-        return [*features, self.to_logits(h)]
+        features = [volume]
+        for layer in (*self.layers, self.to_logits):
+            features.append(layer(features[-1]))
+        return features[1:]
 
 
 def half_padding(kernel_size: int) -> int:

@@ -32,7 +32,6 @@ class SampleNoise:
     Args:
         seeds: one for each sample of the batch.
         shape: of one sample.
-        device: where the noise is needed.
     """
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], *, device: torch.device) -> None:

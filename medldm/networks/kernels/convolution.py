@@ -25,9 +25,7 @@ TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 def convolve(x: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
     """Convolve (B, in, X, Y[, Z]) as `layer` says, the fastest way that is equal.
 
-    Args:
-        x: any memory format; where channels last pays the result has it.
-        layer: zero padding, no dilation or groups.
+    `layer` has zero padding, no dilation and no groups; where channels last pays the result has it.
     """
 
     def compute(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -86,11 +84,7 @@ def convolve_with_onednn(
 ) -> Tensor:
     """Convolve (B, in, X, Y, Z) in the dtype of `x`, without a gradient; the result has its memory format.
 
-    Args:
-        x: the input.
-        weight: of the layer.
-        layer: gives the bias and the geometry.
-        cache: whether the weight is kept in oneDNN's order; `x` then has channels last.
+    With `cache` the weight is kept in oneDNN's order; `x` then has channels last.
     """
     weight, dtype = weight.detach(), x.dtype
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
