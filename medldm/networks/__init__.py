@@ -4,7 +4,7 @@ from medldm.networks.attention import StaticContext
 from medldm.networks.autoencoder import AutoencoderOutput
 from medldm.networks.patch_discriminator import PatchDiscriminator, PatchDiscriminatorConfig
 from medldm.networks.unet import LatentUNet, UNet
-from medldm.networks.unet_config import LatentUNetConfig
+from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
 from medldm.networks.vae import VAE, DiagonalGaussian, VAEConfig
 from medldm.networks.vqvae import VQVAE
 from medldm.networks.vqvae_config import VQVAEConfig
@@ -20,6 +20,7 @@ __all__ = [
     "PatchDiscriminatorConfig",
     "StaticContext",
     "UNet",
+    "UNetConfig",
     "VAEConfig",
     "VQVAEConfig",
 ]
