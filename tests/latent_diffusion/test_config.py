@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 
 import pytest
 import torch
 
 from medldm import LatentDiffusionConfig, LatentDiffusionSampler
-from medldm.diffusion.paths import PATHS
 from medldm.latent_diffusion.config import NOISE_PATH_FIELDS, read_diffusion
 
 
@@ -77,7 +75,6 @@ OTHER_VALUES = {
 def test_every_argument_of_a_path_is_set_by_a_field_and_comes_back_from_the_card(
     kind, argument, name
 ) -> None:
-    assert {field.name for field in fields(PATHS[kind])} == set(NOISE_PATH_FIELDS[kind])
     schedule = {"noise_schedule": kind} if kind == "flow" else {}
     plain = LatentDiffusionConfig(**schedule, prediction_type="v_prediction")
     changed = plain.copy(**{name: OTHER_VALUES[name]})
