@@ -1,0 +1,1 @@
+"""Read the folder layouts that cohorts come in."""

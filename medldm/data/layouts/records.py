@@ -1,0 +1,93 @@
+"""What a reader of a layout hands over: scans with their images, label maps and subjects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from medldm.data.issues import Issue
+from medldm.data.labels import LabelSchema
+
+
+@runtime_checkable
+class NamedStructures(Protocol):
+    """A label map that comes as structures with names in place of values."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the structures' names, each once."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return all files it is read from."""
+
+    def read(self, shape: tuple[int, int, int], affine: np.ndarray) -> dict[str, np.ndarray]:
+        """Read the structures on an image's grid.
+
+        Args:
+            shape: (X, Y, Z) voxels of the image.
+            affine: (4, 4) float64, voxel index to RAS+ millimetres, of the image in RAS+ axes.
+
+        Returns:
+            Name -> (X, Y, Z) bool, on the image's grid in RAS+ axes; every name of `names`.
+
+        Raises:
+            GeometryError: where a structure does not lie on that grid.
+            VoxelValueError: where a structure's values are not those of a mask.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """One case of a layout.
+
+    Args:
+        name: identifies the case within the layout, by its names alone.
+        subject: identifies its subject; all scans of one person share it.
+        images: channel -> file, in the order of the channels; a single image without a channel has the key
+            ""; empty where the layout has a label map alone.
+        label: its label map; a file of values, named structures, or None for an unlabelled scan.
+        split: "training", "validation", or None where the layout does not say.
+        entry: "class", "classes", "text" and "scalars" of the case, where the layout gives them.
+    """
+
+    name: str = field(repr=False)
+    subject: str = field(repr=False)
+    images: Mapping[str, Path] = field(repr=False)
+    label: Path | NamedStructures | None = field(default=None, repr=False)
+    split: str | None = None
+    entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """Return the files its label map is read from."""
+        if self.label is None:
+            return ()
+        return (self.label,) if isinstance(self.label, Path) else self.label.files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A folder as a reader understands it.
+
+    Args:
+        name: of the layout, such as "nnU-Net".
+        root: folder to which names in `problems` are relative.
+        scans: its cases, by name.
+        schema: structures with names and colours, where the layout names the values of its label maps.
+        channels: names of the channels, in order; () where every scan is one image without a channel.
+        problems: what is wrong or worth saying; an error concerns files that became no scan.
+        needs_prepare: why its files cannot be read where they lie, or "" where they can.
+    """
+
+    name: str
+    root: Path = field(repr=False)
+    scans: tuple[Scan, ...] = field(repr=False)
+    schema: LabelSchema | None = None
+    channels: tuple[str, ...] = ()
+    problems: tuple[Issue, ...] = ()
+    needs_prepare: str = ""
