@@ -25,7 +25,11 @@ class NamedStructures(Protocol):
     def files(self) -> tuple[Path, ...]:
         """Return all files it is read from."""
 
-    def read(self, shape: tuple[int, int, int], affine: np.ndarray) -> dict[str, np.ndarray]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return remarks for the log and the summary, without paths and identities; () for none."""
+
+    def read(self, shape: tuple[int, int, int], affine: np.ndarray) -> Mapping[str, np.ndarray]:
         """Read the structures on an image's grid.
 
         Args:
@@ -33,7 +37,8 @@ class NamedStructures(Protocol):
             affine: (4, 4) float64, voxel index to RAS+ millimetres, of the image in RAS+ axes.
 
         Returns:
-            Name -> (X, Y, Z) bool, on the image's grid in RAS+ axes; every name of `names`.
+            Name -> (X, Y, Z) bool, on the image's grid in RAS+ axes; every name of `names`. It may read each
+            mask as it is asked for, so that a hundred structures need not be in memory together.
 
         Raises:
             GeometryError: where a structure does not lie on that grid.
