@@ -37,6 +37,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from medldm.data.case_checks import only_image
 from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.generation.files import LabelGrid, SyntheticWriter
@@ -149,7 +150,7 @@ def load_cases(cases: Sequence[dict[str, Any]], recipe: Recipe, schema: LabelSch
     scale = ScaleIntensityRangePercentiles(0, 99.5, 0, 1, clip=True)
     images, maps = [], []
     for case in cases:
-        image = ResampleToSpacing((1, 1, 1))(LoadVolume()(case["image"]))
+        image = ResampleToSpacing((1, 1, 1))(LoadVolume()(only_image(case)))
         labels = ResampleToSpacing((1, 1, 1), is_label=True)(LoadVolume(is_label=True)(case["label"]))
         images.append(CentreCropOrPad(recipe.size)(scale(image)).as_tensor())
         maps.append(schema.index_map(CentreCropOrPad(recipe.size, fill=0.0)(labels).as_tensor())[0].long())

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from medldm.data.case_checks import only_image
 from medldm.data.cohort import read_cohort
 from medldm.evaluation.metrics.label_contrast import compare_label_contrast, format_table
 from medldm.evaluation.report.overview import draw_overview
@@ -115,7 +116,7 @@ def draw_losses(runs: Mapping[str, Path], path: Path) -> None:
 
 def load(case: Mapping[str, Any]) -> LoadedCase:
     """Return image, labels and spacing of a case."""
-    image, label = LoadVolume()(case["image"]), LoadVolume(is_label=True)(case["label"])
+    image, label = LoadVolume()(only_image(case)), LoadVolume(is_label=True)(case["label"])
     return image[0].numpy(), label[0].numpy().astype(int), tuple(float(edge) for edge in image.pixdim)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.stats import linregress
 from volumes import compare_volumes, format_volume_table
 
+from medldm.data.case_checks import only_image
 from medldm.data.cohort import read_cohort
 from medldm.evaluation.metrics.anatomy import volumes_ml
 from medldm.evaluation.metrics.label_contrast import compare_label_contrast, format_table
@@ -90,7 +91,7 @@ def maps_of(cases: Sequence[LoadedCase]) -> list[tuple[np.ndarray, tuple[float, 
 
 def load(case: Mapping[str, Any]) -> LoadedCase:
     """Return image, labels and spacing of a case."""
-    image, label = LoadVolume()(case["image"]), LoadVolume(is_label=True)(case["label"])
+    image, label = LoadVolume()(only_image(case)), LoadVolume(is_label=True)(case["label"])
     return image[0].numpy(), label[0].numpy().astype(int), tuple(float(edge) for edge in image.pixdim)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from medldm.data.file_info import FileInfo, inspect_header
 from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema, unknown_values_reason
+from medldm.errors import ConfigError
 from medldm.transforms.raw_volume import corner_distance_mm
 
 AFFINE_TOLERANCE_MM = 1e-3
@@ -19,9 +21,35 @@ VOLUME_KEYS = ("image", "label", "condition_image")
 FileInfos = Mapping[str, FileInfo]
 
 
+def image_files(case: Mapping[str, Any]) -> list[str]:
+    """Return the files of a case's image: one, or one for each channel in their order; none without image."""
+    image = case.get("image", ())
+    return [str(image)] if isinstance(image, str | Path) else [str(file) for file in image]
+
+
+def only_image(case: Mapping[str, Any]) -> str:
+    """Return the file of an image of one channel, for what cannot do with several.
+
+    Raises:
+        ConfigError: for a case of several channels; the first is never taken for the whole.
+    """
+    files = image_files(case)
+    if len(files) != 1:
+        raise ConfigError(
+            f"a case has {len(files)} image files; one channel is needed here; choose it with channels"
+        )
+    return files[0]
+
+
 def main_file(case: Mapping[str, Any]) -> str:
-    """Return a case's image, or its label map where it has no image."""
-    return str(case["image"] if "image" in case else case["label"])
+    """Return a case's image, the first channel of several, or its label map where it has no image."""
+    return str(next(iter(image_files(case)), None) or case["label"])
+
+
+def volume_files(case: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the key and the path of each file of a case, the channels of its image one by one."""
+    files = [("image", file) for file in image_files(case)]
+    return files + [(key, str(case[key])) for key in VOLUME_KEYS if key != "image" and key in case]
 
 
 def check_cases(
@@ -44,14 +72,15 @@ def check_cases(
     """
     issues: list[Issue] = []
     for case in cases:
-        files = {key: case[key] for key in VOLUME_KEYS if key in case}
-        known = {key: (file_info or {}).get(file) or inspect_header(file) for key, file in files.items()}
-        for key, file in files.items():
-            issues += _file_issues(known[key], name=name_of(file), is_label=key == "label", schema=schema)
-        if "image" not in known or any(info.problem for info in known.values()):
+        files = volume_files(case)
+        known = {file: (file_info or {}).get(file) or inspect_header(file) for _, file in files}
+        for key, file in files:
+            issues += _file_issues(known[file], name=name_of(file), is_label=key == "label", schema=schema)
+        if not image_files(case) or any(info.problem for info in known.values()):
             continue
-        for key in files.keys() - {"image"}:
-            issues += _pair_issues(known["image"], known[key], name=name_of(files[key]))
+        first = known[main_file(case)]
+        for _, file in files[1:]:
+            issues += _pair_issues(first, known[file], name=name_of(file))
     return issues
 
 

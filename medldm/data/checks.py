@@ -7,7 +7,7 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from medldm.data.case_checks import VOLUME_KEYS, check_cases
+from medldm.data.case_checks import check_cases, volume_files
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.cohort_checks import check_across
 from medldm.data.file_info import inspect_header
@@ -32,7 +32,7 @@ def check_cohort(cohort: Cohort, *, full: bool = False) -> list[Issue]:
     Returns:
         Issues, errors first; empty for a sound cohort.
     """
-    files = [(case[key], key == "label") for case in cohort.cases for key in VOLUME_KEYS if key in case]
+    files = [(file, key == "label") for case in cohort.cases for key, file in volume_files(case)]
     if full:
         file_info = gather_file_info(files, root=cohort.root)
     else:
@@ -79,6 +79,7 @@ def run_check(cohort_dir: str | Path, *, full: bool = True, as_json: bool = Fals
     if as_json:
         return _as_json(cohort, issues, n_errors=n_errors, full=full), int(n_errors > 0)
     counted = f"{len(cohort.training)} training and {len(cohort.validation)} validation cases"
+    counted += f" of the channels {', '.join(cohort.channels)}" if cohort.channels else ""
     summary = f"{counted}: {n_errors} errors, {len(issues) - n_errors} warnings"
     return "\n".join([format_table(issues), "", summary] if issues else [summary]), int(n_errors > 0)
 
@@ -91,6 +92,7 @@ def _as_json(cohort: Cohort, issues: list[Issue], *, n_errors: int, full: bool) 
         "n_validation": len(cohort.validation),
         "n_errors": n_errors,
         "n_warnings": len(issues) - n_errors,
+        "channels": list(cohort.channels),
         "structures": {} if cohort.schema is None else cohort.schema.to_dict(),
         "issues": [asdict(issue) for issue in issues],
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medldm.data.case_checks import check_cases
+from medldm.data.channels import choose_channels, select_channels
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
@@ -28,9 +29,10 @@ class Cohort:
         root: folder to which file names in messages are relative.
         training: MONAI dictionaries with "id", "subject", "image", "label" (absolute paths); where they are
             given, "condition_image" (a path), "class" (a number), "classes" (column to category), "scalars"
-            (column to number) and "text".
+            (column to number) and "text". With several channels "image" is a list of paths in their order.
         validation: the same form.
         schema: the structures of the label maps; None where the cohort has no label maps.
+        channels: names of the channels of an image, in their order; () for one without a name.
         issues: what is wrong with the layout; only warnings unless read with strict=False.
     """
 
@@ -38,6 +40,7 @@ class Cohort:
     training: list[Case]
     validation: list[Case]
     schema: LabelSchema | None
+    channels: tuple[str, ...] = ()
     issues: tuple[Issue, ...] = ()
 
     @property
@@ -58,26 +61,31 @@ def read_cohort(
     seed: int = 0,
     require_labels: bool = True,
     require_images: bool = True,
+    channels: Sequence[str] | None = None,
+    drop_incomplete: bool = False,
     strict: bool = True,
 ) -> Cohort:
     """Read a cohort's list of cases.
 
     Args:
         dataset_dir: a folder with images/ and labels/ (same file names) and, if wanted, labels.json and
-            condition_images/ (other contrasts on the same grid, of all cases or some); or a folder holding
-            cohort.json; or a MONAI datalist JSON with "training" and, if wanted, "validation", whose paths
-            are relative to the file's folder.
+            condition_images/ (other contrasts on the same grid, of all cases or some); where it holds
+            channels.json, images are named <case>_<channel>; or a folder holding cohort.json; or a MONAI
+            datalist JSON with "training" and, if wanted, "validation", whose paths are relative to the
+            file's folder.
         validation_fraction: share of the subjects set aside where no validation list is given, at least one.
         seed: of the split; the same seed and subjects always give the same split, on every machine.
         require_labels: refuse cases without label map.
         require_images: refuse a folder with labels/ and no images/; else its cases have no "image".
+        channels: names of the contrasts to take, in the order to take them; None for all the cohort names.
+        drop_incomplete: leave out cases that lack one of them, with a warning; else they are refused by name.
         strict: raise on layout issues; False collects them in `Cohort.issues`.
 
     Raises:
         CohortError: listing every file that is missing or does not match, and, where files are at odds, also
             what a check of the remaining ones finds.
         MissingFileError: where `dataset_dir` does not exist.
-        ConfigError: for a fraction outside 0 to 1.
+        ConfigError: for a fraction outside 0 to 1, or a channel that the cohort does not have.
     """
     if not 0 <= validation_fraction < 1:
         raise ConfigError(
@@ -89,15 +97,27 @@ def read_cohort(
             f"no cohort at {dataset_dir}; give a folder with images/ and labels/, or a datalist JSON"
         )
     issues: list[Issue] = []
-    root, lists = read_lists(
+    root, known, lists = read_lists(
         path, issues=issues, require_labels=require_labels, require_images=require_images
     )
+    if not known and _errors(issues):
+        channels = None  # the names could not be read; that is the error to show
+    lists = {
+        split: select_channels(cases, known, wanted=channels, drop_incomplete=drop_incomplete, issues=issues)
+        for split, cases in lists.items()
+    }
     if "validation" not in lists:
         parts = split_by_subject(lists["training"], validation_fraction=validation_fraction, seed=seed)
         lists = dict(zip(SPLITS, parts, strict=True))
     if not lists["training"] and not _errors(issues):
         issues.append(Issue.error("empty", path.name, "it lists no training case; at least one is needed"))
-    cohort = Cohort(root=root, training=lists["training"], validation=lists["validation"], schema=None)
+    cohort = Cohort(
+        root=root,
+        training=lists["training"],
+        validation=lists["validation"],
+        schema=None,
+        channels=choose_channels(known, channels),
+    )
     schema = _find_schema(cohort, issues)
     cohort = replace(cohort, schema=schema, issues=tuple(issues))
     if strict and _errors(issues):

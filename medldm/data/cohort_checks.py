@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from medldm.data.case_checks import FileInfos, main_file
+from medldm.data.case_checks import FileInfos, image_files, main_file
 from medldm.data.file_info import FileInfo
 from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema
@@ -40,7 +41,7 @@ def check_across(
         *_split_leaks(splits),
         *_duplicates(splits, file_info=file_info, name_of=name_of),
         *_geometry_outliers(volumes, name_of=name_of),
-        *_implausible_hu(volumes, name_of=name_of),
+        *_implausible_hu(cases, file_info=file_info, name_of=name_of),
         *_absent_structures(cases, file_info=file_info, schema=schema),
     ]
 
@@ -62,10 +63,10 @@ def _duplicates(splits: Splits, *, file_info: FileInfos, name_of: Callable[[str]
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for split, cases in splits.items():
         for case in cases:
-            file = main_file(case)
-            known = file_info.get(file)
-            if known is not None and known.content_hash:
-                groups[known.content_hash].append((split, file))
+            for file in image_files(case) or [main_file(case)]:
+                known = file_info.get(file)
+                if known is not None and known.content_hash:
+                    groups[known.content_hash].append((split, file))
     issues = []
     for members in groups.values():
         if len(members) < 2:
@@ -103,8 +104,18 @@ def _geometry_outliers(images: Mapping[str, FileInfo], *, name_of: Callable[[str
     return issues
 
 
-def _implausible_hu(images: Mapping[str, FileInfo], *, name_of: Callable[[str], str]) -> list[Issue]:
-    """Where most of the cohort has air at about -1000, report images that do not."""
+def _implausible_hu(
+    cases: list[dict[str, Any]], *, file_info: FileInfos, name_of: Callable[[str], str]
+) -> list[Issue]:
+    """Where most of the cohort has air at about -1000, report images that do not, channel by channel."""
+    issues = []
+    for files in zip_longest(*(image_files(case) or [main_file(case)] for case in cases)):
+        known = {file: file_info[file] for file in files if file in file_info and not file_info[file].problem}
+        issues += _implausible_hu_of(known, name_of=name_of)
+    return issues
+
+
+def _implausible_hu_of(images: Mapping[str, FileInfo], *, name_of: Callable[[str], str]) -> list[Issue]:
     minima = [known.minimum for known in images.values() if known.minimum is not None]
     if not minima or float(np.median(minima)) > HU_AIR_EXPECTED:
         return []

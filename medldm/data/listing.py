@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medldm.data.case_checks import VOLUME_KEYS
+from medldm.data.case_checks import VOLUME_KEYS, volume_files
+from medldm.data.channels import join_channels, order_by_name, read_channel_names, read_channels_file
 from medldm.data.issues import Issue
+from medldm.errors import ConfigError
 from medldm.transforms.readers import VOLUME_SUFFIXES, volume_stem, volume_suffix
 
 Case = dict[str, Any]
@@ -21,15 +23,21 @@ _BIDS_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
 
 def read_lists(
     path: Path, *, issues: list[Issue], require_labels: bool, require_images: bool = True
-) -> tuple[Path, dict[str, list[Case]]]:
-    """Return the folder that names are relative to and the lists of cases; what is wrong joins `issues`."""
+) -> tuple[Path, tuple[str, ...], dict[str, list[Case]]]:
+    """Return the folder that names are relative to, the channels and the lists of cases.
+
+    What is wrong joins `issues`. Where there are channels, the "image" of a case is a list in their order
+    with None for one that is missing.
+    """
     listing = path / COHORT_FILE if path.is_dir() and (path / COHORT_FILE).is_file() else path
     if listing.is_file():
-        lists = _read_datalist(listing, issues=issues, require_labels=require_labels)
-        return listing.parent, lists
+        channels, lists = _read_datalist(listing, issues=issues, require_labels=require_labels)
+        return listing.parent, channels, lists
     if not require_images and _has(path, "labels") and not _has(path, "images"):
-        return path, {"training": _read_label_maps(path, issues=issues)}
-    return path, {"training": _read_folders(path, issues=issues, require_labels=require_labels)}
+        return path, (), {"training": _read_label_maps(path, issues=issues)}
+    channels = read_channels_file(path, issues=issues)
+    cases = _read_folders(path, channels=channels, issues=issues, require_labels=require_labels)
+    return path, channels, {"training": cases}
 
 
 def subject_of(case_id: str) -> str:
@@ -38,14 +46,19 @@ def subject_of(case_id: str) -> str:
     return match.group(1) if match else case_id
 
 
-def _read_folders(root: Path, *, issues: list[Issue], require_labels: bool) -> list[Case]:
-    images = _volumes_in(root / "images", issues=issues)
+def _read_folders(
+    root: Path, *, channels: tuple[str, ...], issues: list[Issue], require_labels: bool
+) -> list[Case]:
+    volumes = _volumes_in(root / "images", issues=issues)
+    images: dict[str, Any] = {stem: str(file) for stem, file in volumes.items()}
+    if channels:
+        images = join_channels(volumes, channels, issues=issues)
     has_labels = _has(root, "labels")
     labels = _volumes_in(root / "labels", issues=issues) if has_labels or require_labels else {}
     others = _volumes_in(root / CONDITION_IMAGES, issues=issues) if _has(root, CONDITION_IMAGES) else {}
     cases = []
     for stem, image in images.items():
-        case: Case = {"id": stem, "subject": subject_of(stem), "image": str(image)}
+        case: Case = {"id": stem, "subject": subject_of(stem), "image": image}
         if stem in others:
             case["condition_image"] = str(others[stem])
         if stem in labels:
@@ -54,11 +67,12 @@ def _read_folders(root: Path, *, issues: list[Issue], require_labels: bool) -> l
             cases.append(case)
         elif has_labels:
             message = "it has no label map of that name in labels/; add it or remove the image"
-            issues.append(Issue.error("pair", f"images/{image.name}", message))
-    for folder, volumes in (("labels", labels), (CONDITION_IMAGES, others)):
-        for stem in sorted(volumes.keys() - images.keys()):
+            name = stem if channels else Path(image).name
+            issues.append(Issue.error("pair", f"images/{name}", message))
+    for folder, files in (("labels", labels), (CONDITION_IMAGES, others)):
+        for stem in sorted(files.keys() - images.keys()):
             message = "it has no image of that name in images/"
-            issues.append(Issue.error("pair", f"{folder}/{volumes[stem].name}", message))
+            issues.append(Issue.error("pair", f"{folder}/{files[stem].name}", message))
     return cases
 
 
@@ -99,12 +113,18 @@ def _volumes_in(folder: Path, *, issues: list[Issue]) -> dict[str, Path]:
     return found
 
 
-def _read_datalist(listing: Path, *, issues: list[Issue], require_labels: bool) -> dict[str, list[Case]]:
+def _read_datalist(
+    listing: Path, *, issues: list[Issue], require_labels: bool
+) -> tuple[tuple[str, ...], dict[str, list[Case]]]:
     try:
         content = json.loads(listing.read_text(encoding="utf-8"))
+        channels = read_channel_names(content)
+    except ConfigError as error:
+        issues.append(Issue.error("channel", listing.name, str(error)))
+        return (), {"training": []}
     except ValueError as error:
         issues.append(Issue.error("datalist", listing.name, f"it is not JSON ({error}); write it again"))
-        return {"training": []}
+        return (), {"training": []}
     if not isinstance(content, Mapping) or not all(
         isinstance(content.get(split, []), list) for split in SPLITS
     ):
@@ -112,46 +132,77 @@ def _read_datalist(listing: Path, *, issues: list[Issue], require_labels: bool) 
     if "training" not in content:
         message = 'it has no list "training"; a MONAI datalist {"training": [{"image": ...}]} is needed'
         issues.append(Issue.error("datalist", listing.name, message))
-        return {"training": []}
+        return (), {"training": []}
     lists: dict[str, list[Case]] = {}
     for split in SPLITS:
         if split in content:
             entries = content[split]
             cases = [
-                _case_of(entry, listing=listing, place=f"{split}[{index}]", issues=issues)
+                _case_of(entry, channels, listing=listing, place=f"{split}[{index}]", issues=issues)
                 for index, entry in enumerate(entries)
             ]
             lists[split] = [
                 case for case in cases if case and _has_files(case, issues, require_labels=require_labels)
             ]
-    return lists
+    return channels, lists
 
 
-def _case_of(entry: Any, *, listing: Path, place: str, issues: list[Issue]) -> Case | None:
-    entry = {"image": entry} if isinstance(entry, str) else entry
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("image"), str):
-        issues.append(Issue.error("datalist", listing.name, f'{place} has no "image" with a path'))
+def _case_of(
+    entry: Any, channels: tuple[str, ...], *, listing: Path, place: str, issues: list[Issue]
+) -> Case | None:
+    entry = dict(entry) if isinstance(entry, Mapping) else {"image": entry}
+    reason = ""
+    try:
+        if channels:
+            entry["image"] = order_by_name(entry.get("image"), channels)
+        elif isinstance(entry.get("image"), list | tuple | Mapping):
+            reason = f'{place} has several files as "image"; name them under "channels" of the list'
+        elif not isinstance(entry.get("image"), str):
+            reason = f'{place} has no "image" with a path'
+    except ConfigError as error:
+        reason = f'the "image" of {place}: {error}'
+    for key in VOLUME_KEYS:
+        if key != "image" and not isinstance(entry.get(key, ""), str):
+            reason = f'the "{key}" of {place} is not a path'
+    if reason:
+        issues.append(Issue.error("datalist", listing.name, reason))
         return None
-    for key in VOLUME_KEYS:
-        if not isinstance(entry.get(key, ""), str):
-            issues.append(Issue.error("datalist", listing.name, f'the "{key}" of {place} is not a path'))
-            return None
-    case = dict(entry)
-    for key in VOLUME_KEYS:
-        if isinstance(case.get(key), str):
-            case[key] = str((listing.parent / case[key]).resolve())
-    case["id"] = str(case.get("id", volume_stem(case["image"])))
+    case = {
+        key: _resolved(value, listing.parent) if key in VOLUME_KEYS else value for key, value in entry.items()
+    }
+    case["id"] = str(case.get("id", _name_of(case["image"], channels)))
     case["subject"] = str(case.get("subject", subject_of(case["id"])))
     return case
 
 
+def _resolved(files: Any, folder: Path) -> Any:
+    if isinstance(files, list):
+        return [file if file is None else _resolved(file, folder) for file in files]
+    return str((folder / files).resolve())
+
+
+def _name_of(image: str | list[str | None], channels: tuple[str, ...]) -> str:
+    """Return the name of an image's file, without the ending that names its channel."""
+    if isinstance(image, str):
+        return volume_stem(image)
+    known = ((file, name) for file, name in zip(image, channels, strict=True) if file is not None)
+    file, name = next(known, ("case", ""))
+    return volume_stem(file).removesuffix(f"_{name}")
+
+
 def _has_files(case: Case, issues: list[Issue], *, require_labels: bool) -> bool:
-    missing = [key for key in VOLUME_KEYS if key in case and not Path(case[key]).is_file()]
-    for key in missing:
+    known = (
+        case | {"image": [file for file in case["image"] if file]}
+        if isinstance(case["image"], list)
+        else case
+    )
+    missing = [(key, file) for key, file in volume_files(known) if not Path(file).is_file()]
+    for key, file in missing:
         issues.append(
-            Issue.error("missing", Path(case[key]).name, f"the {key} of case {case['id']} does not exist")
+            Issue.error("missing", Path(file).name, f"the {key} of case {case['id']} does not exist")
         )
     if require_labels and "label" not in case:
-        issues.append(Issue.error("pair", Path(case["image"]).name, f"case {case['id']} has no label map"))
+        name = case["id"] if isinstance(case["image"], list) else Path(case["image"]).name
+        issues.append(Issue.error("pair", name, f"case {case['id']} has no label map"))
         return False
     return not missing

@@ -12,6 +12,7 @@ from typing import Any
 from monai.bundle import run as run_bundle
 
 import medldm
+from medldm.data.case_checks import only_image
 from medldm.data.cohort import read_cohort
 from medldm.demo.cohort import make_demo_cohort
 from medldm.errors import OutputExistsError
@@ -116,5 +117,5 @@ def _compare(dataset_dir: Path, output_dir: Path) -> str:
 
 
 def _load(case: Mapping[str, Any]) -> tuple[Any, Any, tuple[float, ...]]:
-    image, label = LoadVolume()(case["image"]), LoadVolume(is_label=True)(case["label"])
+    image, label = LoadVolume()(only_image(case)), LoadVolume(is_label=True)(case["label"])
     return image[0].numpy(), label[0].numpy().astype(int), tuple(float(edge) for edge in image.pixdim)

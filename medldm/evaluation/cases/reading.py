@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 
 from medldm.configs import Config
-from medldm.data.case_checks import main_file
+from medldm.data.case_checks import main_file, only_image
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.file_info import inspect_header
@@ -207,7 +207,7 @@ def read_case(
     case: Case, spacing_mm: Sequence[float]
 ) -> tuple[Image, Labels | None, npt.NDArray[np.float64]]:
     """Return a case's image and labels (X, Y, Z) RAS+ on a spacing, and its file's own spacing."""
-    volume = LoadVolume()(case["image"])
+    volume = LoadVolume()(only_image(case))
     own = np.asarray(torch.as_tensor(volume.pixdim), dtype=np.float64)
     image = ResampleToSpacing(spacing_mm)(volume)[0].numpy()
     if "label" not in case:
