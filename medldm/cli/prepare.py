@@ -16,6 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table", help="CSV or TSV of the subjects: id, age, sex, diagnosis, text, split, ..."
     )
     parser.add_argument("--labels", help="label table, or a preset: totalsegmentator, freesurfer")
+    parser.add_argument("--priority", help="structures that win where masks overlap, strongest first: a,b,c")
+    parser.add_argument("--channels", help="contrasts that become channels of one case: t1n,t2w")
+    parser.add_argument("--drop-incomplete", action="store_true", help="leave out cases that lack a contrast")
+    parser.add_argument(
+        "--subject-from",
+        choices=["folder", "top-folder", "name"],
+        help="what names the subject, where names leave it open",
+    )
     parser.add_argument("--key-file", help="secret key of the subject hashes; made where it is missing")
     parser.add_argument("--modality", help="only DICOM series of this modality, such as CT")
     parser.add_argument("--description", help="only DICOM series whose description matches this expression")
@@ -30,12 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the output")
 
 
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
 def run_command(options: argparse.Namespace) -> int:
     """Make the cohort and print its table; the exit code tells of cases that were refused."""
     from medldm.data.preparation.prepare import PrepareOptions, prepare
 
     settings = PrepareOptions(
         labels=options.labels,
+        priority=_names(options.priority),
+        channels=_names(options.channels),
+        drop_incomplete=options.drop_incomplete,
+        subject_from=options.subject_from,
         key_file=options.key_file,
         modality=options.modality,
         description=options.description,

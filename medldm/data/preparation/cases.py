@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -17,21 +17,20 @@ from tqdm import tqdm
 
 from medldm.data.dicom.errors import DicomError
 from medldm.data.dicom.read import read_series
+from medldm.data.layouts.grids import check_same_grid
 from medldm.data.preparation.files import CaseRecord, OutputError, inside, write_record
 from medldm.data.preparation.labels import LabelTable
 from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.sources import Source
+from medldm.data.preparation.structures import merge_structures
 from medldm.transforms.errors import GeometryError, VolumeError, VoxelValueError
 from medldm.transforms.load import check_label_values
 from medldm.transforms.orientation import to_ras_affine, turn
-from medldm.transforms.raw_volume import RawVolume, corner_distance_mm, spacing_of
+from medldm.transforms.raw_volume import RawVolume, spacing_of
 from medldm.transforms.readers import check_voxels_finite, read_raw_volume
 from medldm.transforms.write_nifti import write_nifti
 
 logger = logging.getLogger(__name__)
-
-GRID_TOLERANCE_MM = 1e-3
-"""Largest distance between the corners of an image and of its label map."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +42,7 @@ class CasePlan:
         source: where it comes from.
         root: the output folder.
         labels: how label values become those of the cohort.
+        values: of structures that come as masks, by name.
         options: of the run.
     """
 
@@ -51,6 +51,7 @@ class CasePlan:
     root: Path = field(repr=False)
     labels: LabelTable = field(repr=False)
     options: PrepareOptions = field(repr=False)
+    values: Mapping[str, int] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +79,26 @@ def convert_case(plan: CasePlan) -> CaseOutcome:
 
 
 def _convert(plan: CasePlan) -> CaseRecord:
-    image_path = inside(plan.root, "images", f"{plan.record.id}.nii.gz")
+    if plan.source.refusal:
+        raise OutputError(plan.source.refusal)
+    if plan.source.missing:
+        raise OutputError(
+            f"it lacks {', '.join(plan.source.missing)}; add the file, leave the contrast out of --channels, "
+            "or leave such cases out with --drop-incomplete"
+        )
+    image_paths = [inside(plan.root, "images", name) for name in plan.record.image_names]
     label_path = inside(plan.root, "labels", f"{plan.record.id}.nii.gz")
     is_own = inside(plan.root, ".prepare", f"{plan.record.id}.json").exists()
-    if not (plan.options.overwrite or is_own) and (image_path.exists() or label_path.exists()):
+    if not (plan.options.overwrite or is_own) and any(path.exists() for path in (*image_paths, label_path)):
         raise OutputError(
             "a file of its name is in the output and was not made by this command; move it or overwrite"
         )
-    image = _read_image(plan)
+    images = _read_images(plan)
+    image = images[0]
     label = None if plan.source.label is None else _read_label(plan, image)
     write_record(plan.root, plan.record)
-    write_nifti(image_path, image.array, image.affine, dtype=stored_dtype(image.array))
+    for path, channel in zip(image_paths, images, strict=True):
+        write_nifti(path, channel.array, image.affine, dtype=stored_dtype(channel.array))
     values: tuple[int, ...] = ()
     if label is None:
         label_path.unlink(missing_ok=True)
@@ -102,20 +112,42 @@ def _convert(plan: CasePlan) -> CaseRecord:
         label_values=values,
         shape=tuple(int(size) for size in image.array.shape),
         spacing_mm=tuple(round(float(size), 6) for size in spacing_of(image.affine)),
-        notes=image.notes,
+        notes=tuple(note for channel in images for note in channel.notes) + _label_notes(plan),
     )
     write_record(plan.root, record)
     return record
 
 
-def _read_image(plan: CasePlan) -> RawVolume:
+def _read_images(plan: CasePlan) -> list[RawVolume]:
+    """Read the channels of a case, all on the grid of the first."""
     if plan.source.series is not None:
         options = plan.options
         volume = read_series(plan.source.series, regularise=options.regularise, max_bytes=options.max_bytes)
-        return RawVolume(array=volume.numpy()[0], affine=volume.affine.numpy(), notes=volume.meta["notes"])
-    if plan.source.file is None:
-        raise GeometryError("the case has neither a series nor a file")
-    return _read_file(plan.source.file, plan)
+        return [RawVolume(array=volume.numpy()[0], affine=volume.affine.numpy(), notes=volume.meta["notes"])]
+    images = [_read_file(path, plan) for path in plan.source.images.values()]
+    for channel, image in zip(plan.source.images, images, strict=True):
+        check_same_grid(
+            image.array.shape,
+            image.affine,
+            shape=images[0].array.shape,
+            affine=images[0].affine,
+            what=f"its channel {channel}",
+        )
+        if _is_mask(image.array):
+            raise VoxelValueError(
+                "its image holds nothing but 0 and 1, as a mask does; put masks into a folder masks beside "
+                "their image, or remove it"
+            )
+    return images
+
+
+def _is_mask(voxels: np.ndarray) -> bool:
+    return bool(voxels.min() == 0 and voxels.max() == 1 and ((voxels == 0) | (voxels == 1)).all())
+
+
+def _label_notes(plan: CasePlan) -> tuple[str, ...]:
+    label = plan.source.label
+    return () if label is None or isinstance(label, Path) else label.notes
 
 
 def _read_file(path: Path, plan: CasePlan) -> RawVolume:
@@ -128,21 +160,24 @@ def _read_file(path: Path, plan: CasePlan) -> RawVolume:
 
 
 def _read_label(plan: CasePlan, image: RawVolume) -> np.ndarray:
-    if plan.source.label is None:
+    source, (x, y, z) = plan.source.label, image.array.shape
+    if isinstance(source, Path):
+        label = _read_file(source, plan)
+        check_same_grid(
+            label.array.shape, label.affine, shape=(x, y, z), affine=image.affine, what="its label map"
+        )
+        check_label_values(label.array)
+        mapped = plan.labels.apply(label.array)
+    elif source is not None:
+        mapped = merge_structures(
+            source.read((x, y, z), image.affine),
+            source.names,
+            shape=(x, y, z),
+            values=plan.values,
+            priority=plan.options.priority,
+        )
+    else:
         raise GeometryError("the case has no label map")
-    label = _read_file(plan.source.label, plan)
-    if label.array.shape != image.array.shape:
-        raise GeometryError(
-            f"its label map has {label.array.shape} voxels and its image {image.array.shape}; resample "
-            "one to the other"
-        )
-    if (gap := corner_distance_mm(label.affine, image.affine, image.array.shape)) > GRID_TOLERANCE_MM:
-        raise GeometryError(
-            f"its label map lies {gap:.3f} mm beside its image; {GRID_TOLERANCE_MM} mm is allowed; "
-            "resample one to the other"
-        )
-    check_label_values(label.array)
-    mapped = plan.labels.apply(label.array)
     if not mapped.any():
         raise VoxelValueError("its label map holds no structure; all voxels are 0")
     return mapped

@@ -28,6 +28,7 @@ class CaseRecord:
         source: keyed hash of what it was made from.
         stamp: keyed hash of the source files' sizes and times and of the options.
         is_done: False while the case is being written.
+        channels: names of its images, one file each; () for one image.
         has_label: whether it has a label map.
         label_values: values in the label map, without 0.
         shape: voxels along X, Y, Z.
@@ -40,6 +41,7 @@ class CaseRecord:
     source: str
     stamp: str
     is_done: bool = False
+    channels: tuple[str, ...] = ()
     has_label: bool = False
     label_values: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
@@ -47,6 +49,13 @@ class CaseRecord:
     notes: tuple[str, ...] = ()
     split: str | None = None
     entry: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def image_names(self) -> tuple[str, ...]:
+        """Return its image files' names: <id>.nii.gz, or <id>_<channel>.nii.gz for each channel."""
+        if not self.channels:
+            return (f"{self.id}.nii.gz",)
+        return tuple(f"{self.id}_{name}.nii.gz" for name in self.channels)
 
 
 def open_output(output: Path, *, source: Path, overwrite: bool) -> Path:

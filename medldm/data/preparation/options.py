@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from medldm.data.channels import check_channel_names
+from medldm.data.layouts.subjects import SUBJECT_FROM
 from medldm.errors import ConfigError
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
 
@@ -15,6 +17,12 @@ class PrepareOptions:
 
     Args:
         labels: label table; see `read_label_table`.
+        priority: structures that win where masks of single structures overlap, the strongest first; overlaps
+            of all others are refused.
+        channels: contrasts that become the channels of one case, in this order, such as ("t1n", "t2w"); ()
+            leaves every contrast a case of its own.
+        drop_incomplete: leave out cases that lack one of `channels`; else they are refused by name.
+        subject_from: where names do not say which scans are of one subject; see `decide_subjects`.
         key_file: key of the subject hashes; see `load_key`.
         modality: only DICOM series of this modality, such as "CT".
         description: only DICOM series whose description matches this regular expression.
@@ -33,6 +41,10 @@ class PrepareOptions:
     """
 
     labels: str | Path | None = None
+    priority: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    drop_incomplete: bool = False
+    subject_from: str | None = None
     key_file: str | Path | None = None
     modality: str | None = None
     description: str | None = None
@@ -54,5 +66,9 @@ class PrepareOptions:
         for name, least in (("min_slices", 2), ("max_bytes", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least {least} is needed")
+        if self.channels:
+            check_channel_names(self.channels)
+        if self.subject_from not in (None, *SUBJECT_FROM):
+            raise ConfigError(f"subject_from is {self.subject_from!r}; {', '.join(SUBJECT_FROM)} are allowed")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; at least 1 is needed")

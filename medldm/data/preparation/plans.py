@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from medldm.data.identity import keyed_hash, subject_identifier
 from medldm.data.preparation.cases import CaseOutcome, CasePlan
@@ -26,6 +27,7 @@ def plan_cases(
     root: Path,
     labels: LabelTable,
     options: PrepareOptions,
+    values: Mapping[str, int],
 ) -> list[CasePlan]:
     """Give every source its subject, its name and its stamp."""
     rows = [subjects.row_of(source.names) or SubjectRow() for source in found.sources]
@@ -34,11 +36,14 @@ def plan_cases(
         for row, source in zip(rows, found.sources, strict=True)
     ]
     n_of_subject = Counter(names)
+    n_of_contrast = Counter(zip(names, (source.contrast for source in found.sources), strict=True))
     taken = {record.id: record.source for record in earlier.values()}
     plans = []
     for source, row, subject in zip(found.sources, rows, names, strict=True):
         source_hash = keyed_hash(source.key, key=key, purpose="source")
         wanted = subject if n_of_subject[subject] == 1 else f"{subject}_{source_hash[:6]}"
+        if n_of_subject[subject] > 1 and source.contrast and n_of_contrast[subject, source.contrast] == 1:
+            wanted = f"{subject}_{source.contrast}"
         if taken.get(wanted, source_hash) != source_hash:
             wanted = f"{subject}_{source_hash[:6]}"
         if source_hash in earlier and earlier[source_hash].subject == subject:
@@ -48,19 +53,30 @@ def plan_cases(
             id=wanted,
             subject=subject,
             source=source_hash,
-            stamp=_stamp(source, key=key, labels=labels, options=options),
-            split=row.split,
-            entry=dict(row.entry),
+            stamp=_stamp(source, key=key, labels=labels, options=options, values=values),
+            channels=source.channels,
+            split=row.split or source.split,
+            entry={**source.entry, **row.entry},
         )
-        plans.append(CasePlan(record=record, source=source, root=root, labels=labels, options=options))
+        plan = CasePlan(
+            record=record, source=source, root=root, labels=labels, options=options, values=values
+        )
+        plans.append(plan)
     return plans
 
 
-def _stamp(source: Source, *, key: bytes, labels: LabelTable, options: PrepareOptions) -> str:
-    """Hash what decides the output: sizes and times of the files, and the options that change voxels."""
+def _stamp(
+    source: Source, *, key: bytes, labels: LabelTable, options: PrepareOptions, values: Mapping[str, int]
+) -> str:
+    """Hash what decides the output: which files, their sizes and times, the options that change voxels."""
     files = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files]
     mapping = sorted((labels.mapping or {}).items())
-    chosen = (options.regularise, options.spacing_mm, mapping, labels.mapping is None)
+    structures = [(name, values[name]) for name in source.structures]
+    chosen: list[Any] = [options.regularise, options.spacing_mm, mapping, labels.mapping is None]
+    if structures:
+        chosen += [structures, options.priority]
+    if source.channels:
+        chosen.append(source.channels)
     return keyed_hash(json.dumps([files, chosen]), key=key, purpose="stamp", digits=32)
 
 
@@ -73,8 +89,9 @@ def is_done(plan: CasePlan, earlier: dict[str, CaseRecord]) -> bool:
         plan.record.stamp,
     ):
         return False
-    folders = ("images", "labels") if record.has_label else ("images",)
-    return all((plan.root / folder / f"{record.id}.nii.gz").is_file() for folder in folders)
+    files = [plan.root / "images" / name for name in record.image_names]
+    files += [plan.root / "labels" / f"{record.id}.nii.gz"] if record.has_label else []
+    return all(file.is_file() for file in files)
 
 
 def kept_case(plan: CasePlan, earlier: dict[str, CaseRecord]) -> CaseOutcome:

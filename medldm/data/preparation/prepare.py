@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from medldm.data.channels import CHANNELS_KEY
 from medldm.data.cohort import LABELS_FILE, split_by_subject
 from medldm.data.identity import load_key
 from medldm.data.listing import COHORT_FILE
@@ -16,8 +18,10 @@ from medldm.data.preparation.files import CaseRecord, open_output, read_records,
 from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.plans import is_done, kept_case, plan_cases, split_changed
+from medldm.data.preparation.remarks import describe_decisions
 from medldm.data.preparation.result import PrepareResult, Refused
 from medldm.data.preparation.sources import FoundSources, find_sources
+from medldm.data.preparation.structures import structure_values
 from medldm.data.preparation.table import SubjectTable, read_subject_table
 from medldm.errors import ConfigError, MissingFileError
 
@@ -41,8 +45,9 @@ def prepare(
 
     Args:
         input_dir: tree of DICOM files, .nii, .nii.gz, .nrrd, .mha and .npy files. A label map is recognised
-            by its folder (labels, labelsTr, seg, masks) or its ending (_seg, -label, _dseg, aseg) and goes
-            with the image of the same name, or with the only image nearest to it.
+            by its folder (labels, labelsTr, seg, masks) or a word of its name (_seg, -label, _dseg, aseg) and
+            belongs to the image of the same name, or to the image with which it stands alone in one folder.
+            Masks of single structures are merged by the names of their files.
         output_dir: must lie outside the input.
         table: CSV or TSV of the subjects; see `read_subject_table`.
         options: see `PrepareOptions`.
@@ -65,24 +70,52 @@ def prepare(
         raise MissingFileError("the input folder does not exist; check the path")
     subjects, labels = read_subject_table(table), read_label_table(options.labels)
     key = load_key(options.key_file, forbidden=(source_root, Path(output_dir).expanduser()))
+    found = find_sources(source_root, options=options, table=subjects)
     root = open_output(Path(output_dir), source=source_root, overwrite=options.overwrite)
     remove_unfinished(root)
-    found = find_sources(
-        source_root,
-        modality=options.modality,
-        description=options.description,
-        min_slices=options.min_slices,
-        max_bytes=options.max_bytes,
-    )
+    labels, values = _value_structures(found, labels)
     earlier = read_records(root)
-    plans = plan_cases(found, earlier, subjects=subjects, key=key, root=root, labels=labels, options=options)
+    plans = plan_cases(
+        found,
+        earlier,
+        subjects=subjects,
+        key=key,
+        root=root,
+        labels=labels,
+        options=options,
+        values=values,
+    )
+    remarks = describe_decisions(plans, options)
+    plans = [plan for plan in plans if not (plan.source.missing and options.drop_incomplete)]
     fresh = [plan for plan in plans if not is_done(plan, earlier)]
     outcomes = [kept_case(plan, earlier) for plan in plans if is_done(plan, earlier)]
     changed, fresh = split_changed(fresh, earlier, overwrite=options.overwrite)
     outcomes += [*changed, *convert_cases(fresh, options)]
-    result = _finish(root, outcomes, found, labels=labels, subjects=subjects, options=options)
+    result = _finish(
+        root, outcomes, found, labels=labels, subjects=subjects, options=options, remarks=remarks
+    )
     logger.info("prepared %d cases, refused %d", len(result.cases), len(result.refused))
     return result
+
+
+def _value_structures(found: FoundSources, labels: LabelTable) -> tuple[LabelTable, dict[str, int]]:
+    """Take the layout's names where no table gives them, and give structures that come as masks values."""
+    if found.schema is not None and labels == LabelTable():
+        labels = replace(labels, names=found.schema.structures, colours=found.schema.colours)
+    names = [name for source in found.sources for name in source.structures]
+    if not names:
+        return labels, {}
+    n_maps = sum(isinstance(source.label, Path) for source in found.sources)
+    if n_maps and not labels.names:
+        n_masks = sum(bool(source.structures) for source in found.sources)
+        raise ConfigError(
+            f"{n_maps} cases have a label map of numbers and {n_masks} have named structures; give a label "
+            "table with --labels, so that a number and a name mean the same"
+        )
+    values = structure_values(names, labels)
+    if not labels.names:
+        labels = replace(labels, names={value: name for name, value in values.items()})
+    return labels, values
 
 
 def _finish(
@@ -93,6 +126,7 @@ def _finish(
     labels: LabelTable,
     subjects: SubjectTable,
     options: PrepareOptions,
+    remarks: Sequence[str],
 ) -> PrepareResult:
     """Write the lists of everything that is in the output now, also from earlier runs."""
     records = sorted(
@@ -106,13 +140,16 @@ def _finish(
     training, validation = _split(records, options)
     if training or validation:
         classes = {"classes": dict(subjects.classes)} if subjects.classes else {}
-        write_json(root / COHORT_FILE, {"training": training, "validation": validation, **classes})
+        channels = {CHANNELS_KEY: list(records[0].channels)} if records[0].channels else {}
+        lists = {"training": training, "validation": validation}
+        write_json(root / COHORT_FILE, {**channels, **lists, **classes})
     result = PrepareResult(
         cases=tuple(records),
         refused=tuple(refused),
         passed_over=dict(found.passed_over),
         n_subjects=len({record.subject for record in records}),
         n_validation=len(validation),
+        remarks=tuple(remarks),
     )
     write_json(root / SUMMARY_FILE, result.to_dict())
     return result
@@ -144,7 +181,9 @@ def _split(
 
 
 def _case_of(record: CaseRecord) -> dict[str, Any]:
-    case: dict[str, Any] = {"id": record.id, "subject": record.subject, "image": f"images/{record.id}.nii.gz"}
+    files = [f"images/{name}" for name in record.image_names]
+    image = files if record.channels else files[0]
+    case: dict[str, Any] = {"id": record.id, "subject": record.subject, "image": image}
     if record.has_label:
         case["label"] = f"labels/{record.id}.nii.gz"
     return case | dict(record.entry)

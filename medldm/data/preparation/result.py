@@ -31,6 +31,7 @@ class PrepareResult:
         passed_over: numbers of files and series that were not meant, by reason.
         n_subjects: in the output.
         n_validation: cases set aside.
+        remarks: what was decided on the way and should be looked at: maps paired by place, absent structures.
     """
 
     cases: tuple[CaseRecord, ...]
@@ -38,6 +39,7 @@ class PrepareResult:
     passed_over: dict[str, int]
     n_subjects: int
     n_validation: int
+    remarks: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -51,6 +53,7 @@ class PrepareResult:
             "cases": [{name: getattr(case, name) for name in names} for case in self.cases],
             "refused": [{"id": one.id, "reason": one.reason} for one in self.refused],
             "passed_over": self.passed_over,
+            "remarks": list(self.remarks),
         }
 
     def table(self) -> str:
@@ -66,6 +69,9 @@ class PrepareResult:
             lines.append(
                 f"  {case.id}  {size} voxels  {spacing} mm" + "".join(f"; {note}" for note in case.notes)
             )
+        if self.remarks:
+            lines.append("remarks")
+            lines += [f"  {remark}" for remark in self.remarks]
         if self.passed_over:
             lines.append("passed over")
             lines += [f"  {count} x {reason}" for reason, count in sorted(self.passed_over.items())]

@@ -2,54 +2,80 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 from medldm.data.dicom.errors import Refusal
-from medldm.data.dicom.scan import choose_series, scan_files, walk_files
+from medldm.data.dicom.scan import DicomScan, choose_series, scan_files, walk_files
 from medldm.data.dicom.series import DicomSeries
-from medldm.transforms.readers import volume_stem, volume_suffix
-
-_LABEL_FOLDER = re.compile(r"(labels?|segs?|segmentations?|masks?)(Tr|Ts)?", re.IGNORECASE)
-_IMAGE_FOLDER = re.compile(r"(images?|imgs?|volumes?)(Tr|Ts)?", re.IGNORECASE)
-_LABEL_NAME = re.compile(
-    r"(?:^|[_.\-])(labels?|labelmap|segs?|segmentation|mask|dseg|aseg|aparc\+aseg|aparc)$", re.IGNORECASE
-)
-_IMAGE_NAME = re.compile(r"(?:^|[_.\-])(image|img|volume|0000)$", re.IGNORECASE)
-_LOST_LABEL = "a label map belongs to no image; put it beside its image, or name both alike"
-_BIDS = re.compile(r"sub-[A-Za-z0-9]+")
+from medldm.data.labels import LabelSchema
+from medldm.data.layouts.names import CaseName, file_stem, is_not_meant, read_name, read_names
+from medldm.data.layouts.pairing import pair_labels
+from medldm.data.layouts.records import NamedStructures
+from medldm.data.layouts.subjects import decide_subjects
+from medldm.data.preparation.options import PrepareOptions
+from medldm.data.preparation.table import SubjectTable
+from medldm.errors import ConfigError
+from medldm.transforms.readers import volume_suffix
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One volume of the input. Nothing of it may be shown: paths and patient numbers name people.
+    """One case of the input. Nothing of it may be shown: paths and patient numbers name people.
 
     Args:
-        key: what names this volume among all others, stable between runs.
+        key: what names this case among all others, stable between runs.
         subject: what names its subject.
         names: under which the subject table may know it, the most specific first.
-        folder: where it lies.
         series: the DICOM series, or None.
-        file: the volume file, or None.
-        label: the label map's file, or None.
+        images: channel -> file, in order; one image without a channel has the key "".
+        label: the label map's file, its named structures, or None.
+        contrast: what its name says of its contrast, "" where it says nothing.
+        case: what the contrasts of one case share.
+        missing: contrasts that were asked for and are not there.
+    doubt: why its subject is unsure, or "".
+        refusal: why it is refused before it is read, or "".
+        is_alone: whether its label map was paired because nothing else stood beside it.
+        split: as the layout says, or None.
+        entry: as the layout says.
     """
 
     key: str = field(repr=False)
     subject: str = field(repr=False)
     names: tuple[str, ...] = field(repr=False)
-    folder: Path = field(repr=False)
     series: DicomSeries | None = field(default=None, repr=False)
-    file: Path | None = field(default=None, repr=False)
-    label: Path | None = field(default=None, repr=False)
+    images: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    label: Path | NamedStructures | None = field(default=None, repr=False)
+    contrast: str = ""
+    case: tuple[str, ...] = field(default=(), repr=False)
+    missing: tuple[str, ...] = ()
+    doubt: str = ""
+    refusal: str = ""
+    is_alone: bool = False
+    split: str | None = None
+    entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Return the names of its channels, () for one image."""
+        return tuple(self.images) if len(self.images) > 1 else ()
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Return the names of its structures where they come as masks."""
+        return () if self.label is None or isinstance(self.label, Path) else self.label.names
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Return all files it is read from."""
-        images = sorted({frame.image.path for frame in self.series.frames}) if self.series else []
-        return (*images, *(path for path in (self.file, self.label) if path is not None))
+        frames = sorted({frame.image.path for frame in self.series.frames}) if self.series else []
+        if self.label is None:
+            return (*frames, *self.images.values())
+        labels = (self.label,) if isinstance(self.label, Path) else self.label.files
+        return (*frames, *self.images.values(), *labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,102 +83,141 @@ class FoundSources:
     """Everything found.
 
     Args:
-        sources: images with their label maps, to be converted or refused one by one.
-        lost: why files that became no source are refused, one reason each.
+        sources: cases, to be converted or refused one by one.
+        lost: why files that became no case are refused, one reason each.
         passed_over: numbers of files and series that were not meant, by reason.
+        schema: structures that the layout names, or None.
+        layout: its name, "" for a free one.
     """
 
     sources: tuple[Source, ...] = field(repr=False)
     lost: tuple[str, ...]
     passed_over: dict[str, int]
+    schema: LabelSchema | None = None
+    layout: str = ""
 
 
 def find_sources(
-    root: Path,
-    *,
-    modality: str | None = None,
-    description: str | None = None,
-    min_slices: int = 2,
-    max_bytes: int,
+    root: Path, *, options: PrepareOptions | None = None, table: SubjectTable | None = None
 ) -> FoundSources:
     """Scan a folder tree.
 
     Args:
         root: the input.
-        modality: only DICOM series of this modality; see `choose_series`.
-        description: only DICOM series whose description matches.
-        min_slices: only DICOM series of so many slices.
-        max_bytes: cap on a volume.
+        options: of the run.
+        table: of the subjects; its column "label" names label maps.
+
+    Raises:
+        ConfigError: for a label map in the table that is not in the input, or subjects that the names leave
+            unsure and the table does not say.
     """
-    images: list[Path] = []
-    labels: list[Path] = []
+    options, table = options or PrepareOptions(), table or SubjectTable()
+    found = _find_free(root, options=options, table=table)
+    _require_sure_subjects(found.sources, table)
+    return replace(found, sources=_join_channels(found.sources, options))
+
+
+def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> FoundSources:
+    volumes: list[Path] = []
     others: list[Path] = []
+    passed_over: Counter[str] = Counter()
     for path in walk_files(root):
-        if volume_suffix(path) is None:
+        if path.name.startswith("."):
+            passed_over["hidden file"] += 1
+        elif volume_suffix(path) is None:
             others.append(path)
+        elif is_not_meant(path):
+            passed_over["probability map or transform"] += 1
         else:
-            (labels if is_label_file(path) else images).append(path)
-    scan = scan_files(others, max_bytes=max_bytes)
-    passed_over = Counter(scan.ignored)
+            volumes.append(path)
+    scan = scan_files(others, max_bytes=options.max_bytes)
+    passed_over.update(scan.ignored)
+    base = root.parent if root.is_file() else root
+    read = read_names(path.relative_to(base) for path in volumes)
+    names = {base / path: name for path, name in read.items()}
+    labels = {path: name for path, name in names.items() if name.is_label}
+    sources = [_file_source(path, name, base) for path, name in names.items() if not name.is_label]
+    series = _chosen_series(scan, options, passed_over)
+    sources, named = _take_named_labels(sources, names, table, base)
+    file_names = [names[next(iter(source.images.values()))] for source in sources]
+    # Series know their patient; label maps in DICOM are paired by their references to series, not here.
+    series_sources = [_series_source(one, base) for one in series]
+    places = [read_name(PurePath(_folder_of(one, base), "image")) for one in series]
+    sources = _with_subjects(sources, file_names, options)
+    everything = [*sources, *series_sources]
+    free = {path: name for path, name in labels.items() if path not in named.values()}
+    pairs = pair_labels([*file_names, *places], free, nameless=range(len(sources), len(everything)))
+    paired = tuple(
+        replace(
+            source,
+            label=named.get(source.key, pairs.labels.get(index)),
+            refusal="" if source.key in named else pairs.contested.get(index, ""),
+            is_alone=index in pairs.alone and source.key not in named,
+        )
+        for index, source in enumerate(everything)
+    )
+    lost = [*pairs.lost.values(), *(str(error) for error in scan.damaged)]
+    return FoundSources(sources=paired, lost=tuple(lost), passed_over=dict(passed_over))
+
+
+def _chosen_series(scan: DicomScan, options: PrepareOptions, passed_over: Counter[str]) -> list[DicomSeries]:
+    """Return the series that were asked for, with those that will be refused, and count the others."""
     chosen = {
         id(series)
         for series in choose_series(
-            scan, modality=modality, description=description, min_slices=min_slices, refused=True
+            scan,
+            modality=options.modality,
+            description=options.description,
+            min_slices=options.min_slices,
+            refused=True,
         )
     }
-    sources = [_file_source(path, root) for path in images]
+    kept = []
     for series in scan.series:
         if series.refusal is not None and series.refusal.refusal is Refusal.LOCALIZER:
             passed_over["localizer series"] += 1
         elif id(series) not in chosen:
             passed_over["series of another kind than asked for"] += 1
         else:
-            sources.append(_series_source(series, root))
-    paired, lost = _pair(sources, labels, root)
-    reasons = [_LOST_LABEL] * len(lost) + [str(error) for error in scan.damaged]
-    return FoundSources(sources=paired, lost=tuple(reasons), passed_over=dict(passed_over))
+            kept.append(series)
+    return kept
 
 
-def is_label_file(path: Path) -> bool:
-    """Tell label maps by a folder (labels, labelsTr, seg, masks) or an ending (_seg, -label, _dseg, aseg)."""
-    return bool(_LABEL_FOLDER.fullmatch(path.parent.name) or _LABEL_NAME.search(volume_stem(path)))
-
-
-def pairing_key(path: Path, root: Path) -> str:
-    """Return what an image and its label map share: folders and stem without the words for either."""
-    parts = [
-        part
-        for part in path.parent.relative_to(root).parts
-        if not _LABEL_FOLDER.fullmatch(part) and not _IMAGE_FOLDER.fullmatch(part)
-    ]
-    stem = _IMAGE_NAME.sub("", _LABEL_NAME.sub("", volume_stem(path)))
-    return "/".join((*parts, stem))
-
-
-def _file_source(path: Path, root: Path) -> Source:
-    relative = path.relative_to(root) if path != root else Path(path.name)
-    folder = path.parent if path != root else root.parent
-    bids = _BIDS.search(relative.as_posix())
-    key = pairing_key(path, folder if path == root else root)
-    names = (
-        relative.as_posix(),
-        path.name,
-        volume_stem(path),
-        key.rsplit("/", 1)[-1],
-        *_folders(relative.parent),
-    )
+def _file_source(path: Path, name: CaseName, base: Path) -> Source:
+    relative = path.relative_to(base)
+    stem = file_stem(path)
+    names = (relative.as_posix(), path.name, stem, *name.key[-1:], *_folders(relative.parent), name.sub)
     return Source(
         key=f"file\n{relative.as_posix()}",
-        subject=bids.group(0) if bids else key,
-        names=tuple(dict.fromkeys(name for name in (*names, *([bids.group(0)] if bids else [])) if name)),
-        folder=folder,
-        file=path,
+        subject="",
+        names=tuple(dict.fromkeys(one for one in names if one)),
+        images={"": path},
+        contrast=name.channel,
+        case=name.key,
     )
 
 
-def _series_source(series: DicomSeries, root: Path) -> Source:
+def _with_subjects(
+    sources: Sequence[Source], names: Sequence[CaseName], options: PrepareOptions
+) -> list[Source]:
+    subjects = decide_subjects(names, subject_from=options.subject_from)
+    return [
+        replace(
+            source,
+            subject=subject or "/".join(source.names[:1]),
+            doubt=subjects.reason if index in subjects.unsure else "",
+        )
+        for index, (source, subject) in enumerate(zip(sources, subjects.names, strict=True))
+    ]
+
+
+def _folder_of(series: DicomSeries, base: Path) -> Path:
+    folder = series.image.path.parent
+    return folder.relative_to(base) if folder.is_relative_to(base) else Path()
+
+
+def _series_source(series: DicomSeries, base: Path) -> Source:
     image = series.image
-    folder = image.path.parent
     frame = min(series.frames, key=lambda one: (one.position or (), one.image.sop_uid, one.index))
     place = (
         frame.image.sop_uid,
@@ -161,13 +226,12 @@ def _series_source(series: DicomSeries, root: Path) -> Source:
         str(series.shape),
         str(series.volume),
     )
-    relative = folder.relative_to(root) if folder.is_relative_to(root) else Path()
+    relative = _folder_of(series, base)
     patient_id = image.patient.split("\n")[0]
     return Source(
         key="\n".join(("series", image.series_uid, *place)),
         subject=image.patient or image.study_uid or str(relative),
         names=tuple(dict.fromkeys(name for name in (patient_id, *_folders(relative)) if name)),
-        folder=folder,
         series=series,
     )
 
@@ -177,45 +241,84 @@ def _folders(relative: Path) -> list[str]:
     return [name for name in (relative.as_posix(), *reversed(relative.parts)) if name != "."]
 
 
-def _pair(
-    sources: Sequence[Source], labels: Iterable[Path], root: Path
-) -> tuple[tuple[Source, ...], tuple[Path, ...]]:
-    """Give each label map to the image of its pairing key, else to the only unlabelled image near it."""
-    by_key: dict[str, list[int]] = defaultdict(list)
-    for index, source in enumerate(sources):
-        if source.file is not None:
-            by_key[pairing_key(source.file, root)].append(index)
-    given: dict[int, Path] = {}
-    waiting: list[Path] = []
-    for label in labels:
-        free = [index for index in by_key.get(pairing_key(label, root), []) if index not in given]
-        if len(free) == 1:
-            given[free[0]] = label
-        else:
-            waiting.append(label)
-    lost = []
-    for label in waiting:
-        nearest = _nearest(label, sources, root, taken=given)
-        if nearest is None:
-            lost.append(label)
-        else:
-            given[nearest] = label
-    paired = tuple(replace(source, label=given.get(index)) for index, source in enumerate(sources))
-    return paired, tuple(lost)
+def _take_named_labels(
+    sources: Sequence[Source], volumes: Iterable[Path], table: SubjectTable, base: Path
+) -> tuple[list[Source], dict[str, Path]]:
+    """Return the sources that are no label maps by the table, and source -> label map as it says."""
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in volumes:
+        for name in {path.relative_to(base).as_posix(), path.name}:
+            by_name[name].append(path)
+    named: dict[str, Path] = {}
+    for source in sources:
+        row = table.row_of(source.names)
+        if row is None or not row.label:
+            continue
+        found = by_name.get(row.label, [])
+        if len(found) != 1:
+            raise ConfigError(
+                f"{len(found)} files of the input are a label map that the table names; give each by its "
+                "path relative to the input folder"
+            )
+        named[source.key] = found[0]
+    claimed = Counter(named.values())
+    if any(count > 1 for count in claimed.values()):
+        raise ConfigError("the table gives one label map to two images; give each image its own row and map")
+    return [source for source in sources if source.images[""] not in claimed], {
+        key: path for key, path in named.items()
+    }
 
 
-def _nearest(label: Path, sources: Sequence[Source], root: Path, *, taken: dict[int, Path]) -> int | None:
-    """Climb from the label map's folder to the first that holds images; None where these are several."""
-    for folder in (label.parent, *label.parent.parents):
-        if not folder.is_relative_to(root):
-            return None
-        inside = [
-            index
-            for index, source in enumerate(sources)
-            if source.folder.is_relative_to(folder)
-            and (source.series is None or source.series.refusal is None)
-        ]
-        free = [index for index in inside if index not in taken]
-        if inside:
-            return free[0] if len(free) == 1 else None
-    return None
+def _require_sure_subjects(sources: Sequence[Source], table: SubjectTable) -> None:
+    """Refuse to go on where names leave open whose scans these are."""
+    doubts = [source for source in sources if source.doubt and not _names_subject(source, table)]
+    if doubts:
+        counted = f"{len(doubts)} of {len(sources)} scans"
+        raise ConfigError(f"the subjects of {counted} are unsure: {doubts[0].doubt}")
+
+
+def _names_subject(source: Source, table: SubjectTable) -> bool:
+    row = table.row_of(source.names)
+    return row is not None and row.subject is not None
+
+
+def _join_channels(sources: Sequence[Source], options: PrepareOptions) -> tuple[Source, ...]:
+    """Join the contrasts of one case to one source with channels, where they are asked for."""
+    if not options.channels:
+        return tuple(sources)
+    wanted = [name.lower() for name in options.channels]
+    groups: dict[tuple[str, tuple[str, ...]], list[Source]] = defaultdict(list)
+    joined = []
+    for source in sources:
+        if source.series is not None or not source.contrast:
+            refusal = source.refusal or "its name says no contrast; leave it out, or name its contrast"
+            joined.append(replace(source, refusal=refusal))
+        else:
+            groups[source.subject, source.case].append(source)
+    for members in groups.values():
+        joined.append(_joined(members, wanted))
+    return tuple(joined)
+
+
+def _joined(members: Sequence[Source], wanted: Sequence[str]) -> Source:
+    by_contrast: dict[str, list[Source]] = defaultdict(list)
+    for source in members:
+        by_contrast[source.contrast.lower()].append(source)
+    chosen = [source for name in wanted for source in by_contrast.get(name, [])]
+    missing = [name for name in wanted if name not in by_contrast]
+    refusal = next((source.refusal for source in chosen if source.refusal), "")
+    labels = {one.label if isinstance(one.label, Path) else one.label and one.label.files for one in chosen}
+    if len(chosen) + len(missing) > len(wanted):
+        refusal = refusal or "two of its images are of one contrast; keep one of them"
+    if len(labels) > 1:
+        refusal = refusal or "its contrasts have different label maps; keep one for all of them"
+    first = (chosen or list(members))[0]
+    return replace(
+        first,
+        key="\n".join(("case", *first.case, *wanted)),
+        images={name: by_contrast[name][0].images[""] for name in wanted if name in by_contrast},
+        contrast="",
+        missing=tuple(missing),
+        refusal=refusal,
+        is_alone=any(source.is_alone for source in chosen),
+    )

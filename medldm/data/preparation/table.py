@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("training", "validation")
 CLASS_PREFIX = "class:"
-RESERVED = ("source", "subject", "class", "text", "split")
+RESERVED = ("source", "subject", "class", "text", "split", "label")
 _ABSENT = {"", "na", "n/a", "nan", "none", "null"}
 _SEX = {"f": 0.0, "female": 0.0, "m": 1.0, "male": 1.0}
 
@@ -29,11 +29,13 @@ class SubjectRow:
     Args:
         subject: identifier in the outputs; None asks for a keyed hash.
         split: "training", "validation" or None.
+        label: the label map of this source, as a path relative to the input or a file name; None without.
         entry: "class" (int), "classes", "text" and "scalars" for the case's dictionary, where given.
     """
 
     subject: str | None = None
     split: str | None = None
+    label: str | None = None
     entry: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +62,8 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
     Columns: "source" matches the DICOM PatientID, the folder, the file name or its stem; "subject" is the
     identifier to use in the outputs and, without "source", what is matched; "class" (numbers, or texts that
     are then numbered in alphabetical order); "class:<name>", further categories, whose texts are kept;
-    "text"; "split" ("training" or "validation"). Every other column whose values are numbers is a scalar;
+    "text"; "split" ("training" or "validation"); "label", the label map of the source, where names do not
+    say which it is. Every other column whose values are numbers is a scalar;
     "sex" may hold F (0) and M (1). Empty cells, "NA" and "nan" are absent values. Other columns are left out,
     with a line in the log.
 
@@ -138,7 +141,7 @@ def _row_of(
         raise ConfigError(
             f"line {line} of the subject table has an unknown split; {' and '.join(SPLITS)} are known"
         )
-    return SubjectRow(subject=subject, split=split, entry=entry)
+    return SubjectRow(subject=subject, split=split, label=row.get("label") or None, entry=entry)
 
 
 def _class_numbers(texts: Sequence[str]) -> dict[str, int]:

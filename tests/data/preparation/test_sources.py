@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from medldm.data.preparation.sources import find_sources, is_label_file, pairing_key
+from medldm.data.layouts.names import read_name
+from medldm.data.preparation.sources import find_sources
 
 LAYOUTS = {
     "folders": ("images/a.nii.gz", "labels/a.nii.gz"),
@@ -28,22 +29,22 @@ def test_label_map_finds_its_image(layout: str, tmp_path: Path) -> None:
     make(tmp_path, image, label)
     if layout != "bids":
         make(tmp_path, "other/x/images/zz.nii.gz", "other/x/labels/zz.nii.gz")
-    found = find_sources(tmp_path, max_bytes=1000)
-    pairs = {(source.file, source.label) for source in found.sources}
+    found = find_sources(tmp_path)
+    pairs = {(source.images[""], source.label) for source in found.sources}
     assert (tmp_path / image, tmp_path / label) in pairs
     assert found.lost == ()
 
 
 def test_label_map_near_several_images_is_not_guessed(tmp_path: Path) -> None:
     make(tmp_path, "s/one.nii.gz", "s/two.nii.gz", "s/expert_seg.nii.gz")
-    found = find_sources(tmp_path, max_bytes=1000)
+    found = find_sources(tmp_path)
     assert [source.label for source in found.sources] == [None, None]
     assert len(found.lost) == 1 and "expert" not in found.lost[0]
 
 
 def test_label_files_are_told_by_folder_or_ending() -> None:
     assert all(
-        is_label_file(Path(name))
+        read_name(name).is_label
         for name in (
             "labelsTr/a.nii.gz",
             "x/a-label.nrrd",
@@ -53,14 +54,9 @@ def test_label_files_are_told_by_folder_or_ending() -> None:
         )
     )
     assert not any(
-        is_label_file(Path(name)) for name in ("images/a.nii.gz", "x/vasegment.nii", "x/labelled_t1.nii")
+        read_name(name).is_label for name in ("images/a.nii.gz", "x/vasegment.nii", "x/labelled_t1.nii")
     )
 
 
 def test_pairing_key_drops_the_words_for_image_and_label() -> None:
-    root = Path("r")
-    assert (
-        pairing_key(root / "p/imagesTr/c_0000.nii.gz", root)
-        == pairing_key(root / "p/labelsTr/c.nii.gz", root)
-        == "p/c"
-    )
+    assert read_name("p/imagesTr/c_0000.nii.gz").key == read_name("p/labelsTr/c.nii.gz").key == ("p", "c")

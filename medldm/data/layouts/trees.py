@@ -1,0 +1,61 @@
+"""Walk the files of a layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from medldm.data.issues import Issue
+from medldm.data.layouts.names import file_stem
+from medldm.data.layouts.records import Scan
+from medldm.transforms.readers import volume_suffix
+
+
+def is_volume(path: Path) -> bool:
+    """Tell volume files by their suffix; files whose names begin with a dot never are."""
+    suffix = volume_suffix(path) or path.suffix.lower() in (".mgz", ".mgh")
+    return bool(suffix) and not path.name.startswith(".")
+
+
+def volumes_below(root: Path) -> list[Path]:
+    """Return all volume files of a tree, in a fixed order; linked folders are entered once."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for folder, names, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        found += [Path(folder) / name for name in sorted(files) if is_volume(Path(name))]
+    return found
+
+
+def volumes_in(folder: Path, *, root: Path, problems: list[Issue]) -> dict[str, Path]:
+    """Return stem -> volume of one folder; two volumes of one stem are an error."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not (path.is_file() and is_volume(path)):
+            continue
+        stem = file_stem(path)
+        if stem in found:
+            message = f"{found[stem].name} has the same name but for the format; keep one"
+            problems.append(Issue.error("pair", path.relative_to(root).as_posix(), message))
+        else:
+            found[stem] = path
+    return found
+
+
+def passed_over(root: Path, scans: Iterable[Scan], *, layout: str) -> list[Issue]:
+    """Count the volumes below the root that belong to no scan."""
+    used = {path for scan in scans for path in (*scan.images.values(), *scan.label_files)}
+    unused = [path for path in volumes_below(root) if path not in used]
+    if not unused:
+        return []
+    first = unused[0].relative_to(root).as_posix()
+    message = (
+        f"{len(unused)} volumes are no part of the {layout} layout and are passed over, the first is {first}"
+    )
+    return [Issue.warning("layout", ".", message)]

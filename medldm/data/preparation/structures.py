@@ -1,0 +1,95 @@
+"""Turn named structures into label maps whose values mean the same in the whole cohort."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from medldm.data.preparation.labels import LabelTable
+from medldm.errors import ConfigError
+from medldm.transforms.errors import VoxelValueError
+
+
+def structure_values(names: Iterable[str], table: LabelTable) -> dict[str, int]:
+    """Give every structure of a cohort its value: that of the label table, or its place in the alphabet.
+
+    Args:
+        names: of all structures of all cases.
+        table: of the run; its names decide where it has any.
+
+    Raises:
+        ConfigError: for structures that the table does not name.
+
+    Examples:
+        >>> structure_values(["spleen", "liver"], LabelTable())
+        {'liver': 1, 'spleen': 2}
+    """
+    found = sorted(set(names))
+    if not table.names:
+        return {name: value for value, name in enumerate(found, start=1)}
+    known = {_plain(name): value for value, name in table.names.items()}
+    if unknown := [name for name in found if _plain(name) not in known]:
+        shown = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+        raise ConfigError(
+            f"the label table names no structure {shown}; add a row for each, or leave the table out"
+        )
+    return {name: known[_plain(name)] for name in found}
+
+
+def merge_structures(
+    masks: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    *,
+    shape: tuple[int, ...],
+    values: Mapping[str, int],
+    priority: Sequence[str] = (),
+) -> np.ndarray:
+    """Merge masks to one label map.
+
+    Args:
+        masks: name -> (X, Y, Z) bool; each is asked for once.
+        names: of the masks.
+        shape: (X, Y, Z).
+        values: name -> value.
+        priority: structures that win where masks overlap, the strongest first.
+
+    Returns:
+        (X, Y, Z), the smallest unsigned type that holds the values.
+
+    Raises:
+        VoxelValueError: where masks overlap of which none is in `priority`; names both and counts the voxels.
+    """
+    ranks = {_plain(name): rank for rank, name in enumerate(priority)}
+    ordered = sorted(names, key=lambda name: (ranks.get(_plain(name), len(ranks)), name))
+    dtype = np.min_scalar_type(max((values[name] for name in names), default=0))
+    merged = np.zeros(shape, dtype=dtype)
+    winners = {values[name]: name for name in reversed(ordered)}
+    for name in ordered:
+        mask = masks[name]
+        taken = mask & (merged != 0) & (merged != values[name])
+        for value in np.unique(merged[taken]).tolist():
+            if _plain(winners[value]) not in ranks:
+                n_voxels = int((merged[taken] == value).sum())
+                raise VoxelValueError(
+                    f"its masks of {winners[value]} and {name} overlap in {n_voxels} voxels; correct them, "
+                    f"or say which wins: --priority {winners[value]},{name}"
+                )
+        merged[mask & (merged == 0)] = values[name]
+    return merged
+
+
+def absent_structures(cases: Sequence[Iterable[str]]) -> list[str]:
+    """Say of each structure in how many of the cases it has no mask; cases without a mask do not count."""
+    held = [set(names) for names in cases if names]
+    lines = []
+    for name in sorted(set().union(*held)):
+        n_absent = sum(name not in names for names in held)
+        if n_absent:
+            lines.append(f"{name} has no mask in {n_absent} of {len(held)} cases and is absent there")
+    return lines
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.\s]+", "_", name.strip().lower())
