@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,18 @@ def generator() -> torch.Generator:
 
 @pytest.fixture
 def make_cohort(tmp_path: Path) -> Callable[..., Path]:
-    """Write a cohort of small volumes: a bright ellipsoid (1) with a brighter core (5) in a dark surround."""
+    """Write a cohort of small volumes: a bright ellipsoid (1) with a brighter core (5) in a dark surround.
 
-    def make(n_cases: int = 4, *, shape: tuple[int, int, int] = (17, 20, 15), name: str = "cohort") -> Path:
+    Each named channel but the first is the first one inverted, in other units.
+    """
+
+    def make(
+        n_cases: int = 4,
+        *,
+        shape: tuple[int, int, int] = (17, 20, 15),
+        name: str = "cohort",
+        channels: Sequence[str] = (),
+    ) -> Path:
         folder = tmp_path / name
         rng = np.random.default_rng(0)
         affine = np.array([[-1.0, 0, 0, 8.5], [0, 0, 1.25, -9], [0, 1.0, 0, 3], [0, 0, 0, 1]])
@@ -46,13 +56,16 @@ def make_cohort(tmp_path: Path) -> Callable[..., Path]:
             distance = np.linalg.norm((np.indices(shape).T - centre) / np.asarray(shape), axis=-1).T
             labels = np.where(distance < 0.15, 5, np.where(distance < 0.3, 1, 0))
             image = 100 * (labels == 1) + 180 * (labels == 5) + rng.normal(20, 4, shape)
-            nib.save(
-                nib.Nifti1Image(image.astype(np.float32), affine), folder / "images" / f"case_{case}.nii.gz"
-            )
+            for place, channel in enumerate(channels or ("",)):
+                voxels = (image if place == 0 else 1000 * place - 4 * image).astype(np.float32)
+                ending = f"_{channel}" if channel else ""
+                nib.save(nib.Nifti1Image(voxels, affine), folder / "images" / f"case_{case}{ending}.nii.gz")
             nib.save(
                 nib.Nifti1Image(labels.astype(np.uint8), affine), folder / "labels" / f"case_{case}.nii.gz"
             )
         (folder / "labels.json").write_text('{"1": "shell", "5": "core"}')
+        if channels:
+            (folder / "channels.json").write_text(json.dumps({"channels": list(channels)}))
         return folder
 
     return make
@@ -60,27 +73,39 @@ def make_cohort(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def make_model() -> Callable[..., Any]:
-    """Build a tiny latent diffusion model with random weights, its output layer included."""
+    """Build a tiny latent diffusion model with random weights, its output layer included.
+
+    With channels the second one is CT.
+    """
     from medldm import ConditioningConfig, LatentDiffusionModel, LatentUNetConfig, VAEConfig
     from medldm.latent_diffusion.volume_space import VolumeSpace
-    from medldm.transforms import IntensityMapping
 
     def make(
-        conditioning_type: tuple[str, ...] = ("class", "label_map"), **options: Any
+        conditioning_type: tuple[str, ...] = ("class", "label_map"),
+        *,
+        channels: tuple[str, ...] = (),
+        **options: Any,
     ) -> LatentDiffusionModel:
         torch.manual_seed(0)
         described = {"num_classes": 3, "structures": {1: "shell", 5: "core"}, "text_embed_dim": 6} | options
         conditioning = ConditioningConfig(conditioning_type=conditioning_type, context_dim=8, **described)
         model = LatentDiffusionModel(
             autoencoder_config=VAEConfig(
-                down_channels=(4, 8, 8), n_groups=4, latent_channels=3, n_res_blocks=1, mid_attention=False
+                in_channels=len(channels) or 1,
+                out_channels=len(channels) or 1,
+                down_channels=(4, 8, 8),
+                n_groups=4,
+                latent_channels=3,
+                n_res_blocks=1,
+                mid_attention=False,
             ),
             conditioning_config=conditioning,
             unet_config=LatentUNetConfig(down_channels=(8, 16), n_groups=4, n_heads=2, n_res_blocks=1),
             space=VolumeSpace(
                 spacing_mm=(1, 1, 1),
                 size=(16, 20, 16),
-                intensity=IntensityMapping(kind="mr_percentile", lower=10.0, upper=200.0),
+                intensity=_name_mappings(channels),
+                channels=channels,
             ),
         )
         # Some layers start at zero; random weights make every input matter.
@@ -90,6 +115,17 @@ def make_model() -> Callable[..., Any]:
         return model.eval()
 
     return make
+
+
+def _name_mappings(channels: Sequence[str]) -> Any:
+    from medldm.transforms import IntensityMapping
+
+    mapping = IntensityMapping(kind="mr_percentile", lower=10.0, upper=200.0)
+    own = {
+        name: IntensityMapping(kind="ct_window") if place == 1 else mapping
+        for place, name in enumerate(channels)
+    }
+    return own or mapping
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,7 @@ HOW_TO = [
 ]
 # The commands and Python blocks of these pages are run by tests of their own.
 EDITING, COHORTS = "docs/how-to/edit.md", "docs/how-to/cohorts.md"
+CHANNELS = "docs/how-to/channels.md"
 PAGES = sorted(
     str(path.relative_to(REPOSITORY))
     for path in [
@@ -155,8 +156,22 @@ def test_commands_of_the_how_to_pages_run(
     assert (checkout / "outputs" / "evaluation" / "report.html").exists()
 
 
+@pytest.mark.slow
+def test_commands_of_the_page_on_several_contrasts_run(
+    make_cohort: Callable[..., Path], checkout: Path
+) -> None:
+    make_cohort(6, name="my_contrasts", channels=("t1n", "t2w"))
+    # Of another size, so that no volume is in both.
+    make_cohort(3, name="other_contrasts", channels=("t1n", "t2w"), shape=(16, 19, 14))
+    assert len(commands(CHANNELS)) == 6
+    run_page(CHANNELS, checkout)
+    names = sorted(file.name for file in (checkout / "synthetic_contrasts" / "images").iterdir())
+    assert names[:2] == ["synthetic_0000_t1n.nii.gz", "synthetic_0000_t2w.nii.gz"] and len(names) == 4
+    assert (checkout / "report_contrasts" / "channels" / "t2w" / "report.html").exists()
+
+
 def test_every_page_with_commands_or_python_is_run() -> None:
-    run = {"README.md", TUTORIAL, EDITING, *HOW_TO, *BUNDLES}
+    run = {"README.md", TUTORIAL, EDITING, CHANNELS, *HOW_TO, *BUNDLES}
     assert {page for page in PAGES if blocks(page, "bash")} == run
     assert {page for page in PAGES if blocks(page, "python")} == {"README.md", EDITING, COHORTS}
 

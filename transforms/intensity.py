@@ -20,12 +20,16 @@ from medldm.transforms.load import LoadVolume
 logger = logging.getLogger(__name__)
 
 
+OneOrMore = IntensityMapping | Mapping[str, Any] | Sequence[IntensityMapping | Mapping[str, Any]]
+
+
 class NormaliseIntensity(InvertibleTransform):
     """Map an image to [-1, 1]; the case's limits and clipped shares go into its meta, and the inverse uses
     them.
 
     Args:
-        mapping: an IntensityMapping or its dictionary form.
+        mapping: an IntensityMapping or its dictionary form, for all channels together; or a list with one for
+            each channel.
         report_above: share of clipped voxels from which a case is logged.
 
     Examples:
@@ -34,41 +38,74 @@ class NormaliseIntensity(InvertibleTransform):
         1.0
     """
 
-    def __init__(self, mapping: IntensityMapping | Mapping[str, Any], *, report_above: float = 0.01) -> None:
+    def __init__(self, mapping: OneOrMore, *, report_above: float = 0.01) -> None:
         super().__init__()
-        self.mapping = (
-            mapping if isinstance(mapping, IntensityMapping) else IntensityMapping.from_dict(mapping)
+        several = [mapping] if isinstance(mapping, IntensityMapping | Mapping) else mapping
+        self.mappings = tuple(
+            each if isinstance(each, IntensityMapping) else IntensityMapping.from_dict(each)
+            for each in several
         )
         self.report_above = report_above
         self._reported: set[str] = set()
 
     def __call__(self, volume: MetaTensor) -> MetaTensor:
-        """Map (C, X, Y, Z) to float32 in [-1, 1]."""
-        voxels = volume.as_tensor().to(torch.float32)
-        limits = self.mapping.case_limits(voxels)
-        below, above = self.mapping.clipped_fractions(voxels, limits=limits)
-        result = MetaTensor(self.mapping.to_model(voxels, limits=limits))
+        """Map (C, X, Y, Z) to float32 in [-1, 1].
+
+        Raises:
+            ConfigError: for another number of channels than of mappings.
+        """
+        parts = self._split(volume.as_tensor().to(torch.float32))
+        limits = [mapping.case_limits(part) for mapping, part in zip(self.mappings, parts, strict=True)]
+        every = list(zip(self.mappings, parts, limits, strict=True))
+        clipped = [mapping.clipped_fractions(part, limits=own) for mapping, part, own in every]
+        result = MetaTensor(_join([mapping.to_model(part, limits=own) for mapping, part, own in every]))
         result.copy_meta_from(volume)
-        result.meta["intensity_limits"] = limits
-        result.meta["clipped_fractions"] = (below, above)
-        self._report(volume, below=below, above=above)
-        self.push_transform(result, extra_info={"limits": list(limits)})
+        is_one = len(every) == 1
+        result.meta["intensity_limits"] = limits[0] if is_one else limits
+        result.meta["clipped_fractions"] = clipped[0] if is_one else clipped
+        for place, shares in enumerate(clipped):
+            self._report(volume, place, *shares)
+        self.push_transform(result, extra_info={"limits": [list(own) for own in limits]})
         return result
 
     def inverse(self, volume: MetaTensor) -> MetaTensor:
-        """Map back to the case's own intensities, float32 (int16 for CT)."""
+        """Map back to the case's own intensities, float32 (int16 for CT alone)."""
         limits = self.pop_transform(volume)[TraceKeys.EXTRA_INFO]["limits"]
-        values = self.mapping.from_model(volume.as_tensor(), limits=(float(limits[0]), float(limits[1])))
-        return MetaTensor(values).copy_meta_from(volume)
+        parts = self._split(volume.as_tensor())
+        values = [
+            mapping.from_model(part, limits=(float(own[0]), float(own[1])))
+            for mapping, part, own in zip(self.mappings, parts, limits, strict=True)
+        ]
+        return MetaTensor(_join(values)).copy_meta_from(volume)
 
-    def _report(self, volume: MetaTensor, *, below: float, above: float) -> None:
+    def _split(self, voxels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return what each mapping maps: all channels together, or each channel (1, X, Y, Z)."""
+        if len(self.mappings) == 1:
+            return (voxels,)
+        if len(voxels) != len(self.mappings):
+            raise ConfigError(
+                f"the volume has {len(voxels)} channels and there are {len(self.mappings)} intensity "
+                "mappings; one for each channel is needed"
+            )
+        return voxels.split(1)
+
+    def _report(self, volume: MetaTensor, place: int, below: float, above: float) -> None:
         """Log each file once, not once an epoch; dark background below an MR window is no loss."""
-        lost = above if self.mapping.kind == "mr_percentile" else below + above
-        name = str(volume.meta.get("filename_or_obj", "volume")).replace("\\", "/").rsplit("/", 1)[-1]
+        lost = above if self.mappings[place].kind == "mr_percentile" else below + above
+        files = volume.meta.get("channel_files") or [volume.meta.get("filename_or_obj", "volume")]
+        name = str(files[min(place, len(files) - 1)]).replace("\\", "/").rsplit("/", 1)[-1]
         if lost >= self.report_above and name not in self._reported:
             self._reported.add(name)
             message = "%s: %.2f %% of voxels below and %.2f %% above the intensity window are clipped"
             logger.info(message, name, 100 * below, 100 * above)
+
+
+def _join(parts: Sequence[Any]) -> torch.Tensor:
+    """Join mapped channels; where their types differ, as CT's and MR's do, all become float32."""
+    if len(parts) == 1:
+        return torch.as_tensor(parts[0])
+    is_one_type = len({part.dtype for part in parts}) == 1
+    return torch.cat([part if is_one_type else part.to(torch.float32) for part in parts])
 
 
 class NormaliseIntensityd(KeyedTransform):
@@ -77,7 +114,7 @@ class NormaliseIntensityd(KeyedTransform):
     def __init__(
         self,
         keys: Hashable | Sequence[Hashable],
-        mapping: IntensityMapping | Mapping[str, Any],
+        mapping: OneOrMore,
         *,
         report_above: float = 0.01,
         allow_missing_keys: bool = False,
@@ -101,7 +138,7 @@ def measure_intensity_mapping(
     takes the smallest and largest voxel of the cohort.
 
     Args:
-        cases: MONAI dictionaries with a path or a tensor under `image_key`, or tensors.
+        cases: MONAI dictionaries with a path or a tensor under `image_key`, or tensors; of one channel.
         kind: of the mapping.
         image_key: entry that holds the image.
         percentiles: of the foreground, mr_percentile only.

@@ -13,20 +13,24 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from medldm.errors import ConfigError
-from medldm.transforms.errors import VolumeError, VoxelValueError
+from medldm.transforms.errors import GeometryError, VolumeError, VoxelValueError
 from medldm.transforms.keyed import DEFAULT_LABEL_KEYS, KeyedTransform
 from medldm.transforms.orientation import to_ras_affine, turn, turn_back
-from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, corner_distance_mm, spacing_of
 from medldm.transforms.readers import check_voxels_finite, read_raw_volume
 
 logger = logging.getLogger(__name__)
 
+GRID_TOLERANCE = 0.01
+"""Share of a voxel's shortest edge by which the corners of the channels of one image may differ."""
+
 
 class LoadVolume(Transform):
-    """Load one volume as (1, X, Y, Z) float32, RAS+.
+    """Load one volume as (1, X, Y, Z) float32, RAS+; a list of files as the channels of one, (C, X, Y, Z).
 
     The MetaTensor's meta keeps `affine` (RAS+, float64), `original_affine` and `original_shape` (the file's
-    own, to the bit), and `filename_or_obj`. `restore_file_geometry` goes back to the file's axes.
+    own, to the bit), and `filename_or_obj`; of several files those of the first, and all names under
+    `channel_files`. `restore_file_geometry` goes back to the file's axes.
 
     Args:
         is_label: refuse voxels that are not integers.
@@ -55,12 +59,30 @@ class LoadVolume(Transform):
         self.spacing_mm = spacing_mm
         self.max_bytes = max_bytes
 
-    def __call__(self, path: str | Path) -> MetaTensor:
-        """Load `path`.
+    def __call__(self, path: str | Path | Sequence[str | Path]) -> MetaTensor:
+        """Load `path`, or the files of the channels in their order.
 
         Raises:
-            VolumeError: naming the file, the value found, what is allowed and what to do.
+            VolumeError: naming the file, the value found, what is allowed and what to do; also where the
+                files of several channels do not lie on one grid.
+            ConfigError: for no file, or several files of a label map.
         """
+        if isinstance(path, str | Path):
+            return self._load_one(path)
+        if not path or (self.is_label and len(path) > 1):
+            raise ConfigError(
+                f"{len(path)} files are given as one volume; a label map is one file, an image any"
+            )
+        channels = [self._load_one(file) for file in path]
+        for file, channel in zip(path, channels, strict=True):
+            require_one_grid(channels[0], channel, file=file)
+        result = MetaTensor(torch.cat([channel.as_tensor() for channel in channels]))
+        result.copy_meta_from(channels[0])
+        if len(path) > 1:
+            result.meta["channel_files"] = [str(file) for file in path]
+        return result
+
+    def _load_one(self, path: str | Path) -> MetaTensor:
         raw = read_raw_volume(path, spacing_mm=self.spacing_mm, max_bytes=self.max_bytes)
         for note in raw.notes:
             logger.warning("%s: %s", Path(path).name, note)
@@ -82,7 +104,7 @@ class LoadVolumed(KeyedTransform):
     """Dictionary form of LoadVolume.
 
     Args:
-        keys: entries that hold paths.
+        keys: entries that hold a path, or a list of paths, one for each channel.
         label_keys: those of them that are label maps.
         spacing_mm: mm per voxel for .npy files.
         max_bytes: cap on each volume in memory.
@@ -110,6 +132,29 @@ class LoadVolumed(KeyedTransform):
         """Turn the volumes back to the axes of their files."""
         case = dict(data)
         return case | {key: restore_file_geometry(case[key]) for key in self.key_iterator(case)}
+
+
+def require_one_grid(first: MetaTensor, other: MetaTensor, *, file: str | Path) -> None:
+    """Refuse a channel (1, X, Y, Z) that does not lie on the grid of the first one, RAS+.
+
+    Raises:
+        GeometryError: naming the file.
+    """
+    shape, own = tuple(first.shape[1:]), tuple(other.shape[1:])
+    if own != shape:
+        raise GeometryError(
+            f"its shape is {own}, that of its case's first channel {shape}; all must lie on one grid; "
+            "resample it",
+            file=file,
+        )
+    affine, its_own = (np.asarray(each.affine, dtype=np.float64) for each in (first, other))
+    distance, edge = corner_distance_mm(affine, its_own, shape), float(spacing_of(affine).min())
+    if distance > GRID_TOLERANCE * edge:
+        raise GeometryError(
+            f"its affine puts a corner {distance:.4g} mm from where that of its case's first channel does; "
+            f"{GRID_TOLERANCE * edge:.4g} mm is allowed; resample it or correct its header",
+            file=file,
+        )
 
 
 def restore_file_geometry(volume: MetaTensor) -> MetaTensor:

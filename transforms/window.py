@@ -21,7 +21,7 @@ class Window(InvertibleTransform):
     """Take a window of a volume that may reach beyond it; the inverse puts the window back.
 
     Args:
-        fill: value of the voxels beyond the volume, or "minimum" of the volume, or "edge" to repeat its
+        fill: value of the voxels beyond the volume, or "minimum" of each channel, or "edge" to repeat its
             faces.
     """
 
@@ -89,9 +89,11 @@ def take_window(volume: MetaTensor, window: tuple[tuple[int, int], ...], *, fill
             voxels = voxels.index_select(axis, index)
         result = MetaTensor(voxels)
     else:
-        value = float(voxels.min()) if fill == "minimum" else float(fill)
         size = [voxels.shape[0], *(stop - start for start, stop in window)]
-        target = voxels.new_full(size, value)
+        if fill == "minimum":
+            target = voxels.amin(dim=(1, 2, 3), keepdim=True).expand(size).clone()
+        else:
+            target = voxels.new_full(size, float(fill))
         shared = [
             (max(start, 0), min(stop, n_in))
             for (start, stop), n_in in zip(window, voxels.shape[1:], strict=True)

@@ -73,7 +73,7 @@ def to_network_intensities(
     space = space_of(checkpoint)
     if space is None:
         raise ValueError(f"{folder} holds a model without space: train it through the bundle")
-    mapping = space.intensity
+    (mapping,) = space.intensities
     cohort_limits = (mapping.lower, mapping.upper)
     return (
         [(np.asarray(mapping.to_model(image)), labels) for image, labels, _ in real],

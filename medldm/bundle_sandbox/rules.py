@@ -15,6 +15,7 @@ _MEDLDM = {
         """,
     "medldm.workflows": "initialise_run init_distributed run_generation run_training",
     "medldm.runtime.devices": "choose_device",
+    "medldm.data.cohort": "count_channels",
     "medldm.evaluation.cases.reading": "GridConfig split_cohort",
     "medldm.evaluation.features.contrastive": "ContrastiveConfig",
     "medldm.evaluation.config": "EvaluationConfig",

@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache-dir", help="keep features here, without names, for the next evaluation of the same volumes"
     )
+    parser.add_argument(
+        "--channels", help="contrasts to compare, such as t1n,t2w; those of the synthetic cohort if not given"
+    )
+    parser.add_argument(
+        "--drop-incomplete", action="store_true", help="leave out real cases that lack one of the contrasts"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--time-budget",
@@ -46,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Write the report and print its summary; the exit code tells of gaps and of copies."""
+    from medldm.evaluation.cases.reading import open_cohort
     from medldm.evaluation.evaluate import EvaluationConfig, evaluate, require_clean, summary_text
     from medldm.evaluation.resources import EvaluationResources
     from medldm.evaluation.sections.usefulness import UsefulnessConfig
@@ -62,14 +69,13 @@ def run_command(options: argparse.Namespace) -> int:
         feature_weights=options.feature_weights,
         cache_dir=options.cache_dir,
     )
-    report = evaluate(
-        options.real_train,
-        options.real_test,
-        options.synthetic,
-        options.output_dir,
-        config,
-        resources=resources,
+    channels = None if options.channels is None else options.channels.split(",")
+    real_train, real_test = (
+        open_cohort(each, channels=channels, drop_incomplete=options.drop_incomplete)
+        for each in (options.real_train, options.real_test)
     )
+    synthetic = open_cohort(options.synthetic, channels=channels)
+    report = evaluate(real_train, real_test, synthetic, options.output_dir, config, resources=resources)
     sys.stdout.write(summary_text(report) + "\n")
     require_clean(report, fail_on_copies=options.fail_on_copies)
     return 0

@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", default="balanced", help="fast, balanced or reference")
     parser.add_argument("--num-steps", type=int, help="the preset's if not given")
     parser.add_argument("--overwrite", action="store_true", help="replace volumes that exist")
+    parser.add_argument(
+        "--channel-endings",
+        default="name",
+        choices=("name", "number"),
+        help="of the files of several channels: their names, or 0000, 0001, ... as nnU-Net has them",
+    )
     parser.add_argument("--device", default="auto")
 
 
@@ -57,6 +63,7 @@ def run_command(options: argparse.Namespace) -> int:
             num_steps=options.num_steps,
         ),
         overwrite=options.overwrite,
+        channel_endings=options.channel_endings,
         device=options.device,
     )
     sys.stdout.write(f"{len(paths)} volumes in {options.output_dir}\n")

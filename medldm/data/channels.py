@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 CHANNELS_FILE = "channels.json"
 CHANNELS_KEY = "channels"
+ENDINGS_KEY = "endings"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -64,34 +65,47 @@ def read_channel_names(content: Any) -> tuple[str, ...]:
     return check_channel_names(content[CHANNELS_KEY])
 
 
-def read_channels_file(root: Path, *, issues: list[Issue]) -> tuple[str, ...]:
-    """Return the channels of channels.json in a cohort's folder, () without; what is wrong joins `issues`."""
+def read_channels_file(root: Path, *, issues: list[Issue]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the channels of channels.json in a cohort's folder and the endings of their files' names.
+
+    Both are () without the file; what is wrong joins `issues`. The endings are the names themselves unless
+    "endings" says otherwise, such as ["0000", "0001"] for files named as nnU-Net names them.
+    """
     file = root / CHANNELS_FILE
     if not file.is_file():
-        return ()
+        return (), ()
     try:
-        names = read_channel_names(json.loads(file.read_text(encoding="utf-8")))
+        content = json.loads(file.read_text(encoding="utf-8"))
+        names = read_channel_names(content)
         if not names:
             raise ConfigError('it names no channels; {"channels": ["t1n", "t1c"]} is needed')
+        endings = check_channel_names(content.get(ENDINGS_KEY) or names)
+        if len(endings) != len(names):
+            raise ConfigError(
+                f"it has {len(names)} channels and {len(endings)} endings; one for each is needed"
+            )
     except ValueError as error:
         issues.append(Issue.error("channel", CHANNELS_FILE, str(error)))
-        return ()
-    return names
+        return (), ()
+    return names, endings
 
 
-def describe_channels(names: Sequence[str]) -> bytes:
-    """Return the content of channels.json."""
-    return (json.dumps({CHANNELS_KEY: list(names)}, indent=2) + "\n").encode()
+def describe_channels(names: Sequence[str], *, endings: Sequence[str] | None = None) -> bytes:
+    """Return the content of channels.json; `endings` of the files where they are not the names."""
+    content = {CHANNELS_KEY: list(names)}
+    if endings is not None and tuple(endings) != tuple(names):
+        content[ENDINGS_KEY] = list(endings)
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def join_channels(
-    volumes: Mapping[str, Path], channels: Sequence[str], *, issues: list[Issue]
+    volumes: Mapping[str, Path], endings: Sequence[str], *, issues: list[Issue]
 ) -> dict[str, list[str | None]]:
-    """Join the files <case>_<channel> to cases.
+    """Join the files <case>_<ending> to cases.
 
     Args:
         volumes: stem to file.
-        channels: names.
+        endings: of the channels' files, in the order of the channels.
         issues: receives an error for each file whose name ends in no channel.
 
     Returns:
@@ -99,16 +113,16 @@ def join_channels(
     """
     found: dict[str, list[str | None]] = {}
     for stem, file in volumes.items():
-        place = next((place for place, name in enumerate(channels) if stem.endswith(f"_{name}")), None)
-        case = "" if place is None else stem.removesuffix(f"_{channels[place]}")
+        place = next((place for place, name in enumerate(endings) if stem.endswith(f"_{name}")), None)
+        case = "" if place is None else stem.removesuffix(f"_{endings[place]}")
         if place is None or not case:
-            endings = ", ".join(f"_{name}" for name in channels)
+            listed = ", ".join(f"_{name}" for name in endings)
             message = (
-                f"its name is no case and one of {endings}; rename it, or name its channel in {CHANNELS_FILE}"
+                f"its name is no case and one of {listed}; rename it, or name its channel in {CHANNELS_FILE}"
             )
             issues.append(Issue.error("channel", f"{file.parent.name}/{file.name}", message))
             continue
-        found.setdefault(case, [None] * len(channels))[place] = str(file)
+        found.setdefault(case, [None] * len(endings))[place] = str(file)
     return found
 
 

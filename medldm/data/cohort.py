@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medldm.data.case_checks import check_cases
-from medldm.data.channels import choose_channels, select_channels
+from medldm.data.case_checks import check_cases, image_files
+from medldm.data.channels import check_channel_names, choose_channels, select_channels
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
@@ -47,6 +47,25 @@ class Cohort:
     def cases(self) -> list[Case]:
         """Return all cases, training first."""
         return [*self.training, *self.validation]
+
+    def with_channels(self, names: Sequence[str]) -> Cohort:
+        """Return the cohort with some of its channels, in the given order.
+
+        Raises:
+            ConfigError: for a channel that it does not have.
+        """
+        chosen = choose_channels(self.channels, names)
+        training, validation = (
+            select_channels(
+                [case | {"image": image_files(case)} if "image" in case else case for case in cases],
+                self.channels,
+                wanted=chosen,
+                drop_incomplete=False,
+                issues=[],
+            )
+            for cases in (self.training, self.validation)
+        )
+        return replace(self, training=training, validation=validation, channels=chosen)
 
     def relative(self, path: str | Path) -> str:
         """Return a file's name relative to the cohort's folder, for messages."""
@@ -102,13 +121,14 @@ def read_cohort(
     )
     if not known and _errors(issues):
         channels = None  # the names could not be read; that is the error to show
+    if "validation" not in lists:
+        parts = split_by_subject(lists["training"], validation_fraction=validation_fraction, seed=seed)
+        lists = dict(zip(SPLITS, parts, strict=True))
+    # After the split, which must not depend on the contrasts that are wanted.
     lists = {
         split: select_channels(cases, known, wanted=channels, drop_incomplete=drop_incomplete, issues=issues)
         for split, cases in lists.items()
     }
-    if "validation" not in lists:
-        parts = split_by_subject(lists["training"], validation_fraction=validation_fraction, seed=seed)
-        lists = dict(zip(SPLITS, parts, strict=True))
     if not lists["training"] and not _errors(issues):
         issues.append(Issue.error("empty", path.name, "it lists no training case; at least one is needed"))
     cohort = Cohort(
@@ -124,6 +144,20 @@ def read_cohort(
         raise CohortError(_with_header_errors(cohort))
     logger.info("cohort: %d training and %d validation cases", len(cohort.training), len(cohort.validation))
     return cohort
+
+
+def count_channels(dataset_dir: str | Path, channels: Sequence[str] | None = None) -> int:
+    """Return how many channels the images of a cohort have, by its names alone; nothing is checked.
+
+    Args:
+        dataset_dir: as `read_cohort` takes it; where there is none yet, as when MONAI verifies a bundle, 1.
+        channels: names of the contrasts to take; None for all that the cohort names.
+    """
+    path = Path(dataset_dir).expanduser().resolve()
+    if channels is not None or not path.exists():
+        return len(check_channel_names(channels)) if channels is not None else 1
+    _, known, _ = read_lists(path, issues=[], require_labels=False, require_images=False)
+    return len(known) or 1
 
 
 def _with_header_errors(cohort: Cohort) -> list[Issue]:

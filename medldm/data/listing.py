@@ -35,8 +35,8 @@ def read_lists(
         return listing.parent, channels, lists
     if not require_images and _has(path, "labels") and not _has(path, "images"):
         return path, (), {"training": _read_label_maps(path, issues=issues)}
-    channels = read_channels_file(path, issues=issues)
-    cases = _read_folders(path, channels=channels, issues=issues, require_labels=require_labels)
+    channels, endings = read_channels_file(path, issues=issues)
+    cases = _read_folders(path, endings=endings, issues=issues, require_labels=require_labels)
     return path, channels, {"training": cases}
 
 
@@ -47,12 +47,12 @@ def subject_of(case_id: str) -> str:
 
 
 def _read_folders(
-    root: Path, *, channels: tuple[str, ...], issues: list[Issue], require_labels: bool
+    root: Path, *, endings: tuple[str, ...], issues: list[Issue], require_labels: bool
 ) -> list[Case]:
     volumes = _volumes_in(root / "images", issues=issues)
     images: dict[str, Any] = {stem: str(file) for stem, file in volumes.items()}
-    if channels:
-        images = join_channels(volumes, channels, issues=issues)
+    if endings:
+        images = join_channels(volumes, endings, issues=issues)
     has_labels = _has(root, "labels")
     labels = _volumes_in(root / "labels", issues=issues) if has_labels or require_labels else {}
     others = _volumes_in(root / CONDITION_IMAGES, issues=issues) if _has(root, CONDITION_IMAGES) else {}
@@ -67,7 +67,7 @@ def _read_folders(
             cases.append(case)
         elif has_labels:
             message = "it has no label map of that name in labels/; add it or remove the image"
-            name = stem if channels else Path(image).name
+            name = stem if endings else Path(image).name
             issues.append(Issue.error("pair", f"images/{name}", message))
     for folder, files in (("labels", labels), (CONDITION_IMAGES, others)):
         for stem in sorted(files.keys() - images.keys()):

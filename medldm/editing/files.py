@@ -24,6 +24,7 @@ from medldm.generation.files import LabelGrid
 from medldm.generation.requests import RequestPreparer
 from medldm.label_maps.changes import change_labels, count_changes
 from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
+from medldm.latent_diffusion.volume_space import require_one_channel
 from medldm.runtime.distributed import DistributedError, world_size
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
@@ -74,6 +75,7 @@ class Editor:
                 "the model was trained without label maps: editing needs one that knows them"
             )
         self.space, self.schema = preparer.space, preparer.schema
+        self.intensity = require_one_channel(self.space, what="editing")
         self.change = request.change(self.schema)
         overwrite = read_switch(overwrite, name="overwrite")
         if self._file("images", ".nii.gz").exists() and not overwrite:
@@ -151,7 +153,7 @@ class Editor:
 
     def _network_volume(self) -> tuple[torch.Tensor, tuple[float, float]]:
         """Return the image (1, 1, X, Y, Z) in [-1, 1] as in training, and its intensities at -1 and 1."""
-        intensity = self.space.intensity
+        intensity = self.intensity
         resampled = ResampleToSpacing(self.space.spacing_mm)(self.image.loaded)
         limits = intensity.case_limits(resampled.as_tensor())
         volume = self.grid.to_network_grid(self.image.loaded, fill=limits[0])
@@ -159,7 +161,7 @@ class Editor:
 
     def _compose(self, redrawn: RegeneratedRegion, limits: tuple[float, float]) -> np.ndarray:
         decoded, reconstruction = (
-            np.asarray(self.space.intensity.from_model(self.grid.to_file_grid(part[0]), limits=limits))
+            np.asarray(self.intensity.from_model(self.grid.to_file_grid(part[0]), limits=limits))
             for part in redrawn
         )
         weights = feather_weights(self.region, feather_mm=self.config.feather_mm, spacing_mm=self.spacing_mm)

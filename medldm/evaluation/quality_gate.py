@@ -9,14 +9,15 @@ images. So about 1 % and 5 % of good volumes are drawn again for nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from medldm.configs import Config
-from medldm.data.cohort import read_cohort
+from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.reading import read_case
@@ -29,7 +30,8 @@ from medldm.evaluation.sections.usefulness_trainings import blind_answer
 from medldm.evaluation.segmenter import Segmenter, SegmenterConfig, train_segmenter
 from medldm.generation.rejection import QualityGate
 from medldm.latent_diffusion.model import LatentDiffusionModel
-from medldm.latent_diffusion.volume_space import VolumeSpace, require_volume_space
+from medldm.latent_diffusion.volume_space import require_volume_space
+from medldm.transforms import IntensityMapping
 from medldm.transforms.window import centre_crop_or_pad
 
 logger = logging.getLogger(__name__)
@@ -186,15 +188,53 @@ def make_quality_gate(
         validation_fraction=validation_fraction,
         seed=split_seed,
         require_labels=has_labels,
+        channels=space.channels or None,
+        drop_incomplete=True,
     )
-    train = [_read(case, space, schema if has_labels else None) for case in cohort.training]
+    # Of several channels each may be wrong by chance: together they are as often as one.
+    own = config.copy(
+        copy_quantile=1 - (1 - config.copy_quantile) / space.n_channels,
+        label_quantile=config.label_quantile / space.n_channels,
+    )
+    checks = [
+        _channel_checks(
+            cohort.with_channels([name]) if space.n_channels > 1 else cohort,
+            partial(_read, spacing_mm=space.spacing_mm, intensity=mapping),
+            schema=schema if has_labels else None,
+            config=config if space.n_channels == 1 else own,
+        )
+        for name, mapping in zip(space.channels or ("",), space.intensities, strict=True)
+    ]
+
+    def check(image: Image, labels: Labels | None) -> list[str]:
+        if space.n_channels == 1:
+            return [problem for each in checks[0] for problem in each(image, labels)]
+        return [
+            f"{name}: {problem}"
+            for name, channel, own_checks in zip(space.channels, image, checks, strict=True)
+            for each in own_checks
+            for problem in each(channel, labels)
+        ]
+
+    return QualityGate(check=check, max_redraws=config.max_redraws, refuse=config.refuse)
+
+
+def _channel_checks(
+    cohort: Cohort,
+    read: Callable[..., LabelledImage],
+    *,
+    schema: LabelSchema | None,
+    config: QualityGateConfig,
+) -> list[CopyCheck | LabelCheck]:
+    """Build the checks of images of one channel."""
+    train = [read(case, schema=schema) for case in cohort.training]
     checks: list[CopyCheck | LabelCheck] = []
     if config.copies:
         copies = CopyCheck([image for image, _ in train], [c["subject"] for c in cohort.training], config)
         logger.info("gate: at most %.3f like a training volume", copies.threshold)
         checks.append(copies)
-    if has_labels and schema is not None:
-        validation = [_read(case, space, schema) for case in cohort.validation]
+    if schema is not None:
+        validation = [read(case, schema=schema) for case in cohort.validation]
         k = schema.n_structures
         segmenter = train_segmenter(
             train, config.segmenter, n_structures=k, n_steps=config.n_steps, seed=config.seed
@@ -205,17 +245,19 @@ def make_quality_gate(
         )
         logger.info("gate: a Dice of at least %.3f with the label map", labelled.limit)
         checks.append(labelled)
-
-    def check(image: Image, labels: Labels | None) -> list[str]:
-        return [problem for each in checks for problem in each(image, labels)]
-
-    return QualityGate(check=check, max_redraws=config.max_redraws, refuse=config.refuse)
+    return checks
 
 
-def _read(case: dict[str, Any], space: VolumeSpace, schema: LabelSchema | None) -> LabelledImage:
+def _read(
+    case: dict[str, Any],
+    *,
+    spacing_mm: Sequence[float],
+    intensity: IntensityMapping,
+    schema: LabelSchema | None,
+) -> LabelledImage:
     """Return a real case on the networks' spacing and scale, its labels as 0..K; all 0 without a schema."""
-    image, labels, _ = read_case(case, space.spacing_mm)
-    scaled = np.asarray(space.intensity.to_model(image), dtype=np.float32)
+    image, labels, _ = read_case(case, spacing_mm)
+    scaled = np.asarray(intensity.to_model(image), dtype=np.float32)
     if schema is None or labels is None:
         return scaled, np.zeros(scaled.shape, dtype=np.int64)
     return scaled, schema.index_map(labels).numpy()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from medldm.data.cohort import Cohort
-from medldm.evaluation.cases.model_cases import EvaluatedModel, open_model
-from medldm.evaluation.cases.reading import Cohorts, load_case_sets, open_cohort
+from medldm.evaluation.cases.model_cases import EvaluatedModel, open_model, require_channels
+from medldm.evaluation.cases.reading import Cohorts, load_case_sets
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, LabelledImage
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.errors import NotMeasurableError
@@ -33,6 +31,8 @@ from medldm.evaluation.sections.usefulness_trainings import fit_steps, measure_u
 from medldm.evaluation.segmenter import Segmenter, train_segmenter
 from medldm.evaluation.stages import Stages, record_refusal
 from medldm.transforms.errors import VoxelValueError
+
+OF_ALL_CHANNELS = "Membership inference takes all channels together: see the common report."
 
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose results stand on trained segmenters."""
@@ -68,19 +68,26 @@ class EvaluationResults:
 
 
 def collect_results(
-    real_train: str | Path | Cohort,
-    real_test: str | Path | Cohort,
-    synthetic: str | Path | Cohort,
+    cohorts: Cohorts,
     *,
     config: EvaluationConfig,
     resources: EvaluationResources | None = None,
+    n_channels: int = 1,
 ) -> EvaluationResults:
-    """Read the cohorts and compute every result; what cannot be computed says why."""
+    """Read the volumes and compute every result; what cannot be computed says why.
+
+    Args:
+        cohorts: sound ones, of images of one channel, or of label maps.
+        config: settings.
+        resources: the model, and whatever else is used beside the cohorts.
+        n_channels: that are looked at one by one, this among them. With several the model, which takes all of
+            them together, is not asked, see `collect_model_results`.
+    """
     resources = resources or EvaluationResources()
-    n_more = 2 * (resources.model is not None) + (resources.feature_weights is not None)
+    asked = resources if n_channels == 1 else resources.copy(model=None)
+    n_more = 2 * (asked.model is not None) + (resources.feature_weights is not None)
     with Stages(7 + n_more) as stages:
-        cohorts = Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic)))
-        evaluated = open_model(resources, of_label_maps=bool(cohorts.without_images))
+        evaluated = open_model(asked, of_label_maps=bool(cohorts.without_images))
         weights = resources.feature_weights
         network = None if weights is None else networks.load_feature_network(weights)
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
@@ -99,14 +106,37 @@ def collect_results(
             collector.results.left_out.append(f"Only anatomy was evaluated: the {whose} set has no images.")
         collector.anatomy()
         if sets.has_images:
-            collector.privacy()
+            collector.privacy(n_channels=n_channels)
+        if n_channels == 1:
+            collector.membership(evaluated, cohorts)
+        else:
+            collector.results.left_out.append(OF_ALL_CHANNELS)
+    return collector.finish(evaluated)
+
+
+def collect_model_results(
+    cohorts: Cohorts,
+    sets: CaseSets,
+    *,
+    config: EvaluationConfig,
+    resources: EvaluationResources | None = None,
+) -> EvaluationResults:
+    """Ask the model about cases of all their channels: its latents, and membership inference.
+
+    Args:
+        cohorts: sound ones, with all channels in the model's order.
+        sets: of any one channel; only their subjects count.
+        config: settings.
+        resources: the model; without one the results say that it was left out.
+    """
+    with Stages(2) as stages:
+        evaluated = open_model(resources or EvaluationResources())
+        collector = _Collector(sets, config, stages)
+        if evaluated is not None:
+            require_channels(evaluated, cohorts.synthetic.channels)
+            collector.latents(evaluated, cohorts)
         collector.membership(evaluated, cohorts)
-    results = collector.results
-    order = list(SECTIONS)
-    results.metrics.sort(key=lambda each: order.index(each.description.section))
-    results.seconds = stages.seconds
-    results.model_sha256 = None if evaluated is None else evaluated.weights_sha256
-    return results
+    return collector.finish(evaluated)
 
 
 class _Collector:
@@ -117,6 +147,14 @@ class _Collector:
         self.compare = Comparison(sets=sets, n_resamples=config.n_resamples, seed=config.seed)
         self.results = EvaluationResults(sets=sets)
         self.metrics = self.results.metrics
+
+    def finish(self, evaluated: EvaluatedModel | None) -> EvaluationResults:
+        """Return the results in the order of the report."""
+        order = list(SECTIONS)
+        self.results.metrics.sort(key=lambda each: order.index(each.description.section))
+        self.results.seconds = self.stages.seconds
+        self.results.model_sha256 = None if evaluated is None else evaluated.weights_sha256
+        return self.results
 
     def fidelity(self, cache: FeatureCache) -> None:
         config, tell = self.config, self.stages.tell
@@ -190,7 +228,7 @@ class _Collector:
             self.metrics += anatomy_results(self.compare, results.tables)
         self.stages.done("anatomy")
 
-    def privacy(self) -> None:
+    def privacy(self, *, n_channels: int) -> None:
         config, sets, features = self.config, self.results.sets, self.results.features
         with record_refusal("privacy", self.metrics):
             index = NeighbourIndex(sets.train.boxed_images(sets.shape), config.neighbours)
@@ -207,7 +245,7 @@ class _Collector:
                     sets,
                     quantile=config.copy_quantile,
                     n_planted=config.n_planted,
-                    n_searches=len(found),
+                    n_searches=len(found) * n_channels,
                     seed=config.seed,
                 )
                 self.results.detectors.append(search)

@@ -115,14 +115,14 @@ class GenerationEvaluator(SupervisedEvaluator):
     ) -> None:
         self.model = network
         self.draw = inferer
-        self.writer = writer
         self.preparer = preparer or RequestPreparer(network)
+        self.writer = writer.for_channels(self.preparer.space.channels)
         self.gate = gate
         self.refused: list[int] = []
         self.weights_sha256 = hash_weights(network.state_dict())
         requests = [dataset[position] for position in range(len(dataset))]
         self.indices = [request["index"] for request in requests]
-        writer.refuse_existing(self.indices)
+        self.writer.refuse_existing(self.indices)
         for request in requests:
             self.preparer.check(request)
         super().__init__(
@@ -144,9 +144,9 @@ class GenerationEvaluator(SupervisedEvaluator):
 
     @property
     def written(self) -> list[Path]:
-        """The files of the volumes that `run` has written, in the order of their indices."""
-        files = [self.writer.file_of(index) for index in self.indices if index not in self.refused]
-        return [file for file in files if file.is_file()]
+        """The files of the volumes that `run` has written, by index, and of each by channel."""
+        kept = [index for index in self.indices if index not in self.refused]
+        return [file for index in kept for file in self.writer.files_of(index) if file.is_file()]
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         request = self.preparer.prepare(batchdata)
@@ -178,13 +178,15 @@ class GenerationEvaluator(SupervisedEvaluator):
 
     def _write(self, request: PreparedRequest, volume: Tensor, result: RejectionResult | None = None) -> Path:
         space, grid = self.preparer.space, request.grid
-        if grid is None:
-            image, affine = volume[0].cpu().numpy(), space.affine(tuple(volume.shape[1:]))
-        else:
-            image, affine = grid.to_file_grid(volume), grid.affine
+        affine = space.affine(tuple(volume.shape[1:])) if grid is None else grid.affine
+        channels = [
+            channel[0].cpu().numpy() if grid is None else grid.to_file_grid(channel)
+            for channel in volume.split(1)
+        ]
+        mapped = zip(space.intensities, channels, strict=True)
         return self.writer.write(
             request.index,
-            np.asarray(space.intensity.from_model(image)),
+            [np.asarray(mapping.from_model(channel)) for mapping, channel in mapped],
             affine=affine,
             sidecar=self._describe(request) | ({} if result is None else self._describe_gate(result)),
             labels=request.labels,
@@ -193,7 +195,8 @@ class GenerationEvaluator(SupervisedEvaluator):
 
     def _describe(self, request: PreparedRequest) -> dict[str, Any]:
         """Say for the sidecar how the volume is made again."""
-        return {
+        channels = self.preparer.space.channels
+        return ({"channels": list(channels)} if channels else {}) | {
             "synthetic": True,
             "index": request.index,
             "sampling": self.draw.sampling.to_dict(),
@@ -212,15 +215,16 @@ class GenerationEvaluator(SupervisedEvaluator):
 def _seen_by_gate(
     request: PreparedRequest, volume: Tensor
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64] | None]:
-    """Return image and labels (X, Y, Z) without what was padded around the file's volume."""
+    """Return image and labels without what was padded around the file's volume, see `VolumeCheck`."""
     grid, labels = request.grid, None
     if request.conditions is not None and "label_map" in request.conditions.values:
         labels = request.conditions.values["label_map"][0]
     image, maps = (
-        None if each is None else (each if grid is None else grid.cut_padding(each))[0].cpu().numpy()
+        None if each is None else (each if grid is None else grid.cut_padding(each)).cpu().numpy()
         for each in (volume, labels)
     )
-    return np.asarray(image, dtype=np.float32), None if maps is None else maps.astype(np.int64)
+    channels = np.asarray(image, dtype=np.float32)
+    return channels[0] if len(channels) == 1 else channels, None if maps is None else maps[0].astype(np.int64)
 
 
 def generate(
@@ -236,6 +240,7 @@ def generate(
     text_encoder: str | None = None,
     sampling: SamplingConfig | None = None,
     overwrite: bool = False,
+    channel_endings: str = "name",
     device: str = "auto",
 ) -> list[Path]:
     """Make synthetic volumes with a trained model; what `inference.yaml` does, without a bundle.
@@ -253,10 +258,12 @@ def generate(
         text_encoder: folder of the encoder of the training, for the condition "text"; None for the default.
         sampling: how volumes are drawn.
         overwrite: replace volumes that exist.
+        channel_endings: of the files of a model of several channels, "name" or "number", see
+            `SyntheticWriter`.
         device: "auto", "cpu", "cuda", ...
 
     Returns:
-        The images' files.
+        The images' files, of each volume one for each channel.
     """
     model, config, _ = load_latent_diffusion(checkpoint)
     conditioning = model.conditioning_config
@@ -274,7 +281,7 @@ def generate(
         dataset,
         network=model,
         inferer=LatentDiffusionInferer(config, sampling or SamplingConfig()),
-        writer=SyntheticWriter(output_dir, overwrite=overwrite),
+        writer=SyntheticWriter(output_dir, overwrite=overwrite, channel_endings=channel_endings),
         preparer=make_preparer(model, text_encoder=encoder, label_table=label_table),
     )
     evaluator.run()

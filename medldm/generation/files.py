@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from monai.transforms import Compose
 from torch import Tensor
 
 from medldm.configs import read_switch
+from medldm.data.channels import CHANNELS_FILE, describe_channels, read_channels_file
+from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema
 from medldm.data.preparation.labels import LabelTable
-from medldm.errors import OutputExistsError
+from medldm.errors import ConfigError, OutputExistsError
 from medldm.files import write_atomically
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.transforms import (
@@ -34,6 +37,8 @@ from medldm.transforms import (
 from medldm.transforms.window import Fill
 
 logger = logging.getLogger(__name__)
+
+CHANNEL_ENDINGS = ("name", "number")
 
 
 class FileGrid:
@@ -88,7 +93,7 @@ class FileGrid:
         return volume
 
     def to_file_grid(self, image: Tensor) -> np.ndarray:
-        """Bring an image (1, X, Y, Z) on the networks' grid to the file's axes and grid."""
+        """Bring one channel of an image (1, X, Y, Z) on the networks' grid to the file's axes and grid."""
         tensor = MetaTensor(image.detach().cpu().float()).copy_meta_from(self._template)
         # A copy: inverting takes the operations off the list.
         tensor.applied_operations = list(self._template.applied_operations)
@@ -133,41 +138,96 @@ class SyntheticWriter:
     Args:
         output_dir: receives images/, labels/, sidecars/.
         overwrite: allow replacing volumes that exist.
+        channel_endings: what ends the name of each channel's file: "name", or "number" for 0000, 0001, ...,
+            as nnU-Net has them.
+
+    Attributes:
+        channels: names of the channels of the volumes, see `for_channels`; () for one without a name.
 
     Raises:
         FileExistsError: from `refuse_existing`, before anything is generated.
+        ConfigError: for other endings.
     """
 
     folder, noun = "images", "volumes"
 
-    def __init__(self, output_dir: str | Path, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, output_dir: str | Path, *, overwrite: bool = False, channel_endings: str = "name"
+    ) -> None:
+        if channel_endings not in CHANNEL_ENDINGS:
+            raise ConfigError(f"channel_endings is {channel_endings!r}: choose from {list(CHANNEL_ENDINGS)}")
         self.output_dir = Path(output_dir)
         self.overwrite = read_switch(overwrite, name="overwrite")
+        self.channel_endings = channel_endings
+        self.channels: tuple[str, ...] = ()
+
+    def for_channels(self, channels: Sequence[str]) -> SyntheticWriter:
+        """Return a writer of the same files for volumes of these channels."""
+        writer = copy(self)
+        writer.channels = tuple(channels)
+        return writer
+
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What stands between the name of a volume and the suffix of each channel's file."""
+        if self.channel_endings == "name":
+            return self.channels
+        return tuple(f"{place:04d}" for place in range(len(self.channels)))
 
     def file_of(self, index: int) -> Path:
-        """Return the file of a volume."""
+        """Return the file of a volume of one channel without a name, or of a label map."""
         return self.output_dir / self.folder / f"{self._name(index)}.nii.gz"
 
+    def files_of(self, index: int) -> list[Path]:
+        """Return the files of a volume, one for each channel."""
+        own = self.file_of(index)
+        return [own.with_name(f"{self._name(index)}_{ending}.nii.gz") for ending in self.endings] or [own]
+
     def refuse_existing(self, indices: Sequence[int]) -> None:
-        """Refuse to replace volumes unless `overwrite` is set."""
-        existing = [self.file_of(index) for index in indices if self.file_of(index).exists()]
+        """Refuse to replace volumes unless `overwrite` is set, and to mix them with those of others."""
+        self._refuse_other_channels()
+        existing = [file for index in indices for file in self.files_of(index) if file.exists()]
         if existing and not self.overwrite:
             raise OutputExistsError(
                 f"{len(existing)} {self.noun}, such as {existing[0].name}, exist in {existing[0].parent}: "
                 "choose another output_dir or first_index, or set overwrite to true"
             )
 
+    def _refuse_other_channels(self) -> None:
+        """Refuse a folder that holds volumes of other channels: together they would be no cohort."""
+        issues: list[Issue] = []
+        known = read_channels_file(self.output_dir, issues=issues)
+        images = self.output_dir / "images"
+        is_used = issues or known[0] or (images.is_dir() and any(images.iterdir()))
+        if is_used and self.folder == "images" and known != (self.channels, self.endings):
+            found = f"the channels {list(known[0])}" if known[0] else "one channel without a name"
+            own = f"the channels {list(self.channels)}" if self.channels else "one channel without a name"
+            raise OutputExistsError(
+                f"{self.output_dir} holds volumes of {found}, named otherwise than those of {own} that would "
+                "join them: choose another output_dir"
+            )
+
     def write(
         self,
         index: int,
-        image: np.ndarray,
+        image: np.ndarray | Sequence[np.ndarray],
         *,
         affine: np.ndarray,
         sidecar: dict[str, Any],
         labels: np.ndarray | None = None,
         schema: LabelSchema | None = None,
     ) -> Path:
-        """Write one volume; returns the image's file."""
+        """Write one volume; returns the file of its last channel.
+
+        Args:
+            index: of the volume.
+            image: (X, Y, Z), or one for each channel; each is stored in its own type.
+            affine: of all of them.
+            sidecar: what is said of the volume.
+            labels: (X, Y, Z).
+            schema: of the labels.
+        """
+        images = [image] if isinstance(image, np.ndarray) else list(image)
         name = self._name(index)
         if labels is not None:
             integer = np.min_scalar_type(int(labels.max()))
@@ -175,7 +235,11 @@ class SyntheticWriter:
         self._write_sidecar(name, sidecar)
         if schema is not None:
             self._write_schema(schema)
-        return write_nifti(self.file_of(index), image, affine, dtype=image.dtype)
+        if self.channels:
+            content = describe_channels(self.channels, endings=self.endings)
+            write_atomically(self.output_dir / CHANNELS_FILE, content)
+        files = zip(self.files_of(index), images, strict=True)
+        return [write_nifti(file, each, affine, dtype=each.dtype) for file, each in files][-1]
 
     def _write_sidecar(self, name: str, sidecar: Mapping[str, Any]) -> None:
         content = json.dumps(sidecar, indent=2, sort_keys=True).encode()

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 VolumeCheck = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int64] | None], list[str]]
 """Return the problems of an image, in words that name nobody.
 
-The image (X, Y, Z) is in [-1, 1] on the networks' spacing, without what was padded around the label map; the
-labels are 0..K, of the same shape; None without a label map.
+The image (X, Y, Z), or (C, X, Y, Z) of several channels, is in [-1, 1] on the networks' spacing, without what
+was padded around the label map; the labels (X, Y, Z) are 0..K; None without a label map.
 """
 
 

@@ -237,12 +237,15 @@ def make_preparer(
     """Build what turns requests into tensors; the arguments are those of `generation.engine.generate`.
 
     Raises:
-        CheckpointError: if the model makes label maps, not images.
+        CheckpointError: if the model makes label maps, not images, or other channels than its card names.
     """
-    n_channels = model.autoencoder.config.in_channels
-    if n_channels != 1:
+    if model.makes_label_maps:
+        raise CheckpointError("the model makes label maps, not images: use the bundle labelmap_ldm")
+    n_made, space = model.autoencoder.config.out_channels, require_volume_space(model.space)
+    if n_made != space.n_channels:
         raise CheckpointError(
-            f"the model has {n_channels} channels, it makes label maps: use the bundle labelmap_ldm"
+            f"the model makes {n_made} channels, its card has the intensities of {space.n_channels}: train "
+            "it through the bundle"
         )
     table: LabelTable | None = None if label_table is None else read_label_table(label_table)
     return RequestPreparer(model, text_encoder=text_encoder, label_table=table)

@@ -54,7 +54,14 @@ def choose_label_maps(
         return draw_for_images(model, **(drawing or {}))
     if label_dir is not None:
         return list_label_maps(label_dir)
-    cohort = read_cohort(dataset_dir, validation_fraction=validation_fraction, seed=split_seed)
+    channels = None if model.space is None else model.space.channels or None
+    cohort = read_cohort(
+        dataset_dir,
+        validation_fraction=validation_fraction,
+        seed=split_seed,
+        channels=channels,
+        drop_incomplete=True,
+    )
     return [case["label"] for case in cohort.validation]
 
 

@@ -27,6 +27,8 @@ from medldm.version import __version__
 
 CARD_KEY = "medldm"
 CARD_FORMAT = 1
+SCHEMA_KEY = "label_schema"
+"""Name in a card of the structures of a model of label maps; the card of one of images has none."""
 NO_MODEL = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
 """What is raised where a description is not one of a model, or a file holds something strange."""
 

@@ -19,16 +19,13 @@ from medldm.conditioning.config import SPATIAL_TYPES
 from medldm.data.cohort import Cohort
 from medldm.data.labels import LabelSchema
 from medldm.errors import CheckpointError, ConfigError
-from medldm.latent_diffusion.checkpoints import Checkpoint, load_checkpoint
+from medldm.latent_diffusion.checkpoints import SCHEMA_KEY, Checkpoint, load_checkpoint
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import Describe, load_latent_diffusion, make_latent_diffusion
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, LatentUNetConfig, VAEConfig
 from medldm.transforms import IntensityMapping
-
-SCHEMA_KEY = "label_schema"
-"""Name in a checkpoint's card of the structures, as `LabelSchema.to_dict` gives them."""
 
 MAX_STRUCTURES = 255
 """Indices are kept as uint8."""

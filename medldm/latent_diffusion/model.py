@@ -116,6 +116,7 @@ class LatentDiffusionModel(nn.Module):
         latent_scaling_factor: scale of the latents where no statistics were measured (Rombach et al. 2022,
             Appendix G).
         space: spacing, size and intensity of the training volumes; None for a model outside of a cohort.
+        makes_label_maps: whether its channels are structures, not those of an image.
 
     Examples:
         >>> from medldm import LatentDiffusionModel, LatentUNetConfig, VAEConfig
@@ -138,6 +139,7 @@ class LatentDiffusionModel(nn.Module):
         unet_config: LatentUNetConfig | Mapping[str, Any] | None = None,
         latent_scaling_factor: float = LATENT_SCALING_FACTOR,
         space: VolumeSpace | None = None,
+        makes_label_maps: bool = False,
     ) -> None:
         super().__init__()
         self.conditioning_config = ConditioningConfig.coerce(conditioning_config)
@@ -157,6 +159,7 @@ class LatentDiffusionModel(nn.Module):
         self.register_buffer("latent_shift", torch.zeros(channels))
         self.register_buffer("latent_scale", torch.full((channels,), float(latent_scaling_factor)))
         self.space = space
+        self.makes_label_maps = makes_label_maps
 
     def train(self, mode: bool = True) -> LatentDiffusionModel:
         """Set the mode of the denoiser; the frozen autoencoder stays in evaluation mode."""
@@ -194,7 +197,7 @@ class LatentDiffusionModel(nn.Module):
     def encode(
         self, volume: Tensor, *, generator: torch.Generator | None = None, max_memory_gb: float | None = None
     ) -> Tensor:
-        """Encode volumes (B, 1, X, Y, Z) in [-1, 1] to standardised latents (B, C, x, y, z).
+        """Encode volumes (B, C, X, Y, Z) in [-1, 1] to standardised latents (B, C, x, y, z).
 
         Args:
             volume: sizes that are no multiple of the downsampling are padded.
@@ -220,7 +223,7 @@ class LatentDiffusionModel(nn.Module):
         return volume[..., :x, :y, :z]
 
     def reconstruct(self, volume: Tensor) -> Tensor:
-        """Return what the latent space keeps of volumes (B, 1, X, Y, Z): encode to the mean and decode."""
+        """Return what the latent space keeps of volumes (B, C, X, Y, Z): encode to the mean and decode."""
         return self.decode(self.encode(volume), size=tuple(volume.shape[2:]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 from medldm.conditioning import ConditioningConfig
 from medldm.errors import CheckpointError
 from medldm.latent_diffusion.checkpoints import (
+    SCHEMA_KEY,
     Checkpoint,
     build_with_weights,
     hash_weights,
@@ -75,6 +76,54 @@ def space_of(checkpoint: Checkpoint) -> VolumeSpace | None:
     return VolumeSpace.from_dict(description) if description is not None else None
 
 
+def agree_on_channels(path: str | Path, wanted: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return the channels to train a second stage on: those of its first stage, in the first stage's order.
+
+    Args:
+        path: written by the first stage.
+        wanted: names that the user gave, in any order; None for those of the first stage.
+
+    Returns:
+        Names; None where the first stage has none, as one of label maps.
+
+    Raises:
+        CheckpointError: if others are wanted than the first stage has.
+    """
+    own = channels_of(path)
+    if own is None or (not own and (wanted is None or len(wanted) == 1)):
+        return None if wanted is None else tuple(wanted)
+    if wanted is not None and set(wanted) != set(own):
+        raise CheckpointError(
+            f"{path} was trained on {_name_channels(own)}, but channels are {list(wanted)}: leave channels "
+            "out, or train stage 1 on them"
+        )
+    return own
+
+
+def require_channels_of(path: str | Path, channels: Sequence[str]) -> None:
+    """Refuse a cohort of several channels for a first stage that has one without a name.
+
+    Raises:
+        CheckpointError: naming the cohort's channels.
+    """
+    if channels_of(path) == () and len(channels) > 1:
+        raise CheckpointError(
+            f"{path} was trained on {_name_channels(())}, the cohort has {list(channels)}: choose one with "
+            "channels, or train stage 1 on them"
+        )
+
+
+def channels_of(path: str | Path) -> tuple[str, ...] | None:
+    """Return the names of a checkpoint's channels, () for one without a name, None for label maps."""
+    checkpoint = load_checkpoint(path)
+    space = space_of(checkpoint)
+    return None if space is None or SCHEMA_KEY in checkpoint.card else space.channels
+
+
+def _name_channels(channels: Sequence[str]) -> str:
+    return f"the channels {list(channels)}" if channels else "one channel without a name"
+
+
 def make_latent_diffusion(
     autoencoder_path: str | Path,
     *,
@@ -96,6 +145,7 @@ def make_latent_diffusion(
         conditioning_config=conditioning_config,
         unet_config=unet_config,
         space=space_of(checkpoint),
+        makes_label_maps=SCHEMA_KEY in checkpoint.card,
     )
     load_weights(model.autoencoder, checkpoint.weights, source=str(autoencoder_path))
     return model
@@ -173,6 +223,7 @@ def load_latent_diffusion(
             "conditioning_config": ConditioningConfig.from_dict(card["conditioning"]),
             "unet_config": LatentUNetConfig.from_dict(card["unet"]),
             "space": space_of(checkpoint),
+            "makes_label_maps": SCHEMA_KEY in card,
         }
         config = LatentDiffusionConfig.from_dict(
             {"autoencoder_type": card["autoencoder"]["type"], **read_diffusion(card["diffusion"])}

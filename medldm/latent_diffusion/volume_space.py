@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from medldm.configs import Config
+from medldm.data.channels import check_channel_names
 from medldm.errors import CheckpointError, ConfigError
 from medldm.transforms import IntensityMapping
 
@@ -19,24 +21,44 @@ class VolumeSpace(Config):
     Args:
         spacing_mm: edge lengths of a voxel along X, Y, Z, in mm.
         size: voxels along X, Y, Z that the training volumes were cropped or padded to.
-        intensity: the mapping between the files' units and [-1, 1].
+        intensity: the mapping between the files' units and [-1, 1]; with named channels one for each name.
+        channels: names of the channels in the order of the networks; () for one channel without a name.
 
     Raises:
-        ValueError: if a spacing or a size is not positive.
+        ValueError: if a spacing or a size is not positive, or a channel has no mapping.
+
+    Examples:
+        >>> mapping = IntensityMapping(kind="ct_window")
+        >>> VolumeSpace(spacing_mm=(1, 1, 1), size=(8, 8, 8), intensity=mapping).n_channels
+        1
     """
 
     follows: ClassVar[tuple[str, ...]] = ("field_of_view_mm", "orientation")
 
     spacing_mm: tuple[float, float, float]
     size: tuple[int, int, int]
-    intensity: IntensityMapping
+    intensity: IntensityMapping | dict[str, IntensityMapping]
+    channels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self.intensity = _read_intensity(self.intensity, self.channels)
         super().__post_init__()
         if len(self.spacing_mm) != 3 or not all(edge > 0 for edge in self.spacing_mm):
             raise ConfigError(f"spacing_mm is {self.spacing_mm}: three positive lengths in mm are needed")
         if len(self.size) != 3 or not all(n > 0 for n in self.size):
             raise ConfigError(f"size is {self.size}: three positive numbers of voxels are needed")
+
+    @property
+    def intensities(self) -> tuple[IntensityMapping, ...]:
+        """The mapping of each channel, in the order of the networks."""
+        if isinstance(self.intensity, IntensityMapping):
+            return (self.intensity,)
+        return tuple(self.intensity[name] for name in self.channels)
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of an image; of label maps, which the networks take one-hot, 1."""
+        return len(self.intensities)
 
     @property
     def field_of_view_mm(self) -> tuple[float, ...]:
@@ -56,9 +78,52 @@ class VolumeSpace(Config):
         return affine
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description, with what follows from the fields."""
+        """Return a JSON-able description, with what follows from the fields; of one channel without names."""
         follows = {"field_of_view_mm": list(self.field_of_view_mm), "orientation": self.orientation}
-        return {**super().to_dict(), **follows}
+        own = super().to_dict()
+        if not self.channels:
+            del own["channels"]
+        return {**own, **follows}
+
+
+def _read_intensity(intensity: Any, channels: Any) -> Any:
+    """Return one mapping, or one for each named channel, none shared with the caller.
+
+    Raises:
+        ConfigError: unless the names of the mappings are those of the channels.
+    """
+    if not channels:
+        try:
+            return IntensityMapping.from_dict(intensity) if isinstance(intensity, Mapping) else intensity
+        except ConfigError as error:
+            raise ConfigError(f"intensity: {error}") from error
+    names = check_channel_names(channels)
+    if not isinstance(intensity, Mapping) or set(intensity) != set(names):
+        found = (
+            sorted(map(str, intensity)) if isinstance(intensity, Mapping) else "one mapping without a name"
+        )
+        raise ConfigError(
+            f"intensity has {found}: a mapping for each of the channels {list(names)} is needed"
+        )
+    return {name: IntensityMapping.coerce(intensity[name]) for name in names}
+
+
+def require_one_channel(space: VolumeSpace, *, what: str) -> IntensityMapping:
+    """Return the mapping of a model's only channel.
+
+    Args:
+        space: of the model.
+        what: that can do with one channel only.
+
+    Raises:
+        CheckpointError: for a model of several channels.
+    """
+    if space.n_channels != 1:
+        raise CheckpointError(
+            f"the model makes {space.n_channels} channels ({', '.join(space.channels)}), {what} knows images "
+            "of one channel: train a model of one with channels"
+        )
+    return space.intensities[0]
 
 
 def require_volume_space(space: VolumeSpace | None) -> VolumeSpace:

@@ -11,6 +11,7 @@ import yaml
 
 from medldm.conditioning import ConditioningConfig
 from medldm.configs import unknown_name_message
+from medldm.data.channels import check_channel_names
 from medldm.errors import ConfigError, MissingFileError
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.model import AUTOENCODER_CONFIGS
@@ -24,7 +25,7 @@ _ENCODER = ("down_channels", "latent_channels", "n_res_blocks", "n_groups")
 _UNET = ("down_channels", "attention_levels", "n_heads", "n_groups")
 _STAGE = ("batch_size", "accumulation_steps", "n_epochs", "precision", "checkpointing")
 STAGES = {
-    "autoencoder": ("size", "patch_size", "autoencoder_type", *_ENCODER, *_STAGE),
+    "autoencoder": ("size", "channels", "patch_size", "autoencoder_type", *_ENCODER, *_STAGE),
     "diffusion": ("conditioning_type", "image_token_grid", *_UNET, *_STAGE),
 }
 """The knobs of each stage that a plan depends on."""
@@ -179,4 +180,7 @@ def _autoencoder_config(knobs: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:
     kind = knobs["autoencoder_type"]
     if kind not in AUTOENCODER_CONFIGS:
         raise ConfigError(f"autoencoder_type is {kind!r}: choose from {list(AUTOENCODER_CONFIGS)}")
-    return AUTOENCODER_CONFIGS[kind](**{name: knobs[name] for name in _ENCODER}, mid_attention=False)
+    n_channels = 1 if knobs["channels"] is None else len(check_channel_names(knobs["channels"]))
+    options = {name: knobs[name] for name in _ENCODER}
+    options |= {"in_channels": n_channels, "out_channels": n_channels}
+    return AUTOENCODER_CONFIGS[kind](**options, mid_attention=False)

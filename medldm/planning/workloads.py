@@ -71,7 +71,7 @@ def first_stage(networks: PlannedNetworks, *, n_steps: int = N_STEPS) -> Trainin
         _Volumes((channels, *(knobs.patch_size or networks.size)), knobs.batch_size * n_steps),
         validation_set=_Volumes((channels, *networks.size), 1),
         loss=AutoencoderLoss(AutoencoderLossConfig(adversarial_start=0)),
-        discriminator=PatchDiscriminator(PatchDiscriminatorConfig()),
+        discriminator=PatchDiscriminator(PatchDiscriminatorConfig(in_channels=channels)),
         config=AutoencoderTrainingConfig(n_epochs=1, precision=_on_cpu(knobs.precision)),
         run=RunConfig(batch_size=knobs.batch_size),
     )

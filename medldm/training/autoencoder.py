@@ -36,7 +36,7 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
     Args:
         device: where to train.
         max_epochs: passes over the data.
-        train_data_loader: batches with "image" (B, 1, X, Y, Z) in [-1, 1].
+        train_data_loader: batches with "image" (B, C, X, Y, Z) in [-1, 1].
         network: VAE or VQVAE.
         optimizer: of the network.
         loss: of both networks.
@@ -180,7 +180,7 @@ class AutoencoderEvaluator(SupervisedEvaluator):
 
     Args:
         device: where to evaluate.
-        val_data_loader: batches with "image" (B, 1, X, Y, Z) in [-1, 1].
+        val_data_loader: batches with "image" (B, C, X, Y, Z) in [-1, 1].
         network: the averaged network, `average.module` of the trainer's average.
         precision: of autocast.
         val_handlers: attached in their order.

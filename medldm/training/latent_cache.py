@@ -103,7 +103,7 @@ def cache_latents(
 
     Args:
         model: its frozen autoencoder encodes, on the device it is on.
-        data_loader: batches with "image" (B, 1, X, Y, Z) in [-1, 1] and conditions; it must not shuffle.
+        data_loader: batches with "image" (B, C, X, Y, Z) in [-1, 1] and conditions; it must not shuffle.
         directory: keeps the latents in files; a volume that was encoded before is not encoded again. None
             keeps them in memory.
 
@@ -216,7 +216,7 @@ def _make_entry(model: LatentDiffusionModel, batch: Any, *, is_guarded: bool) ->
 
 @torch.no_grad()
 def _encode(model: LatentDiffusionModel, case: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the posterior of a case's volume (1, X, Y, Z), and its conditions."""
+    """Return the posterior of a case's volume (C, X, Y, Z), and its conditions."""
     conditions = {name: tensor for name, tensor in case.items() if name != "image"}
     mean, std = model.autoencoder.encode_moments(case["image"][None].to(model.latent_shift.device))
     return {"mean": mean[0].float().cpu(), "std": std[0].float().cpu(), **conditions}
@@ -271,7 +271,9 @@ def _describe_case(
 
 
 def _stamp(value: Any) -> Any:
-    """Return a file's path, size and time of change; any other value as it is."""
+    """Return a file's path, size and time of change, of several files each; any other value as it is."""
+    if isinstance(value, list | tuple):
+        return [_stamp(each) for each in value]
     if isinstance(value, (str, Path)) and len(str(value)) < _LONGEST_PATH and Path(value).is_file():
         file = Path(value)
         return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]

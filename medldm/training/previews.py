@@ -21,7 +21,7 @@ class SliceWriter:
 
     Args:
         log: where to write.
-        evaluator: its output holds volumes (B, 1, X, Y, Z) in [-1, 1] under MONAI's "image" and "pred".
+        evaluator: its output holds volumes (B, C, X, Y, Z) in [-1, 1] under MONAI's "image" and "pred".
     """
 
     def __init__(self, log: TrainingLog, *, evaluator: Engine) -> None:
@@ -68,9 +68,17 @@ class SampleWriter(SliceWriter):
 
 
 def middle_slices(volume: Tensor) -> Tensor:
-    """Return the middle slices of a volume (1, X, Y, Z) in [-1, 1] side by side: (1, H, W) in [0, 1]."""
-    x, y, z = volume.shape[1:]
-    planes = [volume[0, x // 2], volume[0, :, y // 2], volume[0, :, :, z // 2]]
+    """Return the middle slices of a volume (C, X, Y, Z) in [-1, 1] side by side, channel below channel.
+
+    Returns:
+        (1, C H, W) in [0, 1].
+    """
+    return torch.cat([_middle_slices_of(channel) for channel in volume], dim=1)
+
+
+def _middle_slices_of(channel: Tensor) -> Tensor:
+    x, y, z = channel.shape
+    planes = [channel[x // 2], channel[:, y // 2], channel[:, :, z // 2]]
     height, width = max(plane.shape[1] for plane in planes), max(plane.shape[0] for plane in planes)
     canvas = torch.full((1, height, 3 * width), -1.0)
     for i, plane in enumerate(planes):

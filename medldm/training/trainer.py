@@ -82,7 +82,7 @@ class LatentDiffusionTrainer:
         """Encode each volume once, then train, from the last saved state on if there is one.
 
         Args:
-            data_loader: batches with "image" (B, 1, X, Y, Z) in [-1, 1] and the model's conditions ("label",
+            data_loader: batches with "image" (B, C, X, Y, Z) in [-1, 1] and the model's conditions ("label",
                 "class", "text"); one epoch of it is one pass over the cohort, unshuffled, and the same in
                 every process.
             validation_loader: the same; decides which weights are the best. None keeps the last.

@@ -11,11 +11,14 @@ from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTra
 from medldm.conditioning import ConditioningConfig, Conditions
 from medldm.conditioning.config import SPATIAL_TYPES
 from medldm.conditioning.values import EncodesText, blank_value, condition_value
+from medldm.configs import read_switch
+from medldm.data.case_checks import image_files
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.labels import LabelSchema
 from medldm.data.measured_scalars import with_measured_scalars
 from medldm.errors import ConfigError
+from medldm.latent_diffusion.model_files import agree_on_channels, require_channels_of
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.transforms import (
     CentreCropOrPadd,
@@ -96,7 +99,7 @@ class ConditionValuesd(Transform):
             if name in SPATIAL_TYPES:
                 key = SPATIAL_KEYS[name]
                 case[ABSENT + name] = torch.tensor(key not in data)
-                case.setdefault(key, torch.zeros_like(case["image"]))
+                case.setdefault(key, torch.zeros_like(case["image"][:1]))
                 continue
             raw = raw_condition(data, name)
             case[ABSENT + name] = torch.tensor(raw is None)
@@ -134,8 +137,8 @@ def volume_transforms(
         seed: of the crops.
 
     Returns:
-        A transform of {"image": file, "label": file, ...} to {"image": (1, X, Y, Z) float32 in [-1, 1],
-        "label": (1, X, Y, Z) integers}.
+        A transform of {"image": file or files, "label": file, ...} to {"image": (C, X, Y, Z) float32 in
+        [-1, 1], "label": (1, X, Y, Z) integers}.
 
     Raises:
         ConfigError: if the crop is larger than the volumes.
@@ -147,7 +150,7 @@ def volume_transforms(
     steps: list[Any] = [
         LoadVolumed(keys, label_keys=labels, **may_miss),
         ResampleToSpacingd(keys, space.spacing_mm, label_keys=labels, **may_miss),
-        NormaliseIntensityd(("image",), space.intensity),
+        NormaliseIntensityd(("image",), space.intensities),
     ]
     if image_intensity is not None:
         steps.append(NormaliseIntensityd(("condition_image",), image_intensity, **may_miss))
@@ -202,27 +205,79 @@ def gather_conditions(batch: Mapping[str, Any], names: Sequence[str]) -> Conditi
     )
 
 
-def open_cohort(dataset_dir: str, *, validation_fraction: float, seed: int) -> Cohort:
+def open_cohort(
+    dataset_dir: str,
+    *,
+    validation_fraction: float,
+    seed: int,
+    channels: Sequence[str] | None = None,
+    drop_incomplete: bool = False,
+    autoencoder_path: str | None = None,
+) -> Cohort:
     """Read a cohort, refuse it, listing every offending file, if it is not sound, and measure its scalars.
+
+    Args:
+        dataset_dir: folder or datalist.
+        validation_fraction: share of the subjects kept for validation.
+        seed: of the split.
+        channels: contrasts to take, in the order to take them; None for all that the cohort names.
+        drop_incomplete: leave out cases that lack one of them.
+        autoencoder_path: of a first stage, whose channels are then taken, in its order.
 
     Raises:
         CohortError: naming each file, what is wrong and what to do.
+        CheckpointError: where the channels are not those of the first stage.
     """
-    cohort = read_cohort(dataset_dir, validation_fraction=validation_fraction, seed=seed, strict=False)
+    if autoencoder_path is not None:
+        channels = agree_on_channels(autoencoder_path, channels)
+    cohort = read_cohort(
+        dataset_dir,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        channels=channels,
+        drop_incomplete=read_switch(drop_incomplete, name="drop_incomplete"),
+        strict=False,
+    )
     require_sound(cohort)
+    if autoencoder_path is not None:
+        require_channels_of(autoencoder_path, cohort.channels)
     return with_measured_scalars(cohort)
 
 
 def measure_space(
-    cohort: Cohort, *, spacing_mm: Sequence[float], size: Sequence[int], intensity: str
+    cohort: Cohort, *, spacing_mm: Sequence[float], size: Sequence[int], intensity: str | Mapping[str, str]
 ) -> VolumeSpace:
-    """Return the space to train in; the intensity mapping is measured on the training cases.
+    """Return the space to train in; the intensity mappings are measured on the training cases.
 
     Args:
-        cohort: its training cases are read for `mr_percentile`.
+        cohort: its training cases are read for `mr_percentile` and `identity_range`.
         spacing_mm: of the networks' grid.
         size: voxels of the networks' grid.
-        intensity: kind of the mapping, "mr_percentile" or "ct_window".
+        intensity: kind of the mapping, "mr_percentile", "ct_window" or "identity_range", for all channels; or
+            channel to kind.
+
+    Raises:
+        ConfigError: for kinds that are not of the cohort's channels.
     """
-    mapping = measure_intensity_mapping(cohort.training, kind=intensity)  # type: ignore[arg-type]
-    return VolumeSpace(spacing_mm=tuple(spacing_mm), size=tuple(size), intensity=mapping)  # type: ignore[arg-type]
+    kinds = [intensity] if isinstance(intensity, str) else _kinds_by_name(intensity, cohort.channels)
+    kinds = kinds * max(1, len(cohort.channels)) if isinstance(intensity, str) else kinds
+    mappings: list[Any] = []
+    for place, kind in enumerate(kinds):
+        of_channel = [{"image": image_files(case)[place]} for case in cohort.training]
+        mappings.append(measure_intensity_mapping(of_channel, kind=kind))  # type: ignore[arg-type]
+    named = dict(zip(cohort.channels, mappings, strict=True)) if cohort.channels else mappings[0]
+    return VolumeSpace(
+        spacing_mm=tuple(spacing_mm),  # type: ignore[arg-type]
+        size=tuple(size),  # type: ignore[arg-type]
+        intensity=named,
+        channels=cohort.channels,
+    )
+
+
+def _kinds_by_name(kinds: Mapping[str, str], channels: Sequence[str]) -> list[str]:
+    if set(kinds) != set(channels):
+        raise ConfigError(
+            f"intensity names {sorted(kinds)}, the cohort's channels are {list(channels)}: give a kind for "
+            "each, or one for all"
+        )
+    return [kinds[name] for name in channels]

@@ -50,7 +50,15 @@ def test_the_knobs_stand_at_the_top_and_hold_values_only(workflow: Path) -> None
 
 
 DIFFERING = {
-    "train_autoencoder": {"schema", "space", "network_def", "loss", "discriminator_def", "discriminator"},
+    "train_autoencoder": {
+        "schema",
+        "space",
+        "n_channels",
+        "network_def",
+        "loss",
+        "discriminator_def",
+        "discriminator",
+    },
     "train_diffusion": {"schema", "encoder_of_texts", "model"},
 }
 DIFFERING_PARTS = {

@@ -14,6 +14,7 @@ from medldm.data import CohortError, check_cohort, read_cohort
 from medldm.data.case_checks import image_files, main_file, only_image, volume_files
 from medldm.data.channels import check_channel_names, describe_channels
 from medldm.data.checks import run_check
+from medldm.data.cohort import count_channels
 from medldm.errors import ConfigError
 from medldm.transforms import write_nifti
 
@@ -242,3 +243,48 @@ def test_the_check_names_the_channels(write_channels: WriteChannels) -> None:
     text, code = run_check(root)
     assert code == 0 and "of the channels t1n, t2w" in text
     assert json.loads(run_check(root, as_json=True)[0])["channels"] == ["t1n", "t2w"]
+
+
+def test_dropping_cases_moves_no_subject_to_the_other_side(write_channels: WriteChannels) -> None:
+    """Else a training on some contrasts would have seen the test subjects of another."""
+    root = write_channels(n_cases=12)
+    before = read_cohort(root, validation_fraction=0.34)
+    for name in ("case_2", "case_7", "case_9"):
+        (root / "images" / f"{name}_t2w.nii.gz").unlink()
+    after = read_cohort(root, validation_fraction=0.34, drop_incomplete=True)
+    of_one = read_cohort(root, validation_fraction=0.34, channels=["t1n"])
+    assert [case["id"] for case in of_one.validation] == [case["id"] for case in before.validation]
+    assert {case["id"] for case in after.validation} <= {case["id"] for case in before.validation}
+    assert {case["id"] for case in after.training} <= {case["id"] for case in before.training}
+    assert len(after.cases) == 9
+
+
+@pytest.mark.parametrize("channels", [("t1n", "t2w"), ("a", "b", "c")])
+def test_channels_are_counted_by_their_names(
+    write_channels: WriteChannels, tmp_path: Path, channels: tuple[str, ...]
+) -> None:
+    root = write_channels(channels)
+    assert count_channels(root) == len(channels)
+    assert count_channels(root, channels[:1]) == 1
+    assert count_channels(tmp_path / "nothing yet") == 1
+    assert count_channels(tmp_path / "nothing yet", ["a", "b"]) == 2
+
+
+def test_files_may_end_in_numbers(write_channels: WriteChannels) -> None:
+    root = write_channels(("0000", "0001"))
+    (root / "channels.json").write_bytes(describe_channels(["t2w", "ct"], endings=["0000", "0001"]))
+    cohort = read_cohort(root)
+    assert cohort.channels == ("t2w", "ct")
+    assert all(endings(case) == ["0000", "0001"] for case in cohort.cases)
+    (root / "channels.json").write_text('{"channels": ["t2w", "ct"], "endings": ["0000"]}')
+    with pytest.raises(CohortError, match="it has 2 channels and 1 endings"):
+        read_cohort(root)
+
+
+def test_some_channels_of_a_cohort_come_by_name(write_channels: WriteChannels) -> None:
+    cohort = read_cohort(write_channels(("t2w", "flair", "t1n"))).with_channels(["t1n", "t2w"])
+    assert cohort.channels == ("t1n", "t2w")
+    assert all(endings(case) == ["t1n", "t2w"] for case in cohort.cases)
+    assert all(isinstance(case["image"], str) for case in cohort.with_channels(["t2w"]).cases)
+    with pytest.raises(ConfigError, match="Unknown channel 'flair'"):
+        cohort.with_channels(["flair"])

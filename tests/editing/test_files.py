@@ -20,7 +20,7 @@ from medldm.editing.editor import EditConfig
 from medldm.editing.files import Editor, make_editor
 from medldm.editing.regions import dilate_region
 from medldm.editing.request import EditRequest
-from medldm.errors import ConfigError
+from medldm.errors import CheckpointError, ConfigError
 from medldm.generation.requests import RequestPreparer
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
@@ -292,3 +292,16 @@ def test_documented_examples_run(make_model, tmp_path, monkeypatch, capsys) -> N
     for code in documented("python"):
         exec(compile(code, PAGE.name, "exec"), {})
     assert capsys.readouterr().out.splitlines() == ["{1: -455, 2: 455}", "True"]
+
+
+def test_a_model_of_several_channels_is_refused(make_model, case, tmp_path) -> None:
+    model = make_model(("label_map",), channels=("t2w", "ct"))
+    with pytest.raises(CheckpointError, match=r"2 channels \(t2w, ct\), editing knows images of one channel"):
+        Editor(
+            EditRequest.from_dict(case | GROW),
+            LatentDiffusionSampler(model, LatentDiffusionConfig()),
+            preparer=RequestPreparer(model),
+            output_dir=tmp_path / "out",
+            sampling=FEW,
+        )
+    assert not (tmp_path / "out").exists()

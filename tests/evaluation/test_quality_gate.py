@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from medldm.data.cohort import read_cohort
 from medldm.data.labels import LabelSchema
+from medldm.evaluation.cases.reading import read_case
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.planted_copies import plant_copies
 from medldm.evaluation.quality_gate import CopyCheck, LabelCheck, QualityGateConfig, make_quality_gate
@@ -107,3 +108,22 @@ def test_gate_is_off_unless_asked_for_and_must_judge_something(make_model) -> No
     assert make_quality_gate(make_model(), "none", validation_fraction=0.1, split_seed=0, config=off) is None
     with pytest.raises(ValueError, match="check one of them"):
         QualityGateConfig(max_redraws=1, copies=False, labels=False)
+
+
+def test_gate_judges_every_channel_by_name(make_cohort, make_model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MEDLDM_CACHE_DIR", str(tmp_path / "cache"))
+    folder = make_cohort(26, channels=("t2w", "ct"))
+    model = make_model((), channels=("t2w", "ct"))
+    config = CONFIG.copy(labels=False, neighbours={"max_shift": 0, "wavelengths": (2.0, 8.0)})
+    gate = make_quality_gate(model, str(folder), validation_fraction=0.1, split_seed=0, config=config)
+    assert gate is not None
+    cohort = read_cohort(str(folder), validation_fraction=0.1, seed=0)
+    first, second = (
+        read_case(cohort.with_channels([name]).training[0], (1.0, 1.0, 1.0))[0] for name in ("t2w", "ct")
+    )
+    noise = np.random.default_rng(0).normal(size=first.shape).astype(np.float32)
+    assert gate.check(np.stack([noise, noise]), None) == []
+    (of_second,) = gate.check(np.stack([noise, second]), None)
+    assert of_second.startswith("ct: like a training volume")
+    (of_first,) = gate.check(np.stack([first, noise]), None)
+    assert of_first.startswith("t2w: like a training volume")

@@ -11,10 +11,15 @@ import pytest
 import torch
 
 from medldm import LatentDiffusionConfig
-from medldm.generation.engine import SamplingConfig, generate
-from medldm.generation.files import LabelGrid
+from medldm.data import check_cohort, read_cohort
+from medldm.data.labels import LabelSchema
+from medldm.errors import CheckpointError
+from medldm.generation.engine import LatentDiffusionInferer, SamplingConfig, generate
+from medldm.generation.files import LabelGrid, SyntheticWriter
+from medldm.generation.requests import make_preparer
 from medldm.latent_diffusion.checkpoints import save_checkpoint
-from medldm.latent_diffusion.model_files import describe_latent_diffusion
+from medldm.latent_diffusion.label_maps import describe_with_schema
+from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_latent_diffusion
 
 FEW = SamplingConfig(num_steps=2, seed=3)
 
@@ -125,3 +130,111 @@ def test_without_label_maps_the_affine_comes_from_the_training_space(make_model,
     assert nib.aff2axcodes(loaded.affine) == ("R", "A", "S")
     assert np.allclose(loaded.affine @ [7.5, 9.5, 7.5, 1], [0, 0, 0, 1])
     assert torch.isfinite(torch.from_numpy(loaded.get_fdata())).all()
+
+
+CHANNELS = ("t2w", "ct")
+
+
+@pytest.fixture
+def of_channels(make_model, tmp_path) -> Path:
+    """A model of two channels, the second one CT."""
+    path = tmp_path / "channels.safetensors"
+    model = make_model(("label_map",), channels=CHANNELS)
+    save_checkpoint(path, *describe_latent_diffusion(model, LatentDiffusionConfig())())
+    return path
+
+
+def test_each_channel_is_written_in_its_own_units_and_type(of_channels, make_cohort, tmp_path) -> None:
+    labels = make_cohort(2) / "labels"
+    files = generate(of_channels, tmp_path / "out", label_dir=str(labels), sampling=FEW)
+    assert [file.name for file in files] == [
+        f"synthetic_{index:04d}_{name}.nii.gz" for index in range(2) for name in CHANNELS
+    ]
+    model, config, _ = load_latent_diffusion(of_channels)
+    preparer = make_preparer(model)
+    source = sorted(labels.iterdir())[1]
+    request = preparer.prepare({"index": 1, "label": str(source), "conditions": {}})
+    volume = LatentDiffusionInferer(config, FEW)(request.size, model, conditions=request.conditions, index=1)[
+        0
+    ]
+    for place, (mapping, file) in enumerate(zip(model.space.intensities, files[2:], strict=True)):
+        expected = np.asarray(mapping.from_model(request.grid.to_file_grid(volume[place : place + 1])))
+        stored = nib.load(file)
+        assert stored.get_data_dtype() == expected.dtype
+        assert np.array_equal(np.asarray(stored.dataobj), expected)
+        assert np.array_equal(stored.affine, nib.load(source).affine)
+    assert nib.load(files[1]).get_data_dtype() == np.int16
+    sidecar = json.loads((tmp_path / "out" / "sidecars" / "synthetic_0001.json").read_text())
+    assert sidecar["channels"] == ["t2w", "ct"]
+
+
+@pytest.mark.parametrize("endings", ["name", "number"])
+def test_the_output_of_several_channels_is_itself_a_cohort(
+    of_channels, make_cohort, tmp_path, endings
+) -> None:
+    labels = str(make_cohort(3) / "labels")
+    files = generate(of_channels, tmp_path / "out", label_dir=labels, sampling=FEW, channel_endings=endings)
+    cohort = read_cohort(tmp_path / "out", validation_fraction=0)
+    assert check_cohort(cohort, full=True) == []
+    assert cohort.channels == CHANNELS
+    assert [file for case in cohort.cases for file in case["image"]] == [str(file) for file in files]
+    if endings == "number":
+        assert [file.name for file in files[:2]] == [
+            "synthetic_0000_0000.nii.gz",
+            "synthetic_0000_0001.nii.gz",
+        ]
+
+
+def test_channels_from_noise_have_one_affine(make_model, tmp_path) -> None:
+    path = tmp_path / "m.safetensors"
+    model = make_model((), channels=CHANNELS)
+    save_checkpoint(path, *describe_latent_diffusion(model, LatentDiffusionConfig())())
+    first, second = (nib.load(file) for file in generate(path, tmp_path / "out", num_samples=1, sampling=FEW))
+    assert np.array_equal(first.affine, second.affine) and first.shape == second.shape == (16, 20, 16)
+    assert not np.array_equal(first.get_fdata(), second.get_fdata())
+
+
+def test_existing_files_of_any_channel_are_not_replaced(of_channels, make_cohort, tmp_path) -> None:
+    labels = str(make_cohort(1) / "labels")
+    files = generate(of_channels, tmp_path / "out", label_dir=labels, sampling=FEW)
+    files[0].unlink()
+    with pytest.raises(FileExistsError, match=r"1 volumes, such as synthetic_0000_ct.nii.gz"):
+        generate(of_channels, tmp_path / "out", label_dir=labels, sampling=FEW)
+    generate(of_channels, tmp_path / "out", label_dir=labels, sampling=FEW, overwrite=True)
+    assert all(file.is_file() for file in files)
+
+
+@pytest.mark.parametrize("first_is_several", [True, False])
+def test_volumes_of_other_channels_do_not_join_a_folder(
+    of_channels, checkpoint, make_cohort, tmp_path, first_is_several
+) -> None:
+    labels = str(make_cohort(1) / "labels")
+    models = [of_channels, checkpoint][:: 1 if first_is_several else -1]
+    generate(models[0], tmp_path / "out", label_dir=labels, sampling=FEW)
+    before = sorted((tmp_path / "out").rglob("*"))
+    with pytest.raises(FileExistsError, match="one channel without a name"):
+        generate(models[1], tmp_path / "out", label_dir=labels, sampling=FEW, first_index=5, overwrite=True)
+    if first_is_several:
+        options = {"label_dir": labels, "sampling": FEW, "first_index": 1}
+        with pytest.raises(FileExistsError, match="named otherwise"):
+            generate(of_channels, tmp_path / "out", channel_endings="number", **options)
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
+def test_other_endings_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="channel_endings is 'letter': choose from"):
+        SyntheticWriter(tmp_path, channel_endings="letter")
+
+
+def test_a_model_of_label_maps_is_known_by_its_card(make_model, tmp_path) -> None:
+    """Two channels are no sign of label maps, and a model of them is refused as it was."""
+    make_preparer(make_model(("label_map",), channels=CHANNELS))
+    schema = LabelSchema(structures={1: "shell"})
+    images = make_model((), channels=CHANNELS)
+    describe = describe_with_schema(describe_latent_diffusion(images, LatentDiffusionConfig()), schema)
+    save_checkpoint(tmp_path / "maps.safetensors", *describe())
+    with pytest.raises(CheckpointError, match="makes label maps, not images"):
+        make_preparer(load_latent_diffusion(tmp_path / "maps.safetensors")[0])
+    images.space = make_model().space
+    with pytest.raises(CheckpointError, match="makes 2 channels, its card has the intensities of 1"):
+        make_preparer(images)

@@ -116,3 +116,18 @@ def test_what_stays_bad_is_named_or_left_out(checkpoint, make_cohort, tmp_path, 
 def test_a_negative_number_of_redraws_is_refused() -> None:
     with pytest.raises(ValueError, match="max_redraws is -1"):
         QualityGate(check=lambda image, labels: [], max_redraws=-1)
+
+
+def test_a_gate_sees_every_channel(make_model, make_cohort, tmp_path) -> None:
+    path = tmp_path / "channels.safetensors"
+    model = make_model(("label_map",), channels=("t2w", "ct"))
+    save_checkpoint(path, *describe_latent_diffusion(model, LatentDiffusionConfig())())
+    shapes = []
+
+    def check(image: np.ndarray, maps: np.ndarray | None) -> list[str]:
+        shapes.append((image.shape, None if maps is None else maps.shape))
+        return []
+
+    evaluator = run(path, make_cohort(2) / "labels", tmp_path / "out", QualityGate(check=check))
+    assert len(evaluator.written) == 4
+    assert all(image == (2, *maps) for image, maps in shapes)

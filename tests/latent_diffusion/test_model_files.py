@@ -12,11 +12,13 @@ from medldm.errors import CheckpointError
 from medldm.latent_diffusion.checkpoints import load_checkpoint, save_checkpoint
 from medldm.latent_diffusion.model import make_autoencoder
 from medldm.latent_diffusion.model_files import (
+    agree_on_channels,
     describe_autoencoder,
     describe_latent_diffusion,
     load_autoencoder,
     load_latent_diffusion,
     make_latent_diffusion,
+    require_channels_of,
 )
 
 SMALL = {"down_channels": (4, 8), "n_groups": 4, "mid_attention": False}
@@ -67,3 +69,27 @@ def test_the_card_says_all_and_names_no_path(tmp_path, make_model) -> None:
     )
     assert card["conditioning"]["structures"] == {"1": "shell", "5": "core"}
     assert b"secret" not in (tmp_path / "m.safetensors").read_bytes()
+
+
+def test_the_channels_of_stage_2_are_those_of_stage_1_in_its_order(make_model, tmp_path) -> None:
+    model = make_model(channels=("t2w", "ct"))
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, *describe_autoencoder(model.autoencoder, model.space)())
+    assert agree_on_channels(path, None) == agree_on_channels(path, ["ct", "t2w"]) == ("t2w", "ct")
+    with pytest.raises(CheckpointError, match=r"trained on the channels \['t2w', 'ct'\], but channels are"):
+        agree_on_channels(path, ["t2w"])
+    require_channels_of(path, ("t2w", "ct"))
+    assert make_latent_diffusion(path).space.channels == ("t2w", "ct")
+
+
+def test_one_channel_without_a_name_takes_any_one(make_model, tmp_path) -> None:
+    model = make_model()
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, *describe_autoencoder(model.autoencoder, model.space)())
+    assert agree_on_channels(path, None) is None and agree_on_channels(path, ["t1n"]) == ("t1n",)
+    require_channels_of(path, ())
+    require_channels_of(path, ("t1n",))
+    with pytest.raises(CheckpointError, match="one channel without a name, but channels are"):
+        agree_on_channels(path, ["t1n", "t2w"])
+    with pytest.raises(CheckpointError, match=r"the cohort has \['t1n', 't2w'\]: choose one"):
+        require_channels_of(path, ("t1n", "t2w"))

@@ -147,3 +147,31 @@ def test_neither_identifiers_nor_paths_reach_the_cache(make_model, tmp_path, cas
     files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert len(files) == 3
     assert not any("patient" in str(path) or b"patient" in path.read_bytes() for path in files)
+
+
+class LoadChannelsd(LoadTensord):
+    """Load the channels of a case, and count."""
+
+    def __call__(self, case: dict[str, Any]) -> dict[str, Any]:
+        files = case["image"]
+        channels = [super(LoadChannelsd, self).__call__(case | {"image": file})["image"] for file in files]
+        return {"image": torch.cat(channels), "class": torch.tensor(case["class"])}
+
+
+def test_a_changed_file_of_any_channel_is_encoded_anew(make_model, tmp_path, cases) -> None:
+    model, folder = make_model(("class",), channels=("t1n", "ct")), tmp_path / "cache"
+    both = [
+        case | {"image": [case["image"], other["image"]]}
+        for case, other in zip(cases, cases[::-1], strict=True)
+    ]
+    counts = []
+    for _ in range(2):
+        load = LoadChannelsd()
+        first = encode_cases(model, both, transform=Compose([load]), directory=folder)
+        counts.append(load.n_loaded)
+        (tmp_path / "patient_0.bin").write_bytes(VOLUMES[1].numpy().tobytes())
+        os.utime(tmp_path / "patient_0.bin", (1, 1))
+    # patient_0 is the first channel of one case and the second of another.
+    assert counts == [6, 4]
+    mean, _ = model.autoencoder.encode_moments(torch.cat([VOLUMES[1], VOLUMES[2]], dim=1))
+    assert torch.equal(first[0]["mean"], mean[0].detach())

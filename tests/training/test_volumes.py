@@ -106,3 +106,58 @@ def test_a_batch_says_which_samples_lack_a_condition() -> None:
 def test_a_model_without_conditions_takes_the_image_alone(cohort) -> None:
     space = measure_space(cohort, spacing_mm=(1, 1, 1), size=(16, 20, 24), intensity="mr_percentile")
     assert set(case_transforms(space, ConditioningConfig())(cohort.training[0])) == {"image"}
+
+
+@pytest.fixture
+def channels(make_cohort):
+    """A cohort of two channels, not in the order of the alphabet."""
+    folder = make_cohort(5, channels=("t2w", "ct"))
+    return open_cohort(str(folder), validation_fraction=0.2, seed=0)
+
+
+SPACE = {"spacing_mm": (1, 1, 1), "size": (16, 20, 24)}
+
+
+def test_each_channel_comes_as_if_it_were_alone(channels) -> None:
+    kinds = {"ct": "ct_window", "t2w": "mr_percentile"}
+    space = measure_space(channels, **SPACE, intensity=kinds)
+    assert space.channels == ("t2w", "ct")
+    joined = volume_transforms(space, schema=channels.schema)(channels.training[0])
+    assert joined["image"].shape == (2, 16, 20, 24) and joined["label"].shape == (1, 16, 20, 24)
+    for place, name in enumerate(space.channels):
+        cohort = channels.with_channels([name])
+        own = measure_space(cohort, **SPACE, intensity=kinds[name])
+        assert own.intensities == (space.intensities[place],)
+        alone = volume_transforms(own, schema=cohort.schema)(cohort.training[0])
+        assert torch.equal(alone["image"], joined["image"][place : place + 1])
+        assert torch.equal(alone["label"], joined["label"])
+
+
+def test_the_order_of_the_channels_is_the_one_that_was_asked_for(channels) -> None:
+    cohort = channels.with_channels(["ct", "t2w"])
+    images = [
+        volume_transforms(measure_space(each, **SPACE, intensity="mr_percentile"))(
+            next(case for case in each.cases if case["id"] == "case_1")
+        )["image"]
+        for each in (channels, cohort)
+    ]
+    assert torch.equal(images[0].flip(0), images[1])
+
+
+@pytest.mark.parametrize("kinds", [{"t2w": "mr_percentile"}, {"t2w": "ct_window", "ct": "x", "pd": "x"}])
+def test_kinds_of_other_channels_are_refused(channels, kinds) -> None:
+    with pytest.raises(ConfigError, match=r"the cohort's channels are \['t2w', 'ct'\]"):
+        measure_space(channels, **SPACE, intensity=kinds)
+
+
+def test_a_named_kind_for_a_channel_without_a_name_is_refused(cohort) -> None:
+    with pytest.raises(ConfigError, match=r"the cohort's channels are \[\]"):
+        measure_space(cohort, **SPACE, intensity={"t1n": "mr_percentile"})
+
+
+def test_a_condition_image_that_a_case_lacks_has_one_channel(channels) -> None:
+    space = measure_space(channels, **SPACE, intensity="mr_percentile")
+    mapping = space.intensities[0].to_dict()
+    config = ConditioningConfig(conditioning_type=["image"], image_intensity=mapping)
+    bare = case_transforms(space, config)(channels.training[0])
+    assert bare["condition_image"].shape == (1, 16, 20, 24) and bare["image"].shape == (2, 16, 20, 24)

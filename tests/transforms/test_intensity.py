@@ -80,3 +80,48 @@ def test_ct_needs_no_measurement() -> None:
 def test_empty_cohort_is_refused() -> None:
     with pytest.raises(ValueError, match="no cases"):
         measure_intensity_mapping([])
+
+
+MAPPINGS = [
+    IntensityMapping(kind="mr_percentile"),
+    IntensityMapping(kind="ct_window"),
+    IntensityMapping(kind="identity_range", lower=0.0, upper=400.0),
+]
+
+
+def test_each_channel_is_mapped_as_if_it_were_alone() -> None:
+    channels = volumes(3)
+    joined = NormaliseIntensity(MAPPINGS)(MetaTensor(torch.cat(channels)))
+    for channel, mapping, own, limits in zip(
+        channels, MAPPINGS, joined.split(1), joined.meta["intensity_limits"], strict=True
+    ):
+        alone = NormaliseIntensity(mapping)(MetaTensor(channel))
+        assert torch.equal(own.as_tensor(), alone.as_tensor())
+        assert limits == alone.meta["intensity_limits"]
+
+
+def test_the_way_back_is_each_channel_s_own() -> None:
+    channels = volumes(3)
+    transform = NormaliseIntensity(MAPPINGS)
+    back = transform.inverse(transform(MetaTensor(torch.cat(channels))))
+    for channel, mapping, own in zip(channels, MAPPINGS, back.split(1), strict=True):
+        single = NormaliseIntensity(mapping)
+        assert torch.equal(own.as_tensor(), single.inverse(single(MetaTensor(channel))).as_tensor().float())
+    of_ct = NormaliseIntensity([MAPPINGS[1]] * 2)
+    assert of_ct.inverse(of_ct(MetaTensor(torch.cat(channels[:2])))).dtype == torch.int16
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 4])
+def test_another_number_of_channels_than_of_mappings_is_refused(n_channels: int) -> None:
+    with pytest.raises(ValueError, match=f"{n_channels} channels and there are 3 intensity mappings"):
+        NormaliseIntensity(MAPPINGS)(MetaTensor(torch.rand(n_channels, 4, 4, 4)))
+
+
+def test_clipped_channels_are_logged_by_their_own_files(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    volume = MetaTensor(torch.tensor([0.0, 1.0, 1.0, 9.0, 0.0, 1.0, 1.0, 1.0]).reshape(2, 4, 1, 1))
+    volume.meta["channel_files"] = ["x/a_t1n.nii.gz", "x/a_t2w.nii.gz"]
+    mapping = {"kind": "identity_range", "lower": 0.0, "upper": 1.0}
+    NormaliseIntensity([mapping, mapping])(volume)
+    assert "a_t1n.nii.gz: 0.00 % of voxels below and 25.00 % above" in caplog.text
+    assert "a_t2w" not in caplog.text

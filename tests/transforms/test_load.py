@@ -113,3 +113,61 @@ def test_bundle_configs_name_the_transforms_by_target(save_nifti: SaveNifti) -> 
     parser = ConfigParser({"load": {"_target_": "medldm.transforms.LoadVolumed", "keys": "image"}})
     case = parser.get_parsed_content("load")({"image": str(save_nifti(np.ones((3, 4, 5), dtype=np.float32)))})
     assert tuple(case["image"].shape) == (1, 3, 4, 5)
+
+
+def turned_copy(array: np.ndarray, codes: str, oblique: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the volume of an array with the affine `oblique`, stored with other axes."""
+    transform = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(oblique), nib.orientations.axcodes2ornt(codes)
+    )
+    turned = nib.orientations.apply_orientation(array, transform)
+    return turned, oblique @ nib.orientations.inv_ornt_aff(transform, array.shape)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PIR", "LPS"])
+def test_the_files_of_a_list_are_the_channels_of_one_volume(
+    save_nifti: SaveNifti, oblique: np.ndarray, codes: str
+) -> None:
+    arrays = [np.random.default_rng(seed).normal(size=(4, 5, 6)) for seed in range(3)]
+    paths = [save_nifti(arrays[0], oblique, name="a.nii.gz")]
+    paths += [save_nifti(*turned_copy(arrays[1], codes, oblique), name="b.nii.gz")]
+    paths += [save_nifti(arrays[2], oblique, name="c.nii.gz")]
+    volume = LoadVolumed("image")({"image": [str(path) for path in paths]})["image"]
+    assert volume.shape[0] == 3
+    for channel, path in zip(volume, paths, strict=True):
+        assert torch.equal(channel.as_tensor(), LoadVolume()(path)[0].as_tensor())
+    assert torch.equal(volume.affine, LoadVolume()(paths[0]).affine)
+    assert volume.meta["channel_files"] == [str(path) for path in paths]
+    restored = restore_file_geometry(volume)
+    np.testing.assert_array_equal(restored[0].numpy(), nib.load(paths[0]).get_fdata(dtype=np.float32))
+    # The order is that of the list, whatever the names.
+    swapped = LoadVolume()(paths[::-1])
+    assert torch.equal(swapped.as_tensor().flip(0), volume.as_tensor())
+
+
+def test_a_list_of_one_file_is_that_file(save_nifti: SaveNifti, oblique: np.ndarray) -> None:
+    path = save_nifti(np.random.default_rng(0).normal(size=(4, 5, 6)), oblique)
+    alone, listed = LoadVolume()(path), LoadVolume()([path])
+    assert (
+        torch.equal(alone.as_tensor(), listed.as_tensor())
+        and dict(alone.meta).keys() == dict(listed.meta).keys()
+    )
+
+
+def test_channels_on_other_grids_are_refused_by_name(save_nifti: SaveNifti) -> None:
+    first = save_nifti(np.zeros((4, 5, 6)), name="a.nii.gz")
+    shorter = save_nifti(np.zeros((4, 5, 5)), name="b.nii.gz")
+    shifted = save_nifti(np.zeros((4, 5, 6)), np.diag([1, 1, 1.02, 1]), name="c.nii.gz")
+    rounded = save_nifti(np.zeros((4, 5, 6)), np.diag([1, 1, 1.001, 1]), name="d.nii.gz")
+    with pytest.raises(VolumeError, match=r"b.nii.gz: its shape is \(4, 5, 5\)"):
+        LoadVolume()([first, shorter])
+    with pytest.raises(VolumeError, match=r"c.nii.gz: its affine puts a corner 0.1 mm"):
+        LoadVolume()([first, shifted])
+    assert LoadVolume()([first, rounded]).shape[0] == 2
+
+
+@pytest.mark.parametrize(("is_label", "n_files"), [(True, 2), (False, 0)])
+def test_lists_that_are_no_channels_are_refused(save_nifti: SaveNifti, is_label: bool, n_files: int) -> None:
+    path = save_nifti(np.zeros((4, 5, 6)))
+    with pytest.raises(ValueError, match=f"{n_files} files are given as one volume"):
+        LoadVolume(is_label=is_label)([path] * n_files)

@@ -115,3 +115,12 @@ def test_plain_arrays_are_cropped_and_padded_as_volumes_are(size: tuple[int, ...
 def test_cropping_undoes_padding_by_even_and_odd_numbers_of_voxels(size: tuple[int, ...]) -> None:
     array = numbered(np.eye(4))[0].numpy()
     assert np.array_equal(centre_crop_or_pad(centre_crop_or_pad(array, size), SHAPE), array)
+
+
+@pytest.mark.parametrize("fill", ["minimum", "edge", 3.0])
+def test_channels_are_padded_as_if_each_were_alone(fill: str | float) -> None:
+    volume = torch.stack([torch.rand(5, 4, 6) - 7, torch.rand(5, 4, 6) + 100])
+    transform = CentreCropOrPad((8, 3, 9), fill=fill)  # type: ignore[arg-type]
+    joined = transform(MetaTensor(volume))
+    for channel, own in zip(volume, joined, strict=True):
+        assert torch.equal(own.as_tensor(), transform(MetaTensor(channel[None]))[0].as_tensor())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +144,20 @@ def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -
         weights_sha256=checkpoint.card["weights_sha256"],
         needs_label=of_label_maps or "label_map" in conditioning.names,
     )
+
+
+def require_channels(evaluated: EvaluatedModel, channels: Sequence[str]) -> None:
+    """Refuse cohorts of other channels than the model makes, or in another order.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    made = require_volume_space(evaluated.model.space).channels
+    if made != tuple(channels) and (made or len(channels) > 1):
+        raise CheckpointError(
+            f"the model makes the channels {list(made)}, the synthetic set has {list(channels)}: give the "
+            "model that made it, or none"
+        )
 
 
 def choose_model_cases(cohort: Cohort, evaluated: EvaluatedModel, *, n_max: int, seed: int) -> ModelCases:

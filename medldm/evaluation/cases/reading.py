@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medldm.configs import Config
+from medldm.configs import Config, read_switch
 from medldm.data.case_checks import main_file, only_image
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
@@ -89,18 +89,28 @@ class Cohorts(NamedTuple):
         ]
 
 
-def open_cohort(dataset: str | Path | Cohort) -> Cohort:
+def open_cohort(
+    dataset: str | Path | Cohort, *, channels: Sequence[str] | None = None, drop_incomplete: bool = False
+) -> Cohort:
     """Read a cohort of images, label maps or both, and refuse it if it is not sound.
 
     Args:
         dataset: folder, datalist, or a cohort that was read already.
+        channels: contrasts to take of a folder or datalist; None for all that it names.
+        drop_incomplete: leave out cases that lack one of them.
 
     Raises:
         CohortError: naming each file that cannot be used.
     """
     if not isinstance(dataset, Cohort):
         dataset = read_cohort(
-            dataset, validation_fraction=0.0, require_labels=False, require_images=False, strict=False
+            dataset,
+            validation_fraction=0.0,
+            require_labels=False,
+            require_images=False,
+            channels=channels,
+            drop_incomplete=drop_incomplete,
+            strict=False,
         )
     require_sound(dataset)
     return dataset
@@ -156,15 +166,31 @@ def load_case_sets(
     return replace(sets, issues=tuple(sets.find_issues(n_shared=n_shared)))
 
 
-def split_cohort(dataset: str | Path, *, validation_fraction: float, seed: int) -> tuple[Cohort, Cohort]:
+def split_cohort(
+    dataset: str | Path,
+    *,
+    validation_fraction: float,
+    seed: int,
+    channels: Sequence[str] | None = None,
+    drop_incomplete: bool = False,
+) -> tuple[Cohort, Cohort]:
     """Split a cohort as training does: into its training and its validation cases.
 
     Args:
         dataset: folder or datalist.
         validation_fraction: as in training.
         seed: of the split, as in training.
+        channels: contrasts to take; None for all that the cohort names.
+        drop_incomplete: leave out cases that lack one of them, as in training.
     """
-    cohort = read_cohort(dataset, validation_fraction=validation_fraction, seed=seed, require_labels=False)
+    cohort = read_cohort(
+        dataset,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        require_labels=False,
+        channels=channels,
+        drop_incomplete=read_switch(drop_incomplete, name="drop_incomplete"),
+    )
     return replace(cohort, validation=[]), replace(cohort, training=cohort.validation, validation=[])
 
 

@@ -73,7 +73,7 @@ def latent_features(
 
     Returns:
         (N, D) by "train", "test", "synthetic" and "noise", rows in the order of the cohorts' cases; the noise
-        is white, with mean and standard deviation of each test volume.
+        is white, with mean and standard deviation of each channel of a test volume.
 
     Raises:
         CheckpointError: for a model without a space.
@@ -89,7 +89,9 @@ def latent_features(
             volume = torch.as_tensor(transform({"image": case["image"]})["image"])[None]
             if name == "noise":
                 drawn = torch.randn(volume.shape, generator=generator)
-                volume = (volume.mean() + volume.std() * drawn).clamp(-1, 1)
+                pairs = zip(volume.split(1, dim=1), drawn.split(1, dim=1), strict=True)
+                channels = [(own.mean() + own.std() * noise).clamp(-1, 1) for own, noise in pairs]
+                volume = torch.cat(channels, dim=1)
             rows.append(pool_latents(model.encode(volume.to(model.latent_shift.device))))
         found[name] = np.stack(rows)
     return found

@@ -45,7 +45,8 @@ class MedicalNetLoss(nn.Module):
         return super().train(False)
 
     def forward(self, fake: Tensor, real: Tensor) -> Tensor:
-        """Return the distance, a scalar, of volumes (B, 1, X, Y, Z)."""
+        """Return the distance, a scalar, of volumes (B, C, X, Y, Z): the mean over their channels."""
+        fake, real = (volume.flatten(0, 1).unsqueeze(1) for volume in (fake, real))
         return (self._features(fake) - self._features(real)).square().sum(dim=1).mean()
 
     def _features(self, volume: Tensor) -> Tensor:

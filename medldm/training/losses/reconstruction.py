@@ -108,11 +108,16 @@ class AutoencoderLoss(FirstStageLoss):
 
         Args:
             output: of the autoencoder, for `volume`.
-            volume: (B, 1, X, Y, Z) in [-1, 1].
+            volume: (B, C, X, Y, Z) in [-1, 1].
             discriminator: gives a list of features, the last one its logits; None before it takes part.
             shard: not needed: every term is a mean over the rows.
         """
         fake = output.reconstruction.float()
+        if fake.shape != volume.shape:
+            raise ConfigError(
+                f"the volumes have the shape {tuple(volume.shape)}, their reconstructions "
+                f"{tuple(fake.shape)}: give the autoencoder as many in_channels and out_channels"
+            )
         terms = {"l1": (fake - volume).abs().mean(), "regularisation": output.regularisation}
         if self.perceptual is not None:
             terms["perceptual"] = self.perceptual(fake, volume)
@@ -133,7 +138,7 @@ class AutoencoderLoss(FirstStageLoss):
         return {"loss": total, **terms}
 
     def for_discriminator(self, real: Tensor, fake: Tensor, *, discriminator: nn.Module) -> Tensor:
-        """Return the discriminator's loss for real and reconstructed volumes (B, 1, X, Y, Z)."""
+        """Return the discriminator's loss for real and reconstructed volumes (B, C, X, Y, Z)."""
         logits_real, logits_fake = _judge(discriminator, real)[-1], _judge(discriminator, fake.detach())[-1]
         return 0.5 * (
             self.adversarial(logits_real, target_is_real=True, for_discriminator=True)

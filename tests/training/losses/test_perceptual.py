@@ -61,3 +61,10 @@ def test_pickled_weights_are_refused(weights: dict[str, Tensor], tmp_path: Path)
     torch.save(weights, tmp_path / "weights.pth")
     with pytest.raises(CheckpointError, match=r"pickled weights \(\.pth\) are not read"):
         MedicalNetLoss(tmp_path / "weights.pth")
+
+
+def test_channels_are_compared_one_by_one(file: Path) -> None:
+    loss = MedicalNetLoss(file)
+    real, fake = (torch.randn(2, 3, 17, 16, 18, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    alone = [loss(fake[:, c : c + 1], real[:, c : c + 1]) for c in range(3)]
+    assert torch.allclose(loss(fake, real), torch.stack(alone).mean(), rtol=1e-5)
