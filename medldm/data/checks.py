@@ -78,7 +78,8 @@ def run_check(cohort_dir: str | Path, *, full: bool = True, as_json: bool = Fals
     n_errors = sum(issue.severity == "error" for issue in issues)
     if as_json:
         return _as_json(cohort, issues, n_errors=n_errors, full=full), int(n_errors > 0)
-    counted = f"{len(cohort.training)} training and {len(cohort.validation)} validation cases"
+    layout = f"{cohort.layout} layout: " if cohort.layout else ""
+    counted = f"{layout}{len(cohort.training)} training and {len(cohort.validation)} validation cases"
     counted += f" of the channels {', '.join(cohort.channels)}" if cohort.channels else ""
     summary = f"{counted}: {n_errors} errors, {len(issues) - n_errors} warnings"
     return "\n".join([format_table(issues), "", summary] if issues else [summary]), int(n_errors > 0)
@@ -88,6 +89,7 @@ def _as_json(cohort: Cohort, issues: list[Issue], *, n_errors: int, full: bool) 
     content = {
         "is_sound": n_errors == 0,
         "is_full": full,
+        "layout": cohort.layout,
         "n_training": len(cohort.training),
         "n_validation": len(cohort.validation),
         "n_errors": n_errors,

@@ -33,6 +33,7 @@ class Cohort:
         validation: the same form.
         schema: the structures of the label maps; None where the cohort has no label maps.
         channels: names of the channels of an image, in their order; () for one without a name.
+        layout: name of a foreign layout that was read where it lies; "" for the toolkit's own and for lists.
         issues: what is wrong with the layout; only warnings unless read with strict=False.
     """
 
@@ -41,6 +42,7 @@ class Cohort:
     validation: list[Case]
     schema: LabelSchema | None
     channels: tuple[str, ...] = ()
+    layout: str = ""
     issues: tuple[Issue, ...] = ()
 
     @property
@@ -91,7 +93,8 @@ def read_cohort(
             condition_images/ (other contrasts on the same grid, of all cases or some); where it holds
             channels.json, images are named <case>_<channel>; or a folder holding cohort.json; or a MONAI
             datalist JSON with "training" and, if wanted, "validation", whose paths are relative to the
-            file's folder.
+            file's folder; or a folder that nnU-Net, MSD, BIDS, TotalSegmentator or FreeSurfer has made.
+            subjects.csv in it says which cases are of one subject where names leave it open.
         validation_fraction: share of the subjects set aside where no validation list is given, at least one.
         seed: of the split; the same seed and subjects always give the same split, on every machine.
         require_labels: refuse cases without label map.
@@ -116,9 +119,14 @@ def read_cohort(
             f"no cohort at {dataset_dir}; give a folder with images/ and labels/, or a datalist JSON"
         )
     issues: list[Issue] = []
-    root, known, lists = read_lists(
-        path, issues=issues, require_labels=require_labels, require_images=require_images
+    listing = read_lists(
+        path,
+        issues=issues,
+        require_labels=require_labels,
+        require_images=require_images,
+        contrasts=channels,
     )
+    root, known, lists = listing.root, listing.channels, listing.lists
     if not known and _errors(issues):
         channels = None  # the names could not be read; that is the error to show
     if "validation" not in lists:
@@ -137,8 +145,9 @@ def read_cohort(
         validation=lists["validation"],
         schema=None,
         channels=choose_channels(known, channels),
+        layout=listing.layout,
     )
-    schema = _find_schema(cohort, issues)
+    schema = _find_schema(cohort, issues, named=listing.schema)
     cohort = replace(cohort, schema=schema, issues=tuple(issues))
     if strict and _errors(issues):
         raise CohortError(_with_header_errors(cohort))
@@ -156,7 +165,7 @@ def count_channels(dataset_dir: str | Path, channels: Sequence[str] | None = Non
     path = Path(dataset_dir).expanduser().resolve()
     if channels is not None or not path.exists():
         return len(check_channel_names(channels)) if channels is not None else 1
-    _, known, _ = read_lists(path, issues=[], require_labels=False, require_images=False)
+    known = read_lists(path, issues=[], require_labels=False, require_images=False).channels
     return len(known) or 1
 
 
@@ -196,14 +205,18 @@ def split_by_subject(
     return training, [case for case in cases if case["subject"] in held_out]
 
 
-def _find_schema(cohort: Cohort, issues: list[Issue]) -> LabelSchema | None:
-    """Read labels.json, or infer the structures from the label maps."""
+def _find_schema(
+    cohort: Cohort, issues: list[Issue], *, named: LabelSchema | None = None
+) -> LabelSchema | None:
+    """Read labels.json, else take what the layout names, else infer the structures from the label maps."""
     if (cohort.root / LABELS_FILE).is_file():
         try:
             return read_label_schema(cohort.root / LABELS_FILE)
         except ValueError as error:
             issues.append(Issue.error("labels", LABELS_FILE, str(error)))
             return None
+    if named is not None:
+        return named
     files = [(case["label"], True) for case in cohort.cases if "label" in case]
     values: set[int] = set()
     for file, info in gather_file_info(files, root=cohort.root).items():

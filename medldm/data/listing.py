@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medldm.data.case_checks import VOLUME_KEYS, volume_files
+from medldm.data.case_subjects import settle_subjects
 from medldm.data.channels import join_channels, order_by_name, read_channel_names, read_channels_file
 from medldm.data.issues import Issue
+from medldm.data.labels import LabelSchema
+from medldm.data.layouts.cases import list_cases
+from medldm.data.layouts.detect import read_where_it_lies
+from medldm.data.layouts.records import Layout
+from medldm.data.layouts.trees import volumes_below
 from medldm.errors import ConfigError
 from medldm.transforms.readers import VOLUME_SUFFIXES, volume_stem, volume_suffix
 
@@ -18,32 +24,87 @@ Case = dict[str, Any]
 COHORT_FILE = "cohort.json"
 CONDITION_IMAGES = "condition_images"
 SPLITS = ("training", "validation")
-_BIDS_SUBJECT = re.compile(r"(sub-[A-Za-z0-9]+)(?:_|$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What a cohort's folder or list holds.
+
+    Args:
+        root: folder that names are relative to.
+        lists: split -> cases. Where there are channels, the "image" of a case is a list in their order with
+            None for one that is missing.
+        channels: their names, () for one without.
+        schema: structures that a foreign layout names.
+        layout: name of a foreign layout; "" for the toolkit's own and for lists.
+    """
+
+    root: Path
+    lists: dict[str, list[Case]]
+    channels: tuple[str, ...] = ()
+    schema: LabelSchema | None = None
+    layout: str = ""
 
 
 def read_lists(
-    path: Path, *, issues: list[Issue], require_labels: bool, require_images: bool = True
-) -> tuple[Path, tuple[str, ...], dict[str, list[Case]]]:
-    """Return the folder that names are relative to, the channels and the lists of cases.
+    path: Path,
+    *,
+    issues: list[Issue],
+    require_labels: bool,
+    require_images: bool = True,
+    contrasts: Sequence[str] | None = None,
+) -> Listing:
+    """List the cases of a folder or a datalist; what is wrong joins `issues`.
 
-    What is wrong joins `issues`. Where there are channels, the "image" of a case is a list in their order
-    with None for one that is missing.
+    Args:
+        path: of either.
+        issues: receives what is found.
+        require_labels: refuse cases without label map.
+        require_images: refuse a folder of label maps alone.
+        contrasts: that become channels where a foreign layout has each as a scan of its own.
     """
     listing = path / COHORT_FILE if path.is_dir() and (path / COHORT_FILE).is_file() else path
+    doubts: dict[str, str] = {}
     if listing.is_file():
         channels, lists = _read_datalist(listing, issues=issues, require_labels=require_labels)
-        return listing.parent, channels, lists
-    if not require_images and _has(path, "labels") and not _has(path, "images"):
-        return path, (), {"training": _read_label_maps(path, issues=issues)}
-    channels, endings = read_channels_file(path, issues=issues)
-    cases = _read_folders(path, endings=endings, issues=issues, require_labels=require_labels)
-    return path, channels, {"training": cases}
+        found = Listing(root=listing.parent, lists=lists, channels=channels)
+    elif not require_images and _has(path, "labels") and not _has(path, "images"):
+        found = Listing(root=path, lists={"training": _read_label_maps(path, issues=issues)})
+    elif (layout := _foreign_layout(path, issues)) is not None:
+        channels, cases = list_cases(
+            layout, contrasts=contrasts, require_labels=require_labels, issues=issues
+        )
+        doubts = {scan.name: scan.doubt for scan in layout.scans if scan.doubt}
+        found = Listing(
+            root=path, lists={"training": cases}, channels=channels, schema=layout.schema, layout=layout.name
+        )
+    else:
+        channels, endings = read_channels_file(path, issues=issues)
+        cases = _read_folders(path, endings=endings, issues=issues, require_labels=require_labels)
+        found = Listing(root=path, lists={"training": cases}, channels=channels)
+    every_case = [case for cases in found.lists.values() for case in cases]
+    settle_subjects(every_case, found.root, doubts=doubts, issues=issues)
+    return found
 
 
-def subject_of(case_id: str) -> str:
-    """Return a case's subject: the BIDS entity "sub-..." where the name begins with one, else the case."""
-    match = _BIDS_SUBJECT.match(case_id)
-    return match.group(1) if match else case_id
+def _foreign_layout(path: Path, issues: list[Issue]) -> Layout | None:
+    """Read a folder that has not the toolkit's own layout, or None where it has."""
+    has_own = any(_has(path, name) for name in ("images", "labels"))
+    if has_own and not any(_holds_folders_of_volumes(path / name) for name in ("images", "labels")):
+        return None
+    layout = read_where_it_lies(path)
+    if layout is None and not has_own:
+        message = (
+            "it has no layout that is read where it lies; `medldm prepare IN OUT` makes a cohort of DICOM "
+            "series and other trees"
+        )
+        issues.append(Issue.error("layout", ".", message))
+    return layout
+
+
+def _holds_folders_of_volumes(folder: Path) -> bool:
+    """Tell a folder with a folder for each case from a folder of files."""
+    return folder.is_dir() and any(one.is_dir() and volumes_below(one) for one in folder.iterdir())
 
 
 def _read_folders(
@@ -58,7 +119,7 @@ def _read_folders(
     others = _volumes_in(root / CONDITION_IMAGES, issues=issues) if _has(root, CONDITION_IMAGES) else {}
     cases = []
     for stem, image in images.items():
-        case: Case = {"id": stem, "subject": subject_of(stem), "image": image}
+        case: Case = {"id": stem, "image": image}
         if stem in others:
             case["condition_image"] = str(others[stem])
         if stem in labels:
@@ -78,8 +139,7 @@ def _read_folders(
 
 def _read_label_maps(root: Path, *, issues: list[Issue]) -> list[Case]:
     return [
-        {"id": stem, "subject": subject_of(stem), "label": str(file)}
-        for stem, file in _volumes_in(root / "labels", issues=issues).items()
+        {"id": stem, "label": str(file)} for stem, file in _volumes_in(root / "labels", issues=issues).items()
     ]
 
 
@@ -171,7 +231,8 @@ def _case_of(
         key: _resolved(value, listing.parent) if key in VOLUME_KEYS else value for key, value in entry.items()
     }
     case["id"] = str(case.get("id", _name_of(case["image"], channels)))
-    case["subject"] = str(case.get("subject", subject_of(case["id"])))
+    if "subject" in case:
+        case["subject"] = str(case["subject"])
     return case
 
 

@@ -13,8 +13,7 @@ from medldm.data.issues import Issue
 from medldm.data.layouts.label_names import schema_from_json
 from medldm.data.layouts.names import file_stem
 from medldm.data.layouts.records import Layout, Scan
-from medldm.data.layouts.subjects import subjects_of_list
-from medldm.data.layouts.trees import passed_over, volumes_in
+from medldm.data.layouts.trees import passed_over, volumes_in, with_subjects
 
 NAME = "MSD"
 DATASET_FILE = "dataset.json"
@@ -58,20 +57,14 @@ def read_folders(root: Path) -> Layout:
             message = f"it has no image of that name in images{part}/"
             problems.append(Issue.error("pair", f"labels{part}/{labels[stem].name}", message))
         scans += [
-            Scan(name=stem, subject=stem, images={"": path}, label=labels.get(stem))
+            Scan(name=stem, subject=stem, images={"": path}, label=labels.get(stem), is_test=part == "Ts")
             for stem, path in images.items()
         ]
     return _finish(root, scans, None, problems)
 
 
 def _finish(root: Path, scans: list[Scan], schema: Any, problems: list[Issue]) -> Layout:
-    subjects = subjects_of_list([scan.name for scan in scans])
-    if subjects.unsure:
-        problems.append(Issue.error("subject", "imagesTr", subjects.reason))
-    scans = [
-        Scan(name=scan.name, subject=subject, images=scan.images, label=scan.label)
-        for scan, subject in zip(scans, subjects.names, strict=True)
-    ]
+    scans = with_subjects(scans)
     problems += passed_over(root, scans, layout=NAME)
     return Layout(name=NAME, root=root, scans=tuple(scans), schema=schema, problems=tuple(problems))
 
@@ -90,12 +83,11 @@ def _scan_of(entry: Any, root: Path, place: str, problems: list[Issue]) -> Scan 
         return None
     name = file_stem(files["image"])
     if "label" in files and file_stem(files["label"]) != name:
-        message = (
-            f"{DATASET_FILE} gives it the label map {files['label'].name}, of another name; make them agree"
-        )
+        message = f"{DATASET_FILE} gives it a label map of another name; make them agree"
         problems.append(Issue.error("pair", files["image"].name, message))
         return None
-    return Scan(name=name, subject=name, images={"": files["image"]}, label=files.get("label"))
+    image, label = files["image"], files.get("label")
+    return Scan(name=name, subject=name, images={"": image}, label=label, is_test=place == "test")
 
 
 def _listed(entry: Any) -> Any:

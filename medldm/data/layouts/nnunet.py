@@ -15,8 +15,7 @@ from medldm.data.issues import Issue
 from medldm.data.layouts.label_names import schema_from_json
 from medldm.data.layouts.names import channel_number
 from medldm.data.layouts.records import Layout, Scan
-from medldm.data.layouts.subjects import subjects_of_list
-from medldm.data.layouts.trees import passed_over, volumes_in
+from medldm.data.layouts.trees import passed_over, volumes_in, with_subjects
 from medldm.transforms.readers import VOLUME_SUFFIXES
 
 NAME = "nnU-Net"
@@ -50,13 +49,7 @@ def read_nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
     scans = []
     for part in ("Tr", "Ts"):
         scans += _read_part(root, part, names, problems)
-    subjects = subjects_of_list([scan.name for scan in scans])
-    scans = [
-        Scan(name=scan.name, subject=subject, images=scan.images, label=scan.label)
-        for scan, subject in zip(scans, subjects.names, strict=True)
-    ]
-    if subjects.unsure:
-        problems.append(Issue.error("subject", "imagesTr", subjects.reason))
+    scans = with_subjects(scans)
     return Layout(
         name=NAME,
         root=root,
@@ -113,6 +106,7 @@ def _read_part(root: Path, part: str, names: Mapping[str, str], problems: list[I
                 names[number] if len(names) > 1 else "": files[number] for number in names if number in files
             },
             label=labels.get(case),
+            is_test=part == "Ts",
         )
         for case, files in sorted(cases.items())
     ]

@@ -53,10 +53,13 @@ class Scan:
     Args:
         name: identifies the case within the layout, by its names alone.
         subject: identifies its subject; all scans of one person share it.
-        images: channel -> file, in the order of the channels; a single image without a channel has the key
-            ""; empty where the layout has a label map alone.
+        images: channel -> file, in the order of the channels; a single image has its contrast as key, or ""
+            where its name says none; empty where the layout has a label map alone.
         label: its label map; a file of values, named structures, or None for an unlabelled scan.
         split: "training", "validation", or None where the layout does not say.
+        case: what the contrasts of one case share, where each is a scan of its own; else "".
+        doubt: why its subject is unsure; "" where the names say it.
+        is_test: whether the layout keeps it apart as a test case, often without label map.
         entry: "class", "classes", "text" and "scalars" of the case, where the layout gives them.
     """
 
@@ -65,6 +68,9 @@ class Scan:
     images: Mapping[str, Path] = field(repr=False)
     label: Path | NamedStructures | None = field(default=None, repr=False)
     split: str | None = None
+    case: str = field(default="", repr=False)
+    doubt: str = field(default="", repr=False)
+    is_test: bool = False
     entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -85,7 +91,8 @@ class Layout:
         scans: its cases, by name.
         schema: structures with names and colours, where the layout names the values of its label maps.
         channels: names of the channels, in order; () where every scan is one image without a channel.
-        problems: what is wrong or worth saying; an error concerns files that became no scan.
+        problems: what is wrong or worth saying; an error concerns files that became no scan. Only the field
+            `file` of an issue names files, so that `prepare` can repeat the messages.
         needs_prepare: why its files cannot be read where they lie, or "" where they can.
     """
 

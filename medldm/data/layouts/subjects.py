@@ -41,10 +41,8 @@ _DATE = re.compile(r"(?<!\d)((19|20)\d\d[-.][01]?\d[-.][0-3]?\d|[0-3]?\d[-.][0-3
 _BRATS = re.compile(r"(BraTS-[a-z]+-\d+)-\d{3}", _I)
 _LAST = re.compile(r"(.+?)(?:[-_. ]+([^-_. ]+)|(?<=\d)([a-z]))", _I)
 
-_CHOICE = (
-    'say which it is: --subject-from folder, top-folder or name, or a table with the columns "source" and '
-    '"subject"'
-)
+SAY_WHICH = 'give a table with the columns "source" and "subject"'
+"""What a user can do in every case."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +52,7 @@ class Subjects:
     Args:
         names: of the subject of each scan, for those in `unsure` the most cautious guess.
         unsure: places of scans whose names do not say it.
-        reason: why, and what to do; "" where all are sure.
+        reason: why; "" where all are sure.
     """
 
     names: tuple[str, ...]
@@ -140,14 +138,14 @@ def _from_paths(paths: list[tuple[str, ...]], stems: list[str]) -> tuple[list[st
     unsure = {flat[index] for index in doubtful}
     if any(len(held) > 1 for held in in_folder.values()):
         crowded = {index for index, path in enumerate(paths) if path}
-        text = f"{len(crowded)} scans lie several to a folder under names of their own, which may be persons"
-        return found, unsure | crowded, f"{text} or contrasts; {_CHOICE}"
+        text = f"{len(crowded)} scans lie several to a folder, and their names may be persons or contrasts"
+        return found, unsure | crowded, text
     tops: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for path in in_folder:
         tops[path[0]].add(path)
     if len(tops) > 1 and any(len(below) > 1 for below in tops.values()):
         nested = {index for index, path in enumerate(paths) if path}
-        text = f"{len(nested)} scans lie in folders within folders, and either may be the person; {_CHOICE}"
+        text = f"{len(nested)} scans lie in folders within folders, and either may be the person"
         return found, unsure | nested, text
     folders = sorted(in_folder)
     names, doubtful, folder_reason = _from_list(["/".join(path) for path in folders])
@@ -179,7 +177,7 @@ def _from_list(names: Sequence[str]) -> tuple[list[str], set[int], str]:
         doubtful = set(reduced)
     unsure = {index for index, name in enumerate(reduced) if name in doubtful}
     reason = f"the names of {len(unsure)} scans share beginnings, and their endings may be visits or persons"
-    return reduced, unsure, f"{reason}; {_CHOICE}" if unsure else ""
+    return reduced, unsure, reason if unsure else ""
 
 
 def _doubtful_endings(names: Sequence[str]) -> set[str]:

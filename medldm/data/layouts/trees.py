@@ -1,14 +1,16 @@
-"""Walk the files of a layout."""
+"""Walk the files of a layout, and what its readers share."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medldm.data.issues import Issue
 from medldm.data.layouts.names import file_stem
 from medldm.data.layouts.records import Scan
+from medldm.data.layouts.subjects import subjects_of_list
 from medldm.transforms.readers import volume_suffix
 
 
@@ -41,7 +43,7 @@ def volumes_in(folder: Path, *, root: Path, problems: list[Issue]) -> dict[str, 
             continue
         stem = file_stem(path)
         if stem in found:
-            message = f"{found[stem].name} has the same name but for the format; keep one"
+            message = "another volume has the same name but for the format; keep one"
             problems.append(Issue.error("pair", path.relative_to(root).as_posix(), message))
         else:
             found[stem] = path
@@ -55,7 +57,14 @@ def passed_over(root: Path, scans: Iterable[Scan], *, layout: str) -> list[Issue
     if not unused:
         return []
     first = unused[0].relative_to(root).as_posix()
-    message = (
-        f"{len(unused)} volumes are no part of the {layout} layout and are passed over, the first is {first}"
-    )
-    return [Issue.warning("layout", ".", message)]
+    message = f"it and {len(unused) - 1} other volumes are no part of the {layout} layout and are passed over"
+    return [Issue.warning("layout", first, message)]
+
+
+def with_subjects(scans: Sequence[Scan]) -> list[Scan]:
+    """Give scans that are listed by name their subjects, or the doubt about them."""
+    subjects = subjects_of_list([scan.name for scan in scans])
+    return [
+        replace(scan, subject=name, doubt=subjects.reason if index in subjects.unsure else "")
+        for index, (scan, name) in enumerate(zip(scans, subjects.names, strict=True))
+    ]

@@ -85,7 +85,7 @@ def prepare(
         options=options,
         values=values,
     )
-    remarks = describe_decisions(plans, options)
+    remarks = [*found.remarks, *describe_decisions(plans, options)]
     plans = [plan for plan in plans if not (plan.source.missing and options.drop_incomplete)]
     fresh = [plan for plan in plans if not is_done(plan, earlier)]
     outcomes = [kept_case(plan, earlier) for plan in plans if is_done(plan, earlier)]

@@ -12,10 +12,11 @@ from medldm.data.dicom.errors import Refusal
 from medldm.data.dicom.scan import DicomScan, choose_series, scan_files, walk_files
 from medldm.data.dicom.series import DicomSeries
 from medldm.data.labels import LabelSchema
+from medldm.data.layouts.detect import read_layout
 from medldm.data.layouts.names import CaseName, file_stem, is_not_meant, read_name, read_names
 from medldm.data.layouts.pairing import pair_labels
-from medldm.data.layouts.records import NamedStructures
-from medldm.data.layouts.subjects import decide_subjects
+from medldm.data.layouts.records import Layout, NamedStructures, Scan
+from medldm.data.layouts.subjects import SAY_WHICH, decide_subjects
 from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.table import SubjectTable
 from medldm.errors import ConfigError
@@ -87,14 +88,14 @@ class FoundSources:
         lost: why files that became no case are refused, one reason each.
         passed_over: numbers of files and series that were not meant, by reason.
         schema: structures that the layout names, or None.
-        layout: its name, "" for a free one.
+        remarks: what is worth saying of the layout.
     """
 
     sources: tuple[Source, ...] = field(repr=False)
     lost: tuple[str, ...]
     passed_over: dict[str, int]
     schema: LabelSchema | None = None
-    layout: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def find_sources(
@@ -112,9 +113,43 @@ def find_sources(
             unsure and the table does not say.
     """
     options, table = options or PrepareOptions(), table or SubjectTable()
-    found = _find_free(root, options=options, table=table)
+    layout = read_layout(root) if root.is_dir() else None
+    found = _from_layout(layout, table) if layout else _find_free(root, options=options, table=table)
     _require_sure_subjects(found.sources, table)
     return replace(found, sources=_join_channels(found.sources, options))
+
+
+def _from_layout(layout: Layout, table: SubjectTable) -> FoundSources:
+    """Take the scans of a layout that says itself what it is."""
+    sources = [_scan_source(scan, layout.root) for scan in layout.scans]
+    volumes = [path for source in sources for path in source.files]
+    sources, named = _take_named_labels(sources, volumes, table, layout.root)
+    said = Counter(issue.message for issue in layout.problems if issue.severity == "warning")
+    return FoundSources(
+        sources=tuple(replace(source, label=named.get(source.key, source.label)) for source in sources),
+        lost=tuple(issue.message for issue in layout.problems if issue.severity == "error"),
+        passed_over={},
+        schema=layout.schema,
+        remarks=(f"read as {layout.name} layout", *(f"{count} x {text}" for text, count in said.items())),
+    )
+
+
+def _scan_source(scan: Scan, root: Path) -> Source:
+    files = [path.relative_to(root).as_posix() for path in scan.images.values()]
+    stems = [file_stem(path) for path in scan.images.values()]
+    contrast = next(iter(scan.images), "") if len(scan.images) == 1 else ""
+    return Source(
+        key="\n".join(("file", *files)),
+        subject=scan.subject,
+        names=tuple(dict.fromkeys((*files, *stems, scan.name, scan.subject))),
+        images=dict(scan.images) if len(scan.images) > 1 else {"": next(iter(scan.images.values()))},
+        label=scan.label,
+        contrast=contrast,
+        case=(scan.case or scan.name,),
+        doubt=scan.doubt,
+        split=scan.split,
+        entry=scan.entry,
+    )
 
 
 def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> FoundSources:
@@ -264,9 +299,8 @@ def _take_named_labels(
     claimed = Counter(named.values())
     if any(count > 1 for count in claimed.values()):
         raise ConfigError("the table gives one label map to two images; give each image its own row and map")
-    return [source for source in sources if source.images[""] not in claimed], {
-        key: path for key, path in named.items()
-    }
+    kept = [source for source in sources if not claimed.keys() & set(source.images.values())]
+    return kept, named
 
 
 def _require_sure_subjects(sources: Sequence[Source], table: SubjectTable) -> None:
@@ -274,7 +308,10 @@ def _require_sure_subjects(sources: Sequence[Source], table: SubjectTable) -> No
     doubts = [source for source in sources if source.doubt and not _names_subject(source, table)]
     if doubts:
         counted = f"{len(doubts)} of {len(sources)} scans"
-        raise ConfigError(f"the subjects of {counted} are unsure: {doubts[0].doubt}")
+        raise ConfigError(
+            f"the subjects of {counted} are unsure: {doubts[0].doubt}; say which it is with --subject-from "
+            f"folder, top-folder or name, or {SAY_WHICH}"
+        )
 
 
 def _names_subject(source: Source, table: SubjectTable) -> bool:
