@@ -184,9 +184,9 @@ def read_switch(value: Any, *, name: str) -> bool:
     raise ConfigError(f"{name} is {value!r}: true or false is needed")
 
 
-def nearest_name(name: str, known: Sequence[str]) -> str | None:
-    """Return the known name that is most like a misspelt one; None if none is like it."""
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.4)), None)
+def nearest_name(name: str, known: Sequence[str], *, alike: float = 0.4) -> str | None:
+    """Return the known name that is most like a misspelt one; None if none is at least so much `alike`."""
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=alike)), None)
 
 
 def unknown_name_message(name: str, known: Sequence[str], *, kind: str) -> str:

@@ -25,6 +25,7 @@ from medldm.evaluation.resources import EvaluationResources
 from medldm.generation.engine import GenerationEvaluator
 from medldm.runtime import distributed
 from medldm.runtime.allocation import tune_allocation
+from medldm.runtime.bundle_keys import check_command_of_monai
 from medldm.runtime.endings import end_as_medldm_does
 from medldm.seeds import seed_everything
 from medldm.training.resume.preemption import TrainingStopped
@@ -128,9 +129,15 @@ def run_evaluation(
     require_clean(report, fail_on_copies=fail_on_copies)
 
 
+def _begin_command() -> None:
+    """End as `medldm` does where MONAI's command line began the process, and refuse keys nobody reads."""
+    end_as_medldm_does()
+    check_command_of_monai()
+
+
 def init_distributed(*, device: str = "auto", timeout_minutes: float = 30.0) -> None:
     """Join the processes that torchrun started, as `medldm.runtime.distributed.init_distributed` does."""
-    end_as_medldm_does()
+    _begin_command()
     distributed.init_distributed(device=device, timeout_minutes=timeout_minutes)
 
 
@@ -157,8 +164,13 @@ def check_required_packages(required: Mapping[str, str]) -> None:
 
 
 def initialise_run(*, required_packages: Mapping[str, str], seed: int) -> None:
-    """Check the packages, tune the allocator and seed all generators; every workflow begins with it."""
-    end_as_medldm_does()
+    """Check keys and packages, tune the allocator and seed all generators; every workflow begins with it.
+
+    Raises:
+        ConfigError: for a key of the command line that the bundle's config does not have.
+        MissingPackageError: listing every package that is missing or too old.
+    """
+    _begin_command()
     check_required_packages(required_packages)
     distributed.require_distributed()
     tune_allocation()

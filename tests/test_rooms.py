@@ -18,7 +18,7 @@ LINE = [
 ]
 """Each imports from those before it."""
 
-APART = {"bundle_sandbox": {"errors", "configs"}}
+APART = {"bundle_sandbox": {"errors", "configs", "runtime"}}
 """Rooms beside the line, and all that they import of the package; the last room of the line calls them."""
 
 LOOSE = {"__init__", "configs", "errors", "files", "seeds", "version", "workflows"}

@@ -19,6 +19,7 @@ from medldm.bundle_sandbox.parser import CheckedParser
 from medldm.bundle_sandbox.reading import read_config_file
 from medldm.bundle_sandbox.rules import OUTPUT_KEYS
 from medldm.errors import ConfigError
+from medldm.runtime.bundle_keys import check_keys
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class CheckedWorkflow(ConfigWorkflow):
 
     Raises:
         ConfigRefused: naming the file or the key that is refused; nothing was run.
+        ConfigError: for an override of a key that the config does not have.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class CheckedWorkflow(ConfigWorkflow):
         self.meta_file = _beside(self.config_root_path, "metadata.json") if meta_file is None else meta_file
         if self.meta_file is not None:
             self.parser.read_meta(self.meta_file)
+        check_keys(override, self.parser.get())
         self.parser.update(pairs=override)
         self.parser.resolve_macro_and_relative_ids()
         if logging_file is None:

@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.rest = rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
+        if options.command is run:
+            run.check_options(options)
         from medldm.runtime.allocation import tune_allocation
 
         tune_allocation()

@@ -18,6 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """Refuse keys that the bundle's config does not have, before torch and MONAI are imported."""
+    from medldm.bundle_sandbox.reading import read_config_file
+    from medldm.runtime.bundle_keys import check_command_line, read_plain
+
+    check_command_line(options.rest, read=read_plain if options.trusted_bundle else read_config_file)
+
+
 def run_command(options: argparse.Namespace) -> int:
     """Run a bundle; everything that argparse left over belongs to it."""
     from medldm import bundle_sandbox

@@ -11,6 +11,7 @@ from typing import Any
 from medldm.data.case_checks import VOLUME_KEYS, volume_files
 from medldm.data.case_subjects import settle_subjects
 from medldm.data.channels import join_channels, order_by_name, read_channel_names, read_channels_file
+from medldm.data.entry_keys import check_list_keys
 from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema
 from medldm.data.layouts.cases import list_cases
@@ -124,7 +125,7 @@ def _read_folders(
             case["condition_image"] = str(others[stem])
         if stem in labels:
             cases.append(case | {"label": str(labels[stem])})
-        elif not require_labels and not labels:
+        elif not require_labels and labels.keys() <= images.keys():
             cases.append(case)
         elif has_labels:
             message = "it has no label map of that name in labels/; add it or remove the image"
@@ -193,6 +194,7 @@ def _read_datalist(
         message = 'it has no list "training"; a MONAI datalist {"training": [{"image": ...}]} is needed'
         issues.append(Issue.error("datalist", listing.name, message))
         return (), {"training": []}
+    issues += check_list_keys(content, name=listing.name)
     lists: dict[str, list[Case]] = {}
     for split in SPLITS:
         if split in content:

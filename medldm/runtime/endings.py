@@ -77,9 +77,14 @@ def innermost_cause(error: BaseException) -> BaseException:
 
 def end_as_medldm_does() -> None:
     """Let a process that `python -m monai.bundle` began end as the module says; do nothing in any other."""
-    specification = getattr(sys.modules.get("__main__"), "__spec__", None)
-    if specification is not None and specification.name == _COMMAND_LINE_OF_MONAI:
+    if is_command_of_monai():
         sys.excepthook = _report_and_exit
+
+
+def is_command_of_monai() -> bool:
+    """Say whether `python -m monai.bundle` began this process."""
+    specification = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return specification is not None and specification.name == _COMMAND_LINE_OF_MONAI
 
 
 def _report_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
