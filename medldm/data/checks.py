@@ -73,7 +73,7 @@ def run_check(cohort_dir: str | Path, *, full: bool = True, as_json: bool = Fals
     Returns:
         The text to show, and the exit code: 0 without errors, 1 with.
     """
-    cohort = read_cohort(cohort_dir, strict=False)
+    cohort = read_cohort(cohort_dir, require_labels=False, strict=False)
     issues = check_cohort(cohort, full=full)
     n_errors = sum(issue.severity == "error" for issue in issues)
     if as_json:

@@ -97,7 +97,7 @@ def read_cohort(
             subjects.csv in it says which cases are of one subject where names leave it open.
         validation_fraction: share of the subjects set aside where no validation list is given, at least one.
         seed: of the split; the same seed and subjects always give the same split, on every machine.
-        require_labels: refuse cases without label map.
+        require_labels: refuse cases without label map; else such a case has no "label".
         require_images: refuse a folder with labels/ and no images/; else its cases have no "image".
         channels: names of the contrasts to take, in the order to take them; None for all the cohort names.
         drop_incomplete: leave out cases that lack one of them, with a warning; else they are refused by name.
@@ -152,6 +152,8 @@ def read_cohort(
     if strict and _errors(issues):
         raise CohortError(_with_header_errors(cohort))
     logger.info("cohort: %d training and %d validation cases", len(cohort.training), len(cohort.validation))
+    if 0 < (n := count_unlabelled(cohort.cases)) < len(cohort.cases):
+        logger.info("cohort: %d of %d cases have no label map", n, len(cohort.cases))
     return cohort
 
 
@@ -167,6 +169,11 @@ def count_channels(dataset_dir: str | Path, channels: Sequence[str] | None = Non
         return len(check_channel_names(channels)) if channels is not None else 1
     known = read_lists(path, issues=[], require_labels=False, require_images=False).channels
     return len(known) or 1
+
+
+def count_unlabelled(cases: Sequence[Case]) -> int:
+    """Return how many cases have no label map."""
+    return sum("label" not in case for case in cases)
 
 
 def _with_header_errors(cohort: Cohort) -> list[Issue]:

@@ -43,6 +43,7 @@ def check_across(
         *_geometry_outliers(volumes, name_of=name_of),
         *_implausible_hu(cases, file_info=file_info, name_of=name_of),
         *_absent_structures(cases, file_info=file_info, schema=schema),
+        *_unlabelled(cases),
     ]
 
 
@@ -148,6 +149,18 @@ def _absent_structures(
         for value, name in schema.structures.items()
         if value not in seen
     ]
+
+
+def _unlabelled(cases: list[dict[str, Any]]) -> list[Issue]:
+    """Say how many images have no label map, and which is the first."""
+    without = [case["id"] for case in cases if "label" not in case]
+    if not without:
+        return []
+    message = (
+        f"it is the first of {len(without)} of {len(cases)} cases without a label map; autoencoders train on "
+        "them, models of labelled images take them as samples without labels, all else needs labels/"
+    )
+    return [Issue.warning("unlabelled", without[0], message)]
 
 
 def _is_outlier(values: np.ndarray, typical: np.ndarray, *, factor: float) -> bool:

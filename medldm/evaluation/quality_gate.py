@@ -187,7 +187,7 @@ def make_quality_gate(
         dataset_dir,
         validation_fraction=validation_fraction,
         seed=split_seed,
-        require_labels=has_labels,
+        require_labels=False,
         channels=space.channels or None,
         drop_incomplete=True,
     )
@@ -234,12 +234,18 @@ def _channel_checks(
         logger.info("gate: at most %.3f like a training volume", copies.threshold)
         checks.append(copies)
     if schema is not None:
-        validation = [read(case, schema=schema) for case in cohort.validation]
+        validation = [read(case, schema=schema) for case in cohort.validation if "label" in case]
+        pairs = zip(train, cohort.training, strict=True)
+        with_labels = [each for each, case in pairs if "label" in case]
+        if not with_labels:
+            raise TooFewCasesError(
+                "no training case has a label map, which gate_labels needs: set it to false"
+            )
         k = schema.n_structures
         segmenter = train_segmenter(
-            train, config.segmenter, n_structures=k, n_steps=config.n_steps, seed=config.seed
+            with_labels, config.segmenter, n_structures=k, n_steps=config.n_steps, seed=config.seed
         )
-        blind = blind_answer([labels for _, labels in train], n_structures=k)
+        blind = blind_answer([labels for _, labels in with_labels], n_structures=k)
         labelled = LabelCheck(
             segmenter, validation, n_structures=k, quantile=config.label_quantile, blind=blind
         )

@@ -59,10 +59,11 @@ def choose_label_maps(
         dataset_dir,
         validation_fraction=validation_fraction,
         seed=split_seed,
+        require_labels=False,
         channels=channels,
         drop_incomplete=True,
     )
-    return [case["label"] for case in cohort.validation]
+    return [case["label"] for case in cohort.validation if "label" in case]
 
 
 def draw_for_images(

@@ -124,6 +124,22 @@ def load_checkpoint(path: str | Path, *, kind: str | None = None) -> Checkpoint:
     return Checkpoint(weights, card, path)
 
 
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Read the card of a checkpoint without its weights, which are not verified.
+
+    Raises:
+        CheckpointError: if there is no file with a card.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file ({error})") from error
+    if CARD_KEY not in metadata:
+        raise CheckpointError(f"{path} has no medldm card in its header: it was not written by medldm")
+    return _read_card(metadata[CARD_KEY], Path(path))
+
+
 def load_plain_weights(path: str | Path) -> dict[str, Tensor]:
     """Read what ``torch.save(module.state_dict(), path)`` wrote, through torch's restricted loader.
 

@@ -33,6 +33,7 @@ from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
 from medldm.training.denoising_task import averaged_denoiser
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
+from medldm.training.identity import TrainingIdentity
 from medldm.training.latent_cache import LatentDataset, measure_latent_statistics
 from medldm.training.loader import leave_signals_to_parent, training_loader
 from medldm.training.losses.reconstruction import FirstStageLoss
@@ -101,7 +102,7 @@ def build_autoencoder_training(
         loss: of network and discriminator.
         config: rates, steps and precision.
         run: where to write, how to load, when to validate and save.
-        validation_set: whole volumes; None keeps the last weights as the best.
+        validation_set: whole volumes; None, or none in it, keeps the last weights as the best.
         discriminator: None to train without an adversary.
         space: of the volumes, for the card.
         inferer: calls the network; see `AutoencoderTrainer`.
@@ -113,6 +114,20 @@ def build_autoencoder_training(
     """
     restart_noise(config.seed)
     device = next(network.parameters()).device
+    validation_set = _unless_empty(validation_set)
+    identity = TrainingIdentity(
+        device=device,
+        config=config,
+        run=run,
+        frozen={"loss": loss},
+        cases={"training": training_set, "validation": validation_set},
+        network=network.config,
+        loss=loss,
+        discriminator=discriminator,
+        space=space,
+        inferer=inferer,
+        evaluator=make_evaluator,
+    )
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     average = average_weights(network, config.ema_decay)
     averaged: Any = average.module
@@ -131,6 +146,7 @@ def build_autoencoder_training(
         evaluator=evaluator,
         preview=SliceWriter,
         quarantine=quarantine,
+        identity=identity,
         further=handlers,
     )
     optimizer = _make_adam(network, config.learning_rate, weight_decay=0.0)
@@ -179,7 +195,8 @@ def build_diffusion_training(
         training_set: of `encode_cases` or `cache_latents`.
         config: noise path, rates, steps, precision and seed.
         run: where to write, how to load, when to validate and save.
-        validation_set: the same for the validation cases; None keeps the last weights as the best.
+        validation_set: the same for the validation cases; None, or none in it, keeps the last weights as the
+            best.
         sharding: how several processes share the denoiser, see `share_denoiser`.
         preview: makes the handler that shows a sample after each validation.
         extend_card: adds to the checkpoints' card, such as the structures of label maps.
@@ -189,6 +206,18 @@ def build_diffusion_training(
     """
     restart_noise(config.seed)
     device = model.latent_shift.device
+    validation_set = _unless_empty(validation_set)
+    identity = TrainingIdentity(
+        device=device,
+        config=config,
+        run=run,
+        frozen={"autoencoder": model.autoencoder},
+        cases={"training": training_set, "validation": validation_set},
+        autoencoder=model.autoencoder_config,
+        denoiser=model.unet_config,
+        conditioning=model.conditioning_config,
+        space=model.space,
+    )
     measure_latent_statistics(model, training_set)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     average = average_weights(model.denoiser, config.ema_decay)
@@ -212,6 +241,7 @@ def build_diffusion_training(
         evaluator=evaluator,
         preview=preview,
         quarantine=quarantine,
+        identity=identity,
         further=handlers,
     )
     # After the sharding, which replaces the weights.
@@ -240,6 +270,7 @@ def _standard_handlers(
     evaluator: SupervisedEvaluator | None,
     preview: Callable[..., SliceWriter],
     quarantine: Quarantine | None,
+    identity: TrainingIdentity,
     further: Sequence[Any],
 ) -> list[Any]:
     """Return validation, log, bar, preview, checkpoints, what the caller adds, and last of all the state."""
@@ -254,6 +285,7 @@ def _standard_handlers(
         evaluator=evaluator,
         metric=None if evaluator is None else evaluator.state.key_metric_name,
         larger_is_better=evaluator is None or bool(evaluator.metric_cmp_fn(1.0, 0.0)),
+        identity=identity,
     )
     state_handler = TrainingStateHandler(
         folder / "state" / stage,
@@ -263,6 +295,7 @@ def _standard_handlers(
         every_minutes=run.save_minutes,
         every_steps=run.save_batches,
         quarantine=quarantine,
+        identity=identity,
     )
     kept = [writer, *further, state_handler]
     if evaluator is None:
@@ -280,12 +313,19 @@ def _load_training(
 
 
 def _load_validation(dataset: Any, run: RunConfig, *, batch_size: int) -> DataLoader[Any]:
+    # A generator of its own: how often is validated must not change the training's draws.
     return DataLoader(
         dataset,
         batch_sampler=ValidationBatches(len(dataset), batch_size),
         num_workers=run.num_workers,
         worker_init_fn=leave_signals_to_parent,
+        generator=torch.Generator(),
     )
+
+
+def _unless_empty(dataset: Any) -> Any:
+    """Return a validation set, None where it has no case."""
+    return None if dataset is None or len(dataset) == 0 else dataset
 
 
 def _make_adam(module: nn.Module, learning_rate: float, **options: Any) -> torch.optim.AdamW:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from medldm.conditioning import ConditioningConfig
 from medldm.conditioning.config import CONDITION_TYPES, read_names
-from medldm.data.cohort import Cohort
+from medldm.data.cohort import Cohort, count_unlabelled
 from medldm.data.measured_scalars import outer_range
 from medldm.errors import ConfigError
 from medldm.transforms import measure_intensity_mapping
+
+logger = logging.getLogger(__name__)
 
 
 def conditioning_of(
@@ -24,7 +27,7 @@ def conditioning_of(
     conditioning_dropout: float | dict[str, float] = 0.1,
     **options: Any,
 ) -> ConditioningConfig:
-    """Describe conditions, with what a cohort holds of them. A case may lack any of them but the label map.
+    """Describe conditions, with what a cohort holds of them. A case may lack any of them.
 
     Args:
         cohort: what is conditioned on must be in it.
@@ -55,9 +58,17 @@ def conditioning_of(
 
 
 def _structures(cohort: Cohort) -> dict[int, str]:
-    if cohort.schema is None:
+    n_without, n_cases = count_unlabelled(cohort.training), len(cohort.training)
+    if cohort.schema is None or n_without == n_cases:
         raise ConfigError(
-            "conditions name 'label_map', but the cohort has no label maps: add labels/ or leave it out"
+            "conditions name 'label_map', but no training case of the cohort has a label map: add labels/, "
+            "or leave label_map out of conditioning_type"
+        )
+    if n_without:
+        logger.warning(
+            "%d of %d training cases (%.0f %%) have no label map: they train as samples that lose the "
+            "condition label_map, beside its share of conditioning_dropout",
+            *(n_without, n_cases, 100 * n_without / n_cases),
         )
     return dict(cohort.schema.structures)
 

@@ -16,19 +16,23 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from medldm.errors import ConfigError
-from medldm.latent_diffusion.checkpoints import save_checkpoint
-from medldm.runtime.distributed import is_main_process
+from medldm.errors import CheckpointError, ConfigError
+from medldm.latent_diffusion.checkpoints import read_card, save_checkpoint
+from medldm.runtime.distributed import broadcast_from_first, is_main_process
+from medldm.training.identity import TrainingIdentity
 from medldm.training.sharding import gather_state
 
 logger = logging.getLogger(__name__)
 
 TERMS = "terms"
+SELECTED_BY, LAST = "selected_by", "last"
+"""Key of a card's "training": the metric that chose the weights, or "last"."""
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -122,6 +126,7 @@ class TrainingLog:
     def _write(self, stage: str, epoch: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(f"{stage}/{name}", value, epoch)
+        self.writer.flush()
         line = {
             "stage": stage,
             "epoch": epoch,
@@ -141,6 +146,10 @@ class TrainingLog:
 class CheckpointWriter:
     """Write the last and the best checkpoint, always whole files.
 
+    Both files are there when a training has ended. Where no validation could choose the best weights, the
+    last ones take their place; the card says under "training" what they were "selected_by". A training that
+    goes on never replaces its own better weights by worse ones, also where they are newer than its state.
+
     Args:
         directory: of the checkpoints.
         name: stem of the files: `<name>.safetensors` is the best, `<name>_last.safetensors` the last.
@@ -149,6 +158,7 @@ class CheckpointWriter:
         metric: of the evaluator, which decides what is best; None where there is no evaluator.
         larger_is_better: how the metric is compared.
         last_interval: epochs between two writings of the last.
+        identity: of the training, which tells its own files from others'; None where states are not kept.
 
     Raises:
         ValueError: if `name` is more than the plain stem of a file.
@@ -164,6 +174,7 @@ class CheckpointWriter:
         metric: str | None = None,
         larger_is_better: bool = True,
         last_interval: int = 1,
+        identity: TrainingIdentity | None = None,
     ) -> None:
         if not _STEM.fullmatch(name):
             raise ConfigError(f"name is {name!r}: letters, digits, '_', '-' and '.' make the stem of a file")
@@ -174,6 +185,7 @@ class CheckpointWriter:
         self.metric = metric
         self.sign = 1.0 if larger_is_better else -1.0
         self.last_interval = last_interval
+        self.identity = identity
         self.best: float | None = None
         self._validated_epoch: int | None = None
 
@@ -182,17 +194,44 @@ class CheckpointWriter:
         trainer.add_event_handler(
             Events.EPOCH_COMPLETED(every=self.last_interval) | Events.COMPLETED, self._save_last
         )
-        if self.evaluator is not None:
-            self.evaluator.add_event_handler(Events.COMPLETED, self._save_best, trainer)
-            trainer.add_event_handler(Events.COMPLETED, self._validate_last_epoch)
+        if self.evaluator is None:
+            logger.warning("no case validates: %s gets the last weights", self.best_path.name)
+            return
+        self.evaluator.add_event_handler(Events.COMPLETED, self._save_best, trainer)
+        trainer.add_event_handler(Events.COMPLETED, self._validate_last_epoch)
+        trainer.add_event_handler(Events.COMPLETED, self._save_unless_chosen)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best metric, and which epoch was validated last."""
         return {"best": self.best, "validated_epoch": self._validated_epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a state."""
+        """Take over a state, and what a file says that is newer than it."""
         self.best, self._validated_epoch = state["best"], state["validated_epoch"]
+        if self.metric is not None:
+            self.best = self._best_with_file(self.best)
+
+    def _best_with_file(self, best: float | None) -> float | None:
+        """Return the better of a value and that of the file; None where the file is gone. All agree."""
+        value = math.nan
+        if is_main_process():
+            found = self._value_of_file()
+            known = [] if best is None or not self.best_path.is_file() else [best]
+            value = max([*known, *found], key=lambda each: self.sign * each, default=math.nan)
+        value = float(broadcast_from_first(torch.tensor(value, dtype=torch.float64)))
+        return None if math.isnan(value) else value
+
+    def _value_of_file(self) -> list[float]:
+        """Return the metric of the best weights on the disk, if they are this training's."""
+        if self.identity is None or not self.best_path.is_file():
+            return []
+        try:
+            training = read_card(self.best_path).get("training", {})
+        except CheckpointError as error:
+            logger.warning("%s is written anew: %s", self.best_path.name, error)
+            return []
+        own = {"identity": self.identity.digest, SELECTED_BY: self.metric}
+        return [training[self.metric]] if all(training.get(name) == own[name] for name in own) else []
 
     @property
     def best_path(self) -> Path:
@@ -204,6 +243,13 @@ class CheckpointWriter:
         if self.evaluator is None:
             self._save(self.best_path, trainer)
 
+    def _save_unless_chosen(self, trainer: Engine) -> None:
+        """Keep the promise of a file where no validation gave a number, or its file was removed."""
+        is_there = torch.tensor(self.best is not None and self.best_path.is_file())
+        if not bool(broadcast_from_first(is_there)):
+            logger.warning("no validation chose the best weights: %s gets the last", self.best_path.name)
+            self._save(self.best_path, trainer)
+
     def _validate_last_epoch(self, trainer: Engine) -> None:
         """Validate once more where the interval of the validations left the last epoch out."""
         if self.evaluator is not None and self._validated_epoch != trainer.state.epoch:
@@ -212,17 +258,24 @@ class CheckpointWriter:
     def _save_best(self, evaluator: Engine, trainer: Engine) -> None:
         self._validated_epoch = trainer.state.epoch
         value = float(evaluator.state.metrics[str(self.metric)])
-        if self.best is None or self.sign * value > self.sign * self.best:
+        if not math.isfinite(value):
+            logger.warning(
+                "epoch %d: %s is %s, which chooses nothing", trainer.state.epoch, self.metric, value
+            )
+        elif self.best is None or self.sign * value > self.sign * self.best:
             self.best = value
-            self._save(self.best_path, trainer)
+            self._save(self.best_path, trainer, selected_by=str(self.metric))
             logger.info("best %s so far: %.5g (epoch %d)", self.metric, value, trainer.state.epoch)
 
-    def _save(self, path: Path, trainer: Engine) -> None:
+    def _save(self, path: Path, trainer: Engine, *, selected_by: str = LAST) -> None:
         weights, card = self.describe()
         weights = gather_state(weights)
         if not is_main_process():
             return
         training: dict[str, Any] = {"epoch": trainer.state.epoch, "iteration": trainer.state.iteration}
+        training[SELECTED_BY] = selected_by
+        if self.identity is not None:
+            training["identity"] = self.identity.digest
         if self.metric is not None:
             training[self.metric] = self.best
         save_checkpoint(path, weights, {**card, "training": training})

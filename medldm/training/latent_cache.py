@@ -29,6 +29,7 @@ from medldm.files import write_atomically
 from medldm.latent_diffusion.checkpoints import hash_weights
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.runtime.distributed import all_reduce_sum, barrier, is_main_process, items_of_rank, world_size
+from medldm.training.identity import describe, hash_case
 from medldm.training.quarantine import BadCase, GuardedTransforms, Quarantine, find_fault
 from medldm.training.volumes import ABSENT, SPATIAL_KEYS
 from medldm.version import __version__
@@ -36,7 +37,6 @@ from medldm.version import __version__
 logger = logging.getLogger(__name__)
 
 _HASH = "medldm_sha256"
-_LONGEST_PATH = 4096
 
 
 class LatentDataset(Dataset[Any]):
@@ -45,12 +45,20 @@ class LatentDataset(Dataset[Any]):
     Args:
         entries: of each case: "mean" and "std" (C, x, y, z), and its conditions; or the file that holds them;
             or the `BadCase` that it is.
+        made_from: a hash of what each case holds; None takes the entries' own.
+        transform: that the cases went through, as plain values.
     """
 
-    def __init__(self, entries: Sequence[dict[str, Tensor] | Path | BadCase]) -> None:
-        if not entries:
-            raise ConfigError("there are no cases to encode: the cohort's list is empty")
+    def __init__(
+        self,
+        entries: Sequence[dict[str, Tensor] | Path | BadCase],
+        *,
+        made_from: Sequence[str] | None = None,
+        transform: Any = None,
+    ) -> None:
         self.entries = entries
+        self.made_from = made_from
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -58,6 +66,13 @@ class LatentDataset(Dataset[Any]):
     def __getitem__(self, index: int) -> dict[str, Tensor] | BadCase:
         entry = self.entries[index]
         return load_file(entry) if isinstance(entry, Path) else entry
+
+    def case_hashes(self) -> list[str]:
+        """Return a hash of what each case holds, wherever its files lie, in their order."""
+        if self.made_from is not None:
+            return list(self.made_from)
+        entries = [self[index] for index in range(len(self))]
+        return ["bad" if isinstance(entry, BadCase) else hash_weights(entry)[:16] for entry in entries]
 
     def sound_entries(self) -> Iterator[dict[str, Tensor]]:
         """Give the entries of the cases that are no `BadCase`."""
@@ -87,12 +102,15 @@ def measure_latent_statistics(model: LatentDiffusionModel, dataset: LatentDatase
 
     Raises:
         TypeError: if the dataset holds volumes, not latents.
+        ConfigError: if it holds no case.
     """
     if not isinstance(dataset, LatentDataset):
         raise TypeError(
             f"the second stage trains on a LatentDataset, not on {type(dataset).__name__}: make it with "
             "cache_latents"
         )
+    if len(dataset) == 0:
+        raise ConfigError("there are no cases to encode: the cohort's list of training cases is empty")
     model.set_latent_statistics(*dataset.measure_statistics())
 
 
@@ -112,11 +130,13 @@ def cache_latents(
     """
     folder = _open_folder(model, directory)
     entries: list[dict[str, Tensor] | Path | BadCase] = []
+    made_from = []
     n_found = 0
     for batch in tqdm(data_loader, desc="encoding latents", leave=False, disable=None):
         for row in range(len(batch["image"])):
             own = {"image": torch.as_tensor(batch["image"])[row], **_conditions(model, batch, row)}
-            path = None if folder is None else folder / f"{hash_weights(own)[:32]}.safetensors"
+            made_from.append(hash_weights(own)[:32])
+            path = None if folder is None else folder / f"{made_from[-1]}.safetensors"
             if path is not None and _is_valid(path):
                 n_found += 1
                 entries.append(path)
@@ -124,7 +144,7 @@ def cache_latents(
             entry = _encode(model, own)
             entries.append(entry if path is None else _write(path, entry))
     _report(len(entries), n_found, folder)
-    return LatentDataset(entries)
+    return LatentDataset(entries, made_from=made_from)
 
 
 def encode_cases(
@@ -142,8 +162,9 @@ def encode_cases(
         model: its frozen autoencoder encodes, on the device it is on.
         cases: of the cohort, with the files of their volumes.
         transform: from a case to its volumes and conditions.
-        directory: keeps the latents in files; a case whose files, conditions, transforms, autoencoder and
-            space are those of an earlier run is neither read nor encoded again. None keeps them in memory.
+        directory: keeps the latents in files; a case whose content, conditions, transforms, autoencoder and
+            space are those of an earlier run is not encoded again, and not read if the cohort was opened by
+            `open_cohort`. None keeps them in memory.
         num_workers: processes that load.
         quarantine: if given, a case that cannot be loaded or whose latents are not finite is quarantined, and
             its entry is a `BadCase`.
@@ -156,11 +177,14 @@ def encode_cases(
         QuarantineError: if more cases are bad than the quarantine bears.
     """
     folder = _open_folder(model, directory)
+    made_from = [hash_case(case, transform) for case in cases]
+    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    kept: dict[str, Any] = {"made_from": made_from, "transform": describe(list(steps))}
     if quarantine is not None:
         transform = GuardedTransforms(transform if isinstance(transform, Compose) else Compose([transform]))
     if folder is None and quarantine is None:
-        return cache_latents(model, _load(cases, transform, num_workers))
-    names = [f"{_describe_case(case, model, transform)}.safetensors" for case in cases]
+        return LatentDataset(cache_latents(model, _load(cases, transform, num_workers)).entries, **kept)
+    names = [f"{_name_entry(each, model, kept['transform'])}.safetensors" for each in made_from]
     # Equal cases share a file; each file is written once, by the process whose part it is in.
     numbers = {name: number for number, name in enumerate(names)}
     mine = items_of_rank(list(numbers)) if folder is not None else list(numbers)
@@ -177,7 +201,7 @@ def encode_cases(
     _await_others([entry for entry in entries if isinstance(entry, Path)], folder)
     n_missing = all_reduce_sum(torch.tensor(len(missing)))
     _report(len(names), len(names) - int(n_missing), folder)
-    return LatentDataset(entries)
+    return LatentDataset(entries, **kept)
 
 
 def _await_others(paths: Sequence[Path], folder: Path | None) -> None:
@@ -249,35 +273,18 @@ def _open_folder(model: LatentDiffusionModel, directory: str | Path | None) -> P
     if directory is None:
         return None
     space = model.space.to_dict() if model.space is not None else None
-    key = json.dumps([hash_weights(model.autoencoder.state_dict()), space], sort_keys=True)
+    weights = hash_weights(model.autoencoder.state_dict())
+    key = json.dumps([weights, describe(model.autoencoder_config), space], sort_keys=True)
     return Path(directory) / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _describe_case(
-    case: Mapping[str, Any], model: LatentDiffusionModel, transform: Callable[[Any], Any]
-) -> str:
+def _name_entry(made_from: str, model: LatentDiffusionModel, transform: Any) -> str:
     """Return a hash of all that an entry depends on beside autoencoder and space.
 
-    Files count by path, size and time of change; neither paths nor identifiers can be read from the hash.
+    Neither paths nor identifiers can be read from it.
     """
-    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-    key = [
-        {name: _stamp(value) for name, value in case.items()},
-        model.denoiser.conditioning.config.to_dict(),
-        [type(step).__qualname__ for step in steps],
-        __version__,
-    ]
-    return hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def _stamp(value: Any) -> Any:
-    """Return a file's path, size and time of change, of several files each; any other value as it is."""
-    if isinstance(value, list | tuple):
-        return [_stamp(each) for each in value]
-    if isinstance(value, (str, Path)) and len(str(value)) < _LONGEST_PATH and Path(value).is_file():
-        file = Path(value)
-        return [str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns]
-    return value
+    key = [made_from, model.denoiser.conditioning.config.to_dict(), transform, __version__]
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _report(n_cases: int, n_found: int, folder: Path | None) -> None:

@@ -6,7 +6,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.transforms import Compose, EnsureTyped, MapTransform, RandomizableTransform, Transform
+from monai.transforms import (
+    Compose,
+    EnsureTyped,
+    MapTransform,
+    RandomizableTransform,
+    SelectItemsd,
+    Transform,
+)
 
 from medldm.conditioning import ConditioningConfig, Conditions
 from medldm.conditioning.config import SPATIAL_TYPES
@@ -15,6 +22,7 @@ from medldm.configs import read_switch
 from medldm.data.case_checks import image_files
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
+from medldm.data.contents import with_contents
 from medldm.data.labels import LabelSchema
 from medldm.data.measured_scalars import with_measured_scalars
 from medldm.errors import ConfigError
@@ -40,10 +48,13 @@ class IndexLabelsd(MapTransform):
     Args:
         keys: of the label maps.
         schema: refuses values it does not know.
+        allow_missing_keys: pass over maps that a case does not have.
     """
 
-    def __init__(self, keys: Sequence[Hashable], *, schema: LabelSchema) -> None:
-        super().__init__(keys)
+    def __init__(
+        self, keys: Sequence[Hashable], *, schema: LabelSchema, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
         self.schema = schema
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -60,10 +71,13 @@ class RandomPatchd(RandomizableTransform, MapTransform):
     Args:
         keys: of tensors (C, X, Y, Z).
         size: voxels (X, Y, Z) of the patch.
+        allow_missing_keys: pass over keys that a case does not have, but for the first.
     """
 
-    def __init__(self, keys: Sequence[Hashable], size: Sequence[int]) -> None:
-        MapTransform.__init__(self, keys)
+    def __init__(
+        self, keys: Sequence[Hashable], size: Sequence[int], *, allow_missing_keys: bool = False
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob=1.0)
         self.size = tuple(size)
 
@@ -138,15 +152,29 @@ def volume_transforms(
 
     Returns:
         A transform of {"image": file or files, "label": file, ...} to {"image": (C, X, Y, Z) float32 in
-        [-1, 1], "label": (1, X, Y, Z) integers}.
+        [-1, 1], "label": (1, X, Y, Z) integers}, without "label" where the
+        case has no label map.
 
     Raises:
         ConfigError: if the crop is larger than the volumes.
     """
+    keys, steps = _volume_steps(space, schema=schema, image_intensity=image_intensity)
+    # Cases differ in what else they say; a batch takes what all of them have.
+    steps.append(SelectItemsd(keys, allow_missing_keys=True))
+    if patch_size is not None:
+        _check_patch(patch_size, space.size)
+        steps.append(RandomPatchd(keys, patch_size, allow_missing_keys=True))
+    return Compose(steps).set_random_state(seed)
+
+
+def _volume_steps(
+    space: VolumeSpace, *, schema: LabelSchema | None, image_intensity: IntensityMapping | None
+) -> tuple[list[str], list[Any]]:
+    """Return the keys of the volumes that are loaded, and the steps from their files to tensors."""
     keys = ["image"] + (["label"] if schema is not None else [])
     keys += ["condition_image"] if image_intensity is not None else []
     labels = ("label",)
-    may_miss: dict[str, Any] = {"allow_missing_keys": image_intensity is not None}
+    may_miss: dict[str, Any] = {"allow_missing_keys": len(keys) > 1}
     steps: list[Any] = [
         LoadVolumed(keys, label_keys=labels, **may_miss),
         ResampleToSpacingd(keys, space.spacing_mm, label_keys=labels, **may_miss),
@@ -156,12 +184,9 @@ def volume_transforms(
         steps.append(NormaliseIntensityd(("condition_image",), image_intensity, **may_miss))
     steps.append(CentreCropOrPadd(keys, space.size, label_keys=labels, fill=-1.0, **may_miss))
     if schema is not None:
-        steps.append(IndexLabelsd(("label",), schema=schema))
+        steps.append(IndexLabelsd(labels, schema=schema, **may_miss))
     steps.append(EnsureTyped(keys=keys, track_meta=False, **may_miss))
-    if patch_size is not None:
-        _check_patch(patch_size, space.size)
-        steps.append(RandomPatchd(keys, patch_size))
-    return Compose(steps).set_random_state(seed)
+    return keys, steps
 
 
 def _check_patch(patch_size: Sequence[int], size: Sequence[int]) -> None:
@@ -186,8 +211,8 @@ def case_transforms(
     intensity = None
     if "image" in config.conditioning_type and config.image_intensity is not None:
         intensity = IntensityMapping.from_dict(config.image_intensity)
-    volumes = volume_transforms(space, schema=schema, image_intensity=intensity)
-    return Compose([volumes, ConditionValuesd(config, text_encoder=text_encoder)])
+    _, steps = _volume_steps(space, schema=schema, image_intensity=intensity)
+    return Compose([*steps, ConditionValuesd(config, text_encoder=text_encoder)])
 
 
 def gather_conditions(batch: Mapping[str, Any], names: Sequence[str]) -> Conditions:
@@ -213,6 +238,7 @@ def open_cohort(
     channels: Sequence[str] | None = None,
     drop_incomplete: bool = False,
     autoencoder_path: str | None = None,
+    require_labels: bool = False,
 ) -> Cohort:
     """Read a cohort, refuse it, listing every offending file, if it is not sound, and measure its scalars.
 
@@ -223,6 +249,7 @@ def open_cohort(
         channels: contrasts to take, in the order to take them; None for all that the cohort names.
         drop_incomplete: leave out cases that lack one of them.
         autoencoder_path: of a first stage, whose channels are then taken, in its order.
+        require_labels: refuse cases without a label map.
 
     Raises:
         CohortError: naming each file, what is wrong and what to do.
@@ -236,12 +263,13 @@ def open_cohort(
         seed=seed,
         channels=channels,
         drop_incomplete=read_switch(drop_incomplete, name="drop_incomplete"),
+        require_labels=require_labels,
         strict=False,
     )
     require_sound(cohort)
     if autoencoder_path is not None:
         require_channels_of(autoencoder_path, cohort.channels)
-    return with_measured_scalars(cohort)
+    return with_contents(with_measured_scalars(cohort))
 
 
 def measure_space(

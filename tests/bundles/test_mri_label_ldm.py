@@ -154,7 +154,7 @@ def test_three_commands_lead_from_a_cohort_to_labelled_volumes(
 @pytest.mark.slow
 def test_standing_in_the_bundle_works_and_wrong_files_are_all_listed(make_cohort) -> None:
     cohort = make_cohort(4)
-    (cohort / "labels" / "case_1.nii.gz").unlink()
+    (cohort / "labels" / "case_1.nii.gz").rename(cohort / "labels" / "case_one.nii.gz")
     file = cohort / "labels" / "case_2.nii.gz"
     image = nib.load(file)
     nib.save(nib.Nifti1Image(np.full(image.shape, 3, np.uint8), image.affine), file)
@@ -169,6 +169,7 @@ def test_standing_in_the_bundle_works_and_wrong_files_are_all_listed(make_cohort
     assert result.returncode == 1
     message = result.stderr.split("error: ")[-1]
     assert "case_1.nii.gz" in message
+    assert "case_one.nii.gz" in message
     assert "case_2.nii.gz" in message
     assert "Traceback" not in result.stderr
     assert not (cohort / "out").exists()

@@ -243,6 +243,7 @@ def test_json_form_holds_the_issues(make_cohort: MakeCohort) -> None:
 
 def test_layout_faults_are_findings_of_the_check_not_exceptions(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
     (tmp_path / "labels.json").write_text("{")
     text, code = run_check(tmp_path)
     assert code == 1

@@ -10,7 +10,8 @@ import pytest
 import torch
 from monai.transforms import Compose, Transform
 
-from medldm.training import LatentDataset, cache_latents, encode_cases
+from medldm.errors import ConfigError
+from medldm.training import LatentDataset, cache_latents, encode_cases, measure_latent_statistics
 
 VOLUMES = [torch.randn(1, 1, 16, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(3)]
 
@@ -109,6 +110,10 @@ def test_what_changed_is_encoded_again(make_model, tmp_path, cases) -> None:
     model, folder = make_model(("class",)), tmp_path / "cache"
     encode(model, cases, folder)
     os.utime(cases[0]["image"], ns=(1, 1))
+    assert encode(model, cases, folder)[1] == 0, "a file that was touched holds what it held"
+    status = Path(cases[0]["image"]).stat()
+    Path(cases[0]["image"]).write_bytes(VOLUMES[0].flip(2).contiguous().numpy().tobytes())
+    os.utime(cases[0]["image"], ns=(status.st_atime_ns, status.st_mtime_ns))
     assert encode(model, cases, folder)[1] == 1
     other = [cases[0], cases[1] | {"class": 0}, cases[2]]
     dataset, n_loaded = encode(model, other, folder)
@@ -117,6 +122,52 @@ def test_what_changed_is_encoded_again(make_model, tmp_path, cases) -> None:
     assert encode(make_model(("class",), num_classes=4), cases, folder)[1] == 3
     torch.nn.init.normal_(next(model.autoencoder.parameters()))
     assert encode(model, cases, folder)[1] == 3
+
+
+def test_a_moved_cohort_is_not_encoded_again(make_model, tmp_path, cases) -> None:
+    model, folder = make_model(("class",)), tmp_path / "cache"
+    encode(model, cases, folder)
+    moved = []
+    for case in cases:
+        path = tmp_path / "elsewhere" / Path(case["image"]).name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(Path(case["image"]).read_bytes())
+        moved.append(case | {"image": str(path), "id": f"other_{case['id']}"})
+    assert encode(model, moved, folder)[1] == 0
+
+
+def test_another_value_of_a_transform_s_argument_is_encoded_again(make_model, tmp_path, cases) -> None:
+    model, folder = make_model(("class",)), tmp_path / "cache"
+
+    class Scaled(LoadTensord):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def __call__(self, case: dict[str, Any]) -> dict[str, Any]:
+            loaded = super().__call__(case)
+            return loaded | {"image": loaded["image"] * self.factor}
+
+    for factor, n_loaded in ((1.0, 3), (2.0, 3), (1.0, 0)):
+        load = Scaled(factor)
+        encode_cases(model, cases, transform=Compose([load]), directory=folder)
+        assert load.n_loaded == n_loaded
+
+
+def test_another_space_or_network_gets_another_folder(make_model, tmp_path, cases) -> None:
+    model, folder = make_model(("class",)), tmp_path / "cache"
+    encode(model, cases, folder)
+    model.space = model.space.copy(spacing_mm=(2, 2, 2))
+    encode(model, cases, folder)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_an_empty_list_of_cases_has_no_latents_and_trains_nothing(make_model, tmp_path) -> None:
+    model = make_model(("class",))
+    dataset, _ = encode(model, [], tmp_path / "cache")
+    assert len(dataset) == 0
+    with pytest.raises(ConfigError, match="list of training cases is empty"):
+        measure_latent_statistics(model, dataset)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate"])

@@ -183,9 +183,11 @@ def test_second_stage_refuses_volumes_in_place_of_latents(make_model) -> None:
         )
 
 
-def test_an_empty_cohort_is_refused() -> None:
+def test_an_empty_cohort_is_refused(make_model) -> None:
     with pytest.raises(ValueError, match="no cases to encode"):
-        LatentDataset([])
+        build_diffusion_training(
+            make_model(()), LatentDataset([]), config=LatentDiffusionConfig(), run=RunConfig()
+        )
 
 
 def test_the_model_and_the_config_must_name_the_same_autoencoder(make_model) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from medldm.training.case_order import EpochSampler
+from medldm.training.identity import TrainingIdentity
 from medldm.training.resume.resumable_trainer import START_ANEW
 from medldm.training.resume.state_files import StateError
+
+_ABSENT = "absent"
+_MOST_NAMED, _LONGEST = 8, 80
 
 
 def sampler_of(trainer: Any) -> EpochSampler:
@@ -37,9 +42,15 @@ def cases_of_step(trainer: Any) -> list[int]:
     return sampler_of(trainer).cases(last // per_step * per_step * size, (last + 1) * size)
 
 
-def describe_setting(trainer: Any) -> dict[str, int]:
-    """Return what must be equal for the state of one run to fit another."""
+def describe_setting(trainer: Any, identity: TrainingIdentity | None = None) -> dict[str, Any]:
+    """Return what must be equal for the state of one run to fit another, by name.
+
+    Args:
+        trainer: whose loader and steps are looked at.
+        identity: of the training; None for the loader and the steps alone.
+    """
     return {
+        **({} if identity is None else identity.values),
         "number of training cases": len(sampler_of(trainer)),
         "batch_size": batch_size_of(trainer),
         "accumulation_steps": trainer.optimiser_steps[0].accumulation_steps,
@@ -51,12 +62,31 @@ def check_setting(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Refuse a state whose setting is not this training's.
 
     Raises:
-        StateError: naming what differs.
+        StateError: naming what differs, with both values.
     """
-    differing = [
-        f"{name} is {own[name]} here and {saved.get(name)} there"
-        for name in own
-        if saved.get(name) != own[name]
-    ]
+    names = [name for name in {**own, **saved} if own.get(name, _ABSENT) != saved.get(name, _ABSENT)]
+    # Transforms repeat the space and the conditions; they are named where nothing else says it.
+    names = [name for name in names if " transforms" not in name] or names
+    differing = [_word(name, own.get(name, _ABSENT), saved.get(name, _ABSENT)) for name in names]
     if differing:
-        raise StateError(f"the saved state is of another training ({'; '.join(differing)}): {START_ANEW}")
+        more = "" if len(differing) <= _MOST_NAMED else f"; and {len(differing) - _MOST_NAMED} more"
+        raise StateError(
+            f"the saved state is of another training ({'; '.join(differing[:_MOST_NAMED])}{more}): "
+            f"{START_ANEW}"
+        )
+
+
+def _word(name: str, own: Any, saved: Any) -> str:
+    if name.endswith(" cases") and isinstance(own, list) and isinstance(saved, list):
+        return _word_cases(name, own, saved)
+    here, there = (_ABSENT if value == _ABSENT else f"{value!s:.{_LONGEST}}" for value in (own, saved))
+    return f"{name} is {here} here and {there} there"
+
+
+def _word_cases(name: str, own: list[str], saved: list[str]) -> str:
+    if len(own) != len(saved):
+        return f"there are {len(own)} {name} here and {len(saved)} there"
+    n_others = sum((Counter(own) - Counter(saved)).values())
+    if n_others == 0:
+        return f"the {name} are in another order"
+    return f"the {name} are others: {n_others} of {len(own)} differ"

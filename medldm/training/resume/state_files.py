@@ -21,7 +21,7 @@ from medldm.files import hash_file, require_space, write_atomically
 from medldm.latent_diffusion.checkpoints import describe_versions
 from medldm.training.resume.state_tree import count_bytes, flatten_state, unflatten_state
 
-FORMAT = 2
+FORMAT = 3
 """Rises when a state of before cannot be gone on with."""
 
 MANIFEST, PLAIN = "manifest.json", "state.json"

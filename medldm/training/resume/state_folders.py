@@ -1,6 +1,7 @@
 """Folders of training state that survive a kill at any moment: `step_00000120/`, see `state_files`.
 
-A folder is written under a temporary name, flushed, renamed and read again; only then are older ones removed.
+The state at the end of a training, after its last validation, is `step_00000300_ended/`. A folder is written
+under a temporary name, flushed, renamed and read again; only then are older ones removed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from medldm.training.resume.state_files import (
 
 logger = logging.getLogger(__name__)
 
-_FOLDER = re.compile(r"step_(\d{8,})")
+_FOLDER = re.compile(r"step_(\d{8,})(_ended)?")
 _PRUNED, _DAMAGED = ".old_", "damaged_"
 
 
@@ -59,24 +60,35 @@ class StateFolders:
         self.keep = keep
 
     def steps(self) -> dict[int, Path]:
-        """Return the folders by their step, the newest first; whether they are valid is not looked at."""
-        if not self.directory.is_dir():
-            return {}
-        matches = [(_FOLDER.fullmatch(path.name), path) for path in self.directory.iterdir()]
-        found = {int(match[1]): path for match, path in matches if match is not None}
-        return dict(sorted(found.items(), reverse=True))
+        """Return the folders by their step, the newest first; whether they are valid is not looked at.
 
-    def save(self, parts: Mapping[str, Any], *, step: int) -> Path:
+        Of two of one step, that at the end of a training is the newer one.
+        """
+        newest: dict[int, Path] = {}
+        for step, path in self._find():
+            newest.setdefault(step, path)
+        return newest
+
+    def _find(self) -> list[tuple[int, Path]]:
+        """Return the step and the path of each folder, the newest first."""
+        if not self.directory.is_dir():
+            return []
+        matches = [(_FOLDER.fullmatch(path.name), path) for path in self.directory.iterdir()]
+        found = [(int(match[1]), match[2] is not None, path) for match, path in matches if match is not None]
+        return [(step, path) for step, _, path in sorted(found, reverse=True)]
+
+    def save(self, parts: Mapping[str, Any], *, step: int, is_end: bool = False) -> Path:
         """Write a state; on return it is on the disk and was read again.
 
         Args:
             parts: name (a-z and _) to nested state, see `flatten_state`.
             step: batches trained; a valid state of this step that is there already is kept instead.
+            is_end: whether the training has ended and nothing of it is left to do.
 
         Raises:
             StateError: if it could not be written; the older states are untouched.
         """
-        final = self.directory / f"step_{step:08d}"
+        final = self.directory / f"step_{step:08d}{'_ended' if is_end else ''}"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -101,7 +113,7 @@ class StateFolders:
             StateError: if there are states, but every one is damaged.
         """
         refused = []
-        for step, path in self.steps().items():
+        for step, path in self._find():
             try:
                 return SavedState(step, path, read_folder(path))
             except FormatError:
@@ -163,7 +175,8 @@ class StateFolders:
         return True
 
     def _prune(self) -> None:
-        for path in list(self.steps().values())[self.keep :]:
+        kept = list(self.steps().values())[: self.keep]
+        for path in [path for _, path in self._find() if path not in kept]:
             # Renamed first: a kill while files are being removed must not leave half a state behind.
             path.rename(path.with_name(f"{_PRUNED}{path.name}"))
         self._remove_leftovers()

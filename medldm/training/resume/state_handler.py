@@ -2,7 +2,8 @@
 
 The state after a batch is everything that the next batch depends on. It is saved before anything of an
 epoch's end has run (validation, checkpoints); a training that goes on from an epoch's last batch runs the
-epoch's end first.
+epoch's end first. It is saved again when the training has ended, after its last validation, so that a
+training that is made longer knows of it.
 
 Of several processes the first one saves, since all have the same state.
 """
@@ -21,6 +22,7 @@ from ignite.engine import Engine, Events
 from medldm.errors import ConfigError
 from medldm.runtime.distributed import barrier, broadcast_from_first, is_main_process
 from medldm.training.batches import has_common_batch
+from medldm.training.identity import TrainingIdentity
 from medldm.training.quarantine import FOUND, Quarantine
 from medldm.training.resume.divergence import DivergenceConfig, DivergenceGuard, RollBackError
 from medldm.training.resume.preemption import StopSignals, TrainingStopped
@@ -60,6 +62,7 @@ class TrainingStateHandler:
         keep: states to keep, at least 2.
         divergence: how many bad steps are borne.
         quarantine: that of the training's data loader; its cases are saved, and named at the end.
+        identity: of the training; a state of another one is refused.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class TrainingStateHandler:
         keep: int = 2,
         divergence: DivergenceConfig | None = None,
         quarantine: Quarantine | None = None,
+        identity: TrainingIdentity | None = None,
     ) -> None:
         if resume not in RESUME:
             raise ConfigError(f"resume is {resume!r}: choose from {list(RESUME)}")
@@ -86,11 +90,14 @@ class TrainingStateHandler:
         self.guard = DivergenceGuard(divergence)
         self.quarantine = quarantine or Quarantine()
         self.signals = StopSignals()
+        self.identity = identity
         self._saved_step: int | None = None
+        self._has_saved_end = False
         self._saved_at = time.monotonic()
         self._seconds_of_a_save = 0.0
         self._is_rolling_back = False
         self._at_epoch_end: dict[str, Any] | None = None
+        self._epoch_end = 0
 
     def attach(self, trainer: Any) -> None:
         """Keep a `ResumableTrainer`.
@@ -105,7 +112,7 @@ class TrainingStateHandler:
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_STARTED, self._before_batch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_batch)
-        engine.add_event_handler(Events.COMPLETED, self._report_quarantine)
+        engine.add_event_handler(Events.COMPLETED, self._end)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._during_validation, trainer)
 
@@ -139,7 +146,7 @@ class TrainingStateHandler:
         if self._is_rolling_back:
             sampler.reorder(self.guard.n_rollbacks)
             self._is_rolling_back = False
-        if self._stands_at_epoch_end(trainer):
+        if self._stands_at_epoch_end(trainer) and not self._has_saved_end:
             trainer.fire_event(Events.EPOCH_COMPLETED)
 
     def _load_newest(self) -> SavedState | None:
@@ -150,10 +157,12 @@ class TrainingStateHandler:
 
     def _restore(self, trainer: Any, saved: SavedState) -> None:
         light = {name: saved.parts[name] for name in _LIGHT}
-        check_setting(light["training"]["setting"], describe_setting(trainer))
+        check_setting(light["training"]["setting"], self._setting(trainer))
+        self._report_length(trainer, light["training"]["n_epochs"])
         trainer.load_training_state({name: part for name, part in saved.parts.items() if name not in _LIGHT})
         self._load_light(trainer, light, step=saved.step)
         self._saved_step, self._saved_at = saved.step, time.monotonic()
+        self._has_saved_end = light["training"]["has_ended"]
         total = trainer.state.max_epochs * trainer.state.epoch_length
         logger.info(
             "going on from %s: %d of %d batches are done; resume: never would start anew",
@@ -173,6 +182,7 @@ class TrainingStateHandler:
         sampler.place(epoch=epoch, start=index * batch_size_of(trainer))
         trainer.state.iteration, trainer.state.epoch = step, epoch
         self._at_epoch_end = dict(light) if self._stands_at_epoch_end(trainer) else None
+        self._epoch_end = step
         restore_random_state(light["random"])
 
     def _before_batch(self, trainer: Any) -> None:
@@ -181,9 +191,21 @@ class TrainingStateHandler:
         for number, reason in found:
             self.quarantine.add(number, reason, n_cases=len(sampler_of(trainer)))
 
-    def _report_quarantine(self, trainer: Any) -> None:
+    def _end(self, trainer: Any) -> None:
+        """Keep what belongs to the end; a step that lacks batches cannot be kept, and is trained again."""
         if self.quarantine.numbers:
             logger.warning("at the end: %s", self.quarantine.describe(len(sampler_of(trainer))))
+        if trainer.optimiser_steps[0].is_complete:
+            self._save(trainer, is_end=True)
+
+    def _report_length(self, trainer: Any, n_epochs: int) -> None:
+        own = trainer.state.max_epochs
+        if own != n_epochs:
+            logger.warning(
+                "n_epochs is %d here and was %d: from here on the learning rate is that of a training of %d "
+                "epochs",
+                *(own, n_epochs, own),
+            )
 
     def _after_batch(self, trainer: Any) -> None:
         steps = trainer.optimiser_steps
@@ -192,12 +214,16 @@ class TrainingStateHandler:
         is_bad = any(step.is_bad for step in steps)
         self.guard.record(is_bad=is_bad, cases=cases_of_step(trainer))
         self._at_epoch_end = self._capture(trainer) if self._stands_at_epoch_end(trainer) else None
+        self._epoch_end = trainer.state.iteration
         if self.signals.agree():
             self._stop(trainer)
         if not is_bad and self._is_due(trainer):
             self._save(trainer)
 
     def _during_validation(self, evaluator: Any, trainer: Any) -> None:
+        """Stop in an epoch's end, which a training that goes on runs again, and in no other validation."""
+        if self._at_epoch_end is None or self._epoch_end != trainer.state.iteration:
+            return
         if has_common_batch(evaluator.data_loader, evaluator.state.iteration) and self.signals.agree():
             self._stop(trainer)
 
@@ -221,23 +247,26 @@ class TrainingStateHandler:
         wait = max(self.every_seconds, self._seconds_of_a_save / _LONGEST_SHARE)
         return time.monotonic() - self._saved_at >= wait
 
-    def _save(self, trainer: Any) -> None:
+    def _save(self, trainer: Any, *, is_end: bool = False) -> None:
         step = trainer.state.iteration
-        if step == self._saved_step:
+        if step == self._saved_step and (self._has_saved_end or not is_end):
             return
         started = time.monotonic()
-        state = {**trainer.training_state(), **(self._at_epoch_end or self._capture(trainer))}
+        light = None if is_end else self._at_epoch_end
+        state = {**trainer.training_state(), **(light or self._capture(trainer, has_ended=is_end))}
         if is_main_process():
-            self.folders.save(state, step=step)
-        self._saved_step, self._saved_at = step, time.monotonic()
+            self.folders.save(state, step=step, is_end=is_end)
+        self._saved_step, self._saved_at, self._has_saved_end = step, time.monotonic(), is_end
         self._seconds_of_a_save = self._saved_at - started
         logger.debug("state after batch %d saved in %.2f s", step, self._seconds_of_a_save)
 
-    def _capture(self, trainer: Any) -> dict[str, Any]:
+    def _capture(self, trainer: Any, *, has_ended: bool = False) -> dict[str, Any]:
         """Return what an epoch's end changes: all of the state but the trainer's parts."""
         return {
             "training": {
-                "setting": describe_setting(trainer),
+                "setting": self._setting(trainer),
+                "n_epochs": trainer.state.max_epochs,
+                "has_ended": has_ended,
                 "divergence": self.guard.state_dict(),
                 "quarantine": self.quarantine.state_dict(),
                 "order": sampler_of(trainer).state_dict(),
@@ -245,6 +274,9 @@ class TrainingStateHandler:
             "handlers": {"states": [dict(handler.state_dict()) for handler in self.handlers]},
             "random": capture_random_state(),
         }
+
+    def _setting(self, trainer: Any) -> dict[str, Any]:
+        return describe_setting(trainer, self.identity)
 
     def _stands_at_epoch_end(self, trainer: Any) -> bool:
         return trainer.state.iteration > 0 and trainer.state.iteration % trainer.state.epoch_length == 0

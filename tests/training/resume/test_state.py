@@ -151,7 +151,7 @@ def test_a_state_of_another_version_is_refused_by_name_and_left_as_it_is(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(state_files, "FORMAT", FORMAT - 1)
         folders.save(parts(1), step=1)
-    with pytest.raises(FormatError, match=r"saved by another version .*format 1, .* resume: never"):
+    with pytest.raises(FormatError, match=r"saved by another version .*format 2, .* resume: never"):
         folders.load_newest()
     assert list(folders.steps()) == [1]
 

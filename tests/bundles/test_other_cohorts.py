@@ -1,0 +1,154 @@
+"""The workflows on cohorts that lack label maps or validation cases, on others, and with unknown keys."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import medldm
+from medldm.latent_diffusion.checkpoints import read_card
+from tests.bundles.test_mri_label_ldm import TINY_1, TINY_2, knobs, run_as_user
+
+BUNDLES = Path(medldm.__file__).parent / "bundles"
+OF_MAPS = {"size": [16, 20, 16], "down_channels": [4, 8], "n_groups": 4, "n_epochs": 2, "val_interval": 1}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Return a function that runs a workflow and gives its log; `fails` expects an error of the user's."""
+
+    def run_workflow(
+        workflow: str,
+        cohort: Path,
+        *,
+        bundle: str = "mri_label_ldm",
+        fails: bool = False,
+        program: str = "medldm.cli",
+        **values: Any,
+    ) -> str:
+        files = ["--config_file", str(BUNDLES / bundle / "configs" / f"{workflow}.yaml")]
+        common = {"bundle_root": BUNDLES / bundle, "dataset_dir": cohort, "output_dir": tmp_path / "out"}
+        result = run_as_user([*files, *knobs(**{**common, **values})], cwd=tmp_path, program=program)
+        assert result.returncode == int(fails), result.stderr
+        assert not fails or "Traceback" not in result.stderr
+        return result.stdout + result.stderr
+
+    return run_workflow
+
+
+def leave_maps_out(cohort: Path, numbers: range) -> None:
+    for number in numbers:
+        (cohort / "labels" / f"case_{number}.nii.gz").unlink()
+
+
+@pytest.mark.slow
+def test_both_stages_train_where_half_the_scans_have_no_label_map(make_cohort, tmp_path, run) -> None:
+    cohort, split = make_cohort(8), {"validation_fraction": 0.25}
+    leave_maps_out(cohort, range(0, 8, 2))
+    run("train_autoencoder", cohort, **split, **TINY_1)
+    log = run("train_diffusion", cohort, **split, **TINY_2, batch_size=3)
+    assert "of 6 training cases (" in log
+    assert "train as samples that lose the condition label_map" in log
+    assert read_card(tmp_path / "out" / "latent_diffusion.safetensors")["conditioning"]["structures"]
+    run("inference", cohort, label_dir=cohort / "labels", num_samples=1, num_steps=2)
+    assert len(list((tmp_path / "out" / "synthetic" / "images").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_both_stages_train_where_no_scan_has_a_label_map(make_cohort, tmp_path, run) -> None:
+    cohort, split = make_cohort(4), {"validation_fraction": 0.25}
+    shutil.rmtree(cohort / "labels")
+    (cohort / "labels.json").unlink()
+    run("train_autoencoder", cohort, **split, **TINY_1)
+    message = run("train_diffusion", cohort, **split, **TINY_2, fails=True)
+    assert "no training case of the cohort has a label map" in message
+    run("train_diffusion", cohort, **split, **TINY_2, conditioning_type="[]")
+    run("inference", cohort, num_samples=1, num_steps=2)
+    assert len(list((tmp_path / "out" / "synthetic" / "images").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_label_maps_are_asked_for_by_name_where_they_are_learnt(make_cohort, run) -> None:
+    cohort = make_cohort(4)
+    leave_maps_out(cohort, range(1))
+    message = run("train_autoencoder", cohort, bundle="labelmap_ldm", fails=True, **OF_MAPS)
+    assert "images/case_0.nii.gz: it has no label map" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bundle", "first", "second"),
+    [("mri_label_ldm", TINY_1, TINY_2), ("labelmap_ldm", OF_MAPS, TINY_2)],
+)
+@pytest.mark.parametrize(("n_cases", "fraction"), [(1, 0.1), (2, 0.0)])
+def test_a_cohort_without_validation_cases_leads_to_both_files(
+    make_cohort, tmp_path, run, bundle, first, second, n_cases, fraction
+) -> None:
+    cohort, options = make_cohort(n_cases), {"bundle": bundle, "validation_fraction": fraction}
+    log = run("train_autoencoder", cohort, **options, **first)
+    assert "no case validates: autoencoder.safetensors gets the last weights" in log
+    log = run("train_diffusion", cohort, **options, **second)
+    assert "no case validates: latent_diffusion.safetensors gets the last weights" in log
+    for name in ("autoencoder", "latent_diffusion"):
+        card = read_card(tmp_path / "out" / f"{name}.safetensors")["training"]
+        assert (card["selected_by"], card["epoch"]) == ("last", 2)
+
+
+@pytest.mark.slow
+def test_the_same_command_on_another_cohort_or_space_does_not_go_on(make_cohort, tmp_path, run) -> None:
+    cohort, split = make_cohort(4), {"validation_fraction": 0.25}
+    other = make_cohort(4, name="other")
+    files = [other / "images" / f"case_{number}.nii.gz" for number in range(4)]
+    for file in files:
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj) + 1, image.affine), file)
+    run("train_autoencoder", cohort, **split, **TINY_1)
+    first = run("train_autoencoder", other, **split, **TINY_1, fails=True)
+    assert "the training cases are others: 3 of 3 differ" in first
+    changes = {"spacing_mm": "[2,2,2]", "intensity": "ct_window", "adversarial_start": 7}
+    for name, value in changes.items():
+        message = run("train_autoencoder", cohort, **split, **(TINY_1 | {name: value}), fails=True)
+        assert name.split("_")[0] in message.split("of another training")[1]
+    message = run("train_autoencoder", cohort, **split, **(TINY_1 | {"size": [16, 20, 20]}), fails=True)
+    assert "space.size is [16, 20, 20] here and [16, 20, 16] there" in message
+    moved = cohort.rename(tmp_path / "moved")
+    run("train_autoencoder", moved, **split, **TINY_1)
+    run("train_diffusion", moved, **split, **TINY_2)
+    anew = TINY_1 | {"seed": 5}
+    run("train_autoencoder", moved, **split, **anew, resume="never")
+    message = run("train_diffusion", moved, **split, **TINY_2, fails=True)
+    assert "autoencoder weights is" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["monai.bundle", "medldm.cli"])
+def test_a_key_that_the_workflow_does_not_have_is_refused_before_anything_is_read(
+    tmp_path, run, program
+) -> None:
+    for key, nearest in (("epochz", "n_epochs"), ("train#datset#cache_rate", "train#dataset")):
+        message = run("train_autoencoder", tmp_path / "no_cohort", fails=True, program=program, **{key: 2})
+        assert f"Did you mean {nearest!r}?" in message
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_half_of_the_hippocampi_may_lack_their_label_map(real_data, tmp_path, run) -> None:
+    source, cohort = real_data / "hippocampus_mri", tmp_path / "cohort"
+    images = sorted((source / "images").glob("*.nii.gz"))[:8]
+    for part in ("images", "labels"):
+        (cohort / part).mkdir(parents=True)
+    for number, image in enumerate(images):
+        shutil.copy(image, cohort / "images")
+        if number % 2:
+            shutil.copy(source / "labels" / image.name, cohort / "labels")
+    split = {"validation_fraction": 0.25}
+    run("train_autoencoder", cohort, **split, **(TINY_1 | {"size": [32, 48, 32]}))
+    log = run("train_diffusion", cohort, **split, **TINY_2)
+    assert "of 6 training cases (" in log
+    run("inference", cohort, label_dir=cohort / "labels", num_samples=1, num_steps=2)
+    assert len(list((tmp_path / "out" / "synthetic" / "images").iterdir())) == 1
