@@ -37,7 +37,7 @@ def test_two_channels_travel_by_name_from_the_cohort_to_the_volumes(make_cohort,
     assert "case_3" not in refused.stderr
     done = run_as_user([*first, *chosen], cwd=tmp_path, program="medldm.cli")
     assert done.returncode == 0, done.stderr
-    assert "1 cases that lack a contrast are left out: case_2 (ct)" in done.stderr
+    assert "1 cases that lack a contrast are left out: case_2 (ct)" in done.stdout + done.stderr
     space = load_checkpoint(tmp_path / "out" / "autoencoder.safetensors").card["space"]
     assert space["channels"] == ["t2w", "ct"]
     assert {name: each["kind"] for name, each in space["intensity"].items()} == {

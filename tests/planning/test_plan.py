@@ -10,6 +10,7 @@ import pytest
 from medldm.cli.main import main
 from medldm.cli.plan import read_knobs
 from medldm.planning import plan as planning
+from medldm.planning import workloads
 from medldm.planning.networks import networks_of_bundle
 from medldm.planning.plan import Budget, make_plan
 from medldm.planning.report import report_plan
@@ -124,3 +125,13 @@ def test_the_command_plans_real_networks_without_a_run(capsys) -> None:
     assert plan["autoencoder"]["peak_bytes"] > plan["denoise_bytes"] > 0
     first = plan["autoencoder"]["operations_per_sample"] * 200 * 100 / (20e12 * 4)
     assert plan["training_seconds"][0] == pytest.approx(first)
+
+
+def test_channels_are_planned_by_their_names() -> None:
+    knobs = {"channels": ["t1n", "t2w"], "down_channels": [4, 8], "n_groups": 4}
+    found = networks_of_bundle(
+        "medldm/bundles/mri_label_ldm", size=(24, 24, 24), autoencoder_knobs={**knobs, "patch_size": None}
+    )
+    assert (found.autoencoder.in_channels, found.autoencoder.out_channels) == (2, 2)
+    assert networks().autoencoder.in_channels == 1
+    workloads.train_autoencoder(found)()

@@ -90,3 +90,21 @@ def test_two_processes_train_as_one_does(make_model, tmp_path) -> None:
         load_checkpoint(tmp_path / name / "latent_diffusion.safetensors") for name in ("shared", "alone")
     )
     assert torch.equal(shared.weights["latent_scale"], alone.weights["latent_scale"])
+
+
+def test_volumes_of_several_channels_train(make_model, tmp_path) -> None:
+    model = make_model(("class",), channels=("t1n", "ct"))
+    config = LatentDiffusionConfig(n_epochs=1)
+    batches = [
+        {"image": torch.cat([batch["image"], -batch["image"]], dim=1), **batch_class(batch)}
+        for batch in cases()
+    ]
+    LatentDiffusionTrainer(model, config, output_dir=tmp_path, device="cpu", batch_size=2).train(batches)
+    card = load_checkpoint(tmp_path / "latent_diffusion.safetensors").card
+    assert card["space"]["channels"] == ["t1n", "ct"] and card["autoencoder"]["config"]["out_channels"] == 2
+    with pytest.raises(ValueError, match=r"\(B, 2, X, Y, Z\) is needed"):
+        LatentDiffusionTrainer(model, config, output_dir=tmp_path / "other", device="cpu").train(cases())
+
+
+def batch_class(batch: dict[str, Any]) -> dict[str, Any]:
+    return {"class": batch["class"]}

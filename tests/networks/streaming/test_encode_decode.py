@@ -18,6 +18,7 @@ CONFIGS = {
     "attention": replace(PLAIN, mid_attention=True, attention_levels=(False, True, True)),
     "transposed": replace(PLAIN, upsampling="transposed", n_res_blocks=2),
     "other decoder": replace(PLAIN, up_channels=(4, 12, 8)),
+    "two channels": replace(PLAIN, in_channels=2, out_channels=2),
     "single level": VAEConfig(down_channels=(4,), n_groups=2),
     "vqvae": VQVAEConfig(down_channels=(4, 8), n_groups=2, codebook_init="normal", n_codes=16),
     "strided": STRIDED,
@@ -51,7 +52,7 @@ def test_streaming_equals_the_whole(
     latents = torch.randn(2, 4, 3, 5, 2, generator=generator)
     found = stream_decode(autoencoder, latents, tile=tile, recompute=recompute)
     assert_near(found, autoencoder.decode(latents))
-    volume = torch.randn(2, 1, 13, 7, 18, generator=generator)
+    volume = torch.randn(2, autoencoder.config.in_channels, 13, 7, 18, generator=generator)
     mean, std = stream_encode_moments(autoencoder, volume, tile=tile, recompute=recompute)
     whole_mean, whole_std = autoencoder.encode_moments(volume)
     assert_near(mean, whole_mean)

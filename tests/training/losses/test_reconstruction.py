@@ -59,3 +59,10 @@ def test_a_missing_weight_file_is_named() -> None:
         AutoencoderLossConfig(perceptual_weights="none.pth")
     with pytest.raises(ValueError, match="adversarial_weight is -1"):
         AutoencoderLossConfig(adversarial_weight=-1)
+
+
+def test_volumes_of_other_channels_than_the_reconstruction_are_refused() -> None:
+    """Else one channel would be spread over all of them, and the loss be that of no image."""
+    output = AutoencoderOutput(torch.rand(1, 1, 8, 8, 8), torch.tensor(0.0), {})
+    with pytest.raises(ValueError, match=r"\(1, 2, 8, 8, 8\), their reconstructions \(1, 1, 8, 8, 8\)"):
+        AutoencoderLoss().for_autoencoder(output, torch.rand(1, 2, 8, 8, 8), discriminator=None)
