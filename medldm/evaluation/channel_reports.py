@@ -124,19 +124,19 @@ def _is_of_labels(key: str) -> bool:
 def _join_summaries(reports: Mapping[str, Report], section: str) -> Report:
     """Return the worst light of a section and the sentences of each channel."""
     summaries = {name: report["summary"][section] for name, report in reports.items()}
-    sentences = [
-        f"{name}: {sentence}" if name else sentence
-        for name, each in summaries.items()
-        for sentence in each["sentences"]
-        if sentence != NOT_ASKED
-    ]
     lights = [each["light"] for each in summaries.values()]
-    return {"light": min(lights, key=LIGHTS.index), "sentences": sentences or [NOT_ASKED]}
+    of_channels = {name: each["sentences"] for name, each in summaries.items() if name != ALL}
+    sentences = [*_name_lines(of_channels), *summaries[ALL]["sentences"]]
+    asked = [sentence for sentence in sentences if sentence != NOT_ASKED]
+    return {"light": min(lights, key=LIGHTS.index), "sentences": asked or [NOT_ASKED]}
 
 
 def _join_lines(reports: Mapping[str, Report], key: str) -> list[str]:
+    return _name_lines({name: report[key] for name, report in reports.items() if name != ALL})
+
+
+def _name_lines(of_channels: Mapping[str, list[str]]) -> list[str]:
     """Return what is said of every channel once, and the rest with the name of its channel."""
-    of_channels = {name: report[key] for name, report in reports.items() if name != ALL}
     first = next(iter(of_channels.values()))
     common = [line for line in first if all(line in lines for lines in of_channels.values())]
     own = [f"{name}: {line}" for name, lines in of_channels.items() for line in lines if line not in common]
