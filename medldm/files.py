@@ -22,13 +22,14 @@ _BLOCK_BYTES = 2**20
 
 
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, is_private: bool = False) -> Iterator[Path]:
     """Give an empty file to write to, and put it in the place of `path` where the block ends without error.
 
     Until then `path` stays as it was. A killed process leaves the temporary file, see `remove_leftovers`.
 
     Args:
         path: of the file; its folder is made where it is missing.
+        is_private: make the file readable by its owner only.
 
     Yields:
         The temporary file: in the same folder, with the same last suffixes.
@@ -49,7 +50,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Made here, so that the file has the permissions of the user's umask, whoever writes into it.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600 if is_private else 0o666))
         yield temporary
         _flush(temporary)
         temporary.replace(path)
@@ -97,15 +98,24 @@ def _name_cause(path: Path, error: OSError) -> StorageError:
     )
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+def write_atomically(path: str | Path, content: bytes, *, is_private: bool = False) -> None:
+    """Write a file whole or not at all; with `is_private`, readable by its owner only.
 
     Raises:
         StorageError: if the disk has no room for it, or the folder or the file cannot be written.
     """
-    with atomic_file(path) as temporary:
+    with atomic_file(path, is_private=is_private) as temporary:
         require_space(temporary.parent, len(content))
         temporary.write_bytes(content)
+
+
+def is_clutter(path: str | Path) -> bool:
+    """Say whether macOS left a file beside others: AppleDouble files "._*", and .DS_Store.
+
+    "._scan.nii.gz" has the ending of a volume and holds none; every listing of data passes it over.
+    """
+    name = Path(path).name
+    return name.startswith("._") or name == ".DS_Store"
 
 
 def remove_leftovers(folder: Path) -> None:

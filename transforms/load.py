@@ -15,14 +15,15 @@ from monai.transforms import Transform
 from medldm.errors import ConfigError
 from medldm.transforms.errors import GeometryError, VolumeError, VoxelValueError
 from medldm.transforms.keyed import DEFAULT_LABEL_KEYS, KeyedTransform
+from medldm.transforms.nifti_affine import AffineChoice, check_affine_choice
 from medldm.transforms.orientation import to_ras_affine, turn, turn_back
-from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, corner_distance_mm, spacing_of
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, grid_difference
 from medldm.transforms.readers import check_voxels_finite, read_raw_volume
 
 logger = logging.getLogger(__name__)
 
-GRID_TOLERANCE = 0.01
-"""Share of a voxel's shortest edge by which the corners of the channels of one image may differ."""
+LABEL_TOLERANCE = 1e-3
+"""Label values this near to an integer are taken for it."""
 
 
 class LoadVolume(Transform):
@@ -33,8 +34,9 @@ class LoadVolume(Transform):
     `channel_files`. `restore_file_geometry` goes back to the file's axes.
 
     Args:
-        is_label: refuse voxels that are not integers.
+        is_label: round voxels that are integers but for rounding, refuse others.
         spacing_mm: mm per voxel for .npy files.
+        affine: "sform" or "qform", which counts in a NIfTI file whose two are at odds; None refuses it.
         max_bytes: cap on the volume in memory.
 
     Examples:
@@ -51,12 +53,14 @@ class LoadVolume(Transform):
         *,
         is_label: bool = False,
         spacing_mm: tuple[float, float, float] | None = None,
+        affine: AffineChoice | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
         if max_bytes < 1:
             raise ConfigError(f"max_bytes is {max_bytes}; a positive number of bytes is needed")
         self.is_label = is_label
         self.spacing_mm = spacing_mm
+        self.affine = check_affine_choice(affine)
         self.max_bytes = max_bytes
 
     def __call__(self, path: str | Path | Sequence[str | Path]) -> MetaTensor:
@@ -83,15 +87,17 @@ class LoadVolume(Transform):
         return result
 
     def _load_one(self, path: str | Path) -> MetaTensor:
-        raw = read_raw_volume(path, spacing_mm=self.spacing_mm, max_bytes=self.max_bytes)
-        for note in raw.notes:
-            logger.warning("%s: %s", Path(path).name, note)
+        raw = read_raw_volume(path, spacing_mm=self.spacing_mm, affine=self.affine, max_bytes=self.max_bytes)
+        notes = list(raw.notes)
         affine, axes, flips = to_ras_affine(raw.affine, raw.array.shape)
         voxels = _as_contiguous_float32(turn(raw.array, axes, flips))
         if raw.array.dtype.kind == "f":
             check_voxels_finite(voxels, file=path)
         if self.is_label:
-            check_label_values(voxels, file=path)
+            voxels, rounding = round_label_values(voxels, file=path)
+            notes += rounding
+        for note in notes:
+            logger.warning("%s: %s", Path(path).name, note)
         meta = {
             "original_affine": raw.affine,
             "original_shape": tuple(int(size) for size in raw.array.shape),
@@ -107,6 +113,7 @@ class LoadVolumed(KeyedTransform):
         keys: entries that hold a path, or a list of paths, one for each channel.
         label_keys: those of them that are label maps.
         spacing_mm: mm per voxel for .npy files.
+        affine: as in LoadVolume.
         max_bytes: cap on each volume in memory.
         allow_missing_keys: pass over keys a case does not have.
     """
@@ -117,16 +124,25 @@ class LoadVolumed(KeyedTransform):
         *,
         label_keys: Sequence[Hashable] = DEFAULT_LABEL_KEYS,
         spacing_mm: tuple[float, float, float] | None = None,
+        affine: AffineChoice | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(
             keys,
-            of_image=LoadVolume(spacing_mm=spacing_mm, max_bytes=max_bytes),
-            of_label=LoadVolume(is_label=True, spacing_mm=spacing_mm, max_bytes=max_bytes),
+            of_image=LoadVolume(spacing_mm=spacing_mm, affine=affine, max_bytes=max_bytes),
+            of_label=LoadVolume(is_label=True, spacing_mm=spacing_mm, affine=affine, max_bytes=max_bytes),
             label_keys=label_keys,
             allow_missing_keys=allow_missing_keys,
         )
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load every key; volumes on one grid, but for rounding, get the affine of the first."""
+        case = super().__call__(data)
+        volumes = [case[key] for key in self.key_iterator(case)]
+        for volume in volumes[1:]:
+            share_grid(volumes[0], volume)
+        return case
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Turn the volumes back to the axes of their files."""
@@ -147,12 +163,10 @@ def require_one_grid(first: MetaTensor, other: MetaTensor, *, file: str | Path) 
             "resample it",
             file=file,
         )
-    affine, its_own = (np.asarray(each.affine, dtype=np.float64) for each in (first, other))
-    distance, edge = corner_distance_mm(affine, its_own, shape), float(spacing_of(affine).min())
-    if distance > GRID_TOLERANCE * edge:
+    if difference := grid_difference(first.affine.numpy(), other.affine.numpy(), shape):
         raise GeometryError(
-            f"its affine puts a corner {distance:.4g} mm from where that of its case's first channel does; "
-            f"{GRID_TOLERANCE * edge:.4g} mm is allowed; resample it or correct its header",
+            f"its affine puts {difference}; it must be that of the first channel: resample it or correct "
+            "its header",
             file=file,
         )
 
@@ -173,7 +187,7 @@ def restore_file_geometry(volume: MetaTensor) -> MetaTensor:
     shape = tuple(int(size) for size in volume.meta["original_shape"])
     turned, axes, flips = to_ras_affine(affine, shape)
     expected = tuple(shape[axis] for axis in axes)
-    if tuple(volume.shape[1:]) != expected or not np.allclose(turned, volume.affine.numpy(), atol=1e-4):
+    if tuple(volume.shape[1:]) != expected or grid_difference(turned, volume.affine.numpy(), expected):
         raise VolumeError(
             f"the volume of shape {tuple(volume.shape[1:])} is not on its file's grid of shape {expected}; "
             "invert the resampling and cropping first"
@@ -196,13 +210,46 @@ def _as_contiguous_float32(array: np.ndarray) -> np.ndarray:
     return result
 
 
-def check_label_values(voxels: np.ndarray, *, file: str | Path | None = None) -> None:
-    """Refuse a label map with values that are not integers from 0 to 2^24 (exact in float32).
+def loaded_grid_difference(first: MetaTensor, second: MetaTensor) -> str:
+    """Say how the grids of two loaded volumes (C, X, Y, Z) differ; empty where they are one grid."""
+    shapes = [tuple(volume.shape[1:]) for volume in (first, second)]
+    if shapes[0] != shapes[1]:
+        return f"{shapes[0]} and {shapes[1]} voxels"
+    return grid_difference(first.affine.cpu().numpy(), second.affine.cpu().numpy(), shapes[0])
+
+
+def share_grid(first: MetaTensor, second: MetaTensor) -> None:
+    """Give the second volume the first one's affine where they differ by rounding alone.
+
+    Otherwise resampling could round the two to different numbers of voxels. The second one's
+    `original_affine` stays its file's.
+    """
+    if not loaded_grid_difference(first, second):
+        second.affine = first.affine.clone()
+
+
+def round_label_values(
+    voxels: np.ndarray, *, file: str | Path | None = None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Round values that are integers but for 0.001, as interpolating tools leave them; refuse others.
+
+    Args:
+        voxels: of a label map, any real type.
+        file: named in the error.
+
+    Returns:
+        The voxels, a copy where any was rounded, and a note that says so.
 
     Raises:
-        VoxelValueError: naming the first offending values.
+        VoxelValueError: for values that are no integers from 0 to 2^24 (exact in float32), naming the first.
     """
-    is_bad = (voxels != np.rint(voxels)) | (voxels < 0) | (voxels > 2**24)
+    rounded = voxels if voxels.dtype.kind in "ui" else np.rint(voxels)
+    is_whole = rounded is voxels or np.array_equal(rounded, voxels)
+    if is_whole and voxels.min() >= 0 and voxels.max() <= 2**24:
+        return voxels, ()
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(voxels - rounded)
+    is_bad = ~(distance <= LABEL_TOLERANCE) | (rounded < 0) | (rounded > 2**24)
     if is_bad.any():
         values = np.unique(voxels[is_bad])[:5].tolist()
         raise VoxelValueError(
@@ -210,3 +257,6 @@ def check_label_values(voxels: np.ndarray, *, file: str | Path | None = None) ->
             "store structures as non-negative integers",
             file=file,
         )
+    # Adding 0 turns the -0.0 of a rounded small negative number into 0.
+    note = f"{int((distance > 0).sum())} label values up to {distance.max():.2g} from an integer were rounded"
+    return rounded + 0, (note,)

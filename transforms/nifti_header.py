@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from nibabel.quaternions import fillpositive, quat2mat
 
-from medldm.transforms.errors import GeometryError, HeaderError, UnsupportedVolumeError
-from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, check_affine, check_shape
+from medldm.transforms.errors import HeaderError, UnsupportedVolumeError
+from medldm.transforms.foreign_formats import packed_format
+from medldm.transforms.nifti_affine import AffineChoice, choose_affine
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, check_shape
 
 ByteOrder = Literal["<", ">"]
 
@@ -51,6 +52,8 @@ NIFTI_2 = _layout(
     "scl_slope:f8@176 scl_inter:f8@184 qform_code:i4@344 sform_code:i4@348 quatern:3f8@352 "
     "qoffset:3f8@376 srow:(3,4)f8@400 xyzt_units:i4@500",
 )
+_UNITS_OF_TIME = {8: "s", 16: "ms", 24: "us"}
+"""xyzt_units, bits 3 to 5; other codes are no unit of time."""
 MAX_HEADER_BYTES = NIFTI_2.itemsize
 _MAX_EXTENSION_BYTES = 64 * 1024**2
 
@@ -73,11 +76,14 @@ class NiftiHeader:
         return self.shape[0] * self.shape[1] * self.shape[2] * self.dtype.itemsize
 
 
-def parse_header(raw: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> NiftiHeader:
+def parse_header(
+    raw: bytes, *, affine: AffineChoice | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+) -> NiftiHeader:
     """Judge a raw NIfTI header.
 
     Args:
         raw: the first 540 bytes of the (uncompressed) file, at least 348 for NIfTI-1.
+        affine: which of sform and qform counts where they are at odds; None refuses such a file.
         max_bytes: cap on the volume in memory.
 
     Raises:
@@ -96,23 +102,26 @@ def parse_header(raw: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> NiftiHead
     if int(fields["bitpix"]) != 8 * dtype.itemsize:
         raise HeaderError(f"bitpix is {int(fields['bitpix'])}, datatype {code} has {8 * dtype.itemsize}")
     declared = tuple(int(size) for size in fields["dim"][1 : n_axes + 1])
+    _refuse_several_volumes(declared, fields)
     shape = check_shape(declared, item_bytes=dtype.itemsize, max_bytes=max_bytes)
     # Signalling NaN raise the invalid flag on conversion; what is not finite is refused by name below.
     with np.errstate(invalid="ignore", over="ignore"):
-        slope, intercept = _scaling(fields)
-        affine, notes = _affine(fields)
+        slope, intercept, scaling_notes = _scaling(fields)
+        chosen, notes = choose_affine(fields, choice=affine)
     return NiftiHeader(
         shape=shape,
         dtype=dtype,
         data_offset=_data_offset(fields),
         slope=slope,
         intercept=intercept,
-        affine=affine,
-        notes=notes,
+        affine=chosen,
+        notes=(*scaling_notes, *notes),
     )
 
 
 def _fields(raw: bytes) -> tuple[np.void, ByteOrder]:
+    if (found := packed_format(raw)) is not None:
+        raise UnsupportedVolumeError(f"it is {found} in spite of its name; unpack it first")
     orders: tuple[ByteOrder, ...] = ("<", ">")
     for layout in (NIFTI_1, NIFTI_2):
         for order in orders:
@@ -142,63 +151,31 @@ def _data_offset(fields: np.void) -> int:
     return int(offset)
 
 
-def _scaling(fields: np.void) -> tuple[float, float]:
+def _scaling(fields: np.void) -> tuple[float, float, tuple[str, ...]]:
+    """Return slope, intercept and notes; as nibabel and ITK do, no number in either means unscaled."""
     slope, intercept = float(fields["scl_slope"]), float(fields["scl_inter"])
-    if not (np.isfinite(slope) and np.isfinite(intercept)):
-        raise HeaderError(f"scl_slope is {slope} and scl_inter is {intercept}; both must be finite")
-    return (1.0, 0.0) if slope == 0 else (slope, intercept)
-
-
-def _affine(fields: np.void) -> tuple[np.ndarray, tuple[str, ...]]:
-    unit = int(fields["xyzt_units"]) & 7
-    if unit in (1, 3):
-        name = {1: "metres", 3: "micrometres"}[unit]
-        raise GeometryError(
-            f"its unit of length is {name}; millimetres are read; convert the affine and xyzt_units"
+    are_finite = (bool(np.isfinite(slope)), bool(np.isfinite(intercept)))
+    if not any(are_finite):
+        note = f"scl_slope is {slope} and scl_inter is {intercept}: its values are taken unscaled"
+        return 1.0, 0.0, (note,)
+    if not all(are_finite):
+        raise HeaderError(
+            f"scl_slope is {slope} and scl_inter is {intercept}; both must be finite, or neither (unscaled)"
         )
-    if int(fields["sform_code"]) > 0:
-        affine = np.vstack([np.asarray(fields["srow"], dtype=np.float64), [0, 0, 0, 1]])
-        check_affine(affine)
-        return affine, _form_notes(fields, affine)
-    if int(fields["qform_code"]) > 0:
-        affine = _quaternion_affine(fields)
-        check_affine(affine)
-        return affine, ()
-    raise GeometryError(
-        "it has neither sform nor qform (both codes are 0), its orientation is unknown; set one"
+    return (1.0, 0.0, ()) if slope == 0 else (slope, intercept, ())
+
+
+def _refuse_several_volumes(declared: tuple[int, ...], fields: np.void) -> None:
+    """Name a file of several volumes for what it is: the fourth axis is time (nifti1.h, dim[4])."""
+    n_volumes = declared[3] if len(declared) > 3 else 1
+    if n_volumes < 2 or any(size != 1 for size in declared[4:]):
+        return
+    unit = _UNITS_OF_TIME.get(int(fields["xyzt_units"]) & 0x38)
+    step = float(fields["pixdim"][4])
+    is_time = unit is not None and np.isfinite(step) and step > 0
+    kind = f"a time series of {n_volumes} volumes" + (f", one each {step:g} {unit}" if is_time else "")
+    other = "" if is_time else " (or of as many channels: its header gives no unit of time)"
+    raise UnsupportedVolumeError(
+        f"it is {kind}{other}, its shape is {declared}; three axes are read: write one of the volumes, or "
+        "their mean, or each, to a file of its own, for example with nibabel.four_to_three"
     )
-
-
-def _form_notes(fields: np.void, affine: np.ndarray) -> tuple[str, ...]:
-    if int(fields["qform_code"]) <= 0:
-        return ()
-    try:
-        other = _quaternion_affine(fields)
-        check_affine(other)
-    except GeometryError:
-        return ("its qform is not usable; the sform is taken",)
-    last = np.append(np.asarray(fields["dim"][1:4], dtype=np.float64) - 1, 1)
-    distance = max(np.abs((affine - other) @ corner).max() for corner in (np.array([0, 0, 0, 1.0]), last))
-    return (f"sform and qform differ by {distance:.3g} mm; the sform is taken",) if distance > 0.1 else ()
-
-
-def _quaternion_affine(fields: np.void) -> np.ndarray:
-    """Build the qform affine: R diag(pixdim) with qfac = pixdim[0], nifti1.h 'method 2'."""
-    b, c, d = (float(value) for value in fields["quatern"])
-    spacing = np.asarray(fields["pixdim"][1:4], dtype=np.float64)
-    if not np.isfinite([b, c, d, *spacing]).all():
-        raise GeometryError("its qform holds NaN or Inf; write a finite sform or qform")
-    if (spacing <= 0).any():
-        raise GeometryError(f"its pixdim is {spacing.tolist()} mm; positive spacing is needed")
-    # nibabel's own arithmetic and tolerance, so that its users get the same affine to the bit.
-    try:
-        quaternion = fillpositive([b, c, d], -3 * np.finfo(np.float32).eps)
-    except ValueError as error:
-        raise GeometryError(
-            f"its quaternion {b:.4g}, {c:.4g}, {d:.4g} is longer than 1; rewrite qform"
-        ) from error
-    qfac = -1.0 if float(fields["pixdim"][0]) < 0 else 1.0
-    affine = np.eye(4)
-    affine[:3, :3] = np.dot(quat2mat(quaternion), np.diag(spacing * [1.0, 1.0, qfac]))
-    affine[:3, 3] = fields["qoffset"]
-    return affine

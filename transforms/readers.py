@@ -8,14 +8,18 @@ import numpy as np
 
 from medldm.errors import MissingFileError
 from medldm.transforms.errors import UnsupportedVolumeError, VoxelValueError
+from medldm.transforms.foreign_formats import foreign_format
 from medldm.transforms.itk_formats import read_itk_geometry, read_with_simpleitk
+from medldm.transforms.mgh import read_mgh, read_mgh_geometry
 from medldm.transforms.nifti import read_nifti, read_nifti_header
+from medldm.transforms.nifti_affine import AffineChoice
 from medldm.transforms.numpy_format import read_npy, read_npy_geometry
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, RawVolume, VolumeGeometry
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha")
-VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, ".npy")
+MGH_SUFFIXES = (".mgz", ".mgh", ".mgh.gz")
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES, *MGH_SUFFIXES, ".npy")
 
 
 def volume_suffix(path: str | Path) -> str | None:
@@ -36,13 +40,15 @@ def read_raw_volume(
     path: str | Path,
     *,
     spacing_mm: tuple[float, float, float] | None = None,
+    affine: AffineChoice | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> RawVolume:
     """Read a volume file in its own axes.
 
     Args:
-        path: .nii, .nii.gz, .nrrd, .mha or .npy.
+        path: .nii, .nii.gz, .nrrd, .mha, .mgz, .mgh or .npy.
         spacing_mm: mm per voxel, needed for .npy and refused for all other formats, which carry their own.
+        affine: which of a NIfTI file's sform and qform counts where they are at odds; None refuses it.
         max_bytes: cap on the volume in memory.
 
     Raises:
@@ -55,13 +61,16 @@ def read_raw_volume(
         return read_npy(path, spacing_mm=spacing_mm, max_bytes=max_bytes)
     if suffix in ITK_SUFFIXES:
         return read_with_simpleitk(path, max_bytes=max_bytes)
-    return read_nifti(path, max_bytes=max_bytes)
+    if suffix in MGH_SUFFIXES:
+        return read_mgh(path, max_bytes=max_bytes)
+    return read_nifti(path, affine=affine, max_bytes=max_bytes)
 
 
 def read_geometry(
     path: str | Path,
     *,
     spacing_mm: tuple[float, float, float] | None = None,
+    affine: AffineChoice | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
 ) -> VolumeGeometry:
     """Read and judge only the header of a volume file; arguments and errors as `read_raw_volume`."""
@@ -71,7 +80,9 @@ def read_geometry(
         return read_npy_geometry(path, spacing_mm=spacing_mm, max_bytes=max_bytes)
     if suffix in ITK_SUFFIXES:
         return read_itk_geometry(path, max_bytes=max_bytes)
-    header = read_nifti_header(path, max_bytes=max_bytes)
+    if suffix in MGH_SUFFIXES:
+        return read_mgh_geometry(path, max_bytes=max_bytes)
+    header = read_nifti_header(path, affine=affine, max_bytes=max_bytes)
     return VolumeGeometry(shape=header.shape, affine=header.affine, notes=header.notes)
 
 
@@ -80,10 +91,9 @@ def _checked_suffix(path: Path) -> str:
         raise MissingFileError(f"no file {path.name} in its folder; check the path")
     suffix = volume_suffix(path)
     if suffix is None:
-        raise UnsupportedVolumeError(
-            f"its format is not read, {', '.join(VOLUME_SUFFIXES)} are; convert DICOM with `medldm prepare`",
-            file=path,
-        )
+        found = foreign_format(path)
+        reason = f"it is {found}" if found else "its format is not known; convert DICOM with `medldm prepare`"
+        raise UnsupportedVolumeError(f"{reason}; {', '.join(VOLUME_SUFFIXES)} are read", file=path)
     return suffix
 
 

@@ -16,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output_dir", help="receives images/, labels/ and sidecars/")
     parser.add_argument("--label-dir", help="folder of label maps to condition on")
     parser.add_argument(
+        "--unconditional",
+        action="store_true",
+        help="make volumes without label maps with a model of label maps; the output is an unlabelled cohort",
+    )
+    parser.add_argument(
         "--num-samples", type=int, help="volumes to make; one for each label map if not given"
     )
     parser.add_argument("--labelmap-checkpoint", help="draw new label maps with this model of labelmap_ldm")
@@ -43,14 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Make the volumes."""
-    from medldm.generation.engine import SamplingConfig, generate
+    from medldm.generation.engine import SamplingConfig, set_up_generation
 
     labels = _draw_labels(options) if options.labelmap_checkpoint else None
-    paths = generate(
+    evaluator = set_up_generation(
         options.checkpoint,
         options.output_dir,
         label_dir=options.label_dir,
         labels=labels,
+        unconditional=options.unconditional,
         num_samples=options.num_samples,
         first_index=options.first_index,
         label_table=options.label_table,
@@ -66,7 +72,10 @@ def run_command(options: argparse.Namespace) -> int:
         channel_endings=options.channel_endings,
         device=options.device,
     )
-    sys.stdout.write(f"{len(paths)} volumes in {options.output_dir}\n")
+    evaluator.run()
+    lines = [f"{len(evaluator.written)} volumes in {options.output_dir}"]
+    lines += [f"{'warning' if note.is_warning else 'note'}: {note.text}" for note in evaluator.notes]
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0
 
 
@@ -74,8 +83,9 @@ def _draw_labels(options: argparse.Namespace) -> list[str]:
     from medldm.label_maps.choice import draw_for_images
     from medldm.latent_diffusion.model_files import load_latent_diffusion
 
-    if options.label_dir:
-        raise ConfigError("--label-dir and --labelmap-checkpoint both name label maps: give one of them")
+    if options.label_dir or options.unconditional:
+        other = "--label-dir" if options.label_dir else "--unconditional"
+        raise ConfigError(f"{other} and --labelmap-checkpoint exclude each other: give one of them")
     model, _, _ = load_latent_diffusion(options.checkpoint)
     return draw_for_images(
         model,

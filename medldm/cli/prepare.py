@@ -15,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", help="CSV or TSV of the subjects: id, age, sex, diagnosis, text, split, ..."
     )
+    parser.add_argument(
+        "--strict-table",
+        action="store_true",
+        help="refuse a table with rows that match no case, or without a row for a case",
+    )
     parser.add_argument("--labels", help="label table, or a preset: totalsegmentator, freesurfer")
     parser.add_argument("--priority", help="structures that win where masks overlap, strongest first: a,b,c")
     parser.add_argument("--channels", help="contrasts that become channels of one case: t1n,t2w")
@@ -25,6 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what names the subject, where names leave it open",
     )
     parser.add_argument("--key-file", help="secret key of the subject hashes; made where it is missing")
+    parser.add_argument(
+        "--private-list",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FILE",
+        help="write which identifier is which file to a list only you can read: beside the key, or to FILE",
+    )
     parser.add_argument("--modality", help="only DICOM series of this modality, such as CT")
     parser.add_argument("--description", help="only DICOM series whose description matches this expression")
     parser.add_argument(
@@ -32,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--spacing", type=float, nargs=3, metavar="MM", help="voxel spacing of .npy files in mm"
+    )
+    parser.add_argument(
+        "--affine", choices=("sform", "qform"), help="which counts in NIfTI files whose two are at odds"
     )
     parser.add_argument("--validation-fraction", type=float, default=0.1)
     parser.add_argument("--workers", type=int, help="processes; one for each core if not given")
@@ -52,11 +68,14 @@ def run_command(options: argparse.Namespace) -> int:
         channels=_names(options.channels),
         drop_incomplete=options.drop_incomplete,
         subject_from=options.subject_from,
+        strict_table=options.strict_table,
         key_file=options.key_file,
+        private_list=options.private_list,
         modality=options.modality,
         description=options.description,
         regularise=options.regularise,
         spacing_mm=tuple(options.spacing) if options.spacing else None,
+        affine=options.affine,
         validation_fraction=options.validation_fraction,
         workers=options.workers,
         overwrite=options.overwrite,

@@ -12,9 +12,8 @@ from medldm.data.file_info import FileInfo, inspect_header
 from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema, unknown_values_reason
 from medldm.errors import ConfigError
-from medldm.transforms.raw_volume import corner_distance_mm
+from medldm.transforms.raw_volume import grid_difference
 
-AFFINE_TOLERANCE_MM = 1e-3
 VOLUME_KEYS = ("image", "label", "condition_image")
 """Keys of a case that name files, which must lie on one grid."""
 
@@ -110,11 +109,7 @@ def _pair_issues(image: FileInfo, label: FileInfo, *, name: str) -> list[Issue]:
             f"its shape is {label.shape}, its image's {image.shape}; both must lie on one grid; resample one"
         )
         return [Issue.error("shape", name, message)]
-    distance = corner_distance_mm(np.asarray(image.affine), np.asarray(label.affine), image.shape)
-    if distance > AFFINE_TOLERANCE_MM:
-        message = (
-            f"its affine puts a corner {distance:.4g} mm from where its image's does; at most "
-            f"{AFFINE_TOLERANCE_MM} mm is allowed; resample one or correct its header"
-        )
+    if difference := grid_difference(np.asarray(image.affine), np.asarray(label.affine), image.shape):
+        message = f"its affine puts {difference}; it must be its image's: resample one or correct its header"
         return [Issue.error("affine", name, message)]
     return []

@@ -74,6 +74,9 @@ def run_check(cohort_dir: str | Path, *, full: bool = True, as_json: bool = Fals
         The text to show, and the exit code: 0 without errors, 1 with.
     """
     cohort = read_cohort(cohort_dir, require_labels=False, strict=False)
+    if not cohort.cases:
+        # Nothing can be read: say all that a cohort may have, label maps too.
+        cohort = read_cohort(cohort_dir, strict=False)
     issues = check_cohort(cohort, full=full)
     n_errors = sum(issue.severity == "error" for issue in issues)
     if as_json:

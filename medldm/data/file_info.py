@@ -12,7 +12,7 @@ import numpy as np
 
 from medldm.files import hash_array
 from medldm.transforms.errors import VolumeError
-from medldm.transforms.load import check_label_values
+from medldm.transforms.load import round_label_values
 from medldm.transforms.raw_volume import spacing_of
 from medldm.transforms.readers import check_voxels_finite, read_geometry, read_raw_volume, volume_suffix
 
@@ -87,8 +87,7 @@ def inspect_voxels(path: str | Path, *, is_label: bool) -> FileInfo:
     try:
         raw = read_raw_volume(path, spacing_mm=_spacing_for(path))
         check_voxels_finite(raw.array)
-        if is_label:
-            check_label_values(raw.array)
+        array, notes = round_label_values(raw.array) if is_label else (raw.array, ())
     except VolumeError as error:
         return FileInfo(problem=error.reason)
     except OSError as error:
@@ -96,11 +95,11 @@ def inspect_voxels(path: str | Path, *, is_label: bool) -> FileInfo:
     return FileInfo(
         shape=tuple(int(size) for size in raw.array.shape),
         affine=tuple(map(tuple, raw.affine.tolist())),
-        notes=raw.notes,
-        minimum=float(raw.array.min()),
-        maximum=float(raw.array.max()),
-        content_hash=hash_array(np.asfortranarray(raw.array, dtype=np.float32).T),
-        label_counts=count_labels(raw.array) if is_label else None,
+        notes=(*raw.notes, *notes),
+        minimum=float(array.min()),
+        maximum=float(array.max()),
+        content_hash=hash_array(np.asfortranarray(array, dtype=np.float32).T),
+        label_counts=count_labels(array) if is_label else None,
     )
 
 

@@ -18,7 +18,10 @@ from medldm.data.layouts.cases import list_cases
 from medldm.data.layouts.detect import read_where_it_lies
 from medldm.data.layouts.records import Layout
 from medldm.data.layouts.trees import volumes_below
+from medldm.data.unlisted import find_unlisted
 from medldm.errors import ConfigError
+from medldm.files import is_clutter
+from medldm.transforms.foreign_formats import foreign_format
 from medldm.transforms.readers import VOLUME_SUFFIXES, volume_stem, volume_suffix
 
 Case = dict[str, Any]
@@ -156,10 +159,11 @@ def _volumes_in(folder: Path, *, issues: list[Issue]) -> dict[str, Path]:
         return {}
     found: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        if file.name.startswith(".") or not file.is_file():
+        if is_clutter(file) or file.name.startswith(".") or not file.is_file():
             continue
         if volume_suffix(file) is None:
-            message = f"it is no volume and is passed over; {', '.join(VOLUME_SUFFIXES)} are read"
+            kind = foreign_format(file) or "no volume"
+            message = f"it is {kind}; it is passed over, {', '.join(VOLUME_SUFFIXES)} are read"
             name = f"{folder.name}/{file.name}"
             issues.append(Issue.warning("format", name, message))
         elif (stem := volume_stem(file)) in found:
@@ -195,6 +199,8 @@ def _read_datalist(
         issues.append(Issue.error("datalist", listing.name, message))
         return (), {"training": []}
     issues += check_list_keys(content, name=listing.name)
+    if listing.name == COHORT_FILE:
+        issues += find_unlisted(listing, content)
     lists: dict[str, list[Case]] = {}
     for split in SPLITS:
         if split in content:

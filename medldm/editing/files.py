@@ -21,6 +21,7 @@ from medldm.editing.stored_images import read_stored_image, require_same_grid
 from medldm.errors import CheckpointError, ConfigError, OutputExistsError
 from medldm.files import hash_array, write_atomically
 from medldm.generation.files import LabelGrid
+from medldm.generation.request_notes import note_missing
 from medldm.generation.requests import RequestPreparer
 from medldm.label_maps.changes import change_labels, count_changes
 from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
@@ -29,6 +30,7 @@ from medldm.runtime.distributed import DistributedError, world_size
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.transforms import LoadVolume, ResampleToSpacing, write_nifti
+from medldm.transforms.load import share_grid
 from medldm.transforms.orientation import to_ras_affine, turn
 from medldm.transforms.raw_volume import spacing_of
 
@@ -88,9 +90,13 @@ class Editor:
     def _read(self, preparer: RequestPreparer, asked: Mapping[str, Any]) -> None:
         """Read image and label maps and find the region."""
         preparer.check(asked)
+        self.notes = [note.text for note in note_missing([asked], preparer.config.names)]
+        for note in self.notes:
+            logger.warning("%s", note)
         self.image = read_stored_image(self.request.image)
         current = LoadVolume(is_label=True)(self.request.label)
         require_same_grid(self.image.loaded, current, names=("the image", "its label map"))
+        share_grid(current, self.image.loaded)
         prepared = preparer.prepare(asked)
         if not isinstance(prepared.grid, LabelGrid) or prepared.labels is None:
             raise TypeError("the preparer gave no label map: it must be one for the sampler's model")
@@ -200,7 +206,7 @@ class Editor:
             "conditions": self.described,
             "weights_sha256": hash_weights(self.sampler.model.state_dict()),
             "versions": describe_versions(),
-        }
+        } | ({"notes": self.notes} if self.notes else {})
 
 
 def make_editor(

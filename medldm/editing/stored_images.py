@@ -13,9 +13,7 @@ from nibabel.arrayproxy import ArrayProxy
 
 from medldm.transforms import LoadVolume, UnsupportedVolumeError, VolumeError, write_nifti
 from medldm.transforms.nifti import read_nifti_header
-from medldm.transforms.raw_volume import corner_distance_mm
-
-GRID_TOLERANCE_MM = 1e-3
+from medldm.transforms.raw_volume import grid_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +95,7 @@ def require_same_grid(first: MetaTensor, second: MetaTensor, *, names: tuple[str
     if shapes[0] != shapes[1]:
         raise VolumeError(f"{names[0]} has {shapes[0]} voxels, {names[1]} {shapes[1]}: resample one of them")
     one, other = (np.asarray(volume.meta["original_affine"]) for volume in (first, second))
-    distance = corner_distance_mm(one, other, shapes[0])
-    if distance > GRID_TOLERANCE_MM:
+    if difference := grid_difference(one, other, shapes[0]):
         raise VolumeError(
-            f"the affines of {names[0]} and {names[1]} put a corner {distance:.4g} mm apart, at most "
-            f"{GRID_TOLERANCE_MM} mm is allowed: resample one or correct its header"
+            f"the affines of {names[0]} and {names[1]} put {difference}: resample one or correct its header"
         )

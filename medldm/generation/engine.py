@@ -21,8 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from medldm.conditioning import Conditions, open_text_encoder
+from medldm.configs import read_switch
 from medldm.generation.files import SyntheticWriter
 from medldm.generation.rejection import QualityGate, RejectionResult, sample_with_rejection
+from medldm.generation.request_notes import RequestNote, note_missing, require_label_maps
 from medldm.generation.requests import (
     GenerationDataset,
     PreparedRequest,
@@ -35,7 +37,7 @@ from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.runtime.devices import choose_device
-from medldm.runtime.distributed import barrier, items_of_rank
+from medldm.runtime.distributed import barrier, is_main_process, items_of_rank
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
 
@@ -95,6 +97,10 @@ class GenerationEvaluator(SupervisedEvaluator):
         writer: writes it.
         preparer: makes the tensors of a request; None takes the model's, without text and remapping.
         gate: draws volumes again that do not pass; None writes each as it comes.
+        unconditional: make volumes without label maps with a model of label maps, which is refused otherwise.
+
+    Attributes:
+        notes: what is used more than once, what is left out; also in the log and in each sidecar.
 
     Raises:
         FileExistsError: if volumes exist that would be replaced, before anything is generated.
@@ -111,6 +117,7 @@ class GenerationEvaluator(SupervisedEvaluator):
         writer: SyntheticWriter,
         preparer: RequestPreparer | None = None,
         gate: QualityGate | None = None,
+        unconditional: bool = False,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.model = network
@@ -123,6 +130,7 @@ class GenerationEvaluator(SupervisedEvaluator):
         requests = [dataset[position] for position in range(len(dataset))]
         self.indices = [request["index"] for request in requests]
         self.writer.refuse_existing(self.indices)
+        self.notes = self._note(dataset, requests, unconditional=unconditional)
         for request in requests:
             self.preparer.check(request)
         super().__init__(
@@ -133,6 +141,22 @@ class GenerationEvaluator(SupervisedEvaluator):
             val_handlers=val_handlers,
             decollate=False,
         )
+
+    def _note(
+        self, dataset: GenerationDataset, requests: Sequence[Mapping[str, Any]], *, unconditional: bool
+    ) -> tuple[RequestNote, ...]:
+        """Refuse what changes the meaning of the output, and say what it is made from."""
+        names = self.preparer.config.names
+        is_wanted = read_switch(unconditional, name="unconditional")
+        notes = [
+            *require_label_maps(requests, names, unconditional=is_wanted),
+            *dataset.notes(),
+            *note_missing(requests, names),
+        ]
+        if is_main_process():
+            for note in notes:
+                logger.log(logging.WARNING if note.is_warning else logging.INFO, "%s", note.text)
+        return tuple(notes)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Generate; the volumes of all processes are there on return."""
@@ -196,14 +220,18 @@ class GenerationEvaluator(SupervisedEvaluator):
     def _describe(self, request: PreparedRequest) -> dict[str, Any]:
         """Say for the sidecar how the volume is made again."""
         channels = self.preparer.space.channels
-        return ({"channels": list(channels)} if channels else {}) | {
-            "synthetic": True,
-            "index": request.index,
-            "sampling": self.draw.sampling.to_dict(),
-            "conditions": request.description,
-            "weights_sha256": self.weights_sha256,
-            "versions": describe_versions(),
-        }
+        return (
+            ({"channels": list(channels)} if channels else {})
+            | {
+                "synthetic": True,
+                "index": request.index,
+                "sampling": self.draw.sampling.to_dict(),
+                "conditions": request.description,
+                "weights_sha256": self.weights_sha256,
+                "versions": describe_versions(),
+            }
+            | ({"notes": [note.text for note in self.notes]} if self.notes else {})
+        )
 
     def _describe_gate(self, result: RejectionResult) -> dict[str, Any]:
         """Name the seed that makes the volume again without a gate, and every try."""
@@ -227,12 +255,29 @@ def _seen_by_gate(
     return channels[0] if len(channels) == 1 else channels, None if maps is None else maps[0].astype(np.int64)
 
 
-def generate(
+def generate(checkpoint: str | Path, output_dir: str | Path, **options: Any) -> list[Path]:
+    """Make synthetic volumes with a trained model; what `inference.yaml` does, without a bundle.
+
+    Args:
+        checkpoint: of the second stage.
+        output_dir: receives images/, labels/ and sidecars/.
+        options: further arguments of `set_up_generation`.
+
+    Returns:
+        The images' files.
+    """
+    evaluator = set_up_generation(checkpoint, output_dir, **options)
+    evaluator.run()
+    return evaluator.written
+
+
+def set_up_generation(
     checkpoint: str | Path,
     output_dir: str | Path,
     *,
-    label_dir: str | None = None,
+    label_dir: str | Path | None = None,
     labels: Sequence[str] | None = None,
+    unconditional: bool = False,
     num_samples: int | None = None,
     first_index: int = 0,
     conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | Path | None = None,
@@ -242,14 +287,15 @@ def generate(
     overwrite: bool = False,
     channel_endings: str = "name",
     device: str = "auto",
-) -> list[Path]:
-    """Make synthetic volumes with a trained model; what `inference.yaml` does, without a bundle.
+) -> GenerationEvaluator:
+    """Check everything that a generation needs, so that what remains is to `run` it.
 
     Args:
         checkpoint: of the second stage.
         output_dir: receives images/, labels/ and sidecars/.
         label_dir: folder of label maps to condition on, for a model with that condition.
         labels: the files themselves, in the place of a folder.
+        unconditional: make volumes without label maps with a model of label maps; the output is unlabelled.
         num_samples: volumes to make; None for one of each label map.
         first_index: index of the first volume of the seed.
         conditions: values of the model's other conditions, see `GenerationDataset`.
@@ -263,7 +309,10 @@ def generate(
         device: "auto", "cpu", "cuda", ...
 
     Returns:
-        The images' files, of each volume one for each channel.
+        The engine, whose `notes` say what the volumes are made from.
+
+    Raises:
+        ConfigError: where a model of label maps is given none, or a model without is given some.
     """
     model, config, _ = load_latent_diffusion(checkpoint)
     conditioning = model.conditioning_config
@@ -276,13 +325,12 @@ def generate(
         labels=list_label_maps(label_dir) if label_dir is not None else labels,
         conditions=conditions,
     )
-    evaluator = GenerationEvaluator(
+    return GenerationEvaluator(
         choose_device(device),
         dataset,
         network=model,
         inferer=LatentDiffusionInferer(config, sampling or SamplingConfig()),
         writer=SyntheticWriter(output_dir, overwrite=overwrite, channel_endings=channel_endings),
         preparer=make_preparer(model, text_encoder=encoder, label_table=label_table),
+        unconditional=unconditional,
     )
-    evaluator.run()
-    return evaluator.written

@@ -19,11 +19,13 @@ from medldm.conditioning.values import EncodesText, condition_value
 from medldm.data.labels import LabelSchema
 from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.errors import CheckpointError, ConfigError, MissingFileError
-from medldm.files import hash_array
+from medldm.files import hash_array, is_clutter
 from medldm.generation.files import FileGrid, LabelGrid
+from medldm.generation.request_notes import MORE_ANATOMIES, RequestNote, note_turns
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import require_volume_space
 from medldm.transforms import IntensityMapping, LoadVolume
+from medldm.transforms.load import loaded_grid_difference, share_grid
 from medldm.transforms.readers import volume_suffix
 
 Values = Mapping[str, Any]
@@ -49,7 +51,9 @@ class GenerationDataset(Dataset[dict[str, Any]]):
         conditions: Values | Sequence[Values] | str | Path | None = None,
     ) -> None:
         self.labels = list(labels or [])
-        self.conditions = read_conditions(conditions)
+        content = _content_of(conditions)
+        self.conditions = read_conditions(content)
+        self.is_one_for_all = isinstance(content, Mapping)
         self.num_samples = num_samples or max(len(self.labels), len(self.conditions))
         self.first_index = first_index
         if self.num_samples < 1:
@@ -71,6 +75,25 @@ class GenerationDataset(Dataset[dict[str, Any]]):
             request["conditions"] = dict(self.conditions[index % len(self.conditions)])
         return request
 
+    def notes(self) -> list[RequestNote]:
+        """Say what is used more than once, or not at all, to make as many volumes as asked for."""
+        positions = range(self.first_index, self.first_index + self.num_samples)
+        requests = [self[position] for position in range(self.num_samples)]
+        labels = [request["label"] for request in requests if "label" in request]
+        notes = note_turns(labels, n_given=len(set(self.labels)), noun="label map", advice=MORE_ANATOMIES)
+        given = {str(entry["image"]) for entry in self.conditions if "image" in entry}
+        asked = [request["conditions"] for request in requests]
+        images = [str(conditions["image"]) for conditions in asked if "image" in conditions]
+        notes += note_turns(images, n_given=len(given), noun="condition image")
+        if self.conditions and not self.is_one_for_all:
+            notes += note_turns(
+                [position % len(self.conditions) for position in positions],
+                n_given=len(self.conditions),
+                noun="entry of conditions",
+                plural="entries of conditions",
+            )
+        return notes
+
 
 def read_conditions(source: Values | Sequence[Values] | str | Path | None) -> list[Values]:
     """Return the conditions as a list with one entry for each volume in turn.
@@ -78,19 +101,22 @@ def read_conditions(source: Values | Sequence[Values] | str | Path | None) -> li
     Raises:
         ConfigError: if it is no mapping, no list of them, and no JSON file of either.
     """
-    if isinstance(source, str | Path):
-        try:
-            content: Any = json.loads(Path(source).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"conditions: {Path(str(source)).name} is no JSON file ({error})") from error
-    else:
-        content = source
+    content = _content_of(source)
     if content is None:
         return []
     entries = [content] if isinstance(content, Mapping) else list(content)
     if not all(isinstance(entry, Mapping) for entry in entries):
         raise ConfigError("conditions must be a mapping of names to values, or a list of such mappings")
     return [{name: value for name, value in entry.items() if value is not None} for entry in entries]
+
+
+def _content_of(source: Values | Sequence[Values] | str | Path | None) -> Any:
+    if not isinstance(source, str | Path):
+        return source
+    try:
+        return json.loads(Path(source).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"conditions: {Path(str(source)).name} is no JSON file ({error})") from error
 
 
 def list_label_maps(label_dir: str | Path) -> list[str]:
@@ -100,7 +126,8 @@ def list_label_maps(label_dir: str | Path) -> list[str]:
         MissingFileError: if there is no such folder, or no volume in it.
     """
     folder = Path(label_dir)
-    files = sorted(file for file in folder.iterdir() if volume_suffix(file)) if folder.is_dir() else []
+    present = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [file for file in present if volume_suffix(file) and not is_clutter(file)]
     if not files:
         raise MissingFileError(f"no label maps in {label_dir}: give a folder of NIfTI files as label_dir")
     return [str(file) for file in files]
@@ -216,12 +243,12 @@ class RequestPreparer:
             volume = grid.volume
         else:
             volume = LoadVolume()(str(file))
-            if volume.shape != grid.volume.shape or not torch.allclose(
-                torch.as_tensor(volume.affine), torch.as_tensor(grid.volume.affine), atol=1e-3
-            ):
+            if difference := loaded_grid_difference(grid.volume, volume):
                 raise ConfigError(
-                    "the condition image does not lie on the grid of its label map: resample it"
+                    f"the condition image does not lie on the grid of its label map ({difference}): "
+                    "resample it"
                 )
+            share_grid(grid.volume, volume)
         intensity = IntensityMapping.from_dict(self.config.image_intensity or {})
         limits = intensity.case_limits(volume.as_tensor())
         on_grid = grid.to_network_grid(volume)

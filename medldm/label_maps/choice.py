@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from medldm.data.cohort import read_cohort
+from medldm.configs import read_switch
+from medldm.data.cohort import Cohort, read_cohort
 from medldm.errors import ConfigError
 from medldm.generation.requests import list_label_maps
 from medldm.label_maps.generation import generate_paired_label_maps
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.sampling.config import SamplingConfig
 
-SYNTHETIC = "synthetic"
+logger = logging.getLogger(__name__)
+
+SYNTHETIC, TRAINING = "synthetic", "training"
 DRAWN_FOLDER = "drawn_labels"
 
 
@@ -25,6 +29,7 @@ def choose_label_maps(
     validation_fraction: float,
     split_seed: int,
     labels: str | None = None,
+    unconditional: bool = False,
     drawing: Mapping[str, Any] | None = None,
 ) -> list[str] | None:
     """Return the label maps to condition on.
@@ -35,35 +40,79 @@ def choose_label_maps(
         dataset_dir: the cohort whose validation cases give the maps where no folder is given.
         validation_fraction: of that cohort.
         split_seed: of that cohort.
-        labels: "synthetic" draws new maps instead.
+        labels: "synthetic" draws new maps instead; "training" takes those of the cohort's training cases.
+        unconditional: take none, for volumes without labels.
         drawing: for "synthetic", the arguments of `draw_for_images`.
 
     Returns:
         Files, or None for a model without that condition.
 
     Raises:
-        ConfigError: if `labels` is none of the choices, or both it and a folder are given.
+        ConfigError: if `labels` is none of the choices, more than one choice is made, the model has no such
+            condition, or the cohort's cases have no label maps.
     """
-    if labels not in (None, SYNTHETIC):
-        raise ConfigError(f"labels is {labels!r}: choose {SYNTHETIC!r}, or give a folder as label_dir")
+    _check_choice(labels, label_dir=label_dir, unconditional=unconditional, drawing=drawing or {})
     if "label_map" not in model.conditioning_config.conditioning_type:
+        if labels or label_dir:
+            raise ConfigError(
+                f"{'labels' if labels else 'label_dir'} is set, but the model was trained without label "
+                "maps: leave it out"
+            )
+        return None
+    if read_switch(unconditional, name="unconditional"):
         return None
     if labels == SYNTHETIC:
-        if label_dir is not None:
-            raise ConfigError("labels is 'synthetic', and label_dir is given: give one of them")
         return draw_for_images(model, **(drawing or {}))
     if label_dir is not None:
         return list_label_maps(label_dir)
-    channels = None if model.space is None else model.space.channels or None
     cohort = read_cohort(
         dataset_dir,
         validation_fraction=validation_fraction,
         seed=split_seed,
         require_labels=False,
-        channels=channels,
+        channels=None if model.space is None else model.space.channels or None,
         drop_incomplete=True,
     )
-    return [case["label"] for case in cohort.validation if "label" in case]
+    return _maps_of_cohort(cohort, is_training=labels == TRAINING)
+
+
+def _check_choice(
+    labels: str | None, *, label_dir: str | None, unconditional: bool, drawing: Mapping[str, Any]
+) -> None:
+    """Refuse an unknown choice, two at a time, and what belongs to a choice that was not made."""
+    if labels not in (None, SYNTHETIC, TRAINING):
+        raise ConfigError(
+            f"labels is {labels!r}: choose {SYNTHETIC!r} or {TRAINING!r}, or give a folder as label_dir"
+        )
+    is_unconditional = read_switch(unconditional, name="unconditional")
+    chosen = {"labels": labels, "label_dir": label_dir, "unconditional": is_unconditional or None}
+    given = [f"{name} is {value!r}" for name, value in chosen.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)}: these exclude each other, give one of them")
+    drawn = {"checkpoint": "labelmap_checkpoint", "conditions": "labelmap_conditions"}
+    unused = [name for key, name in drawn.items() if drawing.get(key) is not None]
+    if unused and labels != SYNTHETIC:
+        raise ConfigError(f"{' and '.join(unused)}: no maps are drawn, set labels to {SYNTHETIC!r}")
+
+
+def _maps_of_cohort(cohort: Cohort, *, is_training: bool) -> list[str]:
+    """Return the label maps of the validation or the training cases, and say which have none."""
+    name, cases = ("training", cohort.training) if is_training else ("validation", cohort.validation)
+    files = [case["label"] for case in cases if "label" in case]
+    if not files:
+        raise ConfigError(
+            f"the cohort has {len(cases)} {name} cases, none with a label map: give label_dir, set labels to "
+            f"{SYNTHETIC!r} or {TRAINING!r}, raise validation_fraction as in training, or set unconditional"
+        )
+    if len(files) < len(cases):
+        logger.warning("%d of %d %s cases have no label map", len(cases) - len(files), len(cases), name)
+    if is_training:
+        logger.warning(
+            "the volumes are made from %d label maps of training cases: they show the anatomy of people the "
+            "model was trained on",
+            len(files),
+        )
+    return files
 
 
 def draw_for_images(

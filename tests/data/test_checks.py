@@ -59,7 +59,7 @@ def break_shape(root: Path) -> None:
 
 def break_affine(root: Path) -> None:
     affine = np.eye(4)
-    affine[0, 3] = 0.01
+    affine[0, 3] = 0.02
     write_nifti(root / "labels/case_1.nii.gz", np.ones(SHAPE), affine)
 
 
@@ -97,7 +97,7 @@ def put_undeclared_value(root: Path) -> None:
     ("fault", "check", "file", "message"),
     [
         (break_shape, "shape", "labels/case_1.nii.gz", "its shape is (8, 7, 5)"),
-        (break_affine, "affine", "labels/case_1.nii.gz", "0.01 mm"),
+        (break_affine, "affine", "labels/case_1.nii.gz", "0.02 mm"),
         (break_dimensions, "unreadable", "images/case_1.nii.gz", "three axes are read"),
         (break_gzip, "unreadable", "images/case_1.nii.gz", "end too early"),
         (put_nan, "unreadable", "images/case_1.nii.gz", "NaN or Inf"),

@@ -238,6 +238,13 @@ def test_other_conditions_reach_the_region(edit) -> None:
     assert not np.array_equal(stored(images[0]), stored(images[1]))
 
 
+def test_a_condition_left_at_its_null_is_said(edit, tmp_path, caplog) -> None:
+    edit(GROW, conditioning_type=("class", "label_map")).run()
+    assert "left at what the model learned for an unknown value: class" in caplog.text
+    (sidecar,) = (tmp_path / "out" / "sidecars").iterdir()
+    assert "unknown value: class" in json.loads(sidecar.read_text())["notes"][0]
+
+
 def test_unknown_keys_of_the_bundle_are_named(make_model, case, tmp_path) -> None:
     model = make_model(("label_map",))
     with pytest.raises(ValueError, match="Did you mean 'strength'"):

@@ -21,6 +21,7 @@ from medldm.transforms import (
     VoxelValueError,
     restore_file_geometry,
 )
+from medldm.transforms.load import round_label_values
 
 SaveNifti = Callable[..., Path]
 ORIENTATIONS = ["".join(codes) for codes in itertools.product("RL", "AP", "SI")] + [
@@ -87,6 +88,35 @@ def test_label_map_with_other_than_integers_is_refused(save_nifti: SaveNifti, va
     LoadVolume()(path)
     with pytest.raises(VoxelValueError, match=r"case\.nii\.gz: 1 voxels"):
         LoadVolume(is_label=True)(path)
+
+
+@pytest.mark.parametrize("value", [2.9995, 3.0008, -0.0004, 0.9999])
+def test_label_values_but_for_rounding_are_rounded_with_a_note(
+    save_nifti: SaveNifti, caplog: pytest.LogCaptureFixture, value: float
+) -> None:
+    array = np.full((3, 3, 3), 2.0)
+    array[0, 0, 0] = value
+    path = save_nifti(array)
+    volume = LoadVolume(is_label=True)(path)
+    assert sorted(set(volume.flatten().tolist())) == sorted({2.0, float(np.rint(value))})
+    assert not torch.signbit(volume).any()
+    assert "1 label values up to" in caplog.text
+    assert float(LoadVolume()(path)[0, 0, 0, 0]) == pytest.approx(value)
+
+
+def test_round_label_values_leaves_whole_numbers_as_they_are() -> None:
+    voxels = np.arange(8, dtype=np.int16).reshape(2, 2, 2)
+    assert round_label_values(voxels) == (voxels, ())
+    whole = voxels.astype(np.float32)
+    assert round_label_values(whole)[0] is whole
+
+
+@pytest.mark.parametrize("value", [1.0011, 0.002, -0.5, np.nan, np.inf])
+def test_label_values_beyond_rounding_are_refused(value: float) -> None:
+    voxels = np.zeros((2, 2, 2))
+    voxels[0, 0, 0] = value
+    with pytest.raises(VoxelValueError, match="1 voxels of the label map are no integers"):
+        round_label_values(voxels)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e200])

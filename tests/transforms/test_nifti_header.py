@@ -116,3 +116,18 @@ def test_disagreeing_qform_is_noted() -> None:
     notes = parse_header(raw_header(qform_code=1, qoffset_x=30.0)).notes
     assert len(notes) == 1
     assert "sform and qform differ by 30 mm" in notes[0]
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(np.nan, np.nan), (np.inf, np.nan), (-np.inf, np.inf)])
+def test_no_number_in_slope_and_intercept_means_unscaled_with_a_note(slope: float, intercept: float) -> None:
+    header = parse_header(raw_header(scl_slope=slope, scl_inter=intercept))
+    assert (header.slope, header.intercept) == (1.0, 0.0)
+    assert "taken unscaled" in header.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [(np.nan, 0), (np.nan, 5), (1, np.nan), (0, np.nan), (2, -np.inf)]
+)
+def test_no_number_in_one_of_them_is_refused(slope: float, intercept: float) -> None:
+    with pytest.raises(HeaderError, match="both must be finite, or neither"):
+        parse_header(raw_header(scl_slope=slope, scl_inter=intercept))

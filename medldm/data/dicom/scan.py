@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medldm.data.dicom.attributes import HEADER_TAGS
@@ -18,8 +18,10 @@ from medldm.data.dicom.geometry import make_stack, regular_step
 from medldm.data.dicom.series import DicomSeries, check_kind
 from medldm.data.dicom.volumes import group_by_geometry, places_of, split_volumes
 from medldm.errors import MissingFileError
-from medldm.files import hash_file
+from medldm.files import hash_file, is_clutter
+from medldm.transforms.foreign_formats import foreign_format
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
+from medldm.transforms.readers import volume_suffix
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +35,14 @@ class DicomScan:
         n_files: all files seen.
         ignored: how many files were passed over, by reason.
         damaged: one error for each series without a readable slice and each damaged file of unknown series.
+        damaged_files: the files of each of these; never to be shown.
     """
 
     series: tuple[DicomSeries, ...]
     n_files: int
     ignored: dict[str, int]
     damaged: tuple[DicomError, ...] = ()
+    damaged_files: tuple[tuple[Path, ...], ...] = field(default=(), repr=False)
 
     def table(self) -> str:
         """Lay the series out as text, without any identity."""
@@ -92,7 +96,8 @@ def scan_files(files: Iterable[Path], *, max_bytes: int = DEFAULT_MAX_BYTES) -> 
         series=tuple(series),
         n_files=collected.n_files,
         ignored=dict(collected.ignored),
-        damaged=tuple(damaged),
+        damaged=tuple(error for error, _ in damaged),
+        damaged_files=tuple(files for _, files in damaged),
     )
 
 
@@ -111,7 +116,7 @@ def walk_files(root: Path) -> Iterator[Path]:
         names.sort()
         for name in sorted(files):
             path = Path(folder) / name
-            if path.is_file():
+            if path.is_file() and not is_clutter(path):
                 yield path
 
 
@@ -123,6 +128,7 @@ class _Collected:
         self.frames: dict[str, list[Frame]] = defaultdict(list)
         self.ignored: Counter[str] = Counter()
         self.damaged: dict[str, DicomError] = {}
+        self.damaged_files: dict[str, list[Path]] = defaultdict(list)
         self.unassigned: list[Path] = []
         self._series_of_folder: dict[Path, set[str]] = defaultdict(set)
 
@@ -135,12 +141,14 @@ class _Collected:
             key = opened.series_uid or None
             frames = frames_of(opened, path)
         except NotDicomError:
-            self.ignored["not DICOM"] += 1
+            found = foreign_format(path) if volume_suffix(path) is None else None
+            self.ignored[found or "not DICOM"] += 1
         except DicomError as error:
             if key is None:
                 self.unassigned.append(path)
             else:
                 self.damaged.setdefault(key, error)
+                self.damaged_files[key].append(path)
                 self._series_of_folder[path.parent].add(key)
                 self.frames.setdefault(key, [])
         else:
@@ -163,12 +171,19 @@ class _Collected:
             )
         return None
 
-    def unassigned_damage(self) -> list[DicomError]:
-        """Return one error for each series and each file of which no slice can be read."""
-        lost = [error for key, error in self.damaged.items() if not self.frames[key]]
-        n_lost = sum(len(self._series_of_folder.get(path.parent, ())) != 1 for path in self.unassigned)
+    def unassigned_damage(self) -> list[tuple[DicomError, tuple[Path, ...]]]:
+        """Return one error for each series and each file of which no slice can be read, with its files."""
+        lost = [
+            (error, tuple(self.damaged_files[key]))
+            for key, error in self.damaged.items()
+            if not self.frames[key]
+        ]
         message = "a damaged DICOM file of unknown series; restore it"
-        return lost + [DicomError(Refusal.UNREADABLE, message) for _ in range(n_lost)]
+        return lost + [
+            (DicomError(Refusal.UNREADABLE, message), (path,))
+            for path in self.unassigned
+            if len(self._series_of_folder.get(path.parent, ())) != 1
+        ]
 
 
 def _without_copies(frames: list[Frame], ignored: Counter[str]) -> tuple[list[Frame], DicomError | None]:

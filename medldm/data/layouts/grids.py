@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from medldm.transforms.errors import GeometryError
-from medldm.transforms.raw_volume import corner_distance_mm
-
-GRID_TOLERANCE_MM = 1e-3
-"""Largest distance between the corners of an image and of its label map."""
+from medldm.transforms.raw_volume import grid_difference
 
 
 def check_same_grid(
@@ -30,8 +27,5 @@ def check_same_grid(
         raise GeometryError(
             f"{what} has {tuple(found)} voxels and its image {tuple(shape)}; resample one to the other"
         )
-    if (gap := corner_distance_mm(found_affine, affine, tuple(shape))) > GRID_TOLERANCE_MM:
-        raise GeometryError(
-            f"{what} lies {gap:.3f} mm beside its image; {GRID_TOLERANCE_MM} mm is allowed; resample one to "
-            "the other"
-        )
+    if difference := grid_difference(found_affine, affine, tuple(shape)):
+        raise GeometryError(f"{what} and its image put {difference}; resample one to the other")

@@ -24,7 +24,7 @@ from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.sources import Source
 from medldm.data.preparation.structures import merge_structures
 from medldm.transforms.errors import GeometryError, VolumeError, VoxelValueError
-from medldm.transforms.load import check_label_values
+from medldm.transforms.load import round_label_values
 from medldm.transforms.orientation import to_ras_affine, turn
 from medldm.transforms.raw_volume import RawVolume, spacing_of
 from medldm.transforms.readers import check_voxels_finite, read_raw_volume
@@ -103,8 +103,8 @@ def _convert(plan: CasePlan) -> CaseRecord:
     if label is None:
         label_path.unlink(missing_ok=True)
     else:
-        write_nifti(label_path, label, image.affine, dtype=label.dtype)
-        values = tuple(int(value) for value in np.unique(label) if value)
+        write_nifti(label_path, label.array, image.affine, dtype=label.array.dtype)
+        values = tuple(int(value) for value in np.unique(label.array) if value)
     record = replace(
         plan.record,
         is_done=True,
@@ -112,7 +112,11 @@ def _convert(plan: CasePlan) -> CaseRecord:
         label_values=values,
         shape=tuple(int(size) for size in image.array.shape),
         spacing_mm=tuple(round(float(size), 6) for size in spacing_of(image.affine)),
-        notes=tuple(note for channel in images for note in channel.notes) + _label_notes(plan),
+        notes=(
+            *(note for channel in images for note in channel.notes),
+            *_label_notes(plan),
+            *(f"label map: {note}" for note in (label.notes if label else ())),
+        ),
     )
     write_record(plan.root, record)
     return record
@@ -152,22 +156,26 @@ def _label_notes(plan: CasePlan) -> tuple[str, ...]:
 
 def _read_file(path: Path, plan: CasePlan) -> RawVolume:
     spacing_mm = plan.options.spacing_mm if path.suffix == ".npy" else None
-    raw = read_raw_volume(path, spacing_mm=spacing_mm, max_bytes=plan.options.max_bytes)
+    raw = read_raw_volume(
+        path, spacing_mm=spacing_mm, affine=plan.options.affine, max_bytes=plan.options.max_bytes
+    )
     affine, axes, flips = to_ras_affine(raw.affine, raw.array.shape)
     voxels = np.ascontiguousarray(turn(raw.array, axes, flips), dtype=np.float32)
     check_voxels_finite(voxels)
     return RawVolume(array=voxels, affine=affine, notes=tuple(raw.notes))
 
 
-def _read_label(plan: CasePlan, image: RawVolume) -> np.ndarray:
+def _read_label(plan: CasePlan, image: RawVolume) -> RawVolume:
     source, (x, y, z) = plan.source.label, image.array.shape
+    notes: tuple[str, ...] = ()
     if isinstance(source, Path):
         label = _read_file(source, plan)
         check_same_grid(
             label.array.shape, label.affine, shape=(x, y, z), affine=image.affine, what="its label map"
         )
-        check_label_values(label.array)
-        mapped = plan.labels.apply(label.array)
+        voxels, rounding = round_label_values(label.array)
+        notes = (*label.notes, *rounding)
+        mapped = plan.labels.apply(voxels)
     elif source is not None:
         mapped = merge_structures(
             source.read((x, y, z), image.affine),
@@ -180,7 +188,7 @@ def _read_label(plan: CasePlan, image: RawVolume) -> np.ndarray:
         raise GeometryError("the case has no label map")
     if not mapped.any():
         raise VoxelValueError("its label map holds no structure; all voxels are 0")
-    return mapped
+    return RawVolume(array=mapped, affine=image.affine, notes=notes)
 
 
 def stored_dtype(voxels: np.ndarray) -> np.dtype:

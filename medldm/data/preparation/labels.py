@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from medldm.data.delimited_table import describe_columns, read_delimited_table
 from medldm.data.labels import LabelSchema, read_label_schema
 from medldm.data.preparation.presets import PRESETS
 from medldm.errors import ConfigError
 from medldm.transforms.errors import VoxelValueError
+
+COLUMNS = ("from", "to", "name", "colour")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,7 @@ class LabelTable:
         mapping: source value -> cohort value; 0 drops the structure. None keeps all values.
         names: cohort value -> name.
         colours: cohort value -> "#rrggbb".
+        lines: source value -> line of the user's table; empty for a preset or a labels.json.
 
     Examples:
         >>> table = LabelTable(mapping={2: 1, 41: 1}, names={1: "white matter"})
@@ -33,6 +36,12 @@ class LabelTable:
     mapping: Mapping[int, int] | None = None
     names: Mapping[int, str] = field(default_factory=dict)
     colours: Mapping[int, str] = field(default_factory=dict)
+    lines: Mapping[int, int] = field(default_factory=dict)
+
+    def unused_lines(self, values: Iterable[int]) -> list[int]:
+        """Return the lines of the user's table whose source value is none of those found in label maps."""
+        found = set(values)
+        return sorted(line for value, line in self.lines.items() if value and value not in found)
 
     def apply(self, labels: np.ndarray) -> np.ndarray:
         """Map the values of a label map.
@@ -75,8 +84,8 @@ def read_label_table(source: str | Path | None) -> LabelTable:
 
     Args:
         source: None keeps values and numbers the names; "totalsegmentator" or "freesurfer" names the
-            structures of these tools; a .csv or .tsv file with the columns "from" and, if wanted, "to",
-            "name" and "colour"; a labels.json.
+            structures of these tools; a table (tab, semicolon or comma) with the columns "from" and,
+            if wanted, "to", "name" and "colour"; a labels.json.
 
     Raises:
         ConfigError: for unknown presets, columns or values; the message names them.
@@ -102,30 +111,30 @@ def _identity(schema: LabelSchema) -> LabelTable:
 
 def _from_rows(path: Path) -> LabelTable:
     mapping: dict[int, int] = {}
+    lines: dict[int, int] = {}
     names: dict[int, str] = {}
     colours: dict[int, str] = {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
-        columns = reader.fieldnames or []
-        if "from" not in columns or set(columns) - {"from", "to", "name", "colour"}:
+    table = read_delimited_table(path, name="the label table", wanted=COLUMNS)
+    if "from" not in table.columns or set(table.columns) - set(COLUMNS):
+        raise ConfigError(
+            'the columns of the label table must be "from" and, if wanted, "to", "name", "colour"; '
+            + describe_columns(table.columns, wanted=COLUMNS)
+        )
+    for line, row in ((each.line, each.cells) for each in table.rows):
+        source = _value_of(row["from"], line=line)
+        target = _value_of(row.get("to") or row["from"], line=line)
+        if source in mapping:
             raise ConfigError(
-                f'the label table has columns {list(columns)}; "from", "to", "name", "colour" are known'
+                f"line {line} of the label table maps {source} a second time, after line {lines[source]}"
             )
-        for row in reader:
-            source = _value_of(row["from"], line=reader.line_num)
-            target = _value_of(row.get("to") or row["from"], line=reader.line_num)
-            if source in mapping:
-                raise ConfigError(f"line {reader.line_num} of the label table maps {source} a second time")
-            mapping[source] = target
-            name = (row.get("name") or "").strip()
-            if target and name:
-                if names.setdefault(target, name) != name:
-                    raise ConfigError(
-                        f"line {reader.line_num} of the label table gives {target} a second name"
-                    )
-                if colour := (row.get("colour") or "").strip():
-                    colours[target] = colour
-    return LabelTable(mapping=mapping, names=names, colours=colours)
+        mapping[source], lines[source] = target, line
+        name = row.get("name", "")
+        if target and name:
+            if names.setdefault(target, name) != name:
+                raise ConfigError(f"line {line} of the label table gives {target} a second name")
+            if colour := row.get("colour"):
+                colours[target] = colour
+    return LabelTable(mapping=mapping, names=names, colours=colours, lines=lines)
 
 
 def _value_of(text: str | None, *, line: int) -> int:

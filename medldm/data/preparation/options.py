@@ -8,6 +8,7 @@ from pathlib import Path
 from medldm.data.channels import check_channel_names
 from medldm.data.layouts.subjects import SUBJECT_FROM
 from medldm.errors import ConfigError
+from medldm.transforms.nifti_affine import AffineChoice, check_affine_choice
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
 
 
@@ -23,12 +24,18 @@ class PrepareOptions:
             leaves every contrast a case of its own.
         drop_incomplete: leave out cases that lack one of `channels`; else they are refused by name.
         subject_from: where names do not say which scans are of one subject; see `decide_subjects`.
+        strict_table: refuse, before anything is converted, a subject table with a row that matches no case or
+            without a row for a case; else both are said.
         key_file: key of the subject hashes; see `load_key`.
+        private_list: write which identifier stands for which file, refused ones among them, to a list that
+            only its owner can read: True for private_list.json beside the key, or a file outside input and
+            output. It grows with each cohort.
         modality: only DICOM series of this modality, such as "CT".
         description: only DICOM series whose description matches this regular expression.
         min_slices: only DICOM series of at least so many slices.
         regularise: resample irregular DICOM stacks instead of refusing them.
         spacing_mm: voxel spacing of .npy files.
+        affine: "sform" or "qform", which counts in NIfTI files whose two are at odds; None refuses these.
         validation_fraction: share of the subjects set aside, where the table does not say.
         seed: of that split.
         workers: processes; None takes one for each core, up to eight.
@@ -45,12 +52,15 @@ class PrepareOptions:
     channels: tuple[str, ...] = ()
     drop_incomplete: bool = False
     subject_from: str | None = None
+    strict_table: bool = False
     key_file: str | Path | None = None
+    private_list: bool | str | Path = False
     modality: str | None = None
     description: str | None = None
     min_slices: int = 2
     regularise: bool = False
     spacing_mm: tuple[float, float, float] | None = None
+    affine: AffineChoice | None = None
     validation_fraction: float = 0.1
     seed: int = 0
     workers: int | None = None
@@ -59,6 +69,7 @@ class PrepareOptions:
     max_bytes: int = DEFAULT_MAX_BYTES
 
     def __post_init__(self) -> None:
+        check_affine_choice(self.affine)
         if not 0 <= self.validation_fraction < 1:
             raise ConfigError(
                 f"validation_fraction is {self.validation_fraction}; 0 up to but not 1 is allowed"

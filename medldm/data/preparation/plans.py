@@ -15,12 +15,13 @@ from medldm.data.preparation.files import CaseRecord, write_record
 from medldm.data.preparation.labels import LabelTable
 from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.sources import FoundSources, Source
-from medldm.data.preparation.table import SubjectRow, SubjectTable
+from medldm.data.preparation.table_match import TableMatch
 
 _STAMP_FORMAT = 2
 """Rises when the same files and options come to other voxels."""
 
 _NOT_OF_VOXELS = (
+    *("strict_table", "private_list"),
     *("labels", "key_file", "modality", "description", "min_slices", "subject_from"),
     *("channels", "drop_incomplete", "priority"),
     *("validation_fraction", "seed", "workers", "overwrite", "progress", "max_bytes"),
@@ -32,7 +33,7 @@ def plan_cases(
     found: FoundSources,
     earlier: dict[str, CaseRecord],
     *,
-    subjects: SubjectTable,
+    subjects: TableMatch,
     key: bytes,
     root: Path,
     labels: LabelTable,
@@ -40,7 +41,7 @@ def plan_cases(
     values: Mapping[str, int],
 ) -> list[CasePlan]:
     """Give every source its subject, its name and its stamp."""
-    rows = [subjects.row_of(source.names) or SubjectRow() for source in found.sources]
+    rows = subjects.rows
     names = [
         row.subject or subject_identifier(source.subject, key=key)
         for row, source in zip(rows, found.sources, strict=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,18 @@ from medldm.data.channels import CHANNELS_KEY
 from medldm.data.cohort import LABELS_FILE, split_by_subject
 from medldm.data.identity import load_key
 from medldm.data.listing import COHORT_FILE
-from medldm.data.preparation.cases import CaseOutcome, convert_cases
+from medldm.data.preparation.cases import CaseOutcome, CasePlan, convert_cases
 from medldm.data.preparation.files import CaseRecord, open_output, read_records, remove_unfinished, write_json
 from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.plans import is_done, kept_case, plan_cases, split_changed
+from medldm.data.preparation.private_list import HOW_TO_FIND, IN_LIST, Origin, open_private_list
 from medldm.data.preparation.remarks import describe_decisions
 from medldm.data.preparation.result import PrepareResult, Refused
 from medldm.data.preparation.sources import FoundSources, find_sources
 from medldm.data.preparation.structures import structure_values
 from medldm.data.preparation.table import SubjectTable, read_subject_table
+from medldm.data.preparation.table_match import TableMatch, match_table
 from medldm.errors import ConfigError, MissingFileError
 
 logger = logging.getLogger(__name__)
@@ -70,30 +72,51 @@ def prepare(
         raise MissingFileError("the input folder does not exist; check the path")
     subjects, labels = read_subject_table(table), read_label_table(options.labels)
     key = load_key(options.key_file, forbidden=(source_root, Path(output_dir).expanduser()))
+    private_list = open_private_list(
+        options.private_list,
+        key_file=options.key_file,
+        output=Path(output_dir).expanduser().resolve(),
+        forbidden=(source_root, Path(output_dir)),
+    )
     found = find_sources(source_root, options=options, table=subjects)
     root = open_output(Path(output_dir), source=source_root, overwrite=options.overwrite)
     remove_unfinished(root)
     labels, values = _value_structures(found, labels)
     earlier = read_records(root)
-    plans = plan_cases(
+    match = match_table(subjects, found.sources, is_given=table is not None)
+    planned = plan_cases(
         found,
         earlier,
-        subjects=subjects,
+        subjects=match,
         key=key,
         root=root,
         labels=labels,
         options=options,
         values=values,
     )
-    remarks = [*found.remarks, *describe_decisions(plans, options)]
-    plans = [plan for plan in plans if not (plan.source.missing and options.drop_incomplete)]
+    warnings = _table_warnings(match, planned, strict=options.strict_table)
+    if private_list is not None:
+        private_list.write(_origins(planned, found))
+    remarks = [*found.remarks, *describe_decisions(planned, options)]
+    plans = [plan for plan in planned if not (plan.source.missing and options.drop_incomplete)]
     fresh = [plan for plan in plans if not is_done(plan, earlier)]
     outcomes = [kept_case(plan, earlier) for plan in plans if is_done(plan, earlier)]
     changed, fresh = split_changed(fresh, earlier, overwrite=options.overwrite)
     outcomes += [*changed, *convert_cases(fresh, options)]
     result = _finish(
-        root, outcomes, found, labels=labels, subjects=subjects, options=options, remarks=remarks
+        root,
+        outcomes,
+        found,
+        labels=labels,
+        subjects=subjects,
+        options=options,
+        warnings=warnings,
+        remarks=remarks,
     )
+    if private_list is not None:
+        private_list.write(_origins(planned, found, reasons={one.id: one.reason for one in result.refused}))
+    if result.refused:
+        logger.warning("%s", IN_LIST if private_list is not None else HOW_TO_FIND)
     logger.info("prepared %d cases, refused %d", len(result.cases), len(result.refused))
     return result
 
@@ -118,6 +141,41 @@ def _value_structures(found: FoundSources, labels: LabelTable) -> tuple[LabelTab
     return labels, values
 
 
+def _ordinal(number: int) -> str:
+    """Name a source that became no case."""
+    return f"source {number}"
+
+
+def _origins(
+    plans: Sequence[CasePlan], found: FoundSources, *, reasons: Mapping[str, str] | None = None
+) -> list[Origin]:
+    """Say which files every case, and every source that became none, is read from."""
+    known = reasons or {}
+    origins = [
+        Origin(
+            id=plan.record.id,
+            subject=plan.record.subject,
+            files=plan.source.files,
+            reason=known.get(plan.record.id, ""),
+        )
+        for plan in plans
+    ]
+    return origins + [
+        Origin(id=_ordinal(number), subject="", files=files, reason=reason)
+        for number, (reason, files) in enumerate(zip(found.lost, found.lost_files, strict=True), start=1)
+    ]
+
+
+def _table_warnings(match: TableMatch, plans: Sequence[CasePlan], *, strict: bool) -> list[str]:
+    ids = [plan.record.id for plan in plans]
+    if strict:
+        match.require_complete(ids)
+    problems = match.problems(ids)
+    for problem in problems:
+        logger.warning("%s", problem)
+    return [*(f"the subject table: {note}" for note in match.notes), *problems]
+
+
 def _finish(
     root: Path,
     outcomes: Sequence[CaseOutcome],
@@ -127,13 +185,14 @@ def _finish(
     subjects: SubjectTable,
     options: PrepareOptions,
     remarks: Sequence[str],
+    warnings: Sequence[str],
 ) -> PrepareResult:
     """Write the lists of everything that is in the output now, also from earlier runs."""
     records = sorted(
         (record for record in read_records(root).values() if record.is_done), key=lambda one: one.id
     )
     refused = [Refused(id=one.record.id, reason=one.reason) for one in outcomes if one.reason]
-    refused += [Refused(id=f"source {n}", reason=reason) for n, reason in enumerate(found.lost, start=1)]
+    refused += [Refused(id=_ordinal(n), reason=reason) for n, reason in enumerate(found.lost, start=1)]
     schema = labels.schema(value for record in records for value in record.label_values)
     if schema is not None:
         write_json(root / LABELS_FILE, schema.to_dict())
@@ -150,6 +209,8 @@ def _finish(
         n_subjects=len({record.subject for record in records}),
         n_validation=len(validation),
         remarks=tuple(remarks),
+        warnings=tuple(warnings),
+        has_private_list=options.private_list is not False,
     )
     write_json(root / SUMMARY_FILE, result.to_dict())
     return result

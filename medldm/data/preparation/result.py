@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medldm.data.preparation.files import CaseRecord
+from medldm.data.preparation.private_list import HOW_TO_FIND, IN_LIST
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class PrepareResult:
         n_subjects: in the output.
         n_validation: cases set aside.
         remarks: what was decided on the way and should be looked at: maps paired by place, absent structures.
+        has_private_list: whether the user's own list of files was written.
+        warnings: what of the user's tables was left over, and other remarks on the whole.
     """
 
     cases: tuple[CaseRecord, ...]
@@ -40,6 +43,8 @@ class PrepareResult:
     n_subjects: int
     n_validation: int
     remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    has_private_list: bool = False
 
     @property
     def exit_code(self) -> int:
@@ -54,6 +59,7 @@ class PrepareResult:
             "refused": [{"id": one.id, "reason": one.reason} for one in self.refused],
             "passed_over": self.passed_over,
             "remarks": list(self.remarks),
+            "warnings": list(self.warnings),
         }
 
     def table(self) -> str:
@@ -72,10 +78,12 @@ class PrepareResult:
         if self.remarks:
             lines.append("remarks")
             lines += [f"  {remark}" for remark in self.remarks]
+        lines += [f"warning: {warning}" for warning in self.warnings]
         if self.passed_over:
             lines.append("passed over")
             lines += [f"  {count} x {reason}" for reason, count in sorted(self.passed_over.items())]
         if self.refused:
             lines.append(f"{len(self.refused)} refused")
             lines += [f"  {one.id}: {one.reason}" for one in self.refused]
+            lines.append(IN_LIST if self.has_private_list else HOW_TO_FIND)
         return "\n".join(lines)

@@ -86,6 +86,7 @@ class FoundSources:
     Args:
         sources: cases, to be converted or refused one by one.
         lost: why files that became no case are refused, one reason each.
+        lost_files: the files of each of these; never to be shown.
         passed_over: numbers of files and series that were not meant, by reason.
         schema: structures that the layout names, or None.
         remarks: what is worth saying of the layout.
@@ -96,6 +97,7 @@ class FoundSources:
     passed_over: dict[str, int]
     schema: LabelSchema | None = None
     remarks: tuple[str, ...] = ()
+    lost_files: tuple[tuple[Path, ...], ...] = field(default=(), repr=False)
 
 
 def find_sources(
@@ -125,9 +127,11 @@ def _from_layout(layout: Layout, table: SubjectTable) -> FoundSources:
     volumes = [path for source in sources for path in source.files]
     sources, named = _take_named_labels(sources, volumes, table, layout.root)
     said = Counter(issue.message for issue in layout.problems if issue.severity == "warning")
+    lost = [issue for issue in layout.problems if issue.severity == "error"]
     return FoundSources(
         sources=tuple(replace(source, label=named.get(source.key, source.label)) for source in sources),
-        lost=tuple(issue.message for issue in layout.problems if issue.severity == "error"),
+        lost=tuple(issue.message for issue in lost),
+        lost_files=tuple((layout.root / issue.file,) for issue in lost),
         passed_over={},
         schema=layout.schema,
         remarks=(f"read as {layout.name} layout", *(f"{count} x {text}" for text, count in said.items())),
@@ -192,7 +196,10 @@ def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> F
         for index, source in enumerate(everything)
     )
     lost = [*pairs.lost.values(), *(str(error) for error in scan.damaged)]
-    return FoundSources(sources=paired, lost=tuple(lost), passed_over=dict(passed_over))
+    lost_files = (*((path,) for path in pairs.lost), *scan.damaged_files)
+    return FoundSources(
+        sources=paired, lost=tuple(lost), passed_over=dict(passed_over), lost_files=lost_files
+    )
 
 
 def _chosen_series(scan: DicomScan, options: PrepareOptions, passed_over: Counter[str]) -> list[DicomSeries]:

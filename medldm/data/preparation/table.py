@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medldm.data.delimited_table import (
+    DelimitedTable,
+    TableRow,
+    decimal_number,
+    describe_columns,
+    read_delimited_table,
+)
 from medldm.data.identity import check_identifier
 from medldm.errors import ConfigError
 
@@ -18,6 +25,12 @@ logger = logging.getLogger(__name__)
 SPLITS = ("training", "validation")
 CLASS_PREFIX = "class:"
 RESERVED = ("source", "subject", "class", "text", "split", "label")
+BIDS_SUBJECT = "participant_id"
+OTHER_NAMES = {
+    "subject": (BIDS_SUBJECT, "subject_id"),
+    "source": ("patient_id", "patientid", "case", "case_id", "file", "filename", "file_name", "image"),
+}
+"""Names that tables give to "subject" and "source". A patient's number is matched and never written."""
 _ABSENT = {"", "na", "n/a", "nan", "none", "null"}
 _SEX = {"f": 0.0, "female": 0.0, "m": 1.0, "male": 1.0}
 
@@ -31,12 +44,14 @@ class SubjectRow:
         split: "training", "validation" or None.
         label: the label map of this source, as a path relative to the input or a file name; None without.
         entry: "class" (int), "classes", "text" and "scalars" for the case's dictionary, where given.
+        line: of the table; 0 for a source without a row.
     """
 
     subject: str | None = None
     split: str | None = None
     label: str | None = None
     entry: Mapping[str, Any] = field(default_factory=dict)
+    line: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,102 +61,149 @@ class SubjectTable:
     Args:
         rows: PatientID, folder, file name or stem of the source -> its row.
         classes: name -> number, where classes were given as texts.
+        notes: what of the table was left out or understood otherwise, without its contents.
     """
 
     rows: Mapping[str, SubjectRow] = field(default_factory=dict)
     classes: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
-    def row_of(self, names: Iterable[str]) -> SubjectRow | None:
+    def row_of(self, names: Sequence[str]) -> SubjectRow | None:
         """Return the row of a source known under several names, the most specific first; None without one."""
         return next((self.rows[name] for name in names if name in self.rows), None)
 
 
 def read_subject_table(path: str | Path | None) -> SubjectTable:
-    """Read a CSV or TSV file.
+    """Read a table whose cells are separated by tab, semicolon or comma.
 
     Columns: "source" matches the DICOM PatientID, the folder, the file name or its stem; "subject" is the
     identifier to use in the outputs and, without "source", what is matched; "class" (numbers, or texts that
     are then numbered in alphabetical order); "class:<name>", further categories, whose texts are kept;
     "text"; "split" ("training" or "validation"); "label", the label map of the source, where names do not
-    say which it is. Every other column whose values are numbers is a scalar;
-    "sex" may hold F (0) and M (1). Empty cells, "NA" and "nan" are absent values. Other columns are left out,
-    with a line in the log.
+    say which it is. Every other column whose values are numbers is a scalar; "sex" may hold F (0) and M (1);
+    between semicolons or tabs, "60,5" is a number. Empty cells, "NA" and "nan" are absent values. Other
+    columns are left out, with a note.
+
+    BIDS's "participant_id" and "subject_id" may stand for "subject"; "patient_id", "case", "case_id", "file",
+    "filename" and "image" for "source".
 
     Raises:
         ConfigError: naming the line; never the value, which may be a name.
     """
     if path is None:
         return SubjectTable()
-    path = Path(path).expanduser()
-    try:
-        columns, lines = _read_lines(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    known = {*OTHER_NAMES, *(name for names in OTHER_NAMES.values() for name in names)}
+    read = read_delimited_table(path, name="the subject table", wanted=known)
+    table, second_names, notes = _with_own_names(read)
+    if "source" not in table.columns and "subject" not in table.columns:
         raise ConfigError(
-            f"the subject table {path.name} cannot be read ({type(error).__name__}); a CSV or TSV file in "
-            "UTF-8 is needed"
-        ) from error
-    if "source" not in columns and "subject" not in columns:
-        raise ConfigError(
-            'the subject table has neither a column "source" nor "subject"; one is needed to match rows'
+            'the subject table has neither a column "source" nor "subject" (or participant_id, patient_id, '
+            f"case, file); one is needed to match rows; {describe_columns(table.columns, wanted=known)}"
         )
-    if len(set(columns)) < len(columns):
-        raise ConfigError("the subject table has two columns of one name; rename one")
-    named = [name for name in columns if name.startswith(CLASS_PREFIX)]
-    classes = _class_numbers([row.get("class", "") for _, row in lines])
-    scalars = _scalar_columns(columns, [row for _, row in lines])
+    lines = [TableRow(line=row.line, cells={k: _cell(v) for k, v in row.cells.items()}) for row in table.rows]
+    named = [name for name in table.columns if name.startswith(CLASS_PREFIX)]
+    classes = _class_numbers([row.cells.get("class", "") for row in lines])
+    numbers, left_out = _scalar_columns(table, lines, passed={*RESERVED, *second_names})
+    is_bids = "source" not in read.columns and any(_plain(name) == BIDS_SUBJECT for name in read.columns)
     rows: dict[str, SubjectRow] = {}
-    for line, row in lines:
-        source = row.get("source") or row.get("subject", "")
-        if not source or source in rows:
+    cells: dict[str, TableRow] = {}
+    repeated: list[int] = []
+    for row in lines:
+        source = row.cells.get("source") or row.cells.get("subject", "")
+        if not source:
+            raise ConfigError(f"line {row.line} of the subject table has no source")
+        if (first := cells.setdefault(source, row)) is not row:
+            if first.cells != row.cells:
+                raise ConfigError(
+                    f"line {row.line} of the subject table has a repeated source, that of line {first.line}, "
+                    "with other values; keep one of them"
+                )
+            repeated.append(row.line)
+            continue
+        rows[source] = _row_of(row, classes=classes, numbers=numbers, named=named)
+        if is_bids and not source.startswith("sub-"):
+            rows.setdefault(f"sub-{source}", rows[source])
+    if repeated:
+        notes.append(f"{len(repeated)} rows repeat another one and are left out: {show_lines(repeated)}")
+    notes += left_out
+    for note in notes:
+        logger.warning("the subject table: %s", note)
+    return SubjectTable(rows=rows, classes=classes, notes=tuple(notes))
+
+
+def show_lines(lines: Sequence[int]) -> str:
+    """Name lines of a table, the first twenty of many."""
+    shown = ", ".join(str(line) for line in lines[:20])
+    return f"line{'s' if len(lines) > 1 else ''} {shown}{', ...' if len(lines) > 20 else ''}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[ -]+", "_", name.strip().lower())
+
+
+def _with_own_names(table: DelimitedTable) -> tuple[DelimitedTable, set[str], list[str]]:
+    """Give columns that name cases under another name the toolkit's own; return further ones to leave out.
+
+    A number of a patient is no measurement: a second column of that kind would become a scalar.
+    """
+    renamed = {name: name for name in table.columns}
+    left_out: set[str] = set()
+    notes: list[str] = []
+    for own, others in OTHER_NAMES.items():
+        found = [name for name in table.columns if _plain(name) in (own, *others)]
+        is_given = own in table.columns
+        if not is_given and len(found) > 1:
+            places = [table.columns.index(name) + 1 for name in found]
             raise ConfigError(
-                f"line {line} of the subject table has {'a repeated' if source else 'no'} source"
+                f'columns {places} of the subject table could each be its "{own}"; rename the one that is'
             )
-        rows[source] = _row_of(row, line=line, classes=classes, scalars=scalars, named=named)
-    return SubjectTable(rows=rows, classes=classes)
+        for name in found:
+            number = table.columns.index(name) + 1
+            if not is_given:
+                renamed[name] = own
+                logger.info('column %d of the subject table (%s) is taken as "%s"', number, _plain(name), own)
+            elif name != own:
+                left_out.add(name)
+                notes.append(f"column {number} ({_plain(name)}) names cases a second time and is left out")
+    rows = [
+        TableRow(line=row.line, cells={renamed[name]: row.cells[name] for name in renamed})
+        for row in table.rows
+    ]
+    columns = tuple(renamed.values())
+    return DelimitedTable(columns=columns, rows=tuple(rows), separator=table.separator), left_out, notes
 
 
-def _cell(text: Any) -> str:
-    stripped = str(text or "").strip()
-    return "" if stripped.lower() in _ABSENT else stripped
-
-
-def _read_lines(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Return the columns, and each row with the number of its line."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        delimiter = "\t" if path.suffix.lower() in (".tsv", ".tab") else ","
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-        columns = [str(name).strip() for name in reader.fieldnames or []]
-        reader.fieldnames = columns
-        return columns, [(reader.line_num, {key: _cell(row.get(key)) for key in columns}) for row in reader]
+def _cell(text: str) -> str:
+    return "" if text.lower() in _ABSENT else text
 
 
 def _row_of(
-    row: Mapping[str, str],
+    row: TableRow,
     *,
-    line: int,
     classes: Mapping[str, int],
-    scalars: Sequence[str],
+    numbers: Mapping[str, Mapping[str, float]],
     named: Sequence[str],
 ) -> SubjectRow:
+    cells, line = row.cells, row.line
     entry: dict[str, Any] = {}
-    if text := row.get("class"):
+    if text := cells.get("class"):
         entry["class"] = classes[text] if classes else int(text)
-    if categories := {name.removeprefix(CLASS_PREFIX): row[name] for name in named if row[name]}:
+    if categories := {name.removeprefix(CLASS_PREFIX): cells[name] for name in named if cells[name]}:
         entry["classes"] = categories
-    if text := row.get("text"):
+    if text := cells.get("text"):
         entry["text"] = text
-    if values := {name: _number(row[name], name) for name in scalars if row[name]}:
+    if values := {name: known[cells[name]] for name, known in numbers.items() if cells[name]}:
         entry["scalars"] = values
     try:
-        subject = check_identifier(row["subject"]) if row.get("subject") else None
+        subject = check_identifier(cells["subject"]) if cells.get("subject") else None
     except ValueError as error:
         raise ConfigError(f"line {line} of the subject table: {error}") from None
-    split = row.get("split") or None
+    split = cells.get("split") or None
     if split is not None and split not in SPLITS:
         raise ConfigError(
             f"line {line} of the subject table has an unknown split; {' and '.join(SPLITS)} are known"
         )
-    return SubjectRow(subject=subject, split=split, label=row.get("label") or None, entry=entry)
+    return SubjectRow(subject=subject, split=split, label=cells.get("label") or None, entry=entry, line=line)
 
 
 def _class_numbers(texts: Sequence[str]) -> dict[str, int]:
@@ -151,27 +213,40 @@ def _class_numbers(texts: Sequence[str]) -> dict[str, int]:
     return {text: number for number, text in enumerate(present)}
 
 
-def _scalar_columns(columns: Sequence[str], rows: Sequence[Mapping[str, str]]) -> list[str]:
-    scalars = []
-    for name in columns:
-        if name in RESERVED or name.startswith(CLASS_PREFIX):
+def _scalar_columns(
+    table: DelimitedTable, rows: Sequence[TableRow], *, passed: set[str]
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Return each column of numbers with the number of each of its texts, and notes on the others."""
+    scalars: dict[str, dict[str, float]] = {}
+    notes = []
+    for number, name in enumerate(table.columns, start=1):
+        if name in passed or name.startswith(CLASS_PREFIX):
             continue
-        if all(_number(row[name], name) is not None for row in rows if row[name]):
-            scalars.append(name)
-        else:
-            logger.warning(
-                "column %d of the subject table holds texts that are no numbers and was left out; name it "
-                "class, class:<name> or text, or encode it as numbers",
-                columns.index(name) + 1,
+        texts = {row.cells[name] for row in rows} - {""}
+        values = {text: _number(text, name, separator=table.separator) for text in texts}
+        known = {text: value for text, value in values.items() if value is not None}
+        has_two_marks = (
+            table.separator != ","
+            and any("," in text for text in texts)
+            and any("." in text for text in texts)
+        )
+        if has_two_marks and len(known) == len(texts):
+            notes.append(
+                f"column {number} has numbers with a comma and numbers with a point and was left out; "
+                "write all with a point"
             )
-    return scalars
+        elif len(known) == len(texts):
+            scalars[name] = known
+        else:
+            notes.append(
+                f"column {number} holds texts that are no numbers and was left out; name it class, "
+                "class:<name> or text, or encode it as numbers"
+            )
+    return scalars, notes
 
 
-def _number(text: str, column: str) -> float | None:
+def _number(text: str, column: str, *, separator: str) -> float | None:
     if column.lower() == "sex" and text.lower() in _SEX:
         return _SEX[text.lower()]
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    number = decimal_number(text, decimal_comma=separator != ",")
+    return number if number is not None and math.isfinite(number) else None

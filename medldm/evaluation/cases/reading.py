@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from monai.data import MetaTensor
 
 from medldm.configs import Config, read_switch
 from medldm.data.case_checks import main_file, only_image
@@ -31,6 +32,7 @@ from medldm.errors import ConfigError
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, count_equal, make_noise
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.transforms import LoadVolume, ResampleToSpacing
+from medldm.transforms.load import share_grid
 from medldm.transforms.orientation import to_ras_affine
 from medldm.transforms.raw_volume import spacing_of
 
@@ -238,16 +240,18 @@ def read_case(
     image = ResampleToSpacing(spacing_mm)(volume)[0].numpy()
     if "label" not in case:
         return image, None, own
-    return image, _read_label_map(case, spacing_mm)[1], own
+    return image, _read_label_map(case, spacing_mm, like=volume)[1], own
 
 
 def _read_label_map(
-    case: Case, spacing_mm: Sequence[float]
+    case: Case, spacing_mm: Sequence[float], *, like: MetaTensor | None = None
 ) -> tuple[None, Labels | None, npt.NDArray[np.float64]]:
     """Return a case's labels as `read_case` does, and no image; no labels where the case has none."""
     if "label" not in case:
         return None, None, np.asarray(inspect_header(main_file(case)).spacing, dtype=np.float64)
     volume = LoadVolume(is_label=True)(case["label"])
+    if like is not None:
+        share_grid(like, volume)
     own = np.asarray(torch.as_tensor(volume.pixdim), dtype=np.float64)
     labels = ResampleToSpacing(spacing_mm, is_label=True)(volume)
     return None, labels[0].numpy().astype(np.int64), own

@@ -178,7 +178,7 @@ def test_label_map_on_another_grid_or_with_unknown_values_is_refused(
     add_pair(tmp_path / "in", "good", values=(0, 5))
     result = prepare(tmp_path / "in", tmp_path / "out", options=changed(options, labels="totalsegmentator"))
     reasons = sorted(one.reason for one in result.refused)
-    assert "0.100 mm beside its image" in reasons[0] and "label values 200" in reasons[1]
+    assert "put a corner 0.1 mm apart" in reasons[0] and "label values 200" in reasons[1]
     assert json.loads((tmp_path / "out" / "labels.json").read_text())["5"]["name"] == "liver"
     assert len(list((tmp_path / "out" / "images").iterdir())) == 1
 

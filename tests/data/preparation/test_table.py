@@ -56,3 +56,78 @@ def test_bad_table_is_refused_by_line(content: str, message: str, tmp_path: Path
     with pytest.raises(ValueError, match=message) as caught:
         read_subject_table(write(tmp_path, content))
     assert "Jane" not in str(caught.value)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_any_separator_gives_the_same_table(tmp_path: Path, separator: str) -> None:
+    rows = [
+        ["source", "subject", "age", "split"],
+        ["a", "S1", "51", "training"],
+        ["b", "S2", "60.5", "validation"],
+    ]
+    table = read_subject_table(write(tmp_path, "\n".join(separator.join(row) for row in rows)))
+    assert table.row_of(["a"]).entry == {"scalars": {"age": 51.0}} and table.row_of(["b"]).subject == "S2"
+    assert table.row_of(["b"]).split == "validation" and table.row_of(["b"]).line == 3
+
+
+def test_decimal_commas_are_numbers_between_semicolons(tmp_path: Path) -> None:
+    table = read_subject_table(write(tmp_path, "source;age;weight\na;60,5;70\nb;61;71,25\n"))
+    assert table.row_of(["a"]).entry == {"scalars": {"age": 60.5, "weight": 70.0}}
+    assert table.row_of(["b"]).entry == {"scalars": {"age": 61.0, "weight": 71.25}}
+
+
+def test_commas_and_points_in_one_column_are_not_guessed_at(tmp_path: Path) -> None:
+    table = read_subject_table(write(tmp_path, "source;volume\na;1.234\nb;1,5\n"))
+    assert table.row_of(["a"]).entry == {}
+    assert "column 2 has numbers with a comma and numbers with a point" in table.notes[0]
+
+
+@pytest.mark.parametrize("name", ["participant_id", "Participant_ID", "subject_id", "Subject ID"])
+def test_columns_that_name_subjects_otherwise_are_taken(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    table = read_subject_table(write(tmp_path, f"{name}\tage\nsub-01\t61\n", "participants.tsv"))
+    row = table.row_of(["x", "sub-01"])
+    assert (row.subject, row.entry) == ("sub-01", {"scalars": {"age": 61.0}})
+    assert 'is taken as "subject"' in caplog.text and table.notes == ()
+
+
+def test_participants_without_the_prefix_of_bids_are_found(tmp_path: Path) -> None:
+    table = read_subject_table(write(tmp_path, "participant_id,age\n01,61\n"))
+    assert table.row_of(["sub-01"]) is table.row_of(["01"])
+    assert table.row_of(["sub-01"]).subject == "01"
+
+
+@pytest.mark.parametrize(
+    "name", ["patient_id", "PatientID", "Patient ID", "case", "case_id", "file", "filename"]
+)
+def test_columns_that_name_sources_otherwise_are_matched_and_not_written(tmp_path: Path, name: str) -> None:
+    table = read_subject_table(write(tmp_path, f"{name},age\n4711,61\n"))
+    row = table.row_of(["4711"])
+    assert row.subject is None and row.entry == {"scalars": {"age": 61.0}}
+
+
+def test_a_second_column_of_names_is_no_scalar(tmp_path: Path) -> None:
+    table = read_subject_table(write(tmp_path, "source,patient_id,age\na,4711,61\n"))
+    assert table.row_of(["a"]).entry == {"scalars": {"age": 61.0}}
+    assert table.row_of(["4711"]) is None and "column 2" in table.notes[0]
+
+
+def test_two_candidates_for_the_source_are_asked_about(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'columns \[1, 3\] .* could each be its "source"'):
+        read_subject_table(write(tmp_path, "case,age,file\na,1,b\n"))
+
+
+def test_the_same_row_twice_is_used_once_and_said(tmp_path: Path) -> None:
+    table = read_subject_table(write(tmp_path, "source,age\na,1\na,1\nb,2\n"))
+    assert table.row_of(["a"]).line == 2
+    assert table.notes == ("1 rows repeat another one and are left out: line 3",)
+
+
+def test_a_missing_column_names_those_found(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="found are age, sex"):
+        read_subject_table(write(tmp_path, "age,sex\n1,F\n"))
+    with pytest.raises(ValueError) as caught:
+        read_subject_table(write(tmp_path, "Doe^Jane,61\nRoe^John,35\n"))
+    assert "Jane" not in str(caught.value) and "seems to hold values" in str(caught.value)

@@ -1,0 +1,112 @@
+"""The uncompressed bytes of a volume file, plain or gzip, in bounded pieces and to the very end."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from medldm.transforms.errors import CorruptVolumeError
+
+_CHUNK = 1 << 18
+_MAX_DEFLATE_RATIO = 1032
+_MAX_TRAILING_BYTES = 1024**2
+
+
+class ByteStream:
+    """The uncompressed bytes of a file in bounded pieces, gzip checksums verified."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._is_gzip = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        self._pieces = _inflate(file) if self._is_gzip else iter(lambda: file.read(_CHUNK), b"")
+        self._pending = b""
+
+    def check_capacity(self, n_bytes: int, *, file_bytes: int) -> None:
+        """Refuse, before allocation, a file too short to hold what its header declares."""
+        most = file_bytes * _MAX_DEFLATE_RATIO if self._is_gzip else file_bytes
+        if n_bytes > most:
+            raise CorruptVolumeError(
+                f"its header declares {n_bytes} bytes but the file of {file_bytes} bytes cannot hold them; "
+                "it is truncated or its header is damaged"
+            )
+
+    def peek(self, n_bytes: int) -> bytes:
+        """Return the next bytes, fewer at the end of the file, without taking them."""
+        while len(self._pending) < n_bytes and (piece := next(self._pieces, b"")):
+            self._pending += piece
+        return self._pending[:n_bytes]
+
+    def skip(self, n_bytes: int) -> None:
+        """Take and drop the next bytes."""
+        while n_bytes > 0:
+            piece = self._next_piece("the header extensions")
+            used = min(n_bytes, len(piece))
+            self._pending = piece[used:]
+            n_bytes -= used
+
+    def read_exactly(self, n_bytes: int) -> np.ndarray:
+        """Take the next bytes, uint8 (n_bytes,).
+
+        Raises:
+            CorruptVolumeError: where the file ends before.
+        """
+        target = np.empty(n_bytes, dtype=np.uint8)
+        view = target.data
+        filled = 0
+        while filled < n_bytes:
+            piece = self._next_piece("the voxels")
+            used = min(n_bytes - filled, len(piece))
+            view[filled : filled + used] = memoryview(piece)[:used]
+            self._pending = piece[used:]
+            filled += used
+        return target
+
+    def finish(self) -> None:
+        """Read to the end, so that a gzip checksum is verified; refuse more than 1 MiB after the voxels."""
+        surplus = len(self._pending)
+        for piece in self._pieces:
+            surplus += len(piece)
+            if surplus > _MAX_TRAILING_BYTES:
+                raise CorruptVolumeError(
+                    "more than 1 MiB follows the voxels its header declares; it is damaged"
+                )
+
+    def _next_piece(self, where: str) -> bytes:
+        piece = self._pending or next(self._pieces, b"")
+        self._pending = b""
+        if not piece:
+            raise CorruptVolumeError(
+                f"it ends inside {where}; it is truncated; copy it again from its source"
+            )
+        return piece
+
+
+def _inflate(file: BinaryIO) -> Iterator[bytes]:
+    """Inflate a gzip file, member after member; zlib verifies CRC-32 and length of each (RFC 1952)."""
+    inflater = zlib.decompressobj(wbits=31)
+    has_begun = False
+    try:
+        while compressed := file.read(_CHUNK):
+            while compressed:
+                if inflater.eof:
+                    if not compressed.strip(b"\0"):
+                        break
+                    inflater = zlib.decompressobj(wbits=31)
+                if piece := inflater.decompress(compressed, 16 * _CHUNK):
+                    yield piece
+                has_begun = True
+                compressed = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+        # zlib may keep output back once its input is used up, because each call's output is bounded.
+        while has_begun and not inflater.eof and (piece := inflater.decompress(b"", 16 * _CHUNK)):
+            yield piece
+    except zlib.error as error:
+        raise CorruptVolumeError(
+            "its gzip data are damaged (checksum or structure); copy it again"
+        ) from error
+    if has_begun and not inflater.eof:
+        raise CorruptVolumeError(
+            "its gzip data end too early; it is truncated; copy it again from its source"
+        )
