@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Write the report and print its summary; the exit code tells of gaps and of copies."""
+    from medldm.data.channels import split_names
     from medldm.evaluation.cases.reading import open_cohort
     from medldm.evaluation.evaluate import EvaluationConfig, evaluate, require_clean, summary_text
     from medldm.evaluation.resources import EvaluationResources
@@ -69,7 +70,7 @@ def run_command(options: argparse.Namespace) -> int:
         feature_weights=options.feature_weights,
         cache_dir=options.cache_dir,
     )
-    channels = None if options.channels is None else options.channels.split(",")
+    channels = split_names(options.channels)
     real_train, real_test = (
         open_cohort(each, channels=channels, drop_incomplete=options.drop_incomplete)
         for each in (options.real_train, options.real_test)

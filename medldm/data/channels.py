@@ -54,6 +54,15 @@ def check_channel_names(names: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """Return the names of channels given in one text, "t1n,t2w", as a command has them; None for None.
+
+    Raises:
+        ConfigError: as `check_channel_names` does.
+    """
+    return None if text is None else check_channel_names([name.strip() for name in text.split(",")])
+
+
 def read_channel_names(content: Any) -> tuple[str, ...]:
     """Return the names under "channels" of a JSON object; () where there are none.
 

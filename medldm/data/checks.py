@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from medldm.data.case_checks import check_cases, volume_files
 from medldm.data.cohort import Cohort, read_cohort
@@ -62,21 +64,31 @@ def require_sound(cohort: Cohort) -> list[Issue]:
     return issues
 
 
-def run_check(cohort_dir: str | Path, *, full: bool = True, as_json: bool = False) -> tuple[str, int]:
+def run_check(
+    cohort_dir: str | Path,
+    *,
+    full: bool = True,
+    as_json: bool = False,
+    channels: Sequence[str] | None = None,
+    drop_incomplete: bool = False,
+) -> tuple[str, int]:
     """Check the cohort in a folder and say the result in words.
 
     Args:
         cohort_dir: as `read_cohort` takes it.
         full: read the voxels too.
         as_json: give JSON in place of a table.
+        channels: contrasts that a case must have; None for all that the cohort names.
+        drop_incomplete: leave out cases that lack one of them.
 
     Returns:
         The text to show, and the exit code: 0 without errors, 1 with.
     """
-    cohort = read_cohort(cohort_dir, require_labels=False, strict=False)
+    chosen: dict[str, Any] = {"channels": channels, "drop_incomplete": drop_incomplete}
+    cohort = read_cohort(cohort_dir, require_labels=False, strict=False, **chosen)
     if not cohort.cases:
         # Nothing can be read: say all that a cohort may have, label maps too.
-        cohort = read_cohort(cohort_dir, strict=False)
+        cohort = read_cohort(cohort_dir, strict=False, **chosen)
     issues = check_cohort(cohort, full=full)
     n_errors = sum(issue.severity == "error" for issue in issues)
     if as_json:

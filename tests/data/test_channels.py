@@ -12,7 +12,7 @@ import pytest
 
 from medldm.data import CohortError, check_cohort, read_cohort
 from medldm.data.case_checks import image_files, main_file, only_image, volume_files
-from medldm.data.channels import check_channel_names, describe_channels
+from medldm.data.channels import check_channel_names, describe_channels, split_names
 from medldm.data.checks import run_check
 from medldm.data.cohort import count_channels
 from medldm.errors import ConfigError
@@ -288,3 +288,18 @@ def test_some_channels_of_a_cohort_come_by_name(write_channels: WriteChannels) -
     assert all(isinstance(case["image"], str) for case in cohort.with_channels(["t2w"]).cases)
     with pytest.raises(ConfigError, match="Unknown channel 'flair'"):
         cohort.with_channels(["flair"])
+
+
+def test_the_check_can_look_at_some_contrasts(write_channels: WriteChannels) -> None:
+    root = write_channels()
+    (root / "images" / "case_1_t2w.nii.gz").unlink()
+    assert run_check(root)[1] == 1
+    assert run_check(root, channels=["t1n"])[1] == 0
+    text, code = run_check(root, drop_incomplete=True)
+    assert code == 0 and "1 cases that lack a contrast are left out: case_1 (t2w)" in text
+
+
+def test_a_command_names_channels_in_one_text() -> None:
+    assert split_names("t1n, t2w") == ("t1n", "t2w") and split_names(None) is None
+    with pytest.raises(ConfigError, match="no plain name"):
+        split_names("t1n,,t2w")
