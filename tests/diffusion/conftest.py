@@ -78,6 +78,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(
+    params=[
+        (0.9999, math.sqrt(1 - 0.9999**2)),
+        (0.6, 0.8),
+        (0.05, math.sqrt(1 - 0.05**2)),
+        (0.7, 0.3),
+        (0.01, 0.99),
+    ]
+)
+def levels(request: pytest.FixtureRequest) -> tuple[float, float]:
+    """alpha and sigma; the last two are on no variance-preserving path."""
+    return request.param
+
+
+@pytest.fixture
+def clean_and_noise(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """x_0 (2, 3, 5, 4, 3) far outside [-1, 1], and noise."""
+    draw = torch.randn(2, 2, 3, 5, 4, 3, generator=generator, dtype=torch.float64)
+    return 7 * draw[0] + 3, draw[1]
+
+
 @pytest.fixture
 def gaussian() -> Gaussian:
     """One Gaussian."""

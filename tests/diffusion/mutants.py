@@ -101,7 +101,7 @@ MUTANTS = [
         "self.alpha_sigma(t), self.alpha_sigma(s)",
         "self.alpha_sigma(t), self.alpha_sigma(t - 1 if t > 1 else s)",
         test="respaced_ddpm_has",
-        noticed_by="solvers",
+        noticed_by="stochastic_solvers",
     ),
     Mutant(
         "ddpm_noise_variance_for_sd",
@@ -109,6 +109,7 @@ MUTANTS = [
         "x = x + step.posterior_sd * noise()",
         "x = x + step.posterior_sd**2 * noise()",
         test="respaced_ddpm_has",
+        noticed_by="stochastic_solvers",
     ),
     Mutant(
         "noise_in_the_last_step",
@@ -116,6 +117,7 @@ MUTANTS = [
         "if step.posterior_sd > 0:",
         "if step.posterior_sd >= 0:",
         test="last_step",
+        noticed_by="stochastic_solvers",
     ),
     Mutant(
         "latents_clipped",
@@ -130,6 +132,7 @@ MUTANTS = [
         "step.sigma_s**2 - fresh**2",
         "step.sigma_s**2 - fresh**2 / eta",
         test="eta_keeps",
+        noticed_by="stochastic_solvers",
     ),
     Mutant(
         "ddim_noise_not_reduced",
@@ -137,6 +140,7 @@ MUTANTS = [
         "step.sigma_s**2 - fresh**2",
         "step.sigma_s**2",
         test="eta_keeps",
+        noticed_by="stochastic_solvers",
     ),
     Mutant(
         "multistep_factor",
@@ -241,7 +245,8 @@ def run_tests(folder: Path, mutant: Mutant | None) -> int:
         with (folder / "log.txt").open("w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-            sys.path.insert(0, str(folder))
+            # The copy of medldm goes before the real one, which lies beside the tests.
+            sys.path[:] = [str(folder), *sys.path, str(REPOSITORY)]
             files = {(one.room, one.noticed_by or one.module) for one in ([mutant] if mutant else MUTANTS)}
             tests = [str(REPOSITORY / "tests" / room / f"test_{module}.py") for room, module in sorted(files)]
             setup = str(REPOSITORY / "setup.cfg")

@@ -11,28 +11,12 @@ from torch import Tensor
 from medldm.diffusion import PREDICTION_TYPES
 from medldm.diffusion.kernel import Step, add_noise, estimates, find_noise, training_target
 
-LEVELS = [
-    (0.9999, math.sqrt(1 - 0.9999**2)),
-    (0.6, 0.8),
-    (0.05, math.sqrt(1 - 0.05**2)),
-    (0.7, 0.3),
-    (0.01, 0.99),
-]
-SHAPE = (2, 3, 5, 4, 3)
-
-
-@pytest.fixture
-def clean_and_noise(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """x_0 far outside [-1, 1], and noise."""
-    draw = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
-    return 7 * draw[0] + 3, draw[1]
-
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-@pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
 def test_estimates_invert_the_training_target(
-    prediction_type: str, alpha: float, sigma: float, clean_and_noise: tuple[Tensor, Tensor]
+    prediction_type: str, levels: tuple[float, float], clean_and_noise: tuple[Tensor, Tensor]
 ) -> None:
+    alpha, sigma = levels
     x_0, noise = clean_and_noise
     x_t = add_noise(x_0, noise, alpha, sigma)
     target = training_target(prediction_type, x_0, noise, alpha, sigma)
@@ -42,11 +26,11 @@ def test_estimates_invert_the_training_target(
     torch.testing.assert_close(found_noise, noise, rtol=1e-12, atol=1e-13 / sigma)
 
 
-@pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
 def test_estimates_of_any_output_explain_the_noisy_latents(
-    prediction_type: str, alpha: float, sigma: float, clean_and_noise: tuple[Tensor, Tensor]
+    prediction_type: str, levels: tuple[float, float], clean_and_noise: tuple[Tensor, Tensor]
 ) -> None:
+    alpha, sigma = levels
     x_t, output = clean_and_noise
     x_0, eps = estimates(prediction_type, output, x_t, alpha, sigma)
     torch.testing.assert_close(alpha * x_0 + sigma * eps, x_t, rtol=1e-12, atol=1e-12)
@@ -122,13 +106,12 @@ def test_length_of_a_step_is_the_rise_of_lambda() -> None:
     assert (from_noise.h, from_noise.rho) == (math.inf, 0.0)
 
 
-@pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
 def test_noise_is_found_in_noisy_latents(
-    alpha: float, sigma: float, clean_and_noise: tuple[Tensor, Tensor]
+    levels: tuple[float, float], clean_and_noise: tuple[Tensor, Tensor]
 ) -> None:
     x_0, noise = clean_and_noise
-    found = find_noise(add_noise(x_0, noise, alpha, sigma), x_0, alpha, sigma)
-    torch.testing.assert_close(found, noise, rtol=1e-12, atol=1e-13 / sigma)
+    found = find_noise(add_noise(x_0, noise, *levels), x_0, *levels)
+    torch.testing.assert_close(found, noise, rtol=1e-12, atol=1e-13 / levels[1])
 
 
 def test_posterior_is_bayes_rule() -> None:

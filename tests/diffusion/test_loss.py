@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,41 +10,23 @@ from medldm.diffusion import PREDICTION_TYPES, DDPMPath, denoising_losses
 from medldm.diffusion.kernel import add_noise, training_target
 from medldm.diffusion.loss import loss_weight
 
-LEVELS = [
-    (0.9999, math.sqrt(1 - 0.9999**2)),
-    (0.6, 0.8),
-    (0.05, math.sqrt(1 - 0.05**2)),
-    (0.7, 0.3),
-    (0.01, 0.99),
-]
-SHAPE = (2, 3, 5, 4, 3)
-
-
-@pytest.fixture
-def clean_and_noise(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """x_0 far outside [-1, 1], and noise."""
-    draw = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
-    return 7 * draw[0] + 3, draw[1]
-
 
 @pytest.mark.parametrize("weighting", ["min_snr", "p2"])
 def test_weighted_losses_of_all_predictions_agree(
-    weighting: str, clean_and_noise: tuple[Tensor, Tensor]
+    weighting: str, levels: tuple[float, float], clean_and_noise: tuple[Tensor, Tensor]
 ) -> None:
     x_0, noise = clean_and_noise
     guess = x_0 + 0.1 * noise.flip(0)
-    for pair in LEVELS:
-        alpha, sigma = (torch.tensor([level], dtype=torch.float64) for level in pair)
-        x_t = add_noise(x_0, noise, *pair)
-        guessed_noise = (x_t - alpha * guess) / sigma
-        losses = []
-        for prediction_type in PREDICTION_TYPES:
-            error = training_target(prediction_type, x_0, noise, *pair) - training_target(
-                prediction_type, guess, guessed_noise, *pair
-            )
-            losses.append(loss_weight(weighting, prediction_type, alpha, sigma) * (error**2).mean())
-        for loss in losses[1:]:
-            torch.testing.assert_close(loss, losses[0], rtol=1e-10, atol=0)
+    alpha, sigma = (torch.tensor([level], dtype=torch.float64) for level in levels)
+    guessed_noise = (add_noise(x_0, noise, *levels) - alpha * guess) / sigma
+    losses = []
+    for prediction_type in PREDICTION_TYPES:
+        error = training_target(prediction_type, x_0, noise, *levels) - training_target(
+            prediction_type, guess, guessed_noise, *levels
+        )
+        losses.append(loss_weight(weighting, prediction_type, alpha, sigma) * (error**2).mean())
+    for loss in losses[1:]:
+        torch.testing.assert_close(loss, losses[0], rtol=1e-10, atol=0)
 
 
 def test_loss_weights_are_those_of_the_papers() -> None:

@@ -1,9 +1,8 @@
-"""Solvers against exact solutions, exact laws of their output, and diffusers."""
+"""Every solver against exact solutions, and what all of them keep."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -16,153 +15,22 @@ from medldm.diffusion import (
     PRESETS,
     SOLVERS,
     DDPMPath,
-    FlowPath,
     NoisePath,
     guided_denoiser,
-    make_solver,
     make_steps,
-    run_solver,
 )
 from medldm.diffusion.guidance import drop_masks
 from medldm.diffusion.kernel import Step, estimates, training_target
 from medldm.diffusion.solvers import SolverProgress, invert_ddim
-from medldm.diffusion.time_grids import GRIDS
-
-VP = DDPMPath()
-ZERO_SNR = DDPMPath(zero_terminal_snr=True)
-COSINE = DDPMPath(schedule="cosine")
-FLOW = FlowPath()
-PATHS = pytest.mark.parametrize("path", [VP, ZERO_SNR, FLOW], ids=["vp", "zero_snr", "flow"])
-EVERY_SOLVER = pytest.mark.parametrize("solver", list(SOLVERS))
-STOCHASTIC = [("ddpm", 0.0), ("ddim", 0.5), ("ddim", 1.0)]
-
-
-def no_noise() -> Tensor:
-    """A source of noise that must not be asked."""
-    raise AssertionError("fresh noise was drawn")
-
-
-def run(
-    name: str,
-    denoise: Any,
-    x: Tensor,
-    steps: Any,
-    *,
-    noise: Any = no_noise,
-    eta: float = 0.0,
-    callback: Any = None,
-) -> Tensor:
-    """Run a solver by name, without noise unless told."""
-    return run_solver(make_solver(name, noise=noise, eta=eta), denoise, x, steps, callback=callback)
-
-
-def seeded_noise(x: Tensor, seed: int = 0) -> Callable[[], Tensor]:
-    """Fresh normal noise like x."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(x.shape, generator=generator, dtype=x.dtype)
-
-
-def output_law(solver: str, eta: float, denoise: Any, path: NoisePath, steps: Any) -> tuple[float, float]:
-    """Exact mean and variance of the output for an affine denoiser and x ~ N(0, 1).
-
-    Columns: the offset, the response to x, and the response to each step's noise.
-    """
-    x = torch.zeros(2 + len(steps), dtype=torch.float64)
-    x[1] = 1
-    drawn = iter(range(2, len(x)))
-
-    def noise() -> Tensor:
-        return torch.nn.functional.one_hot(torch.tensor(next(drawn)), len(x)).double()
-
-    offset, *responses = (run(solver, denoise, x, steps, noise=noise, eta=eta)).tolist()
-    return offset, sum((response - offset) ** 2 for response in responses)
-
-
-def bayes_law(gaussian: Any, path: NoisePath, steps: Any) -> tuple[float, float]:
-    """Mean and variance of ancestral sampling, each step by Bayes' rule from one-step transitions."""
-    mean, variance = 0.0, 1.0
-    for step in steps:
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = path.alpha_sigma(step.t), path.alpha_sigma(step.s)
-        gain = alpha_t * gaussian.sd**2 / (alpha_t**2 * gaussian.sd**2 + sigma_t**2)
-        scale = alpha_t / alpha_s
-        kalman = scale * sigma_s**2 / sigma_t**2
-        # x_s = alpha_s x_0 + kalman (x_t - alpha_t x_0) + noise, with x_0 = m + gain (x_t - alpha_t m)
-        on_x_0 = alpha_s - kalman * alpha_t
-        factor = kalman + on_x_0 * gain
-        mean = factor * mean + on_x_0 * (1 - gain * alpha_t) * gaussian.mean
-        variance = factor**2 * variance + sigma_s**2 - kalman * scale * sigma_s**2
-    return mean, variance
-
-
-@PATHS
-@pytest.mark.parametrize("grid", list(GRIDS))
-@pytest.mark.parametrize("num_steps", [10, 50, 250])
-def test_respaced_ddpm_has_the_propagated_mean_and_variance(
-    path: NoisePath, grid: str, num_steps: int, gaussian: Any
-) -> None:
-    steps = make_steps(path, num_steps, grid=grid)
-    found = output_law("ddpm", 0.0, gaussian.denoiser(path), path, steps)
-    assert found == pytest.approx(bayes_law(gaussian, path, steps), rel=1e-10)
-
-
-@PATHS
-@pytest.mark.parametrize("num_steps", [10, 50, 250])
-def test_respaced_ddpm_samples_have_that_mean_and_variance(
-    path: NoisePath, num_steps: int, gaussian: Any, generator: torch.Generator
-) -> None:
-    n, steps = 20_000, make_steps(path, num_steps)
-    x = torch.randn(n, generator=generator, dtype=torch.float64)
-    noise = seeded_noise(x, seed=1)
-    samples = run("ddpm", gaussian.denoiser(path), x, steps, noise=noise)
-    mean, variance = bayes_law(gaussian, path, steps)
-    assert abs(float(samples.mean()) - mean) < 4 * math.sqrt(variance / n)
-    assert abs(float(samples.var()) - variance) < 4 * variance * math.sqrt(2 / n)
-
-
-@PATHS
-def test_ddpm_approaches_the_data_as_steps_grow(path: NoisePath, gaussian: Any) -> None:
-    errors = []
-    for num_steps in (10, 50, 250):
-        steps = make_steps(path, num_steps)
-        mean, variance = output_law("ddpm", 0.0, gaussian.denoiser(path), path, steps)
-        assert mean == pytest.approx(gaussian.mean, abs=0.05)
-        errors.append(abs(math.sqrt(variance) - gaussian.sd))
-    assert errors[0] > 2 * errors[1] > 4 * errors[2]
-    assert errors[2] < 0.02
-
-
-@PATHS
-@pytest.mark.parametrize("num_steps", [10, 1000])
-def test_ddim_with_eta_one_is_ddpm(
-    path: NoisePath, num_steps: int, gaussian: Any, generator: torch.Generator
-) -> None:
-    x = torch.randn(50, generator=generator, dtype=torch.float64)
-    results = [
-        run(
-            solver,
-            gaussian.denoiser(path),
-            x,
-            make_steps(path, num_steps),
-            noise=seeded_noise(x),
-            eta=eta,
-        )
-        for solver, eta in (("ddim", 1.0), ("ddpm", 0.0))
-    ]
-    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
-
-
-@PATHS
-def test_eta_keeps_the_marginals(path: NoisePath) -> None:
-    # A denoiser that knows x_0 = 0 makes each x_s a fresh draw of N(0, sigma_s^2), whatever eta.
-    def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(x), x / path.alpha_sigma(t)[1]
-
-    steps = make_steps(path, 7)[:-1]
-    for eta in (0.0, 0.3, 1.0):
-        _, variance = output_law("ddim", eta, denoise, path, steps)
-        sigma_first, sigma_last = path.alpha_sigma(steps[0].t)[1], path.alpha_sigma(steps[-1].s)[1]
-        slack = (1 / sigma_first**2 - 1) * sigma_last**2
-        assert sigma_last**2 - 1e-12 <= variance <= sigma_last**2 + slack + 1e-12
+from tests.diffusion.solver_runs import (
+    COSINE,
+    EVERY_SOLVER,
+    FLOW,
+    PATHS,
+    VP,
+    run,
+    seeded_noise,
+)
 
 
 @EVERY_SOLVER
@@ -204,23 +72,6 @@ def test_flow_goes_from_one_point_to_another_in_one_step(solver: str) -> None:
     torch.testing.assert_close(
         run(solver, denoise, noise, [FLOW.step(1.0, 0.0)]), x_0, rtol=1e-15, atol=1e-15
     )
-
-
-@PATHS
-@pytest.mark.parametrize(("solver", "eta"), STOCHASTIC)
-def test_last_step_adds_no_noise(path: NoisePath, solver: str, eta: float, gaussian: Any) -> None:
-    x = torch.ones(3, dtype=torch.float64)
-    steps = make_steps(path, 4)
-    last: list[SolverProgress] = []
-    calls: list[int] = []
-
-    def noise() -> Tensor:
-        calls.append(1)
-        return torch.ones_like(x)
-
-    result = run(solver, gaussian.denoiser(path), x, steps, noise=noise, eta=eta, callback=last.append)
-    assert len(calls) == 3
-    torch.testing.assert_close(result, last[-1].state.x_0, rtol=1e-15, atol=1e-15)
 
 
 @EVERY_SOLVER
@@ -371,32 +222,6 @@ def test_correlated_gaussian_keeps_mean_and_covariance(solver: str, path: NoiseP
     torch.testing.assert_close(responses.T @ responses, covariance, rtol=0, atol=tolerance)
 
 
-def test_elbo_of_a_gaussian_has_its_closed_form(gaussian: Any) -> None:
-    def bound(n_timesteps: int) -> tuple[float, float]:
-        betas = {"beta_start": 0.1 / n_timesteps, "beta_end": 20 / n_timesteps}
-        path = DDPMPath(schedule="linear", n_timesteps=n_timesteps, **betas)
-        first_time, total = n_timesteps // 10, 0.0
-        for t in range(first_time + 1, n_timesteps + 1):
-            (alpha, sigma), (alpha_s, sigma_s) = path.alpha_sigma(t), path.alpha_sigma(t - 1)
-            step = path.step(t, t - 1)
-            (_, c_0), sd = step.posterior_mean, step.posterior_sd
-            error = (gaussian.sd * sigma) ** 2 / ((alpha * gaussian.sd) ** 2 + sigma**2)
-            total += c_0**2 * error / (2 * sd**2)  # E KL(q(x_s | x_t, x_0) || q(x_s | x_t, E[x_0 | x_t]))
-            snr_t, snr_s = (alpha / sigma) ** 2, (alpha_s / sigma_s) ** 2
-            assert c_0**2 / (2 * sd**2) == pytest.approx((snr_s - snr_t) / 2, rel=1e-10)
-        first, last = (math.exp(2 * path.half_log_snr(t)) for t in (first_time, n_timesteps))
-        # Integral of mmse / 2 over SNR: I-MMSE, Guo et al. 2005.
-        return total, math.log((1 + gaussian.sd**2 * first) / (1 + gaussian.sd**2 * last)) / 2
-
-    gaps = []
-    for n_timesteps in (1000, 2000, 4000):
-        total, closed = bound(n_timesteps)
-        assert total > closed
-        gaps.append(total / closed - 1)
-    assert gaps[-1] < 0.01
-    assert [gaps[0] / gaps[1], gaps[1] / gaps[2]] == pytest.approx([2, 2], rel=0.05)
-
-
 @pytest.mark.parametrize(("solver", "eta"), [*((name, 0.0) for name in SOLVERS), ("ddim", 0.7)])
 @PATHS
 def test_same_seeds_give_the_same_bits_in_any_batch(
@@ -486,79 +311,3 @@ def test_presets_run_on_every_path(
     assert abs(float((samples < 0).double().mean()) - 0.3) < 0.06
     # 0.3 sqrt(2 / pi) = 0.24 for exact samples; 10 steps are few where lambda runs to both infinities.
     assert float((samples.abs() - 2).abs().mean()) < (0.35 if name == "fast" else 0.26)
-
-
-BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
-
-
-def toy_network(x: Tensor, t: float) -> Tensor:
-    """Some smooth function of x and t in float32."""
-    return 0.9 * x + 0.1 * torch.sin(3 * x + t / 1000)
-
-
-@pytest.mark.parametrize(
-    ("solver", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.6), ("dpm_solver_2m", 0.0)]
-)
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-def test_steps_agree_with_diffusers(
-    solver: str, eta: float, prediction_type: str, generator: torch.Generator
-) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    shared = {
-        **BETAS,
-        "beta_schedule": "scaled_linear",
-        "prediction_type": prediction_type,
-        "timestep_spacing": "trailing",
-    }
-    scheduler = {
-        "ddpm": lambda: diffusers.DDPMScheduler(clip_sample=False, **shared),
-        "ddim": lambda: diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=True, **shared),
-        "dpm_solver_2m": lambda: diffusers.DPMSolverMultistepScheduler(lower_order_final=True, **shared),
-    }[solver]()
-    # Their table is a float32 product of 1000 factors; test_paths compares it, the exact one stands in here.
-    scheduler.alphas_cumprod = DDPMPath(**BETAS).alpha_sigma(torch.arange(1, 1001))[0] ** 2
-    scheduler.alpha_t = scheduler.alphas_cumprod.sqrt()
-    scheduler.sigma_t = (1 - scheduler.alphas_cumprod).sqrt()
-    scheduler.set_timesteps(20)
-    x = torch.randn(1, 2, 3, 3, 3, generator=generator)
-    steps = make_steps(DDPMPath(**BETAS), 20)
-    assert scheduler.timesteps.tolist() == [step.t - 1 for step in steps]
-
-    options = {} if solver == "dpm_solver_2m" else {"generator": torch.Generator().manual_seed(1)}
-    options |= {"eta": eta} if solver == "ddim" else {}
-    theirs, states = x, []
-    for t in scheduler.timesteps:
-        theirs = scheduler.step(toy_network(theirs, int(t)), t, theirs, **options).prev_sample
-        states.append(theirs)
-
-    denoise = guided_denoiser(
-        lambda x, times, passes: toy_network(x, int(times[0])),
-        path=DDPMPath(**BETAS),
-        prediction_type=prediction_type,
-    )
-    noise = seeded_noise(x, seed=1)
-    seen: list[SolverProgress] = []
-    run(solver, denoise, x, steps, noise=noise, eta=eta, callback=seen.append)
-    for progress, state in zip(seen, states, strict=True):
-        scale = float(state.abs().max())
-        torch.testing.assert_close(progress.state.x / scale, state.float() / scale, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_flow_steps_agree_with_diffusers(shift: float, generator: torch.Generator) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    path, num_steps = FlowPath(shift=shift), 10
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
-    scheduler.set_timesteps(sigmas=[1 - i / num_steps for i in range(num_steps)])
-    steps = make_steps(path, num_steps)
-    torch.testing.assert_close(
-        scheduler.sigmas, torch.tensor([step.t for step in steps] + [0.0]), rtol=0, atol=1e-6
-    )
-    x = torch.randn(1, 2, 3, 3, 3, generator=generator)
-    theirs = x
-    for t in scheduler.timesteps:
-        theirs = scheduler.step(toy_network(theirs, float(t)), t, theirs).prev_sample
-    denoise = guided_denoiser(
-        lambda x, times, passes: toy_network(x, float(times[0])), path=path, prediction_type="velocity"
-    )
-    torch.testing.assert_close(run("ddim", denoise, x, steps), theirs, rtol=0, atol=1e-6)
