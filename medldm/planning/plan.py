@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from medldm.errors import ConfigError
-from medldm.networks.streaming.memory_limit import choose_plan, estimate_decode_bytes
+from medldm.networks.streaming.memory_limit import choose_plan
 from medldm.planning import workloads
 from medldm.planning.dry_run import DryRun
 from medldm.planning.networks import PlannedNetworks, StageKnobs
@@ -228,5 +228,5 @@ def _plan_decoding(networks: PlannedNetworks, budget: Budget) -> tuple[int, floa
     weights = predict(workloads.decode(empty), device=budget.device).peak_bytes
     limit = round(max(budget.usable_bytes - weights, 1e7) / 1e9, 2)
     shape = workloads.latent_shape(networks)[2:]
-    choose_plan(estimate_decode_bytes, networks.autoencoder, shape, max_memory_gb=limit)
+    choose_plan(networks.autoencoder, shape, max_memory_gb=limit, is_decoder=True)
     return predict(workloads.decode(networks, limit), device=budget.device).peak_bytes, limit

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,56 +74,39 @@ class _Level:
         return self.voxels // max(self.size)
 
 
-def estimate_decode_bytes(
+def estimate_bytes(
     config: AutoencoderConfig,
-    latent_size: Sequence[int],
+    size: Sequence[int],
     *,
+    is_decoder: bool,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 1,
     tile: int | None = None,
     recompute: bool = False,
 ) -> int:
-    """Estimate the peak of decoding, in bytes above weights and latents.
+    """Estimate the peak of encoding or decoding, in bytes above weights and input.
 
     Args:
         config: of the autoencoder.
-        latent_size: (x, y, z).
+        size: (X, Y, Z) of the volume to encode, or (x, y, z) of the latents to decode.
+        is_decoder: whether it decodes.
         dtype: of the maps, that in which the network computes.
         batch_size: number of volumes.
-        tile: planes of a tile of `stream_decode`; None for decoding whole.
-        recompute: as given to `stream_decode`.
+        tile: planes of a tile of `stream_decode` or `stream_encode_moments`; None for running whole.
+        recompute: as given to them.
 
     Examples:
         >>> from medldm import VAEConfig
         >>> config = VAEConfig(down_channels=[32, 64, 128], mid_attention=False)
-        >>> estimate_decode_bytes(config, (64, 64, 64), tile=4) < 6e9
+        >>> estimate_bytes(config, (64, 64, 64), is_decoder=True, tile=4) < 6e9
         True
     """
-    levels = _levels(config, [n * config.downsampling for n in latent_size], is_decoder=True)
+    volume_size = [n * config.downsampling for n in size] if is_decoder else size
+    levels = _levels(config, volume_size, is_decoder=is_decoder)
     values = _count_values(config, levels, tile=tile, recompute=recompute)
-    if isinstance(config, VQVAEConfig):
-        values = max(values, min(math.prod(latent_size) * config.n_codes, MAX_DISTANCES))
-    values += config.out_channels * math.prod(latent_size) * config.downsampling ** len(latent_size)
-    return round(batch_size * values * dtype.itemsize + OVERHEAD)
-
-
-def estimate_encode_bytes(
-    config: AutoencoderConfig,
-    volume_size: Sequence[int],
-    *,
-    dtype: torch.dtype = torch.float32,
-    batch_size: int = 1,
-    tile: int | None = None,
-    recompute: bool = False,
-) -> int:
-    """Estimate the peak of encoding, in bytes above weights and volume; arguments as `estimate_decode_bytes`.
-
-    Args:
-        volume_size: (X, Y, Z).
-    """
-    levels = _levels(config, volume_size, is_decoder=False)
-    values = _count_values(config, levels, tile=tile, recompute=recompute)
-    values += config.in_channels * math.prod(volume_size)
+    if is_decoder and isinstance(config, VQVAEConfig):
+        values = max(values, min(math.prod(size) * config.n_codes, MAX_DISTANCES))
+    values += (config.out_channels if is_decoder else config.in_channels) * math.prod(volume_size)
     return round(batch_size * values * dtype.itemsize + OVERHEAD)
 
 
@@ -187,23 +171,15 @@ def _count_residual(level: _Level, *, tile: int | None, recompute: bool, is_fine
 
 
 def choose_plan(
-    estimate: Callable[..., int],
-    config: AutoencoderConfig,
-    size: Sequence[int],
-    *,
-    max_memory_gb: float,
-    dtype: torch.dtype = torch.float32,
-    batch_size: int = 1,
+    config: AutoencoderConfig, size: Sequence[int], *, max_memory_gb: float, **what: Any
 ) -> MemoryPlan:
     """Choose the fastest way to encode or decode whose estimate is within a budget; the leanest if none is.
 
     Args:
-        estimate: `estimate_decode_bytes` or `estimate_encode_bytes`.
         config: of the autoencoder.
         size: of the latents to decode or the volume to encode.
         max_memory_gb: budget in 10^9 bytes, above weights and input.
-        dtype: in which the network computes.
-        batch_size: number of volumes.
+        what: is_decoder, dtype and batch_size of `estimate_bytes`.
 
     Raises:
         ConfigError: if the budget is not positive.
@@ -214,7 +190,7 @@ def choose_plan(
         )
     plans = []
     for tile, recompute in PLANS:
-        n_bytes = estimate(config, size, dtype=dtype, batch_size=batch_size, tile=tile, recompute=recompute)
+        n_bytes = estimate_bytes(config, size, tile=tile, recompute=recompute, **what)
         plans.append(MemoryPlan(n_bytes=n_bytes, tile=tile, recompute=recompute))
         if n_bytes <= max_memory_gb * 1e9:
             return plans[-1]
@@ -242,7 +218,7 @@ def decode_within(
     Returns:
         (B, out_channels, X, Y, Z), equal to rounding however it was computed.
     """
-    plan = _plan(estimate_decode_bytes, autoencoder, latents, max_memory_gb)
+    plan = _plan(autoencoder, latents, max_memory_gb, is_decoder=True)
     if plan is not None and plan.tile is not None:
         return stream_decode(autoencoder, latents, tile=plan.tile, recompute=plan.recompute, out=out)
     volume = autoencoder.decode(latents)
@@ -260,22 +236,22 @@ def encode_moments_within(
     Returns:
         Mean and standard deviation, (B, latent_channels, x, y, z) each, on the autoencoder's device.
     """
-    plan = _plan(estimate_encode_bytes, autoencoder, volume, max_memory_gb)
+    plan = _plan(autoencoder, volume, max_memory_gb, is_decoder=False)
     if plan is not None and plan.tile is not None:
         return stream_encode_moments(autoencoder, volume, tile=plan.tile, recompute=plan.recompute)
     return autoencoder.encode_moments(volume.to(next(autoencoder.parameters()).device))
 
 
 def _plan(
-    estimate: Callable[..., int], autoencoder: Autoencoder, x: Tensor, max_memory_gb: float | None
+    autoencoder: Autoencoder, x: Tensor, max_memory_gb: float | None, *, is_decoder: bool
 ) -> MemoryPlan | None:
     if max_memory_gb is None:
         return None
     return choose_plan(
-        estimate,
         autoencoder.config,
         x.shape[2:],
         max_memory_gb=max_memory_gb,
+        is_decoder=is_decoder,
         dtype=compute_dtype(next(autoencoder.parameters())),
         batch_size=len(x),
     )

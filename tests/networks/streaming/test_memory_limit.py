@@ -20,8 +20,7 @@ from medldm.networks.streaming.memory_limit import (
     choose_plan,
     decode_within,
     encode_moments_within,
-    estimate_decode_bytes,
-    estimate_encode_bytes,
+    estimate_bytes,
 )
 
 PLAIN = VAEConfig(down_channels=(8, 16, 32), n_groups=4, mid_attention=False)
@@ -82,49 +81,50 @@ def test_estimates_hold_and_are_near(config: Any, tile: int | None, recompute: b
         decoded = count_peak(lambda: stream_decode(autoencoder, latents, **options))
         encoded = count_peak(lambda: stream_encode_moments(autoencoder, volume, **options))
     for counted, estimate in (
-        (decoded, estimate_decode_bytes(config, latents.shape[2:], **options)),
-        (encoded, estimate_encode_bytes(config, volume.shape[2:], **options)),
+        (decoded, estimate_bytes(config, latents.shape[2:], is_decoder=True, **options)),
+        (encoded, estimate_bytes(config, volume.shape[2:], is_decoder=False, **options)),
     ):
         assert counted <= estimate - memory.OVERHEAD <= 2 * counted
 
 
 def test_estimates_grow_with_batch_and_halve_with_bfloat16() -> None:
     size = (16, 16, 16)
-    one = estimate_decode_bytes(PLAIN, size) - memory.OVERHEAD
-    two = estimate_decode_bytes(PLAIN, size, batch_size=2) - memory.OVERHEAD
-    half = estimate_decode_bytes(PLAIN, size, dtype=torch.bfloat16) - memory.OVERHEAD
+    one = estimate_bytes(PLAIN, size, is_decoder=True) - memory.OVERHEAD
+    two = estimate_bytes(PLAIN, size, is_decoder=True, batch_size=2) - memory.OVERHEAD
+    half = estimate_bytes(PLAIN, size, is_decoder=True, dtype=torch.bfloat16) - memory.OVERHEAD
     assert two == pytest.approx(2 * one)
     assert half == pytest.approx(one / 2)
 
 
-@pytest.mark.parametrize("estimate", [estimate_decode_bytes, estimate_encode_bytes])
-def test_a_smaller_budget_takes_a_leaner_plan(estimate: Any, caplog: pytest.LogCaptureFixture) -> None:
-    size = (64, 48, 48) if estimate is estimate_decode_bytes else (256, 192, 192)
-    budgets = [1000.0, *(estimate(PLAIN, size) / 1e9 * share for share in (0.9, 0.6, 0.4))]
-    plans = [choose_plan(estimate, PLAIN, size, max_memory_gb=budget) for budget in budgets]
+@pytest.mark.parametrize("is_decoder", [True, False])
+def test_a_smaller_budget_takes_a_leaner_plan(is_decoder: bool, caplog: pytest.LogCaptureFixture) -> None:
+    size = (64, 48, 48) if is_decoder else (256, 192, 192)
+    whole_gb = estimate_bytes(PLAIN, size, is_decoder=is_decoder) / 1e9
+    budgets = [1000.0, *(whole_gb * share for share in (0.9, 0.6, 0.4))]
+    plans = [choose_plan(PLAIN, size, max_memory_gb=budget, is_decoder=is_decoder) for budget in budgets]
     assert plans[0].tile is None
     assert plans[-1].recompute
     for plan, budget in zip(plans, budgets, strict=True):
         assert plan.n_bytes <= budget * 1e9
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        leanest = choose_plan(estimate, PLAIN, size, max_memory_gb=1e-3)
+        leanest = choose_plan(PLAIN, size, max_memory_gb=1e-3, is_decoder=is_decoder)
     assert (leanest.tile, leanest.recompute) == (1, True)
     assert "does not fit max_memory_gb = 0.001" in caplog.text
 
 
 def test_a_decode_of_256_cubed_takes_less_than_6_gb() -> None:
     config = VAEConfig(down_channels=(32, 64, 128), mid_attention=False)
-    plan = choose_plan(estimate_decode_bytes, config, (64, 64, 64), max_memory_gb=6)
+    plan = choose_plan(config, (64, 64, 64), max_memory_gb=6, is_decoder=True)
     assert plan.tile is not None
     assert not plan.recompute
     wide = VAEConfig(down_channels=(64, 128, 256), mid_attention=False)
-    assert choose_plan(estimate_decode_bytes, wide, (64, 64, 64), max_memory_gb=7).recompute
+    assert choose_plan(wide, (64, 64, 64), max_memory_gb=7, is_decoder=True).recompute
 
 
 def test_a_budget_that_is_not_positive_is_refused() -> None:
     with pytest.raises(ValueError, match="max_memory_gb is 0: give a positive number"):
-        choose_plan(estimate_decode_bytes, PLAIN, (4, 4, 4), max_memory_gb=0)
+        choose_plan(PLAIN, (4, 4, 4), max_memory_gb=0, is_decoder=True)
 
 
 @torch.no_grad()
@@ -149,7 +149,7 @@ def test_gradients_are_followed_where_it_runs_whole(
     vae = VAE(SMALL)
     latents = torch.randn(1, 4, 8, 2, 2, generator=generator, requires_grad=True)
     assert decode_within(vae, latents, 100).requires_grad
-    whole = estimate_decode_bytes(SMALL, latents.shape[2:])
+    whole = estimate_bytes(SMALL, latents.shape[2:], is_decoder=True)
     assert not decode_within(vae, latents, 0.99 * whole / 1e9).requires_grad
 
 
@@ -165,7 +165,7 @@ def test_a_whole_decode_is_written_to_the_given_tensor(generator: torch.Generato
 MEASURE = """
 import sys, torch
 from medldm.networks import VAE, VAEConfig
-from medldm.networks.streaming.memory_limit import estimate_decode_bytes
+from medldm.networks.streaming.memory_limit import estimate_bytes
 from medldm.networks.streaming.encode_decode import stream_decode
 def status(name):
     lines = open("/proc/self/status").read().splitlines()
@@ -179,7 +179,7 @@ with torch.no_grad():
     before = status("VmRSS")
     open("/proc/self/clear_refs", "w").write("5")
     run(torch.zeros(1, 4, 40, 40, 40))
-print((status("VmHWM") - before) / estimate_decode_bytes(config, (40, 40, 40), tile=tile))
+print((status("VmHWM") - before) / estimate_bytes(config, (40, 40, 40), is_decoder=True, tile=tile))
 """
 
 
