@@ -121,6 +121,23 @@ class Config(metaclass=_Checked):
         }
         return type(self)(**{**given, **changes})
 
+    def require(self, interval: str, *names: str) -> None:
+        """Raise ConfigError unless these fields lie in an interval, such as "[0, 1)" or "(0, inf]".
+
+        Of a tuple each number must; None is left out.
+        """
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        for name in names:
+            value = getattr(self, name)
+            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+            for number in numbers:
+                is_above = low <= number if interval[0] == "[" else low < number
+                is_below = number <= high if interval[-1] == "]" else number < high
+                if not (is_above and is_below):
+                    words = f"at least {low:g}" if interval[0] == "[" else f"a number above {low:g}"
+                    words = words if high == math.inf else f"a number in {interval}"
+                    raise ConfigError(f"{type(self).__name__}: {name} is {value}: {words} is needed")
+
     def check_complete(self) -> None:
         """Raise unless every field that another one needs is given; a subclass says which.
 
@@ -282,6 +299,8 @@ def _describe(hint: Any) -> str:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_describe(part) for part in parts)
+    if origin is typing.Literal:
+        return f"one of {list(parts)}"
     if origin is tuple:
         return f"a list ({_describe(parts[0])} each)"
     if origin is dict:

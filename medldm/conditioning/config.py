@@ -160,18 +160,13 @@ class ConditioningConfig(Config):
             )
 
     def _check_numbers(self) -> None:
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ConfigError(f"num_classes is {self.num_classes}: at least 1 is needed")
+        self.require("[1, inf)", "num_classes", "text_embed_dim", "text_tokens", "context_dim")
+        self.require("[1, inf)", "label_channels", "label_embed_dim", "image_channels")
+        self.require("[0, inf)", "image_token_grid")
         if min(self.structures, default=1) < 1:
             raise ConfigError(
                 f"structures has the value {min(self.structures)}: 0 is background, use values from 1"
             )
-        widths = ("text_embed_dim", "text_tokens", "context_dim")
-        for name in (*widths, "label_channels", "label_embed_dim", "image_channels"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        if self.image_token_grid < 0:
-            raise ConfigError(f"image_token_grid is {self.image_token_grid}: 0 or more is needed")
 
     def _check_dropout(self) -> None:
         if isinstance(self.conditioning_dropout, Mapping):

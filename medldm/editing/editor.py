@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,9 +21,6 @@ from medldm.editing.regions import blend_region, editable_latents, feather_weigh
 from medldm.errors import ConfigError
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
-
-EditMethod = Literal["fresh", "noise", "inversion"]
-EDIT_METHODS: tuple[str, ...] = get_args(EditMethod)
 
 
 @dataclass(kw_only=True)
@@ -49,7 +45,7 @@ class EditConfig(Config):
         ValueError: if an argument is outside its range.
     """
 
-    method: str = "inversion"
+    method: Literal["fresh", "noise", "inversion"] = "inversion"
     strength: float = 0.8
     margin_mm: float = 3.0
     latent_margin: int = 0
@@ -59,19 +55,9 @@ class EditConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method not in EDIT_METHODS:
-            raise ConfigError(f"method is {self.method!r}: choose from {list(EDIT_METHODS)}")
-        if not 0 < self.strength <= 1:
-            raise ConfigError(f"strength is {self.strength}: a number in (0, 1] is needed")
-        for name, least in (
-            ("margin_mm", 0),
-            ("latent_margin", 0),
-            ("feather_mm", 0),
-            ("resamplings", 1),
-            ("jump", 1),
-        ):
-            if not least <= getattr(self, name) < np.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}: at least {least} is needed")
+        self.require("(0, 1]", "strength")
+        self.require("[0, inf)", "margin_mm", "latent_margin", "feather_mm")
+        self.require("[1, inf)", "resamplings", "jump")
         if self.method == "inversion" and self.resamplings > 1:
             raise ConfigError(
                 f"resamplings is {self.resamplings}, but its fresh noise would take the place of that of the "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from medldm.configs import Config, unknown_name_message
 from medldm.data.labels import LabelSchema
@@ -36,7 +37,7 @@ class EditRequest(Config):
     image: str
     label: str
     new_label: str | None = None
-    operation: str | None = None
+    operation: Literal["grow", "shrink", "remove", "add"] | None = None
     structure: str | int | None = None
     amount_mm: float | None = None
     centre: tuple[float, ...] | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from medldm.configs import Config
-from medldm.errors import ConfigError
 from medldm.evaluation.cases.reading import GridConfig
 from medldm.evaluation.features.contrastive import ContrastiveConfig
 from medldm.evaluation.metrics.neighbours import NeighbourConfig
@@ -50,10 +49,6 @@ class EvaluationConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_resamples < 20 or self.n_pairs < 1 or self.n_planted < 1 or self.n_shown < 1:
-            raise ConfigError(
-                f"n_resamples {self.n_resamples}, n_pairs {self.n_pairs}, n_planted {self.n_planted}, "
-                f"n_shown {self.n_shown}: at least 20, 1, 1 and 1 are needed"
-            )
-        if not 0 < self.copy_quantile < 1:
-            raise ConfigError(f"copy_quantile is {self.copy_quantile}; a number between 0 and 1 is needed")
+        self.require("[20, inf)", "n_resamples")
+        self.require("[1, inf)", "n_pairs", "n_planted", "n_shown")
+        self.require("(0, 1)", "copy_quantile")

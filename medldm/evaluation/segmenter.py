@@ -56,11 +56,7 @@ class SegmenterConfig(Config):
                 f"channels {self.channels} and patch_size {self.patch_size} are given; three levels and "
                 f"three sizes of at least {DIVISOR} are needed"
             )
-        if self.batch_size < 1 or self.max_steps < 1 or (self.n_steps is not None and self.n_steps < 1):
-            raise ConfigError(
-                f"batch_size {self.batch_size}, n_steps {self.n_steps}, max_steps {self.max_steps}: "
-                "at least 1 each is needed"
-            )
+        self.require("[1, inf)", "batch_size", "n_steps", "max_steps")
 
 
 class Segmenter:

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-
-Operation = Literal["grow", "shrink", "remove", "add"]
-OPERATIONS: tuple[str, ...] = get_args(Operation)
 
 
 @dataclass(kw_only=True)
@@ -38,7 +35,7 @@ class LabelChange(Config):
         ValueError: if an argument is outside its range or not the operation's.
     """
 
-    operation: str
+    operation: Literal["grow", "shrink", "remove", "add"]
     structure: int
     amount_mm: float | None = None
     centre: tuple[float, ...] | None = None
@@ -47,8 +44,6 @@ class LabelChange(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.operation not in OPERATIONS:
-            raise ConfigError(f"operation is {self.operation!r}: choose from {list(OPERATIONS)}")
         if self.structure < 1:
             raise ConfigError(
                 f"structure is {self.structure}: a value above 0, which is background, is needed"

@@ -9,7 +9,6 @@ from typing import Any, Literal
 from medldm.configs import Config
 from medldm.diffusion import NoisePath, make_path
 from medldm.diffusion.paths import PATHS
-from medldm.errors import ConfigError
 
 FLOW = "flow"
 LATENT_SCALING_FACTOR = 0.18215
@@ -92,14 +91,9 @@ class LatentDiffusionConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_timesteps", "n_epochs", "accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        for name in ("learning_rate", "gradient_clip", "latent_scaling_factor"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: a positive number is needed")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay is {self.ema_decay}: a number in [0, 1) is needed")
+        self.require("[1, inf)", "n_timesteps", "n_epochs", "accumulation_steps")
+        self.require("(0, inf]", "learning_rate", "gradient_clip", "latent_scaling_factor")
+        self.require("[0, 1)", "ema_decay")
         self.noise_path().check_prediction_type(self.prediction_type)
 
     def noise_path(self) -> NoisePath:

@@ -48,8 +48,7 @@ class AutoencoderConfig(checks.LevelsConfig):
         self.up_channels = checks.per_level(owner, "up_channels", channels, len(self.down_channels))
         if self.decoder_mid_attention is None:
             self.decoder_mid_attention = self.mid_attention
-        for name in ("latent_channels", "in_channels", "out_channels"):
-            checks.check_positive(owner, **{name: getattr(self, name)})
+        self.require("[1, inf)", "latent_channels", "in_channels", "out_channels")
 
     @property
     def is_strided(self) -> bool:

@@ -50,10 +50,7 @@ class LevelsConfig(Config):
             self.attention_levels = tuple(map(self._has_attention_by_default, range(n_levels)))
         self.attention_levels = per_level(owner, "attention_levels", self.attention_levels, n_levels)
         self.n_res_blocks = positive_per_level(owner, "n_res_blocks", self.n_res_blocks, n_levels)
-        if not self.norm_eps > 0:
-            raise ConfigError(
-                f"{owner}: norm_eps is {self.norm_eps}: a positive number is needed, such as 1e-6"
-            )
+        self.require("(0, inf)", "norm_eps")
 
     @property
     def _divisor_of_channels(self) -> int:

@@ -16,7 +16,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.networks.config_checks import check_positive
 from medldm.networks.layers import conv
 
 
@@ -50,9 +49,7 @@ class PatchDiscriminatorConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        owner = type(self).__name__
-        for name in ("in_channels", "channels", "n_layers", "kernel_size", "out_channels"):
-            check_positive(owner, **{name: getattr(self, name)})
+        self.require("[1, inf)", "in_channels", "channels", "n_layers", "kernel_size", "out_channels")
 
 
 class PatchLayer(nn.Module):

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from medldm.errors import ConfigError
-from medldm.networks.config_checks import LevelsConfig, check_positive, positive_per_level
+from medldm.networks.config_checks import LevelsConfig, positive_per_level
 
 
 @dataclass(kw_only=True)
@@ -70,14 +70,9 @@ class LatentUNetConfig(LevelsConfig):
         return level > 0 or len(self.down_channels) == 1
 
     def _check_numbers(self, owner: str) -> None:
-        for name in ("in_channels", "out_channels", "time_emb_dim", "n_heads", "n_transformer_layers"):
-            check_positive(owner, **{name: getattr(self, name)})
-        if self.n_class_embeds is not None:
-            check_positive(owner, n_class_embeds=self.n_class_embeds)
-        if self.position_frequencies < 0:
-            raise ConfigError(
-                f"{owner}: position_frequencies is {self.position_frequencies}: 0 (none) or more are needed"
-            )
+        self.require("[1, inf)", "in_channels", "out_channels", "time_emb_dim", "n_heads")
+        self.require("[1, inf)", "n_transformer_layers", "n_class_embeds")
+        self.require("[0, inf)", "position_frequencies")
         if self.cross_attention and self.context_dim is None:
             raise ConfigError(
                 f"{owner}: cross_attention is True but context_dim is None: give the width of the context, "

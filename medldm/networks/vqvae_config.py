@@ -10,7 +10,7 @@ from torch import nn
 
 from medldm.errors import ConfigError
 from medldm.networks.autoencoder import AutoencoderConfig
-from medldm.networks.config_checks import check_positive, per_level, positive_per_level
+from medldm.networks.config_checks import per_level, positive_per_level
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "none": nn.Identity,
@@ -70,18 +70,14 @@ class VQVAEConfig(AutoencoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         owner = type(self).__name__
-        check_positive(owner, n_codes=self.n_codes)
-        if self.restart_after is not None:
-            check_positive(owner, restart_after=self.restart_after)
+        self.require("[1, inf)", "n_codes", "restart_after")
         for name in ("activation", "output_activation"):
             if getattr(self, name) not in ACTIVATIONS:
                 raise ConfigError(
                     f"{owner}: {name} is {getattr(self, name)!r}: choose from {list(ACTIVATIONS)}"
                 )
-        if not 0 <= self.decay < 1:
-            raise ConfigError(f"{owner}: decay is {self.decay}: a number in [0, 1) is needed")
-        if self.commitment_weight < 0:
-            raise ConfigError(f"{owner}: commitment_weight is {self.commitment_weight}: at least 0 is needed")
+        self.require("[0, 1)", "decay")
+        self.require("[0, inf)", "commitment_weight")
         if self.is_strided:
             self._check_strided(owner)
 

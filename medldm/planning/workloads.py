@@ -182,6 +182,6 @@ def _values(networks: PlannedNetworks, batch_size: int) -> dict[str, Tensor]:
     return values
 
 
-def _on_cpu(precision: str) -> str:
+def _on_cpu(precision: str) -> Any:
     """Return the precision that takes as much memory where float16 needs a GPU."""
     return "bfloat16" if precision == "float16" else precision

@@ -58,12 +58,9 @@ class SamplingConfig(Config):
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise ConfigError(f"{name} is {value!r}: choose from {list(allowed)}")
-        if self.num_steps is not None and self.num_steps < 1:
-            raise ConfigError(f"num_steps is {self.num_steps}: at least 1 is needed")
-        if self.max_memory_gb is not None and self.max_memory_gb <= 0:
-            raise ConfigError(f"max_memory_gb is {self.max_memory_gb}: a positive number is needed")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}: 0 or more is needed")
+        self.require("[1, inf)", "num_steps")
+        self.require("(0, inf]", "max_memory_gb")
+        self.require("[0, inf)", "seed")
 
     @property
     def solver_name(self) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medldm.configs import Config
-from medldm.errors import ConfigError
-from medldm.training.precision import PRECISIONS
-from medldm.training.resume.state_handler import RESUME
 
 
 @dataclass(kw_only=True)
@@ -32,17 +30,14 @@ class RunConfig(Config):
     batch_size: int = 1
     num_workers: int = 0
     val_interval: int = 1
-    resume: str = "auto"
+    resume: Literal["auto", "never", "must"] = "auto"
     save_minutes: float = 10.0
     save_batches: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.resume not in RESUME:
-            raise ConfigError(f"resume is {self.resume!r}: choose from {list(RESUME)}")
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("val_interval", 1), ("save_minutes", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}: at least {least} is needed")
+        self.require("[1, inf)", "batch_size", "val_interval")
+        self.require("[0, inf]", "num_workers", "save_minutes")
 
 
 @dataclass(kw_only=True)
@@ -71,18 +66,11 @@ class AutoencoderTrainingConfig(Config):
     accumulation_steps: int = 1
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
-    precision: str = "float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision is {self.precision!r}: choose from {list(PRECISIONS)}")
-        for name in ("n_epochs", "accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: at least 1 is needed")
-        for name in ("learning_rate", "discriminator_learning_rate", "gradient_clip"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: a positive number is needed")
-        if not 0 <= self.ema_decay < 1:
-            raise ConfigError(f"ema_decay is {self.ema_decay}: a number in [0, 1) is needed")
+        self.require("[1, inf)", "n_epochs", "accumulation_steps")
+        self.require("(0, inf]", "learning_rate", "discriminator_learning_rate", "gradient_clip")
+        self.require("[0, 1)", "ema_decay")

@@ -191,7 +191,7 @@ def test_nested_settings_may_be_plain_mappings() -> None:
 def test_wrong_settings_are_named() -> None:
     with pytest.raises(ValueError, match="copy_quantile is 2"):
         EvaluationConfig(copy_quantile=2)
-    with pytest.raises(ValueError, match="n_resamples 1"):
+    with pytest.raises(ValueError, match="n_resamples is 1"):
         EvaluationConfig(n_resamples=1)
 
 

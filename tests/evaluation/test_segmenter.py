@@ -92,7 +92,7 @@ def test_patch_is_a_multiple_of_four_within_the_limit() -> None:
 
 
 def test_wrong_settings_and_cases_are_named() -> None:
-    with pytest.raises(ValueError, match="batch_size 0"):
+    with pytest.raises(ValueError, match="batch_size is 0"):
         SegmenterConfig(batch_size=0)
     with pytest.raises(TooFewCasesError, match="no case"):
         train_segmenter([], TINY, n_structures=1, n_steps=1)

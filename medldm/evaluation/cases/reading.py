@@ -28,7 +28,6 @@ from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.file_info import inspect_header
 from medldm.data.listing import Case
-from medldm.errors import ConfigError
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, count_equal, make_noise
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.transforms import LoadVolume, ResampleToSpacing
@@ -60,11 +59,8 @@ class GridConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.intensity not in ("auto", "ct", "mr") or self.max_voxels < 1000 or self.n_workers < 1:
-            raise ConfigError(
-                f"intensity {self.intensity!r}, max_voxels {self.max_voxels}, n_workers {self.n_workers}: "
-                "'auto', 'ct' or 'mr', at least 1000 and at least 1 are needed"
-            )
+        self.require("[1000, inf)", "max_voxels")
+        self.require("[1, inf)", "n_workers")
 
 
 class Cohorts(NamedTuple):

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medldm.configs import Config
-from medldm.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -32,15 +31,10 @@ class AugmentationConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 <= self.shift < 1 and 0 < self.smallest_crop <= 1 and 0 <= self.flip_probability <= 1):
-            raise ConfigError(
-                f"shift {self.shift}, smallest_crop {self.smallest_crop}, flip_probability "
-                f"{self.flip_probability}: a share in [0, 1), one in (0, 1] and a probability are needed"
-            )
-        if not (0 <= self.contrast < 1 and self.noise >= 0):
-            raise ConfigError(
-                f"contrast {self.contrast}, noise {self.noise}: [0, 1) and at least 0 are needed"
-            )
+        self.require("[0, 1)", "shift", "contrast")
+        self.require("(0, 1]", "smallest_crop")
+        self.require("[0, 1]", "flip_probability")
+        self.require("[0, inf)", "noise")
 
 
 def augment(volumes: Tensor, config: AugmentationConfig, *, generator: torch.Generator) -> Tensor:

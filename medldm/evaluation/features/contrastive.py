@@ -72,11 +72,9 @@ class ContrastiveConfig(Config):
             )
         if self.blur < 3 or self.blur % 2 == 0:
             raise ConfigError(f"blur is {self.blur} voxels; an odd number of at least 3 is needed")
-        if self.n_steps < 1 or self.batch_size < 2 or not self.temperature > 0 or not self.learning_rate > 0:
-            raise ConfigError(
-                f"n_steps {self.n_steps}, batch_size {self.batch_size}, temperature {self.temperature}, "
-                f"learning_rate {self.learning_rate}: at least 1, at least 2, and above 0 are needed"
-            )
+        self.require("[1, inf)", "n_steps")
+        self.require("[2, inf)", "batch_size")
+        self.require("(0, inf)", "temperature", "learning_rate")
 
 
 class ContrastiveEncoder(nn.Module):

@@ -46,8 +46,7 @@ class NeighbourConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_shift < 0:
-            raise ConfigError(f"max_shift is {self.max_shift} voxels; at least 0 is needed")
+        self.require("[0, inf)", "max_shift")
         if len(self.wavelengths) != 2 or not 2 <= self.wavelengths[0] < self.wavelengths[1]:
             raise ConfigError(
                 f"wavelengths are {self.wavelengths} voxels; "

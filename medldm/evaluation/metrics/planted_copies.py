@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from medldm.configs import Config
-from medldm.errors import ConfigError
 from medldm.evaluation.metrics.checks import Floats, check_volume
 
 
@@ -34,13 +33,9 @@ class DisguiseConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.max_shift < 0 or self.noise < 0 or self.max_log_gamma < 0 or not 0 <= self.max_gain < 1:
-            raise ConfigError(
-                f"max_shift {self.max_shift}, noise {self.noise}, max_log_gamma {self.max_log_gamma}, "
-                f"max_gain {self.max_gain}: numbers >= 0, the last below 1, are needed"
-            )
-        if not 0 <= self.flip_probability <= 1:
-            raise ConfigError(f"flip_probability is {self.flip_probability}; a probability is needed")
+        self.require("[0, inf)", "max_shift", "noise", "max_log_gamma")
+        self.require("[0, 1)", "max_gain")
+        self.require("[0, 1]", "flip_probability")
 
 
 def plant_copies(

@@ -60,11 +60,10 @@ class MembershipConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_cases < 5 or not self.half_log_snrs or self.n_noises < 1:
-            raise ConfigError(
-                f"n_cases {self.n_cases}, {len(self.half_log_snrs)} half_log_snrs, n_noises {self.n_noises}: "
-                "at least 5, 1 and 1 are needed"
-            )
+        self.require("[5, inf)", "n_cases")
+        self.require("[1, inf)", "n_noises")
+        if not self.half_log_snrs:
+            raise ConfigError("half_log_snrs is empty: give at least one")
 
 
 @dataclass(frozen=True, kw_only=True)

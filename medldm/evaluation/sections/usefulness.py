@@ -15,7 +15,6 @@ import numpy as np
 
 from medldm.configs import Config
 from medldm.data.labels import LabelSchema
-from medldm.errors import ConfigError
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats
@@ -58,11 +57,8 @@ class UsefulnessConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_seeds < 1 or self.time_budget_s < 0:
-            raise ConfigError(
-                f"n_seeds {self.n_seeds} and time_budget_s {self.time_budget_s}: "
-                "at least 1 and 0 or more are needed"
-            )
+        self.require("[1, inf)", "n_seeds")
+        self.require("[0, inf]", "time_budget_s")
 
 
 @dataclass(frozen=True, kw_only=True)

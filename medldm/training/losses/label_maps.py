@@ -41,9 +41,7 @@ class LabelMapLossConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("regularisation_weight", "dice_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: at least 0 is needed")
+        self.require("[0, inf)", "regularisation_weight", "dice_weight")
 
 
 class LabelMapLoss(FirstStageLoss):

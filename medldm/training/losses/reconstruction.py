@@ -47,9 +47,8 @@ class AutoencoderLossConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("regularisation_weight", "adversarial_weight", "perceptual_weight", "adversarial_start"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: at least 0 is needed")
+        self.require("[0, inf)", "regularisation_weight", "adversarial_weight", "perceptual_weight")
+        self.require("[0, inf]", "adversarial_start")
         if self.perceptual_weights is not None and not Path(self.perceptual_weights).is_file():
             raise ConfigError(f"perceptual_weights names {self.perceptual_weights!r}, which is not a file")
         if self.perceptual_network not in NETWORKS:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medldm.configs import Config
-from medldm.errors import ConfigError, MedldmError
+from medldm.errors import MedldmError
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,9 @@ class DivergenceConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_in_a_row", "max_rollbacks"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}: at least 0 is needed")
-        if not 0 <= self.max_share <= 1:
-            raise ConfigError(f"max_share is {self.max_share}: a share from 0 to 1 is needed")
-        if self.window < 1:
-            raise ConfigError(f"window is {self.window}: at least 1 step is needed")
+        self.require("[0, inf)", "max_in_a_row", "max_rollbacks")
+        self.require("[0, 1]", "max_share")
+        self.require("[1, inf)", "window")
 
 
 class RollBackError(RuntimeError):

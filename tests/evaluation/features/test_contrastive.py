@@ -134,7 +134,7 @@ def test_bad_input_is_refused() -> None:
         ContrastiveConfig(size=(4, 8, 8))
     with pytest.raises(ValueError, match="Did you mean 'noise'"):
         ContrastiveConfig.from_dict({"augmentation": {"nois": 1.0}})
-    with pytest.raises(ValueError, match="batch_size 1"):
+    with pytest.raises(ValueError, match="batch_size is 1"):
         ContrastiveConfig(batch_size=1)
     with pytest.raises(ValueError, match="no volumes"):
         prepare_volumes([], (8, 8, 8))
