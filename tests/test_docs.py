@@ -6,8 +6,6 @@ import argparse
 import importlib
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from medldm.cli.main import COMMANDS
+from tests.programs import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUNDLES = {f"bundles/{name}/docs/README.md": name for name in ("mri_label_ldm", "labelmap_ldm")}
@@ -72,7 +71,7 @@ def commands(page: str) -> list[str]:
 
 
 def shorten(command: str) -> list[str]:
-    """Split a command, set the knobs of a small run, and call this interpreter."""
+    """Split a command, set the knobs of a small run, and return what follows `python`."""
     words = shlex.split(command)
     for name, knobs in SMALL.items():
         if "--config_file" in words and name in words[words.index("--config_file") + 1]:
@@ -85,14 +84,14 @@ def shorten(command: str) -> list[str]:
     if words[:2] == ["medldm", "plan"]:
         words += SMALL_PLAN.split()
     if words[0] == "python":
-        return [sys.executable, *words[1:]]
-    return [sys.executable, "-m", "medldm.cli", *words[1:]]
+        return words[1:]
+    return ["-m", "medldm.cli", *words[1:]]
 
 
 def run_page(page: str, folder: Path) -> None:
     """Run the commands of a page one after the other, in a folder."""
     for command in commands(page):
-        result = subprocess.run(shorten(command), cwd=folder, capture_output=True, text=True, check=False)
+        result = run_python(shorten(command), cwd=folder)
         # Three subjects are too few for some figures of a report; it says so and ends with 3.
         allowed = (0, 3) if "evaluate" in command else (0,)
         assert result.returncode in allowed, f"{command}\n{result.stdout[-1000:]}\n{result.stderr[-3000:]}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +12,7 @@ import pytest
 
 import medldm
 from tests.data.dicom.dicom_cases import Geometry, make_slices, save, stored_voxels
+from tests.programs import run_python
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
 KEYWORDS = (
@@ -46,14 +45,7 @@ def plant(folder: Path) -> None:
 
 def run(arguments: list[str], folder: Path) -> str:
     environment = os.environ | {"MEDLDM_CACHE_DIR": str(folder / "cache")}
-    result = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    result = run_python(["-m", *arguments], cwd=folder, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout + result.stderr
 

@@ -11,6 +11,7 @@ from monai.bundle import create_workflow
 from medldm.runtime.devices import DeviceError
 from medldm.runtime.endings import open_wrappers
 from tests.bundles.test_mri_label_ldm import BUNDLE, TINY_1, config, knobs
+from tests.programs import run_python
 
 PLANTED = '''
 import os, signal
@@ -60,7 +61,9 @@ def train(make_cohort, tmp_path, monkeypatch):
     (tmp_path / "planted.py").write_text(PLANTED)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
 
-    def run(program: str, planted: str = "", **own: object) -> subprocess.CompletedProcess[str]:
+    def run(
+        program: str, planted: str = "", *, is_fresh: bool = False, **own: object
+    ) -> subprocess.CompletedProcess[str]:
         files, options = [config("train_autoencoder")], []
         if planted:
             overlay = tmp_path / "overlay.yaml"
@@ -75,17 +78,11 @@ def train(make_cohort, tmp_path, monkeypatch):
             **TINY_1,
             **own,
         }
-        words = [
-            sys.executable,
-            "-m",
-            program,
-            "run",
-            *options,
-            "--config_file",
-            str(files),
-            *knobs(**settings),
-        ]
-        return subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        words = ["-m", program, "run", *options, "--config_file", str(files), *knobs(**settings)]
+        if is_fresh:
+            command = [sys.executable, *words]
+            return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return run_python(words, cwd=tmp_path)
 
     return run
 
@@ -129,7 +126,8 @@ def test_a_bug_in_a_handler_ends_in_its_traceback(train, program) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_training_that_is_told_to_stop_ends_with_75(train, program) -> None:
-    done = train(program, "{_target_: planted.stop}")
+    """In a fresh interpreter; those above run in forks of one that has imported torch."""
+    done = train(program, "{_target_: planted.stop}", is_fresh=True)
     assert done.returncode == 75, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("SIGTERM: the state after batch 2 is saved")

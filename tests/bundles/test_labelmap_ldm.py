@@ -6,8 +6,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -26,6 +24,7 @@ from medldm.latent_diffusion.label_maps import (
     load_label_map_model,
 )
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
+from tests.programs import run_python
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "labelmap_ldm"
 WORKFLOWS = ["train_autoencoder", "train_diffusion", "inference"]
@@ -91,9 +90,7 @@ def test_the_page_s_commands_lead_from_a_cohort_to_new_label_maps(make_cohort, t
     for command in commands_of_the_page():
         own = [knobs(**settings) for name, settings in small.items() if name in command]
         words = [*shlex.split(command)[1:], *(own[0] if own else [])]
-        result = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        result = run_python(words, cwd=tmp_path)
         assert result.returncode == 0, f"{command}\n{result.stderr[-3000:]}"
     check_maps(tmp_path / "outputs", conditions)
     check_workflows(cohort, tmp_path / "outputs")
@@ -148,9 +145,7 @@ def test_a_condition_outside_the_cohort_s_range_ends_the_run_in_one_message(tmp_
     command = ["-m", "monai.bundle", "run", "--config_file", config("inference")]
     conditions = {"volume_ml:core": 9.0}
     own = knobs(bundle_root=BUNDLE, output_dir=tmp_path / "out", checkpoint=checkpoint, conditions=conditions)
-    result = subprocess.run(
-        [sys.executable, *command, *own], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    result = run_python([*command, *own], cwd=tmp_path)
     assert result.returncode == 1
     assert "error: volume_ml:core" in result.stderr
     assert "Traceback" not in result.stderr
@@ -166,9 +161,7 @@ def test_new_maps_are_evaluated_by_their_anatomy(make_cohort, tmp_path) -> None:
     own = knobs(
         bundle_root=BUNDLE, dataset_dir=cohort, output_dir=tmp_path / "outputs", n_resamples=20, **SPLIT
     )
-    result = subprocess.run(
-        [sys.executable, *command, *own], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    result = run_python([*command, *own], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads((tmp_path / "outputs" / "evaluation" / "report.json").read_text())
     assert {figure["key"].split(".")[0] for figure in report["figures"]} == {"anatomy"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from monai.bundle import ConfigWorkflow, verify_net_in_out
 import medldm
 from medldm.errors import MissingPackageError
 from medldm.workflows import check_required_packages
+from tests.programs import run_python
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
 TINY_1 = {
@@ -47,13 +47,7 @@ def config(name: str) -> str:
 def run_as_user(
     arguments: Sequence[str], *, cwd: Path, program: str = "monai.bundle"
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", program, "run", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_python(["-m", program, "run", *arguments], cwd=cwd)
 
 
 def knobs(**values: object) -> list[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from medldm.generation.requests import RequestPreparer
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
 from medldm.sampling.config import SamplingConfig
+from tests.programs import run_python
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "edit.md"
@@ -269,8 +268,7 @@ def test_the_documented_command_edits_a_file(make_model, case, tmp_path) -> None
     content = describe_latent_diffusion(make_model(("label_map",)), LatentDiffusionConfig())()
     save_checkpoint(tmp_path / "outputs" / "latent_diffusion.safetensors", *content)
     (command,) = documented("bash")
-    words = [sys.executable, *shlex.split(command)[1:], "--num_steps", "2"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_python([*shlex.split(command)[1:], "--num_steps", "2"], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     image = tmp_path / "outputs" / "edited" / "images" / "edited.nii.gz"
     after = stored(tmp_path / "outputs" / "edited" / "labels" / image.name)
