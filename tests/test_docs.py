@@ -50,8 +50,8 @@ SMALL = {
     "evaluate.yaml": "--time_budget_s 0 --encoder_steps 2",
 }
 SMALL_PLAN = (
-    "--autoencoder down_channels=[4,8] n_groups=4 "
-    "--diffusion down_channels=[8,16] attention_levels=[False,True] n_heads=2 n_groups=4"
+    "--autoencoder down_channels=[4,8] n_groups=4 n_res_blocks=1 "
+    "--diffusion down_channels=[8] attention_levels=[False] n_heads=2 n_groups=4"
 )
 # Run by other means: `make` and pip by the CI script, the demonstration by its own test.
 ELSEWHERE = ("make ", "python -m venv", ".venv/bin/")
