@@ -91,6 +91,13 @@ def _file_issues(info: FileInfo, *, name: str, is_label: bool, schema: LabelSche
         issues += _label_issues(info.label_counts, name=name, schema=schema)
     if not is_label and info.minimum is not None and info.minimum == info.maximum:
         issues.append(Issue.error("constant", name, f"all voxels are {info.minimum:g}; remove the case"))
+    elif not is_label and info.n_values:
+        kind = "a mask" if info.n_values == 2 and info.maximum == 1 else "a label map"
+        message = (
+            f"it is listed as an image and holds {info.n_values} whole numbers, as {kind} does; check it"
+        )
+        make = Issue.error if kind == "a mask" else Issue.warning
+        issues.append(make("image", name, message))
     return issues
 
 

@@ -15,6 +15,7 @@ from medldm.data.cohort_checks import check_across
 from medldm.data.file_info import inspect_header
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue, format_table
+from medldm.data.name_checks import check_names
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +24,10 @@ def check_cohort(cohort: Cohort, *, full: bool = False) -> list[Issue]:
     """Check a cohort.
 
     The fast part reads headers: readable, three axes, shapes and affines of pairs, spacing, orientation and
-    field of view outliers, subjects and identifiers across splits. The full part reads every file to its
-    end: damage, NaN and Inf, constant images, label values, empty labels, HU plausibility, duplicates; it is
-    remembered by file stamps.
+    field of view outliers, subjects and identifiers across splits, names that speak of another case or
+    person than the list does. The full part reads every file to its end: damage, NaN and Inf, constant
+    images, masks as images, label values, empty labels, HU plausibility, duplicates; it is remembered by file
+    stamps.
 
     Args:
         cohort: from `read_cohort`.
@@ -43,6 +45,7 @@ def check_cohort(cohort: Cohort, *, full: bool = False) -> list[Issue]:
     issues += check_cases(cohort.cases, schema=cohort.schema, name_of=cohort.relative, file_info=file_info)
     splits = {"training": cohort.training, "validation": cohort.validation}
     issues += check_across(splits, file_info=file_info, schema=cohort.schema, name_of=cohort.relative)
+    issues += check_names(splits, root=cohort.root, name_of=cohort.relative)
     return sorted(dict.fromkeys(issues))
 
 

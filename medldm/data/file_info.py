@@ -16,6 +16,8 @@ from medldm.transforms.load import round_label_values
 from medldm.transforms.raw_volume import spacing_of
 from medldm.transforms.readers import check_voxels_finite, read_geometry, read_raw_volume, volume_suffix
 
+MOST_LABELS, MOST_LABEL_VALUE = 16, 255
+"""An image of so few values, none higher, looks like a label map."""
 _NPY_SPACING_MM = (1.0, 1.0, 1.0)
 
 
@@ -31,6 +33,7 @@ class FileInfo:
         minimum: smallest voxel; None where only the header was read, as all below.
         maximum: largest voxel.
         content_hash: SHA-256 of shape and float32 voxels in the file's axes.
+        n_values: how many values an image holds, if these are few whole numbers from 0 on, as in a label map.
         label_counts: value -> voxels, label maps only.
     """
 
@@ -41,6 +44,7 @@ class FileInfo:
     minimum: float | None = None
     maximum: float | None = None
     content_hash: str = ""
+    n_values: int | None = None
     label_counts: Mapping[int, int] | None = None
 
     @property
@@ -99,8 +103,18 @@ def inspect_voxels(path: str | Path, *, is_label: bool) -> FileInfo:
         minimum=float(array.min()),
         maximum=float(array.max()),
         content_hash=hash_array(np.asfortranarray(array, dtype=np.float32).T),
+        n_values=None if is_label else _count_few_values(array),
         label_counts=count_labels(array) if is_label else None,
     )
+
+
+def _count_few_values(array: np.ndarray) -> int | None:
+    """Count the values of an array of at most MOST_LABELS whole numbers from 0 on; None for any other."""
+    sample = array[tuple(slice(None, None, max(1, size // 16)) for size in array.shape)]
+    if array.min() < 0 or array.max() > MOST_LABEL_VALUE or len(np.unique(sample)) > MOST_LABELS:
+        return None
+    values = np.unique(array)
+    return len(values) if len(values) <= MOST_LABELS and (values == np.rint(values)).all() else None
 
 
 def count_labels(array: np.ndarray) -> dict[int, int]:

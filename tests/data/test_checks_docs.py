@@ -29,8 +29,9 @@ def test_python_blocks_run_on_a_cohort(
 
 def test_every_check_is_explained() -> None:
     folder = PAGE.parents[2] / "medldm" / "data"
-    files = ["case_checks.py", "cohort_checks.py", "listing.py"]
-    source = "\n".join((folder / name).read_text(encoding="utf-8") for name in files)
+    names = ("case_checks", "cohort_checks", "name_checks", "case_subjects", "channels", "listing")
+    files = [*(folder / f"{name}.py" for name in names), *(folder / "layouts").glob("*.py")]
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
     named = set(re.findall(r'Issue\.(?:error|warning)\(\s*"([a-z ]+)"', source))
     table = PAGE.read_text(encoding="utf-8")
     assert len(named) > 12

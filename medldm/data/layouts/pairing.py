@@ -68,6 +68,28 @@ def pair_labels(
     return _Pairing(images, labels, nameless).run()
 
 
+def speaks_of_another(label: CaseName, image: CaseName, images: Iterable[CaseName]) -> bool:
+    """Tell a map that names another case than an image: another subject, another image's name or number.
+
+    Args:
+        label: what the map's name says.
+        image: what the image's name says.
+        images: of the whole cohort.
+    """
+    if label.key == image.key:
+        return False
+    if label.sub and image.sub and label.sub != image.sub:
+        return True
+    if label.entities and image.entities:
+        return not _agree(label, image)
+    own = {name for name in (image.stem, *image.folders[-1:]) if name}
+    others = {name for one in images for name in (one.stem, *one.folders[-1:])} - own
+    if not label.stem or label.stem in own:
+        return False
+    patterns = {_pattern(name) for name in own if _has_digit(name)}
+    return label.stem in others or _pattern(label.stem) in patterns
+
+
 class _Pairing:
     """One cohort's pairing; every claim is collected before any is granted."""
 
@@ -172,17 +194,7 @@ class _Pairing:
         self.pairs.lost[path] = NO_IMAGE
 
     def _contradict(self, label: CaseName, image: CaseName) -> bool:
-        """Tell a map that names another case: another subject, another image's name, another number."""
-        if label.sub and image.sub and label.sub != image.sub:
-            return True
-        if label.entities and image.entities:
-            return not _agree(label, image)
-        own = {name for name in (image.stem, *image.folders[-1:]) if name}
-        others = {name for one in self.images for name in (one.stem, *one.folders[-1:])} - own
-        if not label.stem or label.stem in own:
-            return False
-        patterns = {_pattern(name) for name in own if _has_digit(name)}
-        return label.stem in others or _pattern(label.stem) in patterns
+        return speaks_of_another(label, image, self.images)
 
     def _grant(self) -> None:
         for index in {**self.plain, **self.masks}:
