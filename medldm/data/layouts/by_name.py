@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from medldm.data.issues import Issue
-from medldm.data.layouts.label_names import common_schema, names_from_extension
+from medldm.data.layouts.label_names import names_from_maps
 from medldm.data.layouts.masks import MaskFolder
 from medldm.data.layouts.names import CaseName, is_not_meant, read_names
 from medldm.data.layouts.pairing import Pairs, pair_labels
@@ -26,12 +26,9 @@ def read_tree(root: Path) -> Layout:
     structures = {name for scan in scans if isinstance(scan.label, MaskFolder) for name in scan.label.names}
     maps = [scan.label for scan in scans if isinstance(scan.label, Path)]
     is_total = bool(structures) and structures <= set(totalsegmentator_schema().names)
-    files = [path for path in maps if path.name.lower().endswith((".nii", ".nii.gz"))]
-    schemas = {path.relative_to(root).as_posix(): names_from_extension(path) for path in files}
-    known = {name: schema for name, schema in schemas.items() if schema is not None}
-    schema, more = common_schema(known) if len(known) == len(maps) else (None, [])
+    schema, more = names_from_maps(maps, root=root)
     return Layout(
-        name="TotalSegmentator" if is_total or known else "case folders",
+        name="TotalSegmentator" if is_total or schema else "case folders",
         root=root,
         scans=tuple(scans),
         schema=schema,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from medldm.data.issues import Issue
-from medldm.data.layouts.label_names import common_schema, names_from_mgz
+from medldm.data.layouts.label_names import names_from_maps
 from medldm.data.layouts.records import Layout, Scan
 from medldm.data.layouts.trees import with_subjects
 from medldm.data.preparation.presets import freesurfer_schema
@@ -49,9 +49,8 @@ def read_freesurfer(root: Path) -> Layout:
     if n_others:
         message = f"{n_others} volumes are passed over; {IMAGE} is the image and {LABEL} its label map"
         problems.append(Issue.warning("layout", ".", message))
-    maps = {scan.name: scan.label for scan in scans if isinstance(scan.label, Path)}
-    tables = {name: names_from_mgz(path) for name, path in maps.items()}
-    schema, conflicts = common_schema({name: table for name, table in tables.items() if table is not None})
+    maps = [scan.label for scan in scans if isinstance(scan.label, Path)]
+    schema, conflicts = names_from_maps(maps, root=root)
     is_read = volume_suffix("x.mgz") is not None
     return Layout(
         name=NAME,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -26,9 +26,13 @@ def names_from_extension(path: Path) -> LabelSchema | None:
 
     Source: NIfTI-1 extension code 30; `add_label_map_to_nifti` of TotalSegmentator 2.
     """
-    image = nib.load(path)
+    try:
+        image = nib.load(path)
+    except (OSError, ValueError, nib.filebasedimages.ImageFileError):
+        return None  # the reader of volumes says what is wrong with it
     for extension in getattr(image.header, "extensions", ()):
-        content = extension.get_content()
+        # nibabel 5.3 gives the bytes as `content`, older ones through the method.
+        content = getattr(extension, "content", None) or extension.get_content()
         text = content.encode() if isinstance(content, str) else bytes(content)
         if extension.get_code() == _CARET_EXTENSION and len(text) <= _MAX_TABLE_BYTES:
             return _from_xml(text.rstrip(b"\0"))
@@ -77,7 +81,10 @@ def names_from_mgz(path: Path) -> LabelSchema | None:
     Source: FreeSurfer mghio: after the voxels five float32 scan parameters, then tags; tag 1 is a colour
     table (`CTABreadFromBinary`), of version 2 where its first integer is -2.
     """
-    image = nib.load(path)
+    try:
+        image = nib.load(path)
+    except (OSError, ValueError, nib.filebasedimages.ImageFileError):
+        return None  # the reader of volumes says what is wrong with it
     if not isinstance(image, nib.MGHImage):
         return None
     start = int(image.header.get_footer_offset())
@@ -152,6 +159,25 @@ def schema_from_json(labels: Any) -> tuple[LabelSchema | None, list[str]]:
             "is refused"
         )
     return _schema(structures, {}), remarks
+
+
+def names_from_maps(files: Iterable[Path], *, root: Path) -> tuple[LabelSchema | None, list[Issue]]:
+    """Join the names that label maps carry in themselves; None unless each of them carries some.
+
+    Args:
+        files: .nii, .nii.gz and .mgz are looked into.
+        root: to which the names of files in issues are relative.
+    """
+    found: dict[str, LabelSchema] = {}
+    for path in files:
+        name = path.name.lower()
+        schema = names_from_mgz(path) if name.endswith((".mgz", ".mgh")) else None
+        if name.endswith((".nii", ".nii.gz")):
+            schema = names_from_extension(path)
+        if schema is None:
+            return None, []
+        found[path.relative_to(root).as_posix()] = schema
+    return common_schema(found)
 
 
 def common_schema(schemas: Mapping[str, LabelSchema]) -> tuple[LabelSchema | None, list[Issue]]:

@@ -116,7 +116,8 @@ def read_name(path: PurePath | str) -> CaseName:
     }
     if _BIDS_STEM.fullmatch(stem):
         name = _read_bids(stem)
-        return replace(name, is_label=in_labels or name.is_label, **common)  # type: ignore[arg-type]
+        is_label = name.is_label or bool(parts and is_label_folder(parts[-1]))
+        return replace(name, is_label=is_label, **common)  # type: ignore[arg-type]
     name = _read_stem(stem, is_label=in_labels)
     contrasts = [part.lower() for part in parts if _CONTRAST.fullmatch(part)]
     if contrasts and not name.channel and not name.is_label:

@@ -13,6 +13,7 @@ from medldm.data.dicom.scan import DicomScan, choose_series, scan_files, walk_fi
 from medldm.data.dicom.series import DicomSeries
 from medldm.data.labels import LabelSchema
 from medldm.data.layouts.detect import read_layout
+from medldm.data.layouts.label_names import names_from_maps
 from medldm.data.layouts.names import CaseName, file_stem, is_not_meant, read_name, read_names
 from medldm.data.layouts.pairing import pair_labels
 from medldm.data.layouts.records import Layout, NamedStructures, Scan
@@ -195,10 +196,17 @@ def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> F
         )
         for index, source in enumerate(everything)
     )
-    lost = [*pairs.lost.values(), *(str(error) for error in scan.damaged)]
-    lost_files = (*((path,) for path in pairs.lost), *scan.damaged_files)
+    maps = [source.label for source in paired if isinstance(source.label, Path)]
+    schema, conflicts = names_from_maps(maps, root=base)
+    lost = [*pairs.lost.values(), *(issue.message for issue in conflicts)]
+    lost += [str(error) for error in scan.damaged]
+    lost_files = [*((path,) for path in pairs.lost), *((base / issue.file,) for issue in conflicts)]
     return FoundSources(
-        sources=paired, lost=tuple(lost), passed_over=dict(passed_over), lost_files=lost_files
+        sources=paired,
+        lost=tuple(lost),
+        lost_files=(*lost_files, *scan.damaged_files),
+        passed_over=dict(passed_over),
+        schema=schema,
     )
 
 
