@@ -12,7 +12,6 @@ from medldm.data.layouts.label_names import names_from_maps
 from medldm.data.layouts.records import Layout, Scan
 from medldm.data.layouts.trees import with_subjects
 from medldm.data.preparation.presets import freesurfer_schema
-from medldm.transforms.readers import volume_suffix
 
 NAME = "FreeSurfer"
 IMAGE, LABEL = "T1.mgz", "aseg.mgz"
@@ -51,12 +50,10 @@ def read_freesurfer(root: Path) -> Layout:
         problems.append(Issue.warning("layout", ".", message))
     maps = [scan.label for scan in scans if isinstance(scan.label, Path)]
     schema, conflicts = names_from_maps(maps, root=root)
-    is_read = volume_suffix("x.mgz") is not None
     return Layout(
         name=NAME,
         root=root,
         scans=tuple(scans),
         schema=schema or (freesurfer_schema() if maps else None),
         problems=(*problems, *conflicts),
-        needs_prepare="" if is_read else "its volumes are .mgz files",
     )

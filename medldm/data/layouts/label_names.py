@@ -88,7 +88,7 @@ def names_from_mgz(path: Path) -> LabelSchema | None:
     if not isinstance(image, nib.MGHImage):
         return None
     start = int(image.header.get_footer_offset())
-    with nib.openers.Opener(str(path)) as file:
+    with nib.openers.ImageOpener(str(path)) as file:
         file.seek(start)
         footer = file.read(_MAX_TABLE_BYTES)
     return _from_footer(footer[20:])

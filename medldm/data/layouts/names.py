@@ -153,8 +153,8 @@ def _are_channels(numbers: Mapping[tuple[str, ...], set[int]]) -> bool:
 
 
 def file_stem(path: PurePath | str) -> str:
-    """Return a file's name without the suffix of a volume, FreeSurfer's included."""
-    return re.sub(r"\.mg[zh]$", "", volume_stem(str(path)), flags=_I)
+    """Return a file's name without the suffix of a volume."""
+    return volume_stem(str(path))
 
 
 def is_not_meant(path: PurePath) -> bool:

@@ -16,8 +16,7 @@ from medldm.transforms.readers import volume_suffix
 
 def is_volume(path: Path) -> bool:
     """Tell volume files by their suffix; files whose names begin with a dot never are."""
-    suffix = volume_suffix(path) or path.suffix.lower() in (".mgz", ".mgh")
-    return bool(suffix) and not path.name.startswith(".")
+    return volume_suffix(path) is not None and not path.name.startswith(".")
 
 
 def volumes_below(root: Path) -> list[Path]:

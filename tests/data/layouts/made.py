@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,7 +146,33 @@ def make_totalsegmentator_ml(root: Path) -> Truth:
     return truth
 
 
+def colour_table(structures: dict[int, str]) -> bytes:
+    """Return FreeSurfer's tag of an embedded colour table, version 2 (mghio, CTABwriteIntoBinary)."""
+    entries = b""
+    for value, name in structures.items():
+        text = name.encode() + b"\0"
+        entries += struct.pack(">ii", value, len(text)) + text + struct.pack(">iiii", 200, 10 * value, 0, 0)
+    name = b"lut.txt\0"
+    head = struct.pack(">iiii", 1, -2, max(structures) + 1, len(name)) + name
+    return head + struct.pack(">i", len(structures)) + entries
+
+
+def make_freesurfer(root: Path) -> Truth:
+    truth = Truth()
+    for n in range(3):
+        folder = root / f"s{n}" / "mri"
+        make_case(truth, n, folder / "T1.mgz", folder / "aseg.mgz")
+        write(folder / "aparc+aseg.mgz", labels_of(n))
+        write(folder / "norm.mgz", image_of(50 + n))
+        plain = gzip.decompress((folder / "aseg.mgz").read_bytes())
+        footer = b"" if len(plain) > 284 + labels_of(n).size else bytes(20)
+        tagged = plain + footer + colour_table(truth.structures)
+        (folder / "aseg.mgz").write_bytes(gzip.compress(tagged))
+    return truth
+
+
 LAYOUTS = {
+    "FreeSurfer": make_freesurfer,
     "own": make_own,
     "nnU-Net": make_nnunet,
     "nnU-Net 1": make_nnunet_1,
