@@ -99,17 +99,16 @@ def _convert(plan: CasePlan) -> CaseRecord:
     write_record(plan.root, plan.record)
     for path, channel in zip(image_paths, images, strict=True):
         write_nifti(path, channel.array, image.affine, dtype=stored_dtype(channel.array))
-    values: tuple[int, ...] = ()
     if label is None:
         label_path.unlink(missing_ok=True)
     else:
-        write_nifti(label_path, label.array, image.affine, dtype=label.array.dtype)
-        values = tuple(int(value) for value in np.unique(label.array) if value)
+        write_nifti(label_path, label.voxels, image.affine, dtype=label.voxels.dtype)
     record = replace(
         plan.record,
         is_done=True,
         has_label=label is not None,
-        label_values=values,
+        label_values=_structures_in(label.voxels) if label else (),
+        source_values=label.source_values if label else (),
         shape=tuple(int(size) for size in image.array.shape),
         spacing_mm=tuple(round(float(size), 6) for size in spacing_of(image.affine)),
         notes=(
@@ -165,9 +164,23 @@ def _read_file(path: Path, plan: CasePlan) -> RawVolume:
     return RawVolume(array=voxels, affine=affine, notes=tuple(raw.notes))
 
 
-def _read_label(plan: CasePlan, image: RawVolume) -> RawVolume:
+@dataclass(frozen=True, kw_only=True)
+class _LabelMap:
+    """A label map with the cohort's values, and what its source said."""
+
+    voxels: np.ndarray
+    source_values: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def _structures_in(labels: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(value) for value in np.unique(labels) if value)
+
+
+def _read_label(plan: CasePlan, image: RawVolume) -> _LabelMap:
     source, (x, y, z) = plan.source.label, image.array.shape
     notes: tuple[str, ...] = ()
+    source_values: tuple[int, ...] = ()
     if isinstance(source, Path):
         label = _read_file(source, plan)
         check_same_grid(
@@ -175,6 +188,7 @@ def _read_label(plan: CasePlan, image: RawVolume) -> RawVolume:
         )
         voxels, rounding = round_label_values(label.array)
         notes = (*label.notes, *rounding)
+        source_values = _structures_in(voxels)
         mapped = plan.labels.apply(voxels)
     elif source is not None:
         mapped = merge_structures(
@@ -188,7 +202,7 @@ def _read_label(plan: CasePlan, image: RawVolume) -> RawVolume:
         raise GeometryError("the case has no label map")
     if not mapped.any():
         raise VoxelValueError("its label map holds no structure; all voxels are 0")
-    return RawVolume(array=mapped, affine=image.affine, notes=notes)
+    return _LabelMap(voxels=mapped, source_values=source_values, notes=notes)
 
 
 def stored_dtype(voxels: np.ndarray) -> np.dtype:

@@ -31,6 +31,7 @@ class CaseRecord:
         channels: names of its images, one file each; () for one image.
         has_label: whether it has a label map.
         label_values: values in the label map, without 0.
+        source_values: values in the source's label map, without 0; () where it comes as named structures.
         shape: voxels along X, Y, Z.
         spacing_mm: along X, Y, Z.
         notes: remarks of the readers.
@@ -44,6 +45,7 @@ class CaseRecord:
     channels: tuple[str, ...] = ()
     has_label: bool = False
     label_values: tuple[int, ...] = ()
+    source_values: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
     spacing_mm: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()

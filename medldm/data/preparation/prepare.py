@@ -23,7 +23,7 @@ from medldm.data.preparation.remarks import describe_decisions
 from medldm.data.preparation.result import PrepareResult, Refused
 from medldm.data.preparation.sources import FoundSources, find_sources
 from medldm.data.preparation.structures import structure_values
-from medldm.data.preparation.table import SubjectTable, read_subject_table
+from medldm.data.preparation.table import SubjectTable, read_subject_table, show_lines
 from medldm.data.preparation.table_match import TableMatch, match_table
 from medldm.errors import ConfigError, MissingFileError
 
@@ -176,6 +176,26 @@ def _table_warnings(match: TableMatch, plans: Sequence[CasePlan], *, strict: boo
     return [*(f"the subject table: {note}" for note in match.notes), *problems]
 
 
+def _left_over(records: Sequence[CaseRecord], labels: LabelTable) -> list[str]:
+    """Say which rows of the label table nothing uses, and which cases a given split says nothing of."""
+    lines = []
+    labelled = [record for record in records if record.has_label]
+    if labelled and all(record.source_values for record in labelled):
+        unused = labels.unused_lines(value for record in labelled for value in record.source_values)
+        if unused:
+            lines.append(
+                f"{len(unused)} rows of the label table name values that no label map has "
+                f"({show_lines(unused)})"
+            )
+    split = {record.subject for record in records if record.split is not None}
+    n_open = sum(record.subject not in split for record in records)
+    if split and n_open:
+        lines.append(f"{n_open} cases have no split in the subject table: they are in training")
+    for line in lines:
+        logger.warning("%s", line)
+    return lines
+
+
 def _finish(
     root: Path,
     outcomes: Sequence[CaseOutcome],
@@ -191,6 +211,7 @@ def _finish(
     records = sorted(
         (record for record in read_records(root).values() if record.is_done), key=lambda one: one.id
     )
+    warnings = [*warnings, *_left_over(records, labels)]
     refused = [Refused(id=one.record.id, reason=one.reason) for one in outcomes if one.reason]
     refused += [Refused(id=_ordinal(n), reason=reason) for n, reason in enumerate(found.lost, start=1)]
     schema = labels.schema(value for record in records for value in record.label_values)

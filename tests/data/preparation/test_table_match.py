@@ -95,3 +95,26 @@ def test_a_row_for_two_cases_of_one_subject_is_fine(scans) -> None:
     result = run(scans, "subject\nsmith\njones\nbrown\nsub-07\n")
     assert result.warnings == ()
     assert {case.subject for case in result.cases} == {"smith", "jones", "brown", "sub-07"}
+
+
+def test_cases_without_a_split_beside_others_with_one_are_said(scans) -> None:
+    result = run(scans, "source,subject,split\nsmith,S1,validation\njones,S2,\nbrown,S3,training\n")
+    assert result.n_validation == 1
+    assert "1 cases have no split in the subject table: they are in training" in result.warnings
+
+
+def test_rows_of_the_label_table_that_no_map_needs_are_said(scans) -> None:
+    for name in ("smith", "jones", "brown"):
+        labels = np.zeros((6, 5, 4))
+        labels[2:4, 2:4, 1:3] = 2
+        labels[0, 0, 0] = 7 if name == "smith" else 2
+        write_nifti(scans / "labels" / f"{name}.nii.gz", labels, np.eye(4), dtype=np.uint8)
+        (scans / "images").mkdir(exist_ok=True)
+        (scans / f"{name}.nii.gz").rename(scans / "images" / f"{name}.nii.gz")
+    (scans.parent / "labels.csv").write_text("from;to;name\n0;0;\n2;1;liver\n7;0;\n9;3;spleen\n")
+    options = PrepareOptions(
+        key_file=scans.parent / "key", workers=1, progress=False, labels=scans.parent / "labels.csv"
+    )
+    for _ in range(2):
+        result = prepare(scans, scans.parent / "out", options=options)
+        assert "1 rows of the label table name values that no label map has (line 5)" in result.warnings
