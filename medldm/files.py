@@ -89,6 +89,27 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def replaced_folder(path: str | Path) -> Iterator[Path]:
+    """Do as `atomic_folder`, and let the new folder take the place of one that is there.
+
+    That one stays as it is until the new one is whole.
+
+    Yields:
+        The temporary folder, beside `path`.
+
+    Raises:
+        StorageError: if the folder cannot be made or filled.
+    """
+    path = Path(path)
+    old = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+    with atomic_folder(path) as temporary:
+        yield temporary
+        if path.exists():
+            path.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _name_cause(path: Path, error: OSError) -> StorageError:
     if isinstance(error, StorageError):
         return error

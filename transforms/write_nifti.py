@@ -52,13 +52,13 @@ def write_nifti(
     image.header.set_xyzt_units("mm")
     if scaling != (1.0, 0.0):
         image.header.set_slope_inter(*scaling)
-    _set_geometry(image, matrix)
+    set_geometry(image, matrix)
     with atomic_file(path) as temporary:
         nib.save(image, temporary)
     return path
 
 
-def _set_geometry(image: nib.Nifti1Image, affine: np.ndarray) -> None:
+def set_geometry(image: nib.Nifti1Image, affine: np.ndarray) -> None:
     """Store the affine as sform, or, where float32 cannot hold it but a quaternion can, as qform alone."""
     image.header.set_qform(affine, code="scanner", strip_shears=True)
     is_quaternion = np.array_equal(image.header.get_qform(), affine)

@@ -1,4 +1,4 @@
-"""The command line: `medldm prepare | check | plan | run | generate | evaluate | demo`.
+"""The command line: `medldm prepare | check | plan | run | generate | evaluate | export | demo`.
 
 Each command has a file of its own, which imports what it needs when it runs: `--help` loads no torch.
 """
@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from medldm.cli import check, demo, evaluate, generate, plan, prepare, run
+from medldm.cli import check, demo, evaluate, export, generate, plan, prepare, run
 from medldm.runtime.endings import report_error
 from medldm.version import __version__
 
 COMMANDS: dict[str, ModuleType] = {
     command.__name__.rpartition(".")[2]: command
-    for command in (prepare, check, plan, run, generate, evaluate, demo)
+    for command in (prepare, check, plan, run, generate, evaluate, export, demo)
 }
 
 

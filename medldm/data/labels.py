@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,49 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Code:
+    """What a structure is in a terminology.
+
+    Args:
+        scheme: of the terminology, such as "SCT" for SNOMED CT (up to 16 characters).
+        value: of the concept, such as "10200004" (up to 16 characters).
+        meaning: in words, such as "Liver" (up to 64 characters).
+
+    Source: DICOM PS3.3 8.8, the code sequence macro.
+    """
+
+    scheme: str
+    value: str
+    meaning: str
+
+    def __post_init__(self) -> None:
+        for name, most in (("scheme", 16), ("value", 16), ("meaning", 64)):
+            text = getattr(self, name)
+            if not isinstance(text, str) or not 0 < len(text.strip()) <= most or set(text) & set("\\~^|"):
+                raise ConfigError(
+                    f"the {name} of a code is {text!r}; a text of 1 to {most} characters without "
+                    "\\ ~ ^ | is needed"
+                )
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Code:
+        """Rebuild from {"scheme": "SCT", "value": "10200004", "meaning": "Liver"}."""
+        if not isinstance(values, Mapping) or set(values) != {"scheme", "value", "meaning"}:
+            raise ConfigError(
+                f'the code {values!r} is not of the form {{"scheme": "SCT", "value": "10200004", '
+                '"meaning": "Liver"}'
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelSchema:
     """The structures of a cohort's label maps.
 
     Args:
         structures: value in the files (over 0) -> name; 0 is background and is not listed.
         colours: value -> "#rrggbb", for pictures; may be empty or cover some values only.
+        codes: value -> what it is in a terminology, for exports; may be empty or cover some values only.
 
     Examples:
         >>> schema = LabelSchema(structures={1: "anterior", 5: "posterior"})
@@ -34,6 +71,7 @@ class LabelSchema:
 
     structures: Mapping[int, str]
     colours: Mapping[int, str] = field(default_factory=dict)
+    codes: Mapping[int, Code] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         structures = {_as_value(value): _as_name(name, value) for value, name in self.structures.items()}
@@ -51,7 +89,11 @@ class LabelSchema:
                     f"colour {colour!r} of value {value}: '#rrggbb' of a listed structure is needed"
                 )
         object.__setattr__(self, "structures", dict(sorted(structures.items())))
+        codes = {_as_value(value): code for value, code in self.codes.items()}
+        if unknown := sorted(set(codes) - set(structures)):
+            raise ConfigError(f"codes are given for the values {unknown}, which name no structure")
         object.__setattr__(self, "colours", dict(sorted(colours.items())))
+        object.__setattr__(self, "codes", dict(sorted(codes.items())))
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -117,7 +159,9 @@ class LabelSchema:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form, {"1": {"name": ..., "colour": ...}}; also the form of labels.json."""
         return {
-            str(value): {"name": name} | ({"colour": self.colours[value]} if value in self.colours else {})
+            str(value): {"name": name}
+            | ({"colour": self.colours[value]} if value in self.colours else {})
+            | ({"code": asdict(self.codes[value])} if value in self.codes else {})
             for value, name in self.structures.items()
         }
 
@@ -126,6 +170,7 @@ class LabelSchema:
         """Rebuild from `to_dict`, or from the short form {"1": "name"}; an entry for 0 is passed over."""
         structures: dict[int, str] = {}
         colours: dict[int, str] = {}
+        codes: dict[int, Code] = {}
         for key, entry in values.items():
             if str(key).strip() == "0":
                 continue
@@ -133,14 +178,16 @@ class LabelSchema:
             if not isinstance(entry, Mapping):
                 structures[value] = entry
                 continue
-            if unknown := sorted(set(entry) - {"name", "colour"}):
+            if unknown := sorted(set(entry) - {"name", "colour", "code"}):
                 raise ConfigError(
-                    f"structure {value} has unknown keys {unknown}; known are 'name' and 'colour'"
+                    f"structure {value} has unknown keys {unknown}; known are 'name', 'colour' and 'code'"
                 )
             structures[value] = entry.get("name", "")
             if "colour" in entry:
                 colours[value] = entry["colour"]
-        return cls(structures=structures, colours=colours)
+            if "code" in entry:
+                codes[value] = Code.from_dict(entry["code"])
+        return cls(structures=structures, colours=colours, codes=codes)
 
     @classmethod
     def inferred(cls, values: Any) -> LabelSchema:
