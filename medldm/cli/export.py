@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="medldm", help="of the data set, in its description")
     parser.add_argument("--modality", help="CT or MR; seen from the intensities if not given")
     parser.add_argument(
-        "--link", default="copy", help="how files that are right as they are get there: copy, hard or symbolic"
+        "--link",
+        default="copy",
+        help="how files that are right as they are get there: copy, hard or symbolic",
     )
     parser.add_argument(
         "--suffix",
@@ -36,14 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--enhanced", action="store_true", help="dicom: one multi-frame object a series")
     parser.add_argument("--channels", help="channels to export, such as t1n,t2w; all if not given")
-    parser.add_argument("--validation-fraction", type=float, default=0.1, help="where the cohort has no lists")
+    parser.add_argument(
+        "--validation-fraction", type=float, default=0.1, help="where the cohort has no lists"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of that split")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
 
 def run_command(options: argparse.Namespace) -> int:
     """Export the cohort and print what was made."""
-    from medldm.data.export import ExportOptions, export
+    from medldm.data.export import ExportOptions, export_cohort
 
     settings = ExportOptions(
         name=options.name,
@@ -56,7 +60,7 @@ def run_command(options: argparse.Namespace) -> int:
         channels=tuple(options.channels.split(",")) if options.channels else (),
         overwrite=options.overwrite,
     )
-    result = export(
+    result = export_cohort(
         options.cohort,
         options.output_dir,
         format=options.format,

@@ -72,7 +72,11 @@ def _beside(target: Path) -> Path:
 
 def _describe_volume(case: ExportCase) -> dict[str, Any]:
     origin = "drawn from a generative model; it shows no person"
-    return {"Description": f"synthetic volume {origin}", "SyntheticData": True, "Sampling": dict(case.sidecar)}
+    return {
+        "Description": f"synthetic volume {origin}",
+        "SyntheticData": True,
+        "Sampling": dict(case.sidecar),
+    }
 
 
 def _write_data_sets(
@@ -118,9 +122,7 @@ def _write_structures(folder: Path, schema: LabelSchema | None) -> None:
         _write_table(folder / "dseg.tsv", ["index", "name", "color"], [background, *rows])
 
 
-def _write_participants(
-    folder: Path, cases: Sequence[ExportCase], names: Mapping[str, BidsName]
-) -> None:
+def _write_participants(folder: Path, cases: Sequence[ExportCase], names: Mapping[str, BidsName]) -> None:
     """Write a row for each subject; a condition is a column where all cases of a subject agree on it."""
     rows: dict[str, dict[str, str]] = {}
     for case in cases:
@@ -141,7 +143,9 @@ def _conditions(case: ExportCase) -> dict[str, str]:
     values: dict[str, Any] = {key: case.entry[key] for key in ("class", "text") if key in case.entry}
     values |= {**case.entry.get("classes", {}), **case.entry.get("scalars", {})}
     plain = {_COLUMN.sub("_", str(key)): " ".join(str(value).split()) for key, value in values.items()}
-    return {("condition_" + key if key in ("subject", "split") else key): value for key, value in plain.items()}
+    return {
+        ("condition_" + key if key in ("subject", "split") else key): value for key, value in plain.items()
+    }
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -151,14 +155,16 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str
 
 def _notes(cases: ExportSet, names: Mapping[str, BidsName], channels: Sequence[ChannelName]) -> list[str]:
     notes = [
-        f"BIDS has no suffix for the images of channel {channel.channel or 'of unknown contrast'}: their files end "
-        f"in _{channel.suffix}, and .bidsignore names them; --suffix names the contrast, such as T1w"
+        f"BIDS has no suffix for {channel.channel or 'images of an unknown contrast'}: their files end in "
+        f"_{channel.suffix}, and .bidsignore names them; --suffix names the contrast, such as T1w"
         for channel in channels
         if channel.ignored
     ]
     renamed = sum(names[case.id].subject != case.subject.removeprefix("sub-") for case in cases.cases)
     if renamed:
-        notes.append(f"{renamed} subjects have names of letters and digits alone; participants.tsv holds both")
+        notes.append(
+            f"{renamed} subjects have names of letters and digits alone; participants.tsv holds both"
+        )
     counted = Counter(names[case.id].subject for case in cases.cases)
     if several := sum(count > 1 for count in counted.values()):
         notes.append(f"{several} subjects have several cases: their files are told apart by run-<n>")

@@ -24,7 +24,19 @@ KNOWN_CHANNELS = {
 }
 """Name of a channel -> contrast agent and suffix."""
 
-SUFFIXES = ("T1w", "T2w", "PDw", "T2starw", "FLAIR", "inplaneT1", "inplaneT2", "angio", "T1map", "T2map", "PDmap")
+SUFFIXES = (
+    "T1w",
+    "T2w",
+    "PDw",
+    "T2starw",
+    "FLAIR",
+    "inplaneT1",
+    "inplaneT2",
+    "angio",
+    "T1map",
+    "T2map",
+    "PDmap",
+)
 _SESSION = re.compile(r"(?:^|_)ses-([A-Za-z0-9]+)(?=_|$)")
 _RUN = re.compile(r"(?:^|_)run-([0-9]+)(?=_|$)")
 
@@ -90,7 +102,9 @@ def channel_names(cases: ExportSet, options: ExportOptions) -> list[ChannelName]
     """
     channels = cases.channels or ("",)
     if unknown := sorted(set(options.suffixes) - set(channels)):
-        raise ConfigError(f"a suffix is given for the channel {unknown[0]!r}; the channels are {list(channels)}")
+        raise ConfigError(
+            f"a suffix is given for the channel {unknown[0]!r}; the channels are {list(channels)}"
+        )
     named = [_channel_name(channel, cases.modality, options.suffixes.get(channel)) for channel in channels]
     places = defaultdict(list)
     for each in named:
@@ -128,8 +142,8 @@ def name_cases(cases: Sequence[ExportCase]) -> dict[str, BidsName]:
         if not name or subjects.setdefault(name.casefold(), case.subject) != case.subject:
             other = subjects.get(name.casefold(), "no letter or digit")
             raise ConfigError(
-                f"the subjects {case.subject!r} and {other!r} come to have one name in BIDS, which takes letters "
-                "and digits alone: rename one"
+                f"the subjects {case.subject!r} and {other!r} have one name in BIDS, which takes letters and "
+                "digits alone: rename one"
             )
         session = _SESSION.search(case.cohort_id)
         groups[name, session.group(1) if session else ""].append(case)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medldm.data.case_checks import image_files
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.export.options import ExportOptions
@@ -139,7 +140,7 @@ def _read(path: str | Path, options: ExportOptions) -> Cohort:
         validation_fraction=options.validation_fraction,
         seed=options.seed,
         require_labels=False,
-        **({"channels": options.channels} if options.channels else {}),
+        channels=options.channels or None,
     )
     for file in (file for case in cohort.cases for file in image_files(case)):
         if volume_suffix(file) == ".npy":
@@ -151,18 +152,14 @@ def _read(path: str | Path, options: ExportOptions) -> Cohort:
     return cohort
 
 
-def image_files(case: Mapping[str, Any]) -> list[str]:
-    """Return the image files of a case: one for each channel."""
-    image = case["image"]
-    return [image] if isinstance(image, str) else [str(file) for file in image]
-
-
 def _cases_of(cohort: Cohort, all_synthetic: bool) -> list[ExportCase]:
     files = [(image_files(case)[0], False) for case in cohort.cases]
     files += [(case["label"], True) for case in cohort.cases if "label" in case]
     info = gather_file_info(files, root=cohort.root)
     return [
-        _case_of(case, split=split, sidecar=_read_sidecar(cohort, case), all_synthetic=all_synthetic, info=info)
+        _case_of(
+            case, split=split, sidecar=_read_sidecar(cohort, case), all_synthetic=all_synthetic, info=info
+        )
         for split, cases in (("training", cohort.training), ("validation", cohort.validation))
         for case in cases
     ]
@@ -206,7 +203,9 @@ def _read_sidecar(cohort: Cohort, case: Case) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"sidecars/{file.name} is not JSON ({error}); write it again or remove it") from error
+        raise ConfigError(
+            f"sidecars/{file.name} is not JSON ({error}); write it again or remove it"
+        ) from error
     return content if isinstance(content, Mapping) else {}
 
 
@@ -215,8 +214,8 @@ def _require_names(cases: Sequence[ExportCase]) -> None:
     counted = Counter(case.id.casefold() for case in cases)
     if repeated := sorted(name for name, count in counted.items() if count > 1):
         raise ConfigError(
-            f"{len(repeated)} names stand for more than one case, such as {repeated[0]}; give the files of one "
-            "cohort other names"
+            f"{len(repeated)} names stand for more than one case, such as {repeated[0]}; give the files of "
+            "one cohort other names"
         )
 
 

@@ -16,7 +16,7 @@ from medldm.data.export.msd import check_msd, write_msd
 from medldm.data.export.nnunet import check_nnunet, write_nnunet
 from medldm.data.export.options import FORMATS, ExportOptions, require_choice
 from medldm.data.export.slicer import check_slicer, write_slicer
-from medldm.data.export.structures import consecutive_values
+from medldm.data.export.structures import consecutive_values, renumber
 from medldm.data.preparation.files import write_json
 from medldm.errors import ConfigError, OutputExistsError
 from medldm.files import replaced_folder
@@ -59,7 +59,7 @@ class ExportResult:
         return "\n".join([counted, *(f"  {note}" for note in self.notes)])
 
 
-def export(
+def export_cohort(
     cohort_dir: str | Path,
     output_dir: str | Path,
     *,
@@ -70,8 +70,8 @@ def export(
     """Write a cohort in the layout of another tool; voxels and affines are those of the cohort.
 
     Args:
-        cohort_dir: whatever `read_cohort` reads. Cases whose sidecar says that a model made them, or whose name
-            begins with "synthetic_", are kept apart from the real ones.
+        cohort_dir: whatever `read_cohort` reads. Cases whose sidecar says that a model made them, or whose
+            name begins with "synthetic_", are kept apart from the real ones.
         output_dir: absent or empty, unless `options.overwrite` is set and an earlier export lies there.
         format: "nnunet", "msd", "bids", "slicer" or "dicom".
         synthetic: further cohorts, all of whose cases are synthetic.
@@ -87,20 +87,22 @@ def export(
         MissingPackageError: where "dicom" lacks highdicom.
 
     Examples:
-        >>> result = export("cohort", "Dataset042_Brain", format="nnunet")  # doctest: +SKIP
+        >>> result = export_cohort("cohort", "Dataset042_Brain", format="nnunet")  # doctest: +SKIP
     """
     require_choice("format", format, FORMATS)
     options = options or ExportOptions()
     output = Path(output_dir).expanduser().resolve()
     _require_free(output, [cohort_dir, *synthetic], overwrite=options.overwrite)
     cases = gather_cases(cohort_dir, synthetic=synthetic, options=options)
+    _require_apart(output, cases)
     check, write = LAYOUTS[format]
     check(cases, output, options)
     with replaced_folder(output) as folder:
         notes = write(cases, folder, options)
         write_json(folder / EXPORT_FILE, _describe(cases, format, notes))
         if cases.schema is not None:
-            write_json(folder / LABELS_FILE, cases.schema.to_dict())
+            schema = renumber(cases.schema) if format == "nnunet" else cases.schema
+            write_json(folder / LABELS_FILE, schema.to_dict())
     result = ExportResult(
         output=output, n_real=len(cases.real), n_synthetic=len(cases.synthetic), notes=tuple(notes)
     )
@@ -110,17 +112,25 @@ def export(
 
 def _require_free(output: Path, inputs: Sequence[str | Path], *, overwrite: bool) -> None:
     """Refuse an output that overlaps an input or is in use, unless it is an earlier export to be replaced."""
-    for each in inputs:
-        path = Path(each).expanduser().resolve()
-        root = path if path.is_dir() else path.parent
-        if output == root or root.is_relative_to(output) or output.is_relative_to(root):
-            raise ConfigError(f"the output {output.name} overlaps the cohort {root.name}: choose a folder beside it")
+    for path in (Path(each).expanduser().resolve() for each in inputs):
+        if path.is_relative_to(output) or (path.is_dir() and output.is_relative_to(path)):
+            raise ConfigError(
+                f"the output {output.name} overlaps the cohort {path.name}: choose a folder beside it"
+            )
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / EXPORT_FILE).is_file():
         raise OutputExistsError(f"{output} is in use, and not by an earlier export: choose another output")
     if not overwrite:
         raise OutputExistsError(f"{output} holds an earlier export: choose another output, or set overwrite")
+
+
+def _require_apart(output: Path, cases: ExportSet) -> None:
+    """Refuse an output that holds a file of the cohort, which a datalist may name from anywhere."""
+    for case in cases.cases:
+        for file in (*case.images, *([case.label] if case.label else [])):
+            if file.resolve().is_relative_to(output):
+                raise ConfigError(f"the output {output.name} holds {file.name} of the cohort: choose another")
 
 
 def _describe(cases: ExportSet, format: str, notes: Sequence[str]) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def check_nnunet(cases: ExportSet, output: Path, _: ExportOptions) -> None:
     """
     schema = require_labels(cases, "nnU-Net")
     if taken := [name for name in schema.names if name.lower() in _RESERVED]:
-        raise ConfigError(f"a structure is named {taken[0]!r}, which means something else in nnU-Net: rename it")
+        raise ConfigError(
+            f"a structure is named {taken[0]!r}, which means something else in nnU-Net: rename it"
+        )
     if not _FOLDER.fullmatch(output.name):
         logger.info(
             "nnU-Net looks for folders such as Dataset042_Hippocampus in nnUNet_raw; rename %s", output.name
@@ -52,11 +54,13 @@ def require_labels(cases: ExportSet, layout: str) -> LabelSchema:
             unlabelled cases belong, they would pass for real ones.
     """
     if cases.schema is None or all(case.label is None for case in cases.cases):
-        raise ConfigError(f"no case has a label map, and {layout} is a layout to train on them; add label maps")
+        raise ConfigError(
+            f"no case has a label map, and {layout} is a layout to train on them; add label maps"
+        )
     if bare := [case for case in cases.synthetic if case.label is None]:
         raise ConfigError(
-            f"{len(bare)} synthetic cases have no label map, such as {bare[0].id}: {layout} would list them as "
-            "test images, among real ones; export them with --format slicer, bids or dicom"
+            f"{len(bare)} synthetic cases have no label map, such as {bare[0].id}: {layout} would list them "
+            "as test images, among real ones; export them with --format slicer, bids or dicom"
         )
     return cases.schema
 
@@ -91,12 +95,14 @@ def write_nnunet(cases: ExportSet, folder: Path, options: ExportOptions) -> list
     }
     write_json(folder / "splits_final.json", [split] * N_FOLDS)
     notes = [
-        f"splits_final.json: {len(split['train'])} cases to train on, {len(split['val'])} real ones to validate "
-        "on, the same in each fold; copy it into the data set's folder of nnUNet_preprocessed",
+        f"splits_final.json: {len(split['train'])} cases to train on, {len(split['val'])} real ones to "
+        "validate on, the same in each fold; copy it into the data set's folder of nnUNet_preprocessed",
         *leak_notes(cases),
     ]
     if not is_plain:
-        notes.append("label values became 1 to K, as nnU-Net asks; export.json holds the values of the cohort")
+        notes.append(
+            "label values became 1 to K, as nnU-Net asks; export.json holds the values of the cohort"
+        )
     if n_bare := len(cases.cases) - len(labelled):
         notes.append(f"{n_bare} real cases without label map are in imagesTs")
     return notes
@@ -113,7 +119,7 @@ def leak_notes(cases: ExportSet) -> list[str]:
     if not leaking:
         return []
     return [
-        f"{len(leaking)} synthetic cases, such as {min(leaking)}, were made from label maps of validation cases: "
+        f"{len(leaking)} synthetic cases, such as {min(leaking)}, stand on label maps of validation cases: "
         "they are in no list of the split"
     ]
 
@@ -123,8 +129,7 @@ def _describe(
 ) -> dict[str, Any]:
     content: dict[str, Any] = {
         "channel_names": {str(number): name for number, name in enumerate(cases.channel_names)},
-        "labels": {"background": 0}
-        | {name: number for number, name in enumerate(schema.names, start=1)},
+        "labels": {"background": 0} | {name: number for number, name in enumerate(schema.names, start=1)},
         "numTraining": n_training,
         "file_ending": SUFFIX,
         "name": options.name,
@@ -146,4 +151,3 @@ def describe_origin(cases: ExportSet) -> str:
 def _is_sheared(affine: np.ndarray) -> bool:
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return bool(np.abs(axes.T @ axes - np.eye(3)).max() > _ORTHOGONAL)
-

@@ -1,6 +1,6 @@
 """Write volumes with segmentations that 3D Slicer opens: names, colours and terminology of each segment.
 
-Source: "Segmentations" in the developer guide of 3D Slicer (segmentation file format), and teem's NRRD format.
+Source: "Segmentations" in the developer guide of 3D Slicer (segmentation file format); teem's NRRD format.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def _terminology(schema: LabelSchema, value: int) -> str:
     code = schema.codes.get(value)
     kind = f"{code.scheme}^{code.value}^{code.meaning}" if code else TISSUE
     return (
-        f"Segmentation category and type - 3D Slicer General Anatomy list~{_category(code is not None)}~{kind}~^^~"
+        "Segmentation category and type - 3D Slicer General Anatomy list"
+        f"~{_category(code is not None)}~{kind}~^^~"
         "Anatomic codes - DICOM master list~^^~^^"
     )
 

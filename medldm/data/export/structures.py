@@ -1,4 +1,4 @@
-"""The structures of an export: consecutive values, colours as numbers, and what tools do not take in names."""
+"""The structures of an export: consecutive values, colours as numbers, plain names."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ def consecutive_values(schema: LabelSchema) -> dict[int, int]:
     return {value: number for number, value in enumerate(schema.values, start=1)}
 
 
+def renumber(schema: LabelSchema) -> LabelSchema:
+    """Return the same structures with the values 1..K."""
+    numbers = consecutive_values(schema)
+    return LabelSchema(
+        structures={numbers[value]: name for value, name in schema.structures.items()},
+        colours={numbers[value]: colour for value, colour in schema.colours.items()},
+        codes={numbers[value]: code for value, code in schema.codes.items()},
+    )
+
+
 def has_consecutive_values(schema: LabelSchema) -> bool:
     """Tell whether the values are 1..K."""
     return schema.values == tuple(range(1, schema.n_structures + 1))
 
 
 def colour_of(schema: LabelSchema, value: int) -> tuple[int, int, int]:
-    """Return red, green and blue, 0 to 255, of a structure; its own colour, else one far from its neighbours'."""
+    """Return red, green and blue, 0 to 255, of a structure: its colour, else one far from others'."""
     if value in schema.colours:
         text = schema.colours[value]
         return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
