@@ -71,7 +71,7 @@ class ExportSet:
     """All cases of an export.
 
     Args:
-        cases: the real ones first.
+        cases: the real ones first, then by name.
         schema: structures of all label maps; None without any.
         channels: names of the channels; () for one image without a name.
         modality: "CT" or "MR".
@@ -127,7 +127,7 @@ def gather_cases(
     cases = [case for place, cohort in enumerate(cohorts) for case in _cases_of(cohort, place > 0)]
     _require_names(cases)
     return ExportSet(
-        cases=tuple(sorted(cases, key=lambda case: case.is_synthetic)),
+        cases=tuple(sorted(cases, key=lambda case: (case.is_synthetic, case.id))),
         schema=_join_schemas([cohort.schema for cohort in cohorts if cohort.schema is not None]),
         channels=channels.pop(),
         modality=options.modality or _sense_modality(cases),

@@ -94,7 +94,9 @@ def _write_case(case: ExportCase, cases: ExportSet, place: Path, *, enhanced: bo
             _save(item, place / name / f"{index:04d}.dcm")
         first = first or (series, header)
     if case.label is not None and cases.schema is not None and first is not None:
-        labels = np.asarray(cases.schema.index_map(read_labels(case.label).array.astype(np.int64)))
+        labels = np.asarray(
+            cases.schema.index_map(np.ascontiguousarray(read_labels(case.label).array, np.int64))
+        )
         segmentation = make_segmentation(
             labels, case.affine, source=first[0], header=first[1], schema=cases.schema
         )

@@ -91,7 +91,7 @@ class SeriesHeader:
         item.SpecificCharacterSet = "ISO_IR 192"
         item.SOPClassUID, item.SOPInstanceUID = sop_class, instance
         item.PatientID = self.patient
-        item.PatientName = self.patient
+        item.PatientName = f"{self.patient[:63]}^"
         item.StudyInstanceUID = self.study
         item.StudyDescription = "SYNTHETIC volume" if self.case.is_synthetic else "exported volume"
         for empty in (

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.sr.coding import Code as DicomCode
 
 from medldm.data.export.dicom_header import (
@@ -107,11 +107,15 @@ def _describe_segment(number: int, value: int, schema: LabelSchema, *, is_synthe
 
 def _remove_today(segmentation: Dataset, header: SeriesHeader) -> None:
     """Take out the date of the export and identifiers drawn by chance: two exports are equal, bit for bit."""
+    segmentation.walk(_remove_date)
     segmentation.ContentDate, segmentation.ContentTime = NO_DATE, NO_TIME
-    for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
-        if keyword in segmentation:
-            delattr(segmentation, keyword)
     organisation = header.uid("segmentation dimensions")
     for sequence in (segmentation.DimensionOrganizationSequence, segmentation.DimensionIndexSequence):
         for item in sequence:
             item.DimensionOrganizationUID = organisation
+
+
+def _remove_date(item: Dataset, element: DataElement) -> None:
+    """Take a date or a time out of an object, unless it is empty."""
+    if element.VR in ("DA", "DT", "TM") and element.value:
+        del item[element.tag]

@@ -52,12 +52,12 @@ def require_sound(folder: Path) -> dict:
 
 
 def test_a_mixed_data_set_is_sound(tmp_path: Path) -> None:
-    write_cohort(tmp_path / "real", ["a", "b b", "ü"], affines=list(AFFINES), channels=["t1n", "CT x"])
-    write_synthetic(tmp_path / "made", channels=["t1n", "CT x"])
+    write_cohort(tmp_path / "real", ["a", "b b", "ü"], affines=list(AFFINES), channels=["t1n", "CT-x"])
+    write_synthetic(tmp_path / "made", channels=["t1n", "CT-x"])
     out = tmp_path / "Dataset001_X"
     export_cohort(tmp_path / "real", out, format="nnunet", synthetic=[tmp_path / "made"])
     content = require_sound(out)
-    assert content["channel_names"] == {"0": "t1n", "1": "CT x"}
+    assert content["channel_names"] == {"0": "t1n", "1": "CT-x"}
     assert content["synthetic"] == ["synthetic_0000", "synthetic_0001"]
     assert "2 synthetic cases" in content["description"]
     assert not (out / "imagesTs").exists()

@@ -83,16 +83,16 @@ def test_itk_puts_segmentation_and_image_in_one_place(affine: str, tmp_path: Pat
 
 
 def test_real_and_synthetic_lie_in_folders_of_their_own(tmp_path: Path) -> None:
-    write_cohort(tmp_path / "real", ["a", "b"], channels=["t1n", "t2 w"], labelled=[True, False])
+    write_cohort(tmp_path / "real", ["a", "b"], channels=["t1n", "t2+w"], labelled=[True, False])
     # A label map is missing, which a list of cases allows.
     entries = [
-        {"id": name, "image": [f"images/{name}_{channel}.nii.gz" for channel in ("t1n", "t2 w")]}
+        {"id": name, "image": [f"images/{name}_{channel}.nii.gz" for channel in ("t1n", "t2+w")]}
         | ({"label": "labels/a.nii.gz"} if name == "a" else {})
         for name in "ab"
     ]
-    lists = {"channels": ["t1n", "t2 w"], "training": entries[:1], "validation": entries[1:]}
+    lists = {"channels": ["t1n", "t2+w"], "training": entries[:1], "validation": entries[1:]}
     (tmp_path / "real/cohort.json").write_text(json.dumps(lists))
-    write_synthetic(tmp_path / "made", 1, channels=["t1n", "t2 w"])
+    write_synthetic(tmp_path / "made", 1, channels=["t1n", "t2+w"])
     export_cohort(tmp_path / "real", tmp_path / "out", format="slicer", synthetic=[tmp_path / "made"])
     names = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.n*")}
     assert names == {
@@ -106,7 +106,7 @@ def test_real_and_synthetic_lie_in_folders_of_their_own(tmp_path: Path) -> None:
         "synthetic/synthetic_0000.seg.nrrd",
     }
     np.testing.assert_array_equal(
-        voxels(tmp_path / "out/real/a_t2_w.nii.gz"), voxels(tmp_path / "real/images/a_t2 w.nii.gz")
+        voxels(tmp_path / "out/real/a_t2_w.nii.gz"), voxels(tmp_path / "real/images/a_t2+w.nii.gz")
     )
 
 
