@@ -145,11 +145,11 @@ def name_cases(cases: Sequence[ExportCase]) -> dict[str, BidsName]:
                 f"the subjects {case.subject!r} and {other!r} have one name in BIDS, which takes letters and "
                 "digits alone: rename one"
             )
-        session = _SESSION.search(case.cohort_id)
-        groups[name, session.group(1) if session else ""].append(case)
+        match = _SESSION.search(case.cohort_id)
+        groups[name, match.group(1) if match else ""].append(case)
     named = {}
     for (subject, session), group in groups.items():
-        own = [match.group(1) if (match := _RUN.search(case.cohort_id)) else "" for case in group]
+        own = ["".join(_RUN.findall(case.cohort_id)[:1]) for case in group]
         # A case's own run where they tell the cases apart, else a count.
         runs = own if len(set(own)) == len(group) else [str(n) for n in range(1, len(group) + 1)]
         for case, run in zip(group, runs, strict=True):

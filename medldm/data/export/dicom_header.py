@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from medldm.data.export.cases import ExportCase
 from medldm.version import __version__
@@ -85,8 +85,8 @@ class SeriesHeader:
         """Return an object with all that the objects of the case share."""
         item = Dataset()
         item.file_meta = FileMetaDataset()
-        item.file_meta.MediaStorageSOPClassUID = sop_class
-        item.file_meta.MediaStorageSOPInstanceUID = instance
+        item.file_meta.MediaStorageSOPClassUID = UID(sop_class)
+        item.file_meta.MediaStorageSOPInstanceUID = UID(instance)
         item.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         item.SpecificCharacterSet = "ISO_IR 192"
         item.SOPClassUID, item.SOPInstanceUID = sop_class, instance

@@ -6,6 +6,7 @@ Source: DICOM PS3.3 A.51 and C.8.20 (Segmentation), C.10.7.1.1 (colours in CIELa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydicom import DataElement, Dataset
@@ -23,6 +24,9 @@ from medldm.data.export.dicom_image import slice_order
 from medldm.data.export.structures import colour_of
 from medldm.data.labels import LabelSchema
 from medldm.version import __version__
+
+if TYPE_CHECKING:
+    from highdicom.seg import SegmentDescription
 
 _SERIES_NUMBER = 100
 _LONGEST_LABEL = 64
@@ -78,7 +82,9 @@ def make_segmentation(
     return segmentation
 
 
-def _describe_segment(number: int, value: int, schema: LabelSchema, *, is_synthetic: bool) -> Dataset:
+def _describe_segment(
+    number: int, value: int, schema: LabelSchema, *, is_synthetic: bool
+) -> SegmentDescription:
     """Describe a structure; without a code, its value and name are one of this package's own scheme."""
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
