@@ -61,7 +61,8 @@ def write_bids(cases: ExportSet, folder: Path, options: ExportOptions) -> list[s
             labels = synthetic if case.is_synthetic else folder / LABELS
             target = labels / name.file("dseg", description=description)
             place_label(case.label, target, link=options.link, affine=case.affine)
-            write_json(_beside(target), {"Manual": False} if case.is_synthetic else {})
+            if case.is_synthetic:
+                write_json(_beside(target), {"Manual": False})
     _write_data_sets(cases, folder, synthetic, names=names, channels=channels, options=options)
     return _notes(cases, names, channels)
 
