@@ -15,16 +15,24 @@ import sys
 import types
 from pathlib import Path
 
+UNUSED = {
+    "acvl_utils.cropping_and_padding.bounding_boxes": "insert_crop_into_image",
+    "skimage": "io",
+    "tifffile": "",
+}
+"""Modules that readers of other formats and the handling of predictions import, and what of them."""
+
 
 def leave_out_unused() -> None:
-    """Stand in for acvl_utils, of which nnU-Net's label handling imports a function for its predictions."""
-    if importlib.util.find_spec("acvl_utils") is not None:
-        return
-    name = "acvl_utils.cropping_and_padding.bounding_boxes"
-    for depth in range(1, 4):
-        part = ".".join(name.split(".")[:depth])
-        sys.modules[part] = types.ModuleType(part)
-    sys.modules[name].insert_crop_into_image = None  # type: ignore[attr-defined]
+    """Stand in for the modules of UNUSED that are not installed."""
+    for name, attribute in UNUSED.items():
+        if importlib.util.find_spec(name.partition(".")[0]) is not None:
+            continue
+        for depth in range(1, name.count(".") + 2):
+            part = ".".join(name.split(".")[:depth])
+            sys.modules[part] = types.ModuleType(part)
+        if attribute:
+            setattr(sys.modules[name], attribute, None)
 
 
 def main() -> None:

@@ -72,9 +72,9 @@ def _beside(target: Path) -> Path:
 
 
 def _describe_volume(case: ExportCase) -> dict[str, Any]:
-    origin = "drawn from a generative model; it shows no person"
     return {
-        "Description": f"synthetic volume {origin}",
+        "Description": "synthetic volume, drawn from a generative model; it shows no person",
+        "SkullStripped": False,
         "SyntheticData": True,
         "Sampling": dict(case.sidecar),
     }
