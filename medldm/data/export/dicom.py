@@ -37,7 +37,7 @@ def check_dicom(cases: ExportSet, _: Path, __: ExportOptions) -> None:
         import highdicom  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
-            "highdicom, which writes DICOM segmentations, is not installed: pip install 'medldm[export]'"
+            "highdicom, which writes DICOM segmentations, is not installed: pip install 'medldm[dicom]'"
         ) from error
     folders: dict[str, str] = {}
     for case in cases.cases:

@@ -24,7 +24,7 @@ def read_msd(root: Path, content: Mapping[str, Any]) -> Layout:
 
     Args:
         root: folder of dataset.json.
-        content: of it, with the list "training" of {"image": ..., "label": ...} and, if wanted, "test".
+        content: of it, with the list "training" of {"image": ..., "label": ...} and, if wanted, "validation" and "test".
     """
     problems: list[Issue] = []
     schema, remarks = schema_from_json(content.get("labels"))
@@ -38,7 +38,7 @@ def read_msd(root: Path, content: Mapping[str, Any]) -> Layout:
         )
         problems.append(Issue.error("channel", DATASET_FILE, message))
         return Layout(name=NAME, root=root, scans=(), schema=schema, problems=tuple(problems))
-    entries = [(entry, "training") for entry in content.get("training", [])]
+    entries = [(entry, place) for place in ("training", "validation") for entry in content.get(place, [])]
     entries += [
         ({"image": entry} if isinstance(entry, str) else entry, "test") for entry in content.get("test", [])
     ]
@@ -86,8 +86,14 @@ def _scan_of(entry: Any, root: Path, place: str, problems: list[Issue]) -> Scan 
         message = f"{DATASET_FILE} gives it a label map of another name; make them agree"
         problems.append(Issue.error("pair", files["image"].name, message))
         return None
-    image, label = files["image"], files.get("label")
-    return Scan(name=name, subject=name, images={"": image}, label=label, is_test=place == "test")
+    return Scan(
+        name=name,
+        subject=name,
+        images={"": files["image"]},
+        label=files.get("label"),
+        split="validation" if place == "validation" else None,
+        is_test=place == "test",
+    )
 
 
 def _listed(entry: Any) -> Any:
