@@ -80,7 +80,11 @@ def read_lists(
         )
         doubts = {scan.name: scan.doubt for scan in layout.scans if scan.doubt}
         found = Listing(
-            root=path, lists={"training": cases}, channels=channels, schema=layout.schema, layout=layout.name
+            root=path,
+            lists=_by_split(cases, layout),
+            channels=channels,
+            schema=layout.schema,
+            layout=layout.name,
         )
     else:
         channels, endings = read_channels_file(path, issues=issues)
@@ -89,6 +93,20 @@ def read_lists(
     every_case = [case for cases in found.lists.values() for case in cases]
     settle_subjects(every_case, found.root, doubts=doubts, issues=issues)
     return found
+
+
+def _by_split(cases: list[Case], layout: Layout) -> dict[str, list[Case]]:
+    """Return the lists of a layout that says which cases are for validation, else one list of all cases."""
+    held_out = {
+        name for scan in layout.scans if scan.split == "validation" for name in (scan.name, scan.case)
+    }
+    validation = [case for case in cases if case["id"] in held_out]
+    if not validation:
+        return {"training": cases}
+    return {
+        "training": [case for case in cases if case["id"] not in held_out],
+        "validation": validation,
+    }
 
 
 def _foreign_layout(path: Path, issues: list[Issue]) -> Layout | None:

@@ -24,8 +24,8 @@ def read_msd(root: Path, content: Mapping[str, Any]) -> Layout:
 
     Args:
         root: folder of dataset.json.
-        content: of it, with the list "training" of {"image": ..., "label": ...}; "validation" and "test" may be
-            absent.
+        content: of it, with the list "training" of {"image": ..., "label": ...}; "validation" and "test" may
+            be absent.
     """
     problems: list[Issue] = []
     schema, remarks = schema_from_json(content.get("labels"))
