@@ -12,8 +12,7 @@ import numpy as np
 
 from medldm.errors import StorageError
 from medldm.files import write_atomically
-from medldm.transforms.errors import naming
-from medldm.transforms.load import check_label_values
+from medldm.transforms.load import round_label_values
 from medldm.transforms.nifti import read_nifti_header
 from medldm.transforms.raw_volume import RawVolume
 from medldm.transforms.readers import NIFTI_SUFFIXES, read_raw_volume, volume_suffix
@@ -77,10 +76,8 @@ def place_label(
 def read_labels(path: Path) -> RawVolume:
     """Read a label map as the smallest unsigned integers that hold it, in the axes of its file."""
     raw = read_raw_volume(path)
-    with naming(path):
-        check_label_values(raw.array)
-    rounded = np.rint(raw.array)
-    return RawVolume(array=rounded.astype(np.min_scalar_type(int(rounded.max()))), affine=raw.affine)
+    labels, _ = round_label_values(raw.array, file=path)
+    return RawVolume(array=labels.astype(np.min_scalar_type(int(labels.max()))), affine=raw.affine)
 
 
 def map_values(labels: np.ndarray, mapping: Mapping[int, int]) -> np.ndarray:

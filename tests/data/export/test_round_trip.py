@@ -1,0 +1,72 @@
+"""What is exported comes back through the readers of the same layouts: voxels, affines, names, subjects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medldm.data.case_checks import image_files
+from medldm.data.cohort import Cohort, read_cohort
+from medldm.data.export import ExportOptions, export_cohort
+from tests.data.export.export_cases import AFFINES, SCHEMA, affine_of, voxels, write_cohort
+
+NAMES = ["sub-a", "sub-b", "sub-c", "sub-d"]
+
+
+def same_cases(first: Cohort, second: Cohort, *, label_values: dict[int, int] | None = None) -> None:
+    """Hold two cohorts to the same subjects, images and structures."""
+    ours, others = ({case["subject"]: case for case in cohort.cases} for cohort in (first, second))
+    assert ours.keys() == others.keys()
+    for subject, case in ours.items():
+        pairs = list(zip(image_files(case), image_files(others[subject]), strict=True))
+        for source, target in pairs:
+            np.testing.assert_array_equal(voxels(Path(target)), voxels(Path(source)))
+            np.testing.assert_array_equal(affine_of(Path(target)), affine_of(Path(source)))
+        labels = np.asarray(nib.load(others[subject]["label"]).dataobj)
+        if label_values is not None:
+            labels = np.vectorize({0: 0, **label_values}.get)(labels)
+        np.testing.assert_array_equal(labels, voxels(Path(case["label"])))
+    assert first.schema is not None and second.schema is not None
+    assert second.schema.names == first.schema.names
+
+
+@pytest.mark.parametrize("channels", [(), ("t1n", "t2w")])
+def test_nnunet(channels: tuple[str, ...], tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "real", NAMES, affines=list(AFFINES), channels=channels)
+    export_cohort(cohort, tmp_path / "out", format="nnunet")
+    back = read_cohort(tmp_path / "out")
+    assert back.channels == channels
+    values = dict(zip((1, 2, 3), map(int, SCHEMA), strict=True))
+    same_cases(read_cohort(cohort), back, label_values=values)
+
+
+def test_msd(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "real", NAMES, affines=list(AFFINES))
+    export_cohort(cohort, tmp_path / "out", format="msd")
+    first, second = read_cohort(cohort), read_cohort(tmp_path / "out", seed=7)
+    same_cases(first, second)
+    assert second.schema is not None and first.schema is not None
+    assert second.schema.structures == first.schema.structures
+    # The list for validation is that of the export, whatever the seed.
+    assert [case["id"] for case in second.validation] == [case["id"] for case in first.validation]
+
+
+@pytest.mark.parametrize("suffixes", [{}, {"": "T1w"}])
+def test_bids(suffixes: dict[str, str], tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "real", NAMES, affines=list(AFFINES))
+    export_cohort(cohort, tmp_path / "out", format="bids", options=ExportOptions(suffixes=suffixes))
+    first, second = read_cohort(cohort), read_cohort(tmp_path / "out")
+    same_cases(first, second)
+    assert second.schema is not None and first.schema is not None
+    assert second.schema.structures == first.schema.structures
+    assert second.schema.colours.items() >= first.schema.colours.items()
+
+
+def test_bids_with_channels(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "real", NAMES, channels=("t1n", "t2w"))
+    export_cohort(cohort, tmp_path / "out", format="bids")
+    back = read_cohort(tmp_path / "out", channels=("t1w", "t2w"))
+    same_cases(read_cohort(cohort), back)
