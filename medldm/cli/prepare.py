@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modality", help="only DICOM series of this modality, such as CT")
     parser.add_argument("--description", help="only DICOM series whose description matches this expression")
     parser.add_argument(
+        "--segmentation", help="only DICOM SEG and RTSTRUCT whose description matches this expression"
+    )
+    parser.add_argument(
         "--regularise", action="store_true", help="resample irregular DICOM stacks, not refuse them"
     )
     parser.add_argument(
@@ -73,6 +76,7 @@ def run_command(options: argparse.Namespace) -> int:
         private_list=options.private_list,
         modality=options.modality,
         description=options.description,
+        segmentation=options.segmentation,
         regularise=options.regularise,
         spacing_mm=tuple(options.spacing) if options.spacing else None,
         affine=options.affine,

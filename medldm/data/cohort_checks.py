@@ -17,6 +17,8 @@ from medldm.data.labels import LabelSchema
 SPACING_OUTLIER = 1.5
 """Spacing this many times larger or smaller than the cohort's median is reported."""
 FIELD_OF_VIEW_OUTLIER = 2.0
+MASK_VALUES = 16
+"""An image of so few values, all whole, is a mask or a label map where other images have more."""
 HU_AIR_EXPECTED = -500.0
 HU_RANGE = (-5000.0, 40000.0)
 
@@ -40,6 +42,7 @@ def check_across(
     return [
         *_split_leaks(splits),
         *_duplicates(splits, file_info=file_info, name_of=name_of),
+        *_label_images(cases, file_info=file_info, schema=schema, name_of=name_of),
         *_geometry_outliers(volumes, name_of=name_of),
         *_implausible_hu(cases, file_info=file_info, name_of=name_of),
         *_absent_structures(cases, file_info=file_info, schema=schema),
@@ -79,6 +82,39 @@ def _duplicates(splits: Splits, *, file_info: FileInfos, name_of: Callable[[str]
             message = f"its voxels are those of {first}, {where}; keep one of them"
             make = Issue.error if crosses else Issue.warning
             issues.append(make("duplicate", name_of(file), message))
+    return issues
+
+
+def _label_images(
+    cases: list[dict[str, Any]],
+    *,
+    file_info: FileInfos,
+    schema: LabelSchema | None,
+    name_of: Callable[[str], str],
+) -> list[Issue]:
+    """Find label maps that stand in the place of images, such as a segmentation converted as a series."""
+    files = [file for case in cases for file in image_files(case)]
+    images = {file: file_info[file] for file in files if file in file_info and file_info[file].content_hash}
+    maps = {
+        file_info[case["label"]].content_hash: str(case["label"])
+        for case in reversed(cases)
+        if case.get("label") in file_info and file_info[case["label"]].content_hash
+    }
+    structures = {0, *(schema.values if schema is not None else ())}
+    is_mixed = any(known.few_values is None for known in images.values())
+    issues = []
+    for file, known in images.items():
+        values = known.few_values or ()
+        if known.content_hash in maps:
+            message = (
+                f"this image is a label map: its voxels are those of {name_of(maps[known.content_hash])}"
+            )
+        elif is_mixed and len(values) > 1 and (len(values) <= MASK_VALUES or structures.issuperset(values)):
+            message = f"this image looks like a label map: it holds {len(values)} whole values and no others"
+        else:
+            continue
+        message += "; remove the case, or put the scan in its place"
+        issues.append(Issue.error("label map as image", name_of(file), message))
     return issues
 
 

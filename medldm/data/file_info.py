@@ -18,6 +18,7 @@ from medldm.transforms.readers import check_voxels_finite, read_geometry, read_r
 
 MOST_LABELS, MOST_LABEL_VALUE = 16, 255
 """An image of so few values, none higher, looks like a label map."""
+MAX_FEW_VALUES = 256
 _NPY_SPACING_MM = (1.0, 1.0, 1.0)
 
 
@@ -33,8 +34,8 @@ class FileInfo:
         minimum: smallest voxel; None where only the header was read, as all below.
         maximum: largest voxel.
         content_hash: SHA-256 of shape and float32 voxels in the file's axes.
-        n_values: how many values an image holds, if these are few whole numbers from 0 on, as in a label map.
         label_counts: value -> voxels, label maps only.
+        few_values: an image's values where these are at most 256 integers from 0 to 65535; None for others.
     """
 
     problem: str = ""
@@ -44,8 +45,15 @@ class FileInfo:
     minimum: float | None = None
     maximum: float | None = None
     content_hash: str = ""
-    n_values: int | None = None
     label_counts: Mapping[int, int] | None = None
+    few_values: tuple[int, ...] | None = None
+
+    @property
+    def n_values(self) -> int | None:
+        """Return how many values an image has, if these are few and low, as in a label map; else None."""
+        values = self.few_values
+        is_few = bool(values) and len(values or ()) <= MOST_LABELS and max(values or ()) <= MOST_LABEL_VALUE
+        return len(values or ()) if is_few else None
 
     @property
     def spacing(self) -> np.ndarray:
@@ -68,6 +76,8 @@ class FileInfo:
         plain["shape"] = tuple(plain["shape"])
         plain["affine"] = tuple(tuple(row) for row in plain["affine"])
         plain["notes"] = tuple(plain["notes"])
+        if "few_values" in plain:
+            plain["few_values"] = tuple(plain["few_values"])
         if "label_counts" in plain:
             plain["label_counts"] = {int(value): int(count) for value, count in plain["label_counts"].items()}
         return cls(**plain)
@@ -103,18 +113,17 @@ def inspect_voxels(path: str | Path, *, is_label: bool) -> FileInfo:
         minimum=float(array.min()),
         maximum=float(array.max()),
         content_hash=hash_array(np.asfortranarray(array, dtype=np.float32).T),
-        n_values=None if is_label else _count_few_values(array),
         label_counts=count_labels(array) if is_label else None,
+        few_values=None if is_label else _few_values(array),
     )
 
 
-def _count_few_values(array: np.ndarray) -> int | None:
-    """Count the values of an array of at most MOST_LABELS whole numbers from 0 on; None for any other."""
-    sample = array[tuple(slice(None, None, max(1, size // 16)) for size in array.shape)]
-    if array.min() < 0 or array.max() > MOST_LABEL_VALUE or len(np.unique(sample)) > MOST_LABELS:
+def _few_values(array: np.ndarray) -> tuple[int, ...] | None:
+    """Return the values of an array that might be a label map by them, None for one that cannot."""
+    if array.min() < 0 or array.max() >= 2**16 or (array != np.rint(array)).any():
         return None
-    values = np.unique(array)
-    return len(values) if len(values) <= MOST_LABELS and (values == np.rint(values)).all() else None
+    values = np.flatnonzero(np.bincount(array.ravel(order="K").astype(np.uint16)))
+    return tuple(values.tolist()) if len(values) <= MAX_FEW_VALUES else None
 
 
 def count_labels(array: np.ndarray) -> dict[int, int]:

@@ -22,7 +22,7 @@ from medldm.version import __version__
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "MEDLDM_CACHE_DIR"
-_FORMAT = 4
+_FORMAT = 5
 _N_WORKERS = 2  # files read at a time, one volume in memory for each
 
 Remembered = dict[str, tuple[str, FileInfo]]

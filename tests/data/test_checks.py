@@ -249,3 +249,38 @@ def test_layout_faults_are_findings_of_the_check_not_exceptions(tmp_path: Path) 
     assert code == 1
     for expected in ("labels/", "images/", "labels.json"):
         assert expected in text
+
+
+def test_label_map_in_the_place_of_an_image_is_an_error(make_cohort: MakeCohort) -> None:
+    """A segmentation converted as if it were a series: as it is, as one mask of it, and of another scan."""
+    root = make_cohort(4)
+    label = nib.load(root / "labels/case_0.nii.gz")
+    voxels = np.asarray(label.dataobj)
+    write_nifti(root / "images/case_0.nii.gz", voxels.astype(np.float32), label.affine)
+    write_nifti(root / "images/case_1.nii.gz", (voxels > 0) * 255, label.affine, dtype=np.int16)
+    same = "this image is a label map: its voxels are those of labels/case_0.nii.gz"
+    few = "this image looks like a label map: it holds 2 whole values and no others"
+    for file, message in (("images/case_0.nii.gz", same), ("images/case_1.nii.gz", few)):
+        assert_found(root, severity="error", check="label map as image", file=file, message=message)
+    assert len([item for item in found(root) if item.check == "label map as image"]) == 2
+
+
+def test_label_map_of_declared_structures_is_told_from_an_image_of_whole_numbers(
+    make_cohort: MakeCohort,
+) -> None:
+    root = make_cohort(4)
+    names = {str(value): f"structure {value}" for value in range(1, 41)}
+    (root / "labels.json").write_text(json.dumps(names))
+    generator = np.random.default_rng(0)
+    write_nifti(root / "images/case_2.nii.gz", generator.integers(0, 41, SHAPE), np.eye(4), dtype=np.int16)
+    write_nifti(root / "images/case_3.nii.gz", generator.integers(0, 60, SHAPE), np.eye(4), dtype=np.int16)
+    named = [item.file for item in found(root) if item.check == "label map as image"]
+    assert named == ["images/case_2.nii.gz"]
+
+
+def test_cohort_of_few_valued_images_alone_is_not_judged(make_cohort: MakeCohort) -> None:
+    root = make_cohort(2)
+    for k in range(2):
+        voxels = np.random.default_rng(k).integers(0, 3, SHAPE)
+        write_nifti(root / f"images/case_{k}.nii.gz", voxels, np.eye(4), dtype=np.int16)
+    assert not [item for item in found(root) if item.check == "label map as image"]

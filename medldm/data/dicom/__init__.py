@@ -2,7 +2,7 @@
 
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.read import read_dicom, read_series
-from medldm.data.dicom.scan import DicomScan, choose_series, scan_dicom
+from medldm.data.dicom.scan import DicomScan, choose_series, is_dicom_tree, scan_dicom
 from medldm.data.dicom.series import DicomSeries
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "DicomSeries",
     "Refusal",
     "choose_series",
+    "is_dicom_tree",
     "read_dicom",
     "read_series",
     "scan_dicom",

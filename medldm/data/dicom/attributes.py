@@ -16,7 +16,7 @@ _IMAGE_TAGS = """
     ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID IssuerOfPatientID
     StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation
     NumberOfFrames Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue
-    ModalityLUTSequence LossyImageCompression
+    ModalityLUTSequence LossyImageCompression BurnedInAnnotation VolumeBasedCalculationTechnique
     """
 _SLICE_TAGS = """
     InstanceNumber ImagePositionPatient ImageOrientationPatient PixelSpacing RescaleSlope RescaleIntercept
@@ -37,7 +37,6 @@ VOLUME_TAGS: tuple[str | tuple[int, int], ...] = (*_TRUSTED_TAGS.split(), *_PRIV
 The private ones are b-value and direction of Siemens, b-value of Philips and of GE.
 """
 
-SPECTROSCOPY = "1.2.840.10008.5.1.4.1.1.4.2"
 SIEMENS_MOSAIC = (0x0019, 0x100A)
 OVERLAY_BIT_POSITION = (0x6000, 0x0102)
 HEADER_TAGS = (*_IMAGE_TAGS.split(), *_SLICE_TAGS.split(), *VOLUME_TAGS, SIEMENS_MOSAIC, OVERLAY_BIT_POSITION)

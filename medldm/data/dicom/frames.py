@@ -12,6 +12,7 @@ from medldm.data.dicom import attributes
 from medldm.data.dicom.attributes import Vector, functional_group, item_of, numbers_of, rescale_of, text_of
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.files import PARSE_ERRORS, OpenedFile, quiet_pydicom
+from medldm.data.dicom.sop_classes import LOCALIZERS, PROJECTIONS, kind_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class ImageHeader:
     patient: str = field(repr=False)
     description: str = field(repr=False)
     frame_of_reference: str = field(repr=False)
+    sop_class: str
     modality: str
     image_type: tuple[str, ...]
     transfer_syntax: str
@@ -40,8 +42,11 @@ class ImageHeader:
     padding: int | None
     has_overlay_bits: bool
     has_modality_lut: bool
+    has_burned_in_text: bool
     is_lossy: bool
     is_mosaic: bool
+    is_localizer: bool
+    is_projection: bool
     is_multiframe: bool
 
 
@@ -83,7 +88,8 @@ def frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
     """Make the frames of a file.
 
     Returns:
-        Empty for objects that are not images (structure sets, reports, presentation states, DICOMDIR).
+        Empty for objects that are no images by their SOP class (segmentations, dose grids, structure sets,
+        reports, ...), and for objects of an unknown class without pixels (DICOMDIR).
 
     Raises:
         DicomError: TRUNCATED, or UNREADABLE, INVALID_GEOMETRY and PIXEL_FORMAT for values that cannot be
@@ -92,12 +98,13 @@ def frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
     Source: PS3.3 C.7.6.2 (Image Plane), C.7.6.16 (Multi-frame Functional Groups), C.11.1 (Modality LUT).
     """
     dataset = opened.dataset
+    kind = kind_of(opened.sop_class)
+    if kind not in ("image", "unknown"):
+        return ()
     try:
         with quiet_pydicom():
             if not dataset.get("Rows") or not dataset.get("Columns"):
                 _refuse_cut_header(opened)
-                return ()
-            if opened.sop_class == attributes.SPECTROSCOPY:
                 return ()
             image = _image_of(opened, path)
             _refuse_cut_pixels(opened, image)
@@ -110,9 +117,24 @@ def frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
         raise DicomError(Refusal.UNREADABLE, "a file's header holds values that are not numbers") from None
 
 
+def label_frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
+    """Make the frames of a segmentation, whatever its class; errors as `frames_of`."""
+    try:
+        with quiet_pydicom():
+            image = _image_of(opened, path)
+            _refuse_cut_pixels(opened, image)
+            return tuple(_multi_frames(opened.dataset, image))
+    except DicomError:
+        raise
+    except PARSE_ERRORS:
+        raise DicomError(
+            Refusal.UNREADABLE, "the header of a segmentation holds values that are not numbers"
+        ) from None
+
+
 def _refuse_cut_header(opened: OpenedFile) -> None:
     """Tell a file whose header was cut from an object that has no pixels by nature."""
-    if not opened.sop_class or "Image Storage" in opened.sop_class.name:
+    if not opened.sop_class or kind_of(opened.sop_class) == "image":
         raise DicomError(Refusal.TRUNCATED, "a file ends within its header; restore the file")
 
 
@@ -134,6 +156,8 @@ def _image_of(opened: OpenedFile, path: Path) -> ImageHeader:
     stored = int(dataset.get("BitsStored") or dataset.get("BitsAllocated") or 16)
     image_type = dataset.get("ImageType") or ()
     image_type = (image_type,) if isinstance(image_type, str) else tuple(str(value) for value in image_type)
+    technique = text_of(dataset, "VolumeBasedCalculationTechnique")
+    words = {value.strip().upper() for value in (*image_type, technique)}
     padding = dataset.get("PixelPaddingValue")
     issuer = text_of(dataset, "IssuerOfPatientID")
     return ImageHeader(
@@ -144,6 +168,7 @@ def _image_of(opened: OpenedFile, path: Path) -> ImageHeader:
         patient="\n".join(part for part in (text_of(dataset, "PatientID"), issuer) if part),
         description=text_of(dataset, "SeriesDescription"),
         frame_of_reference=text_of(dataset, "FrameOfReferenceUID"),
+        sop_class=str(opened.sop_class),
         modality=text_of(dataset, "Modality"),
         image_type=image_type,
         transfer_syntax=str(opened.transfer_syntax),
@@ -159,9 +184,12 @@ def _image_of(opened: OpenedFile, path: Path) -> ImageHeader:
         padding=padding if isinstance(padding, int) else None,
         has_overlay_bits=bool(attributes.number_of(dataset, attributes.OVERLAY_BIT_POSITION)),
         has_modality_lut="ModalityLUTSequence" in dataset,
+        has_burned_in_text=text_of(dataset, "BurnedInAnnotation").upper() == "YES",
         is_lossy=text_of(dataset, "LossyImageCompression") == "01",
         is_mosaic="MOSAIC" in image_type
         or (attributes.number_of(dataset, attributes.SIEMENS_MOSAIC) or 0) > 1,
+        is_localizer=bool(words & LOCALIZERS),
+        is_projection=bool(words & PROJECTIONS),
         is_multiframe=int(dataset.get("NumberOfFrames") or 1) > 1
         or "PerFrameFunctionalGroupsSequence" in dataset,
     )

@@ -188,9 +188,19 @@ def refuse_duplicates(stack: Stack) -> None:
     """Refuse slices that share a place and that no attribute tells apart.
 
     Raises:
-        DicomError: DUPLICATE_POSITIONS.
+        DicomError: TIME_SERIES where most places hold several slices, else DUPLICATE_POSITIONS.
     """
-    same = np.flatnonzero(np.diff(stack.distances) < SAME_PLACE_MM)
+    is_same = np.diff(stack.distances) < SAME_PLACE_MM
+    same = np.flatnonzero(is_same)
+    counts = np.bincount(np.cumsum(np.concatenate([[False], ~is_same])))
+    if (counts > 1).mean() > 0.5:
+        raise DicomError(
+            Refusal.TIME_SERIES,
+            f"it is a time series (4D): {len(counts)} places hold up to {counts.max()} slices each, so "
+            f"{counts.max()} time points (or echoes, b-values, ...), and no attribute says which slice is of "
+            "which; export each time point as a series of its own, or with (0020,0100) Temporal Position "
+            "Identifier",
+        )
     if same.size:
         pairs = "; ".join(f"{stack.frames[k]} and {stack.frames[k + 1]}" for k in same[:3])
         raise DicomError(

@@ -61,6 +61,23 @@ def read_series(
     return _to_ras(voxels, affine, notes)
 
 
+def grid_of(series: DicomSeries) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Return the grid of a regular series by its headers alone, as `read_series` reads it.
+
+    Returns:
+        (X, Y, Z) voxels and the (4, 4) affine, RAS+.
+
+    Raises:
+        DicomError: where the series is not regular.
+    """
+    if series.refusal is not None:
+        raise series.refusal
+    stack = make_stack(series.frames)
+    affine, axes, _ = to_ras_affine(stack.affine(regular_step(stack)), series.shape)
+    first, second, third = (series.shape[axis] for axis in axes)
+    return (first, second, third), affine
+
+
 def read_dicom(
     folder: str | Path,
     *,
@@ -125,6 +142,12 @@ def _read_slices(stack: Stack) -> np.ndarray:
 
 def _remarks(series: DicomSeries) -> list[str]:
     notes = []
+    number, n_volumes = series.volume
+    if n_volumes > 1:
+        notes.append(
+            f"it is volume {number} of {n_volumes} of one series: a time series, or several echoes, "
+            "b-values or image types"
+        )
     if any(frame.image.is_lossy for frame in series.frames):
         notes.append("its pixels were compressed with loss (0028,2110)")
     if any(frame.image.photometric == "MONOCHROME1" for frame in series.frames):

@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from medldm.data.dicom.attributes import HEADER_TAGS
@@ -15,7 +16,9 @@ from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.files import NotDicomError, open_dicom
 from medldm.data.dicom.frames import Frame, frames_of
 from medldm.data.dicom.geometry import make_stack, regular_step
+from medldm.data.dicom.label_objects import LabelObject, is_label_object, read_label_object
 from medldm.data.dicom.series import DicomSeries, check_kind
+from medldm.data.dicom.sop_classes import name_of
 from medldm.data.dicom.volumes import group_by_geometry, places_of, split_volumes
 from medldm.errors import MissingFileError
 from medldm.files import hash_file, is_clutter
@@ -36,6 +39,7 @@ class DicomScan:
         ignored: how many files were passed over, by reason.
         damaged: one error for each series without a readable slice and each damaged file of unknown series.
         damaged_files: the files of each of these; never to be shown.
+        labels: segmentations and structure sets, which hold structures of other series.
     """
 
     series: tuple[DicomSeries, ...]
@@ -43,6 +47,7 @@ class DicomScan:
     ignored: dict[str, int]
     damaged: tuple[DicomError, ...] = ()
     damaged_files: tuple[tuple[Path, ...], ...] = field(default=(), repr=False)
+    labels: tuple[LabelObject, ...] = field(default=(), repr=False)
 
     def table(self) -> str:
         """Lay the series out as text, without any identity."""
@@ -54,6 +59,8 @@ class DicomScan:
             modality = re.sub(r"[^A-Z]", "", series.image.modality.upper())[:4]
             lines.append(f"{series.number:>6}  {modality:8}  {size:24}  {volume}{state}")
         lines += [f"{'-':>6}  {error}" for error in self.damaged]
+        kinds = Counter(label.kind for label in self.labels)
+        lines += [f"labels of other series: {count} files ({kind})" for kind, count in sorted(kinds.items())]
         lines += [f"passed over: {count} files ({reason})" for reason, count in sorted(self.ignored.items())]
         return "\n".join(lines)
 
@@ -61,8 +68,9 @@ class DicomScan:
 def scan_dicom(folder: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> DicomScan:
     """Find all series below a folder, at any depth, with or without DICOMDIR, whatever the files are called.
 
-    Only headers are read. Files that are not DICOM, DICOM objects that are not images, and byte-equal copies
-    of slices are passed over and counted.
+    Only headers are read. Files that are not DICOM, DICOM objects that are no images by their SOP class, and
+    byte-equal copies of slices are passed over and counted by name. Segmentations and structure sets become
+    `labels`.
 
     Args:
         folder: the tree, or one file.
@@ -89,6 +97,7 @@ def scan_files(files: Iterable[Path], *, max_bytes: int = DEFAULT_MAX_BYTES) -> 
         for group in group_by_geometry(frames):
             for one in _judged_volumes(group, damage=conflict or damage, max_bytes=max_bytes):
                 series.append(replace(one, number=len(series) + 1))
+    labels = collected.labels_once()
     damaged = collected.unassigned_damage()
     if damaged:
         logger.warning("%d damaged DICOM files or series have no readable slice", len(damaged))
@@ -98,11 +107,27 @@ def scan_files(files: Iterable[Path], *, max_bytes: int = DEFAULT_MAX_BYTES) -> 
         ignored=dict(collected.ignored),
         damaged=tuple(error for error, _ in damaged),
         damaged_files=tuple(files for _, files in damaged),
+        labels=labels,
     )
 
 
+def is_dicom_tree(folder: str | Path, *, max_files: int = 200) -> bool:
+    """Say whether one of a tree's first files is DICOM by its preamble; for hints, not for reading."""
+    for path in islice(walk_files(Path(folder).expanduser()), max_files):
+        try:
+            with path.open("rb") as file:
+                if file.read(132)[128:] == b"DICM":
+                    return True
+        except OSError:
+            continue
+    return False
+
+
 def walk_files(root: Path) -> Iterator[Path]:
-    """Yield the regular files below a folder in a fixed order; folders already seen are not entered again."""
+    """Yield the regular files below a folder in a fixed order; folders already seen are not entered again.
+
+    What macOS leaves beside files, `._*` and `.DS_Store`, is not data and is skipped.
+    """
     if root.is_file():
         yield root
         return
@@ -121,12 +146,14 @@ def walk_files(root: Path) -> Iterator[Path]:
 
 
 class _Collected:
-    """Frames by series, and the files that are none."""
+    """Frames by series, label objects, and the files that are neither."""
 
     def __init__(self) -> None:
         self.n_files = 0
         self.frames: dict[str, list[Frame]] = defaultdict(list)
         self.ignored: Counter[str] = Counter()
+        self.labels: list[LabelObject] = []
+        self.lost_labels: list[tuple[DicomError, tuple[Path, ...]]] = []
         self.damaged: dict[str, DicomError] = {}
         self.damaged_files: dict[str, list[Path]] = defaultdict(list)
         self.unassigned: list[Path] = []
@@ -138,6 +165,9 @@ class _Collected:
         key = None
         try:
             opened = open_dicom(path, tags=HEADER_TAGS)
+            if is_label_object(opened.sop_class):
+                self._add_label(path)
+                return
             key = opened.series_uid or None
             frames = frames_of(opened, path)
         except NotDicomError:
@@ -153,12 +183,27 @@ class _Collected:
                 self.frames.setdefault(key, [])
         else:
             if not frames:
-                is_index = path.name.upper() == "DICOMDIR"
-                self.ignored["DICOMDIR" if is_index else "DICOM object that is no image"] += 1
+                self.ignored[_kind_ignored(path, opened.sop_class)] += 1
                 return
             key = key or f"folder {path.parent}"
             self._series_of_folder[path.parent].add(key)
             self.frames[key].extend(frames)
+
+    def _add_label(self, path: Path) -> None:
+        try:
+            self.labels.append(read_label_object(path))
+        except DicomError as error:
+            self.lost_labels.append((error, (path,)))
+
+    def labels_once(self) -> tuple[LabelObject, ...]:
+        """Return the label objects, byte-equal copies once."""
+        kept: dict[str, LabelObject] = {}
+        for label in self.labels:
+            key = f"{label.sop_uid}\n{hash_file(label.path)}"
+            if key in kept:
+                self.ignored[f"copy of a {label.kind}"] += 1
+            kept.setdefault(key, label)
+        return tuple(kept.values())
 
     def damage_of(self, key: str) -> DicomError | None:
         """Return why a series is incomplete: a damaged file of its own, or in a folder of its own."""
@@ -179,11 +224,23 @@ class _Collected:
             if not self.frames[key]
         ]
         message = "a damaged DICOM file of unknown series; restore it"
-        return lost + [
-            (DicomError(Refusal.UNREADABLE, message), (path,))
-            for path in self.unassigned
-            if len(self._series_of_folder.get(path.parent, ())) != 1
-        ]
+        return (
+            lost
+            + self.lost_labels
+            + [
+                (DicomError(Refusal.UNREADABLE, message), (path,))
+                for path in self.unassigned
+                if len(self._series_of_folder.get(path.parent, ())) != 1
+            ]
+        )
+
+
+def _kind_ignored(path: Path, sop_class: str) -> str:
+    """Name a DICOM object that is no image by its SOP class, in the Standard's words."""
+    if path.name.upper() == "DICOMDIR":
+        return "DICOMDIR"
+    name = name_of(sop_class)
+    return "DICOM object that is no image" + (f" ({name})" if name else "")
 
 
 def _without_copies(frames: list[Frame], ignored: Counter[str]) -> tuple[list[Frame], DicomError | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.frames import Frame, ImageHeader
+from medldm.data.dicom.sop_classes import LABEL_MODALITIES, kind_of
 
 IRREGULAR = {"gantry_tilt", "shifted_slices", "missing_slices", "variable_spacing"}
 """What `regularise=True` resamples."""
@@ -47,11 +48,25 @@ def check_kind(series: DicomSeries, *, max_bytes: int) -> None:
     """Refuse what is not a stack of scalar slices.
 
     Raises:
-        DicomError: COLOUR, MOSAIC, LOCALIZER, MODALITY_LUT, PIXEL_FORMAT or TOO_LARGE.
+        DicomError: SOP_CLASS, BURNED_IN_TEXT, PATIENTS, COLOUR, MOSAIC, LOCALIZER, PROJECTION, MODALITY_LUT,
+            PIXEL_FORMAT or TOO_LARGE.
 
-    Source: PS3.3 C.7.6.3.1.2 Photometric Interpretation (0028,0004); C.11.1 Modality LUT.
+    Source: PS3.3 C.7.6.3.1.2 Photometric Interpretation (0028,0004); C.11.1 Modality LUT; C.7.6.1 Burned In
+    Annotation (0028,0301).
     """
     image = series.image
+    _refuse_other_kinds(image)
+    if any(frame.image.has_burned_in_text for frame in series.frames):
+        raise DicomError(
+            Refusal.BURNED_IN_TEXT,
+            "its header says that text is burnt into the voxels (0028,0301 is YES), which may name the "
+            "patient; leave it out, or erase the text and correct the header",
+        )
+    if len({frame.image.patient for frame in series.frames} - {""}) > 1:
+        raise DicomError(
+            Refusal.PATIENTS,
+            "its slices name different patients (0010,0020) under one Series Instance UID; separate them",
+        )
     if any(
         frame.image.samples != 1 or "MONOCHROME" not in frame.image.photometric for frame in series.frames
     ):
@@ -77,5 +92,26 @@ def check_kind(series: DicomSeries, *, max_bytes: int) -> None:
         raise DicomError(
             Refusal.TOO_LARGE, f"it takes {n_bytes} bytes in memory; the cap is {max_bytes}; raise max_bytes"
         )
-    if "LOCALIZER" in image.image_type:  # PS3.3 C.8.2.1.1.1, C.8.3.1.1.1
+
+
+def _refuse_other_kinds(image: ImageHeader) -> None:
+    """Refuse what is no image of a volume by its class, its modality or its image type."""
+    if kind_of(image.sop_class) != "image":
+        found = "private or unknown" if image.sop_class else "absent"
+        raise DicomError(
+            Refusal.SOP_CLASS,
+            f"its SOP Class UID (0008,0016) is {found}, so nothing says that it is an image; export it as a "
+            "standard image (CT, MR, PET, ...), or restore the header",
+        )
+    if image.modality.upper() in LABEL_MODALITIES:
+        raise DicomError(
+            Refusal.SOP_CLASS,
+            f"its Modality (0008,0060) is {image.modality.upper()}, its SOP class that of an image; it holds "
+            "labels or doses; export it as a segmentation, or remove it",
+        )
+    if image.is_localizer:
         raise DicomError(Refusal.LOCALIZER, "it is a localizer (0008,0008), not a volume")
+    if image.is_projection:
+        raise DicomError(
+            Refusal.PROJECTION, "it is a projection or a rendering of a volume (0008,0008), not a volume"
+        )

@@ -18,6 +18,7 @@ _FIRST_KEYS = """
     """
 _KEY_ORDER = (*_FIRST_KEYS.split(), *map(str, VOLUME_TAGS[1:]))
 _MAX_KEYS = 3
+_ALIKE = "rows columns samples sop_class modality is_mosaic is_localizer is_projection"
 
 
 def group_by_geometry(frames: Iterable[Frame]) -> list[list[Frame]]:
@@ -38,11 +39,7 @@ def group_by_geometry(frames: Iterable[Frame]) -> list[list[Frame]]:
 
 
 def _is_like(frame: Frame, other: Frame) -> bool:
-    one, two = (
-        (own.rows, own.columns, own.samples, own.modality, own.is_mosaic, "LOCALIZER" in own.image_type)
-        for own in (frame.image, other.image)
-    )
-    if one != two:
+    if any(getattr(frame.image, name) != getattr(other.image, name) for name in _ALIKE.split()):
         return False
     return _is_near(frame.orientation, other.orientation, tolerance=2 * ORIENTATION_TOLERANCE) and _is_near(
         frame.spacing, other.spacing, tolerance=ORIENTATION_TOLERANCE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ class PrepareOptions:
             output. It grows with each cohort.
         modality: only DICOM series of this modality, such as "CT".
         description: only DICOM series whose description matches this regular expression.
+        segmentation: only DICOM segmentations and structure sets whose series description or own label
+            matches this regular expression.
         min_slices: only DICOM series of at least so many slices.
         regularise: resample irregular DICOM stacks instead of refusing them.
         spacing_mm: voxel spacing of .npy files.
@@ -57,6 +60,7 @@ class PrepareOptions:
     private_list: bool | str | Path = False
     modality: str | None = None
     description: str | None = None
+    segmentation: str | None = None
     min_slices: int = 2
     regularise: bool = False
     spacing_mm: tuple[float, float, float] | None = None
@@ -77,9 +81,18 @@ class PrepareOptions:
         for name, least in (("min_slices", 2), ("max_bytes", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least {least} is needed")
+        for name in ("description", "segmentation"):
+            _check_pattern(name, getattr(self, name))
         if self.channels:
             check_channel_names(self.channels)
         if self.subject_from not in (None, *SUBJECT_FROM):
             raise ConfigError(f"subject_from is {self.subject_from!r}; {', '.join(SUBJECT_FROM)} are allowed")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; at least 1 is needed")
+
+
+def _check_pattern(name: str, pattern: str | None) -> None:
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ConfigError(f"{name} is {pattern!r}, which is no regular expression: {error}") from None

@@ -21,7 +21,7 @@ _STAMP_FORMAT = 2
 """Rises when the same files and options come to other voxels."""
 
 _NOT_OF_VOXELS = (
-    *("strict_table", "private_list"),
+    *("strict_table", "private_list", "segmentation"),
     *("labels", "key_file", "modality", "description", "min_slices", "subject_from"),
     *("channels", "drop_incomplete", "priority"),
     *("validation_fraction", "seed", "workers", "overwrite", "progress", "max_bytes"),

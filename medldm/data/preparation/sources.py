@@ -18,6 +18,7 @@ from medldm.data.layouts.names import CaseName, file_stem, is_not_meant, read_na
 from medldm.data.layouts.pairing import pair_labels
 from medldm.data.layouts.records import Layout, NamedStructures, Scan
 from medldm.data.layouts.subjects import SAY_WHICH, decide_subjects
+from medldm.data.preparation.dicom_sources import TWO_KINDS, pair_label_objects
 from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.table import SubjectTable
 from medldm.errors import ConfigError
@@ -180,18 +181,28 @@ def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> F
     series = _chosen_series(scan, options, passed_over)
     sources, named = _take_named_labels(sources, names, table, base)
     file_names = [names[next(iter(source.images.values()))] for source in sources]
-    # Series know their patient; label maps in DICOM are paired by their references to series, not here.
+    # Series know their patient, and segmentations in DICOM the series to which they belong.
     series_sources = [_series_source(one, base) for one in series]
     places = [read_name(PurePath(_folder_of(one, base), "image")) for one in series]
     sources = _with_subjects(sources, file_names, options)
     everything = [*sources, *series_sources]
     free = {path: name for path, name in labels.items() if path not in named.values()}
     pairs = pair_labels([*file_names, *places], free, nameless=range(len(sources), len(everything)))
+    dicom = pair_label_objects(scan, series, description=options.segmentation)
+    passed_over.update(dicom.passed_over)
+    own = {
+        n: dicom.by_series[one.number]
+        for n, one in enumerate(series, len(sources))
+        if one.number in dicom.by_series
+    }
+    contested = dict.fromkeys(own.keys() & pairs.labels.keys(), TWO_KINDS) | pairs.contested
+    if n_unused := sum(everything[index].key in named for index in own):
+        passed_over["segmentation of a series whose label map the table names"] += n_unused
     paired = tuple(
         replace(
             source,
-            label=named.get(source.key, pairs.labels.get(index)),
-            refusal="" if source.key in named else pairs.contested.get(index, ""),
+            label=named.get(source.key, own.get(index, pairs.labels.get(index))),
+            refusal="" if source.key in named else contested.get(index, ""),
             is_alone=index in pairs.alone and source.key not in named,
         )
         for index, source in enumerate(everything)
@@ -199,8 +210,12 @@ def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> F
     maps = [source.label for source in paired if isinstance(source.label, Path)]
     schema, conflicts = names_from_maps(maps, root=base)
     lost = [*pairs.lost.values(), *(issue.message for issue in conflicts)]
-    lost += [str(error) for error in scan.damaged]
-    lost_files = [*((path,) for path in pairs.lost), *((base / issue.file,) for issue in conflicts)]
+    lost += [*dicom.lost, *(str(error) for error in scan.damaged)]
+    lost_files = [
+        *((path,) for path in pairs.lost),
+        *((base / issue.file,) for issue in conflicts),
+        *dicom.lost_files,
+    ]
     return FoundSources(
         sources=paired,
         lost=tuple(lost),
@@ -224,8 +239,8 @@ def _chosen_series(scan: DicomScan, options: PrepareOptions, passed_over: Counte
     }
     kept = []
     for series in scan.series:
-        if series.refusal is not None and series.refusal.refusal is Refusal.LOCALIZER:
-            passed_over["localizer series"] += 1
+        if series.refusal is not None and series.refusal.refusal in (Refusal.LOCALIZER, Refusal.PROJECTION):
+            passed_over[f"{series.refusal.refusal.value} series"] += 1
         elif id(series) not in chosen:
             passed_over["series of another kind than asked for"] += 1
         else:

@@ -28,6 +28,8 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 MR_IMAGE = "1.2.840.10008.5.1.4.1.1.4"
 ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+RT_DOSE = "1.2.840.10008.5.1.4.1.1.481.2"
+TEXT_REPORT = "1.2.840.10008.5.1.4.1.1.88.11"
 STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -384,7 +386,7 @@ def build_stray_files(folder: Path) -> list[Truth]:
     (folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 64)
     (folder / "deep" / "report.txt").write_text("not an image")
     (folder / "empty").write_bytes(b"")
-    structures = new_dataset(STRUCTURE_SET, modality="RTSTRUCT")
+    structures = new_dataset(TEXT_REPORT, modality="SR")
     save([structures], folder, prefix="RS")
     index = new_dataset("1.2.840.10008.1.3.10")
     index.save_as(folder / "DICOMDIR", enforce_file_format=True)
@@ -665,6 +667,56 @@ def build_single_slice(folder: Path) -> list[Truth]:
     return []
 
 
+def build_dose_beside(folder: Path) -> list[Truth]:
+    """A dose grid with pixels and geometry of its own, beside the series it was planned on."""
+    stored = stored_voxels()
+    save(make_slices(stored), folder)
+    dose = make_slices(stored_voxels(seed=5), modality="RTDOSE")
+    for dataset in dose:
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = RT_DOSE
+    save(dose, folder, prefix="RD")
+    return [truth_of(stored)]
+
+
+def build_private_class(folder: Path) -> list[Truth]:
+    slices = make_slices(stored_voxels())
+    for dataset in slices:
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.3.46.670589.5.0.10"
+    save(slices, folder)
+    return []
+
+
+def build_projection(folder: Path) -> list[Truth]:
+    slices = make_slices(stored_voxels())
+    for dataset in slices:
+        dataset.ImageType = ["DERIVED", "PRIMARY", "PROJECTION IMAGE"]
+    save(slices, folder)
+    return []
+
+
+def build_burned_in_text(folder: Path) -> list[Truth]:
+    slices = make_slices(stored_voxels())
+    slices[3].BurnedInAnnotation = "YES"
+    save(slices, folder)
+    return []
+
+
+def build_two_patients(folder: Path) -> list[Truth]:
+    slices = make_slices(stored_voxels())
+    slices[3].PatientID = "phantom-2"
+    save(slices, folder)
+    return []
+
+
+def build_time_series(folder: Path) -> list[Truth]:
+    """Three time points in one series, and no attribute to tell them apart."""
+    slices = [dataset for seed in range(3) for dataset in make_slices(stored_voxels(seed=seed))]
+    for dataset in slices:
+        dataset.SeriesInstanceUID = slices[0].SeriesInstanceUID
+    save(slices, folder)
+    return []
+
+
 def build_without_position(folder: Path) -> list[Truth]:
     slices = make_slices(stored_voxels())
     for dataset in slices:
@@ -781,9 +833,14 @@ CASES = (
     Case(name="two_series", shows="two series mixed in one folder", build=build_two_series),
     Case(
         name="stray_files",
-        shows="other files, a structure set, a DICOMDIR, a copied slice",
+        shows="other files, a report, a DICOMDIR, a copied slice",
         build=build_stray_files,
-        ignored={"not DICOM": 3, "DICOMDIR": 1, "DICOM object that is no image": 1, "copy of a slice": 1},
+        ignored={
+            "not DICOM": 3,
+            "DICOMDIR": 1,
+            "DICOM object that is no image (Basic Text SR)": 1,
+            "copy of a slice": 1,
+        },
     ),
     Case(name="rle", shows="RLE", build=_compressed(uid.RLELossless)),
     Case(name="jpeg_2000", shows="JPEG 2000 lossless, unsigned", build=build_jpeg_2000_by_pillow),
@@ -885,6 +942,42 @@ CASES = (
     Case(name="colour", shows="RGB secondary capture", build=build_colour, refusals=(Refusal.COLOUR,)),
     Case(name="mosaic", shows="Siemens mosaic", build=build_mosaic, refusals=(Refusal.MOSAIC,)),
     Case(name="localizer", shows="a localizer", build=build_localizer, refusals=(Refusal.LOCALIZER,)),
+    Case(
+        name="dose_beside",
+        shows="a dose grid, with pixels and geometry, beside its series",
+        build=build_dose_beside,
+        ignored={"DICOM object that is no image (RT Dose)": 6},
+    ),
+    Case(
+        name="private_class",
+        shows="a private SOP class",
+        build=build_private_class,
+        refusals=(Refusal.SOP_CLASS,),
+    ),
+    Case(
+        name="projection",
+        shows="projections (MIP) of a volume",
+        build=build_projection,
+        refusals=(Refusal.PROJECTION,),
+    ),
+    Case(
+        name="burned_in_text",
+        shows="a slice with text burnt into its voxels",
+        build=build_burned_in_text,
+        refusals=(Refusal.BURNED_IN_TEXT,),
+    ),
+    Case(
+        name="two_patients",
+        shows="slices of two patients in one series",
+        build=build_two_patients,
+        refusals=(Refusal.PATIENTS,),
+    ),
+    Case(
+        name="time_series",
+        shows="three time points that nothing tells apart",
+        build=build_time_series,
+        refusals=(Refusal.TIME_SERIES,),
+    ),
     Case(
         name="single_slice", shows="one slice", build=build_single_slice, refusals=(Refusal.TOO_FEW_SLICES,)
     ),
