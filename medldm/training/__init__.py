@@ -9,6 +9,7 @@ from medldm.training.assembly import (
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
 from medldm.training.averaging import average_weights
 from medldm.training.batches import ValidationBatches
+from medldm.training.cohort_space import measure_space
 from medldm.training.condition_columns import conditioning_of
 from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
 from medldm.training.denoising_task import DenoisingTask
@@ -27,7 +28,6 @@ from medldm.training.trainer import LatentDiffusionTrainer
 from medldm.training.volumes import (
     case_transforms,
     gather_conditions,
-    measure_space,
     open_cohort,
     volume_transforms,
 )

@@ -19,7 +19,6 @@ from medldm.conditioning import ConditioningConfig, Conditions
 from medldm.conditioning.config import SPATIAL_TYPES
 from medldm.conditioning.values import EncodesText, blank_value, condition_value
 from medldm.configs import read_switch
-from medldm.data.case_checks import image_files
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.contents import with_contents
@@ -34,7 +33,6 @@ from medldm.transforms import (
     LoadVolumed,
     NormaliseIntensityd,
     ResampleToSpacingd,
-    measure_intensity_mapping,
 )
 
 SPATIAL_KEYS = {"label_map": "label", "image": "condition_image"}
@@ -270,42 +268,3 @@ def open_cohort(
     if autoencoder_path is not None:
         require_channels_of(autoencoder_path, cohort.channels)
     return with_contents(with_measured_scalars(cohort))
-
-
-def measure_space(
-    cohort: Cohort, *, spacing_mm: Sequence[float], size: Sequence[int], intensity: str | Mapping[str, str]
-) -> VolumeSpace:
-    """Return the space to train in; the intensity mappings are measured on the training cases.
-
-    Args:
-        cohort: its training cases are read for `mr_percentile` and `identity_range`.
-        spacing_mm: of the networks' grid.
-        size: voxels of the networks' grid.
-        intensity: kind of the mapping, "mr_percentile", "ct_window" or "identity_range", for all channels; or
-            channel to kind.
-
-    Raises:
-        ConfigError: for kinds that are not of the cohort's channels.
-    """
-    kinds = [intensity] if isinstance(intensity, str) else _kinds_by_name(intensity, cohort.channels)
-    kinds = kinds * max(1, len(cohort.channels)) if isinstance(intensity, str) else kinds
-    mappings: list[Any] = []
-    for place, kind in enumerate(kinds):
-        of_channel = [{"image": image_files(case)[place]} for case in cohort.training]
-        mappings.append(measure_intensity_mapping(of_channel, kind=kind))  # type: ignore[arg-type]
-    named = dict(zip(cohort.channels, mappings, strict=True)) if cohort.channels else mappings[0]
-    return VolumeSpace(
-        spacing_mm=tuple(spacing_mm),  # type: ignore[arg-type]
-        size=tuple(size),  # type: ignore[arg-type]
-        intensity=named,
-        channels=cohort.channels,
-    )
-
-
-def _kinds_by_name(kinds: Mapping[str, str], channels: Sequence[str]) -> list[str]:
-    if set(kinds) != set(channels):
-        raise ConfigError(
-            f"intensity names {sorted(kinds)}, the cohort's channels are {list(channels)}: give a kind for "
-            "each, or one for all"
-        )
-    return [kinds[name] for name in channels]
