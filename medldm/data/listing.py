@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,9 +154,15 @@ def _read_folders(
             issues.append(Issue.error("pair", f"images/{name}", message))
     for folder, files in (("labels", labels), (CONDITION_IMAGES, others)):
         for stem in sorted(files.keys() - images.keys()):
-            message = "it has no image of that name in images/"
+            message = f"it has no image of that name in images/{_other_case(stem, images)}"
             issues.append(Issue.error("pair", f"{folder}/{files[stem].name}", message))
     return cases
+
+
+def _other_case(stem: str, others: Iterable[str]) -> str:
+    """Name what differs from a name in upper and lower case only."""
+    found = next((one for one in others if one.lower() == stem.lower()), None)
+    return f"; {found} differs from it in upper and lower case only, rename one" if found else ""
 
 
 def _read_label_maps(root: Path, *, issues: list[Issue]) -> list[Case]:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import nibabel as nib
+import numpy as np
 
 from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
+from medldm.transforms.mgh import DATA_OFFSET, MGH
 
 _MAX_TABLE_BYTES = 2**20
+_PARAMETER_BYTES = 20
+_MGH_BYTES = {0: 1, 1: 4, 3: 4, 4: 2, 10: 2}
 _CARET_EXTENSION = 30
 """NIfTI extension code of Connectome Workbench's XML, which TotalSegmentator uses for its label names."""
 
@@ -82,16 +88,16 @@ def names_from_mgz(path: Path) -> LabelSchema | None:
     table (`CTABreadFromBinary`), of version 2 where its first integer is -2.
     """
     try:
-        image = nib.load(path)
-    except (OSError, ValueError, nib.filebasedimages.ImageFileError):
+        with path.open("rb") as plain:
+            is_packed = plain.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_packed else path.open("rb") as file:
+            header = np.frombuffer(file.read(DATA_OFFSET), dtype=MGH)[0]
+            item_bytes = _MGH_BYTES[int(header["type"])]
+            file.seek(DATA_OFFSET + item_bytes * int(np.prod(header["dims"], dtype=np.int64)))
+            footer = file.read(_MAX_TABLE_BYTES)
+    except (OSError, EOFError, ValueError, LookupError, zlib.error):
         return None  # the reader of volumes says what is wrong with it
-    if not isinstance(image, nib.MGHImage):
-        return None
-    start = int(image.header.get_footer_offset())
-    with nib.openers.ImageOpener(str(path)) as file:
-        file.seek(start)
-        footer = file.read(_MAX_TABLE_BYTES)
-    return _from_footer(footer[20:])
+    return _from_footer(footer[_PARAMETER_BYTES:])
 
 
 def _from_footer(footer: bytes) -> LabelSchema | None:

@@ -113,6 +113,14 @@ def write_record(root: Path, record: CaseRecord) -> None:
     write_json(inside(root, RECORDS, f"{record.id}.json"), asdict(record))
 
 
+def remove_case(root: Path, record: CaseRecord) -> None:
+    """Remove what was made for a case, its record last."""
+    for name in record.image_names:
+        inside(root, "images", name).unlink(missing_ok=True)
+    inside(root, "labels", f"{record.id}.nii.gz").unlink(missing_ok=True)
+    inside(root, RECORDS, f"{record.id}.json").unlink(missing_ok=True)
+
+
 def read_records(root: Path) -> dict[str, CaseRecord]:
     """Return the records of earlier runs by source; unreadable ones are as if they were not there."""
     records: dict[str, CaseRecord] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from medldm.data.identity import keyed_hash, subject_identifier
 from medldm.data.preparation.cases import CaseOutcome, CasePlan
-from medldm.data.preparation.files import CaseRecord, write_record
+from medldm.data.preparation.files import CaseRecord, OutputError, remove_case, write_record
 from medldm.data.preparation.labels import LabelTable
 from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.sources import FoundSources, Source
@@ -107,6 +107,32 @@ def is_done(plan: CasePlan, earlier: dict[str, CaseRecord]) -> bool:
     files = [plan.root / "images" / name for name in record.image_names]
     files += [plan.root / "labels" / f"{record.id}.nii.gz"] if record.has_label else []
     return all(file.is_file() for file in files)
+
+
+def remove_superseded(root: Path, outcomes: Sequence[CaseOutcome], earlier: Mapping[str, CaseRecord]) -> None:
+    """Remove cases that were made anew under another name, as when a table now names their subject."""
+    for outcome in outcomes:
+        old = earlier.get(outcome.record.source)
+        if old is not None and not outcome.reason and old.id != outcome.record.id:
+            remove_case(root, old)
+
+
+def remove_other_channels(
+    root: Path, plans: Sequence[CasePlan], earlier: Mapping[str, CaseRecord], *, overwrite: bool
+) -> None:
+    """Refuse, or remove, earlier cases of other channels: a cohort has one choice of channels.
+
+    Raises:
+        OutputError: where there are such cases and nothing may be replaced.
+    """
+    wanted = {plan.record.channels for plan in plans}
+    others = [record for record in earlier.values() if wanted and record.channels not in wanted]
+    if others and not overwrite:
+        raise OutputError(
+            f"the output holds {len(others)} cases of other channels; choose another folder or overwrite"
+        )
+    for record in others:
+        remove_case(root, record)
 
 
 def kept_case(plan: CasePlan, earlier: dict[str, CaseRecord]) -> CaseOutcome:

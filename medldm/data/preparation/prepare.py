@@ -17,7 +17,14 @@ from medldm.data.preparation.cases import CaseOutcome, CasePlan, convert_cases
 from medldm.data.preparation.files import CaseRecord, open_output, read_records, remove_unfinished, write_json
 from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.data.preparation.options import PrepareOptions
-from medldm.data.preparation.plans import is_done, kept_case, plan_cases, split_changed
+from medldm.data.preparation.plans import (
+    is_done,
+    kept_case,
+    plan_cases,
+    remove_other_channels,
+    remove_superseded,
+    split_changed,
+)
 from medldm.data.preparation.private_list import HOW_TO_FIND, IN_LIST, Origin, open_private_list
 from medldm.data.preparation.remarks import describe_decisions
 from medldm.data.preparation.result import PrepareResult, Refused
@@ -99,10 +106,12 @@ def prepare(
         private_list.write(_origins(planned, found))
     remarks = [*found.remarks, *describe_decisions(planned, options)]
     plans = [plan for plan in planned if not (plan.source.missing and options.drop_incomplete)]
+    remove_other_channels(root, plans, earlier, overwrite=options.overwrite)
     fresh = [plan for plan in plans if not is_done(plan, earlier)]
     outcomes = [kept_case(plan, earlier) for plan in plans if is_done(plan, earlier)]
     changed, fresh = split_changed(fresh, earlier, overwrite=options.overwrite)
     outcomes += [*changed, *convert_cases(fresh, options)]
+    remove_superseded(root, outcomes, earlier)
     result = _finish(
         root,
         outcomes,

@@ -125,7 +125,7 @@ def find_sources(
 
 def _from_layout(layout: Layout, table: SubjectTable) -> FoundSources:
     """Take the scans of a layout that says itself what it is."""
-    sources = [_scan_source(scan, layout.root) for scan in layout.scans]
+    sources = [_scan_source(scan, layout) for scan in layout.scans]
     volumes = [path for source in sources for path in source.files]
     sources, named = _take_named_labels(sources, volumes, table, layout.root)
     said = Counter(issue.message for issue in layout.problems if issue.severity == "warning")
@@ -140,8 +140,8 @@ def _from_layout(layout: Layout, table: SubjectTable) -> FoundSources:
     )
 
 
-def _scan_source(scan: Scan, root: Path) -> Source:
-    files = [path.relative_to(root).as_posix() for path in scan.images.values()]
+def _scan_source(scan: Scan, layout: Layout) -> Source:
+    files = [path.relative_to(layout.root).as_posix() for path in scan.images.values()]
     stems = [file_stem(path) for path in scan.images.values()]
     contrast = next(iter(scan.images), "") if len(scan.images) == 1 else ""
     return Source(
@@ -152,6 +152,7 @@ def _scan_source(scan: Scan, root: Path) -> Source:
         label=scan.label,
         contrast=contrast,
         case=(scan.case or scan.name,),
+        missing=tuple(name for name in layout.channels if name not in scan.images),
         doubt=scan.doubt,
         split=scan.split,
         entry=scan.entry,

@@ -291,7 +291,7 @@ def test_check_finds_contrasts_of_one_person_in_both_splits(run: Run) -> None:
     told_apart = [entry("images/P01-t1n", subject="A"), entry("images/P02-t1n", subject="B")]
     write_list(run.source, told_apart, [entry("images/P01-t2f", subject="C")])
     text, _ = run_check(run.source)
-    assert "speak of one person" in text
+    assert "it is one person" in text
 
 
 def test_contrasts_in_images_are_of_one_subject_and_unsure_names_are_asked_about(run: Run) -> None:
