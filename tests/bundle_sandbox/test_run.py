@@ -33,7 +33,7 @@ def bundle(tmp_path: Path) -> Path:
     folder = tmp_path / "bundle"
     (folder / "configs").mkdir(parents=True)
     (folder / "configs" / "run.yaml").write_text(
-        "output_dir: outputs\n"
+        "output_dir: outputs\ndataset_dir: data\n"
         "channels: [4, 8]\n"
         "n: $len(@channels) + 1\n"
         "net: {_target_: medldm.networks.VAE, config: {_target_: medldm.VAEConfig,\n"

@@ -62,6 +62,7 @@ DIFFERING = {
     "train_diffusion": {"schema", "encoder_of_texts", "model"},
 }
 DIFFERING_PARTS = {
+    "cohort": {"require_labels"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
     "training::config": {"discriminator_learning_rate"},
     "train": {"inferer"},

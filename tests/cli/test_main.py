@@ -26,7 +26,7 @@ def test_check_says_that_a_sound_cohort_is_sound(make_cohort, capsys) -> None:
 
 def test_check_ends_with_1_and_names_the_file(make_cohort, capsys) -> None:
     folder = make_cohort(3)
-    (folder / "labels" / "case_1.nii.gz").unlink()
+    (folder / "images" / "case_1.nii.gz").unlink()
     assert main(["check", str(folder), "--json"]) == 1
     assert "case_1.nii.gz" in json.dumps(json.loads(capsys.readouterr().out))
 
