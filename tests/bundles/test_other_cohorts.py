@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,32 +12,43 @@ import numpy as np
 import pytest
 
 import medldm
+from medldm.bundle_sandbox import run_checked
+from medldm.errors import MedldmError
 from medldm.latent_diffusion.checkpoints import read_card
+from medldm.runtime.endings import open_wrappers
 from tests.bundles.test_mri_label_ldm import TINY_1, TINY_2, knobs, run_as_user
 
 BUNDLES = Path(medldm.__file__).parent / "bundles"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:parsing config_file"),
+    pytest.mark.filterwarnings("ignore:No hash value provided"),
+]
+
 OF_MAPS = {"size": [16, 20, 16], "down_channels": [4, 8], "n_groups": 4, "n_epochs": 2, "val_interval": 1}
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Return a function that runs a workflow and gives its log; `fails` expects an error of the user's."""
+def run(tmp_path, caplog):
+    """Return a function that runs a workflow and gives its log, or the error that the user is shown."""
 
     def run_workflow(
-        workflow: str,
-        cohort: Path,
-        *,
-        bundle: str = "mri_label_ldm",
-        fails: bool = False,
-        program: str = "medldm.cli",
-        **values: Any,
+        workflow: str, cohort: Path, *, bundle: str = "mri_label_ldm", fails: bool = False, **values: Any
     ) -> str:
-        files = ["--config_file", str(BUNDLES / bundle / "configs" / f"{workflow}.yaml")]
+        caplog.clear()
+        file = str(BUNDLES / bundle / "configs" / f"{workflow}.yaml")
         common = {"bundle_root": BUNDLES / bundle, "dataset_dir": cohort, "output_dir": tmp_path / "out"}
-        result = run_as_user([*files, *knobs(**{**common, **values})], cwd=tmp_path, program=program)
-        assert result.returncode == int(fails), result.stderr
-        assert not fails or "Traceback" not in result.stderr
-        return result.stdout + result.stderr
+        paths = {name: str(path) for name, path in common.items()}
+        given = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        arguments = {"config_file": file, "logging_file": False, "device": "cpu", **paths, **given}
+        with caplog.at_level(logging.INFO):
+            if not fails:
+                run_checked(**arguments)
+                return caplog.text
+            with pytest.raises(Exception) as error:
+                run_checked(**arguments)
+        opened = open_wrappers(error.value)
+        assert isinstance(opened, MedldmError)
+        return str(opened)
 
     return run_workflow
 
@@ -67,7 +79,7 @@ def test_both_stages_train_where_no_scan_has_a_label_map(make_cohort, tmp_path, 
     run("train_autoencoder", cohort, **split, **TINY_1)
     message = run("train_diffusion", cohort, **split, **TINY_2, fails=True)
     assert "no training case of the cohort has a label map" in message
-    run("train_diffusion", cohort, **split, **TINY_2, conditioning_type="[]")
+    run("train_diffusion", cohort, **split, **TINY_2, conditioning_type=[])
     run("inference", cohort, num_samples=1, num_steps=2)
     assert len(list((tmp_path / "out" / "synthetic" / "images").iterdir())) == 1
 
@@ -110,7 +122,7 @@ def test_the_same_command_on_another_cohort_or_space_does_not_go_on(make_cohort,
     run("train_autoencoder", cohort, **split, **TINY_1)
     first = run("train_autoencoder", other, **split, **TINY_1, fails=True)
     assert "the training cases are others: 3 of 3 differ" in first
-    changes = {"spacing_mm": "[2,2,2]", "intensity": "ct_window", "adversarial_start": 7}
+    changes = {"spacing_mm": [2, 2, 2], "intensity": "ct_window", "adversarial_start": 7}
     for name, value in changes.items():
         message = run("train_autoencoder", cohort, **split, **(TINY_1 | {name: value}), fails=True)
         assert name.split("_")[0] in message.split("of another training")[1]
@@ -127,12 +139,14 @@ def test_the_same_command_on_another_cohort_or_space_does_not_go_on(make_cohort,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["monai.bundle", "medldm.cli"])
-def test_a_key_that_the_workflow_does_not_have_is_refused_before_anything_is_read(
-    tmp_path, run, program
-) -> None:
-    for key, nearest in (("epochz", "n_epochs"), ("train#datset#cache_rate", "train#dataset")):
-        message = run("train_autoencoder", tmp_path / "no_cohort", fails=True, program=program, **{key: 2})
-        assert f"Did you mean {nearest!r}?" in message
+def test_a_key_that_the_workflow_does_not_have_is_refused_before_anything_is_read(tmp_path, program) -> None:
+    file = str(BUNDLES / "mri_label_ldm" / "configs" / "train_autoencoder.yaml")
+    for key, nearest in (("epochz", "n_epochs"), ("train#datset", "train#dataset")):
+        options = knobs(dataset_dir=tmp_path / "no_cohort", **{key: 2})
+        result = run_as_user(["--config_file", file, *options], cwd=tmp_path, program=program)
+        assert result.returncode == 1
+        assert f"Did you mean {nearest!r}?" in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 @pytest.mark.slow
