@@ -73,13 +73,16 @@ def read_values(image: ImageHeader, frames: Sequence[Frame]) -> Iterator[np.ndar
             _check_codestream(dataset, frame)
         try:
             with quiet_pydicom():
-                stored, _ = decoder.as_array(
-                    dataset,
-                    index=frame.index if image.is_multiframe else 0,
-                    raw=True,
-                    decoding_plugin=plugin,
-                    correct_unused_bits=False,  # type: ignore[arg-type]
-                )
+                if image.bits_allocated == 1 and not plugin:
+                    stored = _unpack_bits(dataset.PixelData, frame)
+                else:
+                    stored, _ = decoder.as_array(
+                        dataset,
+                        index=frame.index if image.is_multiframe else 0,
+                        raw=True,
+                        decoding_plugin=plugin,
+                        correct_unused_bits=False,  # type: ignore[arg-type]
+                    )
         except (*PARSE_ERRORS, RuntimeError):
             raise DicomError(
                 Refusal.UNDECODABLE, f"the pixels of {frame} cannot be decoded; restore the file"
@@ -88,6 +91,27 @@ def read_values(image: ImageHeader, frames: Sequence[Frame]) -> Iterator[np.ndar
             raise DicomError(Refusal.UNDECODABLE, f"the pixels of {frame} do not fill its rows and columns")
         values = _without_unused_bits(stored, frame)
         yield values.astype(np.float64) * frame.slope + frame.intercept
+
+
+def _unpack_bits(data: bytes, frame: Frame) -> np.ndarray:
+    """Read one frame of single bits.
+
+    Frames follow each other bit by bit, so that one may begin and end within a byte; pydicom 3.0.2 cuts such
+    a frame short.
+
+    Returns:
+        (rows, columns) uint8.
+
+    Raises:
+        ValueError: where the data end before the frame does.
+
+    Source: PS3.5 8.1.1 and A.1, bits of a byte from the least significant.
+    """
+    shape = (frame.image.rows, frame.image.columns)
+    n_bits = shape[0] * shape[1]
+    start = frame.index * n_bits if frame.image.is_multiframe else 0
+    touched = np.frombuffer(data, dtype=np.uint8)[start // 8 : (start + n_bits + 7) // 8]
+    return np.unpackbits(touched, bitorder="little")[start % 8 :][:n_bits].reshape(shape)
 
 
 def _check_codestream(dataset: Dataset, frame: Frame) -> None:

@@ -49,6 +49,7 @@ class ExportCase:
         label_hash: of the label map's voxels; "" without one.
         entry: "class", "classes", "scalars" and "text", where the cohort gives them.
         sidecar: how the volume was made; empty for a real one.
+        has_condition_image: whether the cohort has a condition image for it, which no layout has a place for.
     """
 
     id: str
@@ -64,6 +65,7 @@ class ExportCase:
     label_hash: str = ""
     entry: Mapping[str, Any] = field(default_factory=dict)
     sidecar: Mapping[str, Any] = field(default_factory=dict)
+    has_condition_image: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +195,7 @@ def _case_of(
         label_hash=info[case["label"]].content_hash if "label" in case else "",
         entry={key: case[key] for key in ("class", "classes", "scalars", "text") if key in case},
         sidecar=sidecar,
+        has_condition_image="condition_image" in case,
     )
 
 

@@ -98,7 +98,7 @@ def export_cohort(
     check, write = LAYOUTS[format]
     check(cases, output, options)
     with replaced_folder(output) as folder:
-        notes = write(cases, folder, options)
+        notes = [*write(cases, folder, options), *_left_out(cases)]
         write_json(folder / EXPORT_FILE, _describe(cases, format, notes))
         if cases.schema is not None:
             schema = renumber(cases.schema) if format == "nnunet" else cases.schema
@@ -133,6 +133,12 @@ def _require_apart(output: Path, cases: ExportSet) -> None:
                 raise ConfigError(f"the output {output.name} holds {file.name} of the cohort: choose another")
 
 
+def _left_out(cases: ExportSet) -> list[str]:
+    """Say what of the cohort is not in the export."""
+    n_images = sum(case.has_condition_image for case in cases.cases)
+    return [f"the condition images of {n_images} cases are left out"] if n_images else []
+
+
 def _describe(cases: ExportSet, format: str, notes: Sequence[str]) -> dict[str, Any]:
     content: dict[str, Any] = {
         "format": format,
@@ -149,6 +155,7 @@ def _describe(cases: ExportSet, format: str, notes: Sequence[str]) -> dict[str, 
                 "synthetic": case.is_synthetic,
                 "labelled": case.label is not None,
             }
+            | ({"conditions": dict(case.entry)} if case.entry else {})
             for case in cases.cases
         ],
         "sidecars": {case.id: dict(case.sidecar) for case in cases.cases if case.sidecar},

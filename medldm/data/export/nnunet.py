@@ -99,6 +99,8 @@ def write_nnunet(cases: ExportSet, folder: Path, options: ExportOptions) -> list
         "validate on, the same in each fold; copy it into the data set's folder of nnUNet_preprocessed",
         *leak_notes(cases),
     ]
+    if not split["val"]:
+        notes.append("no real case is held out for validation: train with the fold all")
     if not is_plain:
         notes.append(
             "label values became 1 to K, as nnU-Net asks; export.json holds the values of the cohort"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -259,3 +260,23 @@ def test_channels_can_be_chosen(tmp_path: Path) -> None:
     cases = gather_cases(cohort, synthetic=[], options=ExportOptions(channels=("t2w",)))
     assert cases.channels == ("t2w",)
     assert [path.name for path in cases.cases[0].images] == ["a_t2w.nii.gz"]
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "real", ["a", "b"])
+    shutil.copytree(cohort / "images", cohort / "condition_images")
+    (cohort / "condition_images" / "b.nii.gz").unlink()
+    result = export_cohort(cohort, tmp_path / "out", format="slicer")
+    assert "the condition images of 1 cases are left out" in result.notes
+
+
+def test_conditions_of_the_cases_stand_in_the_list(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "real", ["a", "b"])
+    entries = [
+        {"id": name, "image": f"images/{name}.nii.gz", "scalars": {"age": 40}, "text": "calm"}
+        for name in "ab"
+    ]
+    (cohort / "cohort.json").write_text(json.dumps({"training": entries[:1], "validation": entries[1:]}))
+    export_cohort(cohort, tmp_path / "out", format="slicer")
+    cases = json.loads((tmp_path / "out/export.json").read_text())["cases"]
+    assert [case["conditions"] for case in cases] == [{"scalars": {"age": 40}, "text": "calm"}] * 2

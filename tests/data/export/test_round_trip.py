@@ -11,6 +11,8 @@ import pytest
 from medldm.data.case_checks import image_files
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.export import ExportOptions, export_cohort
+from medldm.data.preparation.prepare import PrepareOptions, prepare
+from medldm.transforms import LoadVolume
 from tests.data.export.export_cases import AFFINES, SCHEMA, affine_of, voxels, write_cohort
 
 NAMES = ["sub-a", "sub-b", "sub-c", "sub-d"]
@@ -70,3 +72,29 @@ def test_bids_with_channels(tmp_path: Path) -> None:
     export_cohort(cohort, tmp_path / "out", format="bids")
     back = read_cohort(tmp_path / "out", channels=("t1w", "t2w"))
     same_cases(read_cohort(cohort), back)
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+@pytest.mark.parametrize("affine", AFFINES)
+def test_dicom(affine: str, enhanced: bool, tmp_path: Path) -> None:
+    """A DICOM export comes back through `prepare`: image and segmentation find each other by reference."""
+    pytest.importorskip("highdicom")
+    cohort = write_cohort(tmp_path / "real", NAMES[:2], affines=[affine])
+    options = ExportOptions(enhanced=enhanced, modality="MR")
+    export_cohort(cohort, tmp_path / "out", format="dicom", options=options)
+    (tmp_path / "key").write_bytes(b"0" * 32)
+    (tmp_path / "table.csv").write_text("source,subject\nsub-a,sub-a\nsub-b,sub-b\n")
+    settings = PrepareOptions(labels=tmp_path / "out" / "labels.json", key_file=tmp_path / "key", workers=1)
+    result = prepare(tmp_path / "out", tmp_path / "back", table=tmp_path / "table.csv", options=settings)
+    assert not result.refused, result.table()
+    first, second = read_cohort(cohort), read_cohort(tmp_path / "back")
+    theirs = {case["subject"]: case for case in second.cases}
+    assert first.schema is not None and second.schema is not None
+    assert second.schema.structures == first.schema.structures
+    for case in first.cases:
+        for key, is_label in (("image", False), ("label", True)):
+            source, target = (
+                LoadVolume(is_label=is_label)(one[key]) for one in (case, theirs[case["subject"]])
+            )
+            np.testing.assert_array_equal(target.numpy(), source.numpy())
+            np.testing.assert_allclose(target.affine.numpy(), source.affine.numpy(), atol=1e-4)
