@@ -159,14 +159,13 @@ def test_commands_of_the_how_to_pages_run(
 def test_commands_of_the_page_on_several_contrasts_run(
     make_cohort: Callable[..., Path], checkout: Path
 ) -> None:
-    make_cohort(6, name="my_contrasts", channels=("t1n", "t2w"))
-    # Of another size, so that no volume is in both.
-    make_cohort(3, name="other_contrasts", channels=("t1n", "t2w"), shape=(16, 19, 14))
+    make_cohort(10, name="my_contrasts", channels=("t1n", "t2w"))
     assert len(commands(CHANNELS)) == 6
     run_page(CHANNELS, checkout)
     names = sorted(file.name for file in (checkout / "synthetic_contrasts" / "images").iterdir())
     assert names[:2] == ["synthetic_0000_t1n.nii.gz", "synthetic_0000_t2w.nii.gz"] and len(names) == 4
-    assert (checkout / "report_contrasts" / "channels" / "t2w" / "report.html").exists()
+    report = checkout / "outputs_contrasts" / "evaluation" / "channels" / "t2w" / "report.html"
+    assert report.exists()
 
 
 def test_every_page_with_commands_or_python_is_run() -> None:
