@@ -26,6 +26,8 @@ class LabelTable:
         names: cohort value -> name.
         colours: cohort value -> "#rrggbb".
         lines: source value -> line of the user's table; empty for a preset or a labels.json.
+        by_name: name of a structure that comes as a mask, a segment or contours -> cohort value; 0 drops it.
+        name_lines: such a name -> line of the user's table.
 
     Examples:
         >>> table = LabelTable(mapping={2: 1, 41: 1}, names={1: "white matter"})
@@ -37,6 +39,8 @@ class LabelTable:
     names: Mapping[int, str] = field(default_factory=dict)
     colours: Mapping[int, str] = field(default_factory=dict)
     lines: Mapping[int, int] = field(default_factory=dict)
+    by_name: Mapping[str, int] = field(default_factory=dict)
+    name_lines: Mapping[str, int] = field(default_factory=dict)
 
     def unused_lines(self, values: Iterable[int]) -> list[int]:
         """Return the lines of the user's table whose source value is none of those found in label maps."""
@@ -85,7 +89,8 @@ def read_label_table(source: str | Path | None) -> LabelTable:
     Args:
         source: None keeps values and numbers the names; "totalsegmentator" or "freesurfer" names the
             structures of these tools; a table (tab, semicolon or comma) with the columns "from" and,
-            if wanted, "to", "name" and "colour"; a labels.json.
+            if wanted, "to", "name" and "colour"; a labels.json. "from" is a value of label maps, or the name
+            of a structure that comes as a mask, a segment or contours, which needs "to".
 
     Raises:
         ConfigError: for unknown presets, columns or values; the message names them.
@@ -112,6 +117,8 @@ def _identity(schema: LabelSchema) -> LabelTable:
 def _from_rows(path: Path) -> LabelTable:
     mapping: dict[int, int] = {}
     lines: dict[int, int] = {}
+    by_name: dict[str, int] = {}
+    name_lines: dict[str, int] = {}
     names: dict[int, str] = {}
     colours: dict[int, str] = {}
     table = read_delimited_table(path, name="the label table", wanted=COLUMNS)
@@ -121,20 +128,29 @@ def _from_rows(path: Path) -> LabelTable:
             + describe_columns(table.columns, wanted=COLUMNS)
         )
     for line, row in ((each.line, each.cells) for each in table.rows):
-        source = _value_of(row["from"], line=line)
-        target = _value_of(row.get("to") or row["from"], line=line)
-        if source in mapping:
-            raise ConfigError(
-                f"line {line} of the label table maps {source} a second time, after line {lines[source]}"
-            )
-        mapping[source], lines[source] = target, line
         name = row.get("name", "")
+        if any(character.isalpha() for character in row["from"]):
+            source_name, target = row["from"], _value_of(row.get("to"), line=line)
+            if source_name in by_name:
+                raise ConfigError(f"line {line} of the label table maps {source_name} a second time")
+            by_name[source_name], name_lines[source_name] = target, line
+            name = name or names.get(target, source_name)
+        else:
+            source = _value_of(row["from"], line=line)
+            target = _value_of(row.get("to") or row["from"], line=line)
+            if source in mapping:
+                raise ConfigError(
+                    f"line {line} of the label table maps {source} a second time, after line {lines[source]}"
+                )
+            mapping[source], lines[source] = target, line
         if target and name:
             if names.setdefault(target, name) != name:
                 raise ConfigError(f"line {line} of the label table gives {target} a second name")
             if colour := row.get("colour"):
                 colours[target] = colour
-    return LabelTable(mapping=mapping, names=names, colours=colours, lines=lines)
+    return LabelTable(
+        mapping=mapping, names=names, colours=colours, lines=lines, by_name=by_name, name_lines=name_lines
+    )
 
 
 def _value_of(text: str | None, *, line: int) -> int:

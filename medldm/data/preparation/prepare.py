@@ -29,7 +29,7 @@ from medldm.data.preparation.private_list import HOW_TO_FIND, IN_LIST, Origin, o
 from medldm.data.preparation.remarks import describe_decisions
 from medldm.data.preparation.result import PrepareResult, Refused
 from medldm.data.preparation.sources import FoundSources, find_sources
-from medldm.data.preparation.structures import structure_values
+from medldm.data.preparation.structures import is_named, structure_values
 from medldm.data.preparation.table import SubjectTable, read_subject_table, show_lines
 from medldm.data.preparation.table_match import TableMatch, match_table
 from medldm.errors import ConfigError, MissingFileError
@@ -145,6 +145,13 @@ def _value_structures(found: FoundSources, labels: LabelTable) -> tuple[LabelTab
             "table with --labels, so that a number and a name mean the same"
         )
     values = structure_values(names, labels)
+    unused = [line for name, line in labels.name_lines.items() if not is_named(name, names)]
+    if unused:
+        logger.warning(
+            "%d rows of the label table name structures that no case has (%s)",
+            len(unused),
+            show_lines(unused),
+        )
     if not labels.names:
         labels = replace(labels, names={value: name for name, value in values.items()})
     return labels, values

@@ -17,7 +17,9 @@ def describe_decisions(plans: Sequence[CasePlan], options: PrepareOptions) -> li
     """Return a line for each thing that was decided and should be looked at; all of them go to the log."""
     lines = [
         *_paired_by_place(plans),
-        *absent_structures([plan.source.structures for plan in plans]),
+        *absent_structures(
+            [[name for name in plan.source.structures if plan.values[name]] for plan in plans]
+        ),
         *_contrasts(plans),
         *_incomplete(plans, options),
     ]

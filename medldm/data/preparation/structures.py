@@ -15,9 +15,11 @@ from medldm.transforms.errors import VoxelValueError
 def structure_values(names: Iterable[str], table: LabelTable) -> dict[str, int]:
     """Give every structure of a cohort its value: that of the label table, or its place in the alphabet.
 
+    Names that differ only in case and separators, as those of two vendors may, are one structure.
+
     Args:
         names: of all structures of all cases.
-        table: of the run; its names decide where it has any.
+        table: of the run; its rows and names decide where it has any. A row may drop a structure with 0.
 
     Raises:
         ConfigError: for structures that the table does not name.
@@ -27,13 +29,18 @@ def structure_values(names: Iterable[str], table: LabelTable) -> dict[str, int]:
         {'liver': 1, 'spleen': 2}
     """
     found = sorted(set(names))
-    if not table.names:
-        return {name: value for value, name in enumerate(found, start=1)}
+    if not table.names and not table.by_name:
+        numbers: dict[str, int] = {}
+        for name in found:
+            numbers.setdefault(_plain(name), len(numbers) + 1)
+        return {name: numbers[_plain(name)] for name in found}
     known = {_plain(name): value for value, name in table.names.items()}
+    known |= {_plain(name): value for name, value in table.by_name.items()}
     if unknown := [name for name in found if _plain(name) not in known]:
         shown = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
         raise ConfigError(
-            f"the label table names no structure {shown}; add a row for each, or leave the table out"
+            f"the label table names no structure {shown}; add a row for each, with 0 to drop it, or leave "
+            "the table out"
         )
     return {name: known[_plain(name)] for name in found}
 
@@ -52,7 +59,7 @@ def merge_structures(
         masks: name -> (X, Y, Z) bool; each is asked for once.
         names: of the masks.
         shape: (X, Y, Z).
-        values: name -> value.
+        values: name -> value; 0 leaves a structure out.
         priority: structures that win where masks overlap, the strongest first.
 
     Returns:
@@ -62,7 +69,8 @@ def merge_structures(
         VoxelValueError: where masks overlap of which none is in `priority`; names both and counts the voxels.
     """
     ranks = {_plain(name): rank for rank, name in enumerate(priority)}
-    ordered = sorted(names, key=lambda name: (ranks.get(_plain(name), len(ranks)), name))
+    kept = [name for name in names if values[name]]
+    ordered = sorted(kept, key=lambda name: (ranks.get(_plain(name), len(ranks)), name))
     dtype = np.min_scalar_type(max((values[name] for name in names), default=0))
     merged = np.zeros(shape, dtype=dtype)
     winners = {values[name]: name for name in reversed(ordered)}
@@ -89,6 +97,11 @@ def absent_structures(cases: Sequence[Iterable[str]]) -> list[str]:
         if n_absent:
             lines.append(f"{name} has no mask in {n_absent} of {len(held)} cases and is absent there")
     return lines
+
+
+def is_named(name: str, names: Iterable[str]) -> bool:
+    """Say whether a name is among others, whatever its case and its separators."""
+    return _plain(name) in {_plain(other) for other in names}
 
 
 def _plain(name: str) -> str:

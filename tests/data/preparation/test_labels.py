@@ -49,7 +49,7 @@ def test_value_without_entry_is_named(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("a,b\n1,2\n", "columns"),
-        ("from,to\nx,1\n", "line 2"),
+        ("from,to\n-1,1\n", "line 2"),
         ("from,to\n1,1\n1,2\n", "second time"),
         ("from,to,name\n1,1,a\n2,1,b\n", "second name"),
     ],
