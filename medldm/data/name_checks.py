@@ -11,7 +11,7 @@ from medldm.data.case_checks import image_files
 from medldm.data.case_subjects import decide_names
 from medldm.data.issues import Issue
 from medldm.data.layouts.names import CaseName, is_label_folder, read_names
-from medldm.data.layouts.pairing import speaks_of_another
+from medldm.data.layouts.pairing import names_in_use, speaks_of_another
 from medldm.data.layouts.trees import is_volume
 
 Splits = Mapping[str, list[dict[str, Any]]]
@@ -65,14 +65,14 @@ def _maps_of_others(
 ) -> list[Issue]:
     """Find label maps whose names speak of another case than their image's."""
     cases = list(cases)
-    images = [read[file] for case in cases for file in image_files(case)]
+    names = names_in_use(read[file] for case in cases for file in image_files(case))
     message = "its name speaks of another case than its image's ({}); give each image the map of its name"
     return [
         Issue.error("pair", name_of(case["label"]), message.format(name_of(image_files(case)[0])))
         for case in cases
         if "label" in case
         and image_files(case)
-        and speaks_of_another(read[case["label"]], read[image_files(case)[0]], images)
+        and speaks_of_another(read[case["label"]], read[image_files(case)[0]], names)
     ]
 
 

@@ -162,6 +162,12 @@ def is_not_meant(path: PurePath) -> bool:
     return any(_NOT_MEANT.fullmatch(word) for word in _WORDS.findall(file_stem(path)))
 
 
+def is_known_contrast(name: str) -> bool:
+    """Tell the field's words for contrasts, and nnU-Net's numbers, from words of a user's own."""
+    words = re.split(r"[-_]", name)
+    return all(_CONTRAST.fullmatch(w) or _MODIFIER.fullmatch(w) or re.fullmatch(r"\d{4}", w) for w in words)
+
+
 def is_label_folder(name: str) -> bool:
     """Tell folders of label maps: labels, labelsTr, seg, segmentations, masks."""
     return bool(_LABEL_FOLDER.fullmatch(name))

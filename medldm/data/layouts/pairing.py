@@ -68,13 +68,13 @@ def pair_labels(
     return _Pairing(images, labels, nameless).run()
 
 
-def speaks_of_another(label: CaseName, image: CaseName, images: Iterable[CaseName]) -> bool:
+def speaks_of_another(label: CaseName, image: CaseName, names: Container[str]) -> bool:
     """Tell a map that names another case than an image: another subject, another image's name or number.
 
     Args:
         label: what the map's name says.
         image: what the image's name says.
-        images: of the whole cohort.
+        names: that the images of the whole cohort go by, from `names_in_use`.
     """
     if label.key == image.key:
         return False
@@ -82,12 +82,15 @@ def speaks_of_another(label: CaseName, image: CaseName, images: Iterable[CaseNam
         return True
     if label.entities and image.entities:
         return not _agree(label, image)
-    own = {name for name in (image.stem, *image.folders[-1:]) if name}
-    others = {name for one in images for name in (one.stem, *one.folders[-1:])} - own
+    own = names_in_use([image])
     if not label.stem or label.stem in own:
         return False
-    patterns = {_pattern(name) for name in own if _has_digit(name)}
-    return label.stem in others or _pattern(label.stem) in patterns
+    return label.stem in names or _pattern(label.stem) in {_pattern(name) for name in own if _has_digit(name)}
+
+
+def names_in_use(images: Iterable[CaseName]) -> set[str]:
+    """Return what images go by: their stems and the folders they lie in."""
+    return {name for one in images for name in (one.stem, *one.folders[-1:]) if name}
 
 
 class _Pairing:
@@ -100,10 +103,13 @@ class _Pairing:
         self.pairs = Pairs()
         self.plain: dict[int, list[Path]] = defaultdict(list)
         self.masks: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+        self.names = names_in_use(images)
+        self.by_person: dict[tuple[str | None, str | None], list[int]] = defaultdict(list)
         self.by_key: dict[tuple[str, ...], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
             if index not in nameless:
                 self.by_key[image.key].append(index)
+                self.by_person[_person(image)].append(index)
 
     def run(self) -> Pairs:
         """Collect the claims by name, then those by place, and grant those that nothing contradicts."""
@@ -124,7 +130,7 @@ class _Pairing:
 
     def _named_owners(self, label: CaseName) -> list[int]:
         if label.entities:
-            candidates = [index for index, image in enumerate(self.images) if _agree(label, image)]
+            candidates = [one for one in self.by_person[_person(label)] if _agree(label, self.images[one])]
         else:
             candidates = self.by_key.get(label.key, [])
         return [index for index in candidates if _is_of_contrast(label, self.images[index])]
@@ -169,8 +175,9 @@ class _Pairing:
         inside = [index for index, image in enumerate(self.images) if image.key[: len(parent)] == parent]
         if len(inside) != 1 or self.images[inside[0]].is_listed:
             return []
-        speaks_of_another = any(self._contradict(self.labels[path], self.images[inside[0]]) for path in paths)
-        return [] if speaks_of_another else inside
+        image = self.images[inside[0]]
+        are_strange = any(speaks_of_another(self.labels[path], image, self.names) for path in paths)
+        return [] if are_strange else inside
 
     def _stand_alone(self, path: Path, label: CaseName) -> None:
         """Climb from the map's folder to the first that holds an image; both must be alone there."""
@@ -185,16 +192,13 @@ class _Pairing:
             are_alone = len(inside) == len(maps) == 1
             if not are_alone or not is_case_folder or image.is_listed or is_taken:
                 self.pairs.lost[path] = NO_IMAGE
-            elif self._contradict(label, image):
+            elif speaks_of_another(label, image, self.names):
                 self.pairs.lost[path] = CONTRADICTS
             else:
                 self.plain[inside[0]].append(path)
                 self.pairs.alone.append(inside[0])
             return
         self.pairs.lost[path] = NO_IMAGE
-
-    def _contradict(self, label: CaseName, image: CaseName) -> bool:
-        return speaks_of_another(label, image, self.images)
 
     def _grant(self) -> None:
         for index in {**self.plain, **self.masks}:
@@ -216,11 +220,13 @@ class _Pairing:
                 )
 
 
+def _person(name: CaseName) -> tuple[str | None, str | None]:
+    return name.entities.get("sub"), name.entities.get("ses")
+
+
 def _agree(label: CaseName, image: CaseName) -> bool:
     """Tell whether a BIDS map can be an image's: one subject and session, and no entity that differs."""
-    if not image.entities or any(
-        label.entities.get(name) != image.entities.get(name) for name in ("sub", "ses")
-    ):
+    if not image.entities or _person(label) != _person(image):
         return False
     shared = (label.entities.keys() & image.entities.keys()) - {"desc", "seg", "atlas", "label", "res"}
     return all(label.entities[name] == image.entities[name] for name in shared)

@@ -77,7 +77,7 @@ def decide_subjects(scans: Sequence[CaseName], *, subject_from: str | None = Non
     subjects = {index: scan.sub for index, scan in enumerate(scans) if scan.sub}
     unsure = {index for index, scan in enumerate(scans) if scan.sub == "?"}
     reasons = ["folder and file name speak of two BIDS subjects; correct one of them"] if unsure else []
-    paths = _without_common([_person_folders(scans[index]) for index in places])
+    paths = without_common([_person_folders(scans[index]) for index in places])
     stems = [scans[index].stem for index in places]
     if subject_from is not None:
         found = [_chosen(path, stem, subject_from) for path, stem in zip(paths, stems, strict=True)]
@@ -116,7 +116,7 @@ def _person_folders(scan: CaseName) -> tuple[str, ...]:
     )
 
 
-def _without_common(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+def without_common(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Drop the folders that all paths begin with; they tell nobody apart."""
     while len(paths) > 1 and all(paths) and len({path[0] for path in paths}) == 1:
         paths = [path[1:] for path in paths]
@@ -182,20 +182,19 @@ def _from_list(names: Sequence[str]) -> tuple[list[str], set[int], str]:
 
 def _doubtful_endings(names: Sequence[str]) -> set[str]:
     """Return names of which several share a beginning while others have another."""
-    endings: dict[str, set[str]] = defaultdict(set)
-    for name in set(names):
+    distinct = set(names)
+    families: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in distinct:
         if match := _LAST.fullmatch(name):
-            endings[match.group(1)].add(match.group(2) or match.group(3))
-    n_beginnings = Counter(ending for held in endings.values() for ending in held)
+            families[match.group(1)][match.group(2) or match.group(3)] = name
+    n_beginnings = Counter(ending for endings in families.values() for ending in endings)
     doubtful: set[str] = set()
-    for beginning, held in endings.items():
-        family = {name for name in names if (match := _LAST.fullmatch(name)) and match.group(1) == beginning}
-        others = set(names) - family
-        is_counted = any(one[0].isdigit() or len(one) == 1 or n_beginnings[one] > 1 for one in held)
-        if others and len(held) > 1 and is_counted:
-            doubtful |= family
-        if beginning in names:
-            doubtful |= family | {beginning}
+    for beginning, endings in families.items():
+        is_counted = any(one[0].isdigit() or len(one) == 1 or n_beginnings[one] > 1 for one in endings)
+        if 1 < len(endings) < len(distinct) and is_counted:
+            doubtful |= set(endings.values())
+        if beginning in distinct:
+            doubtful |= {*endings.values(), beginning}
     return doubtful
 
 

@@ -47,14 +47,18 @@ def plan_cases(
         for row, source in zip(rows, found.sources, strict=True)
     ]
     n_of_subject = Counter(names)
-    n_of_contrast = Counter(zip(names, (source.contrast for source in found.sources), strict=True))
+    n_of_contrast = Counter(zip(names, (source.known_contrast for source in found.sources), strict=True))
     taken = {record.id: record.source for record in earlier.values()}
     plans = []
     for source, row, subject in zip(found.sources, rows, names, strict=True):
         source_hash = keyed_hash(source.key, key=key, purpose="source")
         wanted = subject if n_of_subject[subject] == 1 else f"{subject}_{source_hash[:6]}"
-        if n_of_subject[subject] > 1 and source.contrast and n_of_contrast[subject, source.contrast] == 1:
-            wanted = f"{subject}_{source.contrast}"
+        if (
+            n_of_subject[subject] > 1
+            and source.known_contrast
+            and n_of_contrast[subject, source.known_contrast] == 1
+        ):
+            wanted = f"{subject}_{source.known_contrast}"
         if taken.get(wanted, source_hash) != source_hash:
             wanted = f"{subject}_{source_hash[:6]}"
         if source_hash in earlier and earlier[source_hash].subject == subject:

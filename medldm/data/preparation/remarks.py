@@ -39,8 +39,8 @@ def _contrasts(plans: Sequence[CasePlan]) -> list[str]:
     """Name the option that joins contrasts, where subjects have several."""
     contrasts: dict[str, set[str]] = defaultdict(set)
     for plan in plans:
-        if plan.source.contrast:
-            contrasts[plan.record.subject].add(plan.source.contrast)
+        if plan.source.known_contrast:
+            contrasts[plan.record.subject].add(plan.source.known_contrast)
     several = [found for found in contrasts.values() if len(found) > 1]
     if not several:
         return []

@@ -14,10 +14,17 @@ from medldm.data.dicom.series import DicomSeries
 from medldm.data.labels import LabelSchema
 from medldm.data.layouts.detect import read_layout
 from medldm.data.layouts.label_names import names_from_maps
-from medldm.data.layouts.names import CaseName, file_stem, is_not_meant, read_name, read_names
+from medldm.data.layouts.names import (
+    CaseName,
+    file_stem,
+    is_known_contrast,
+    is_not_meant,
+    read_name,
+    read_names,
+)
 from medldm.data.layouts.pairing import pair_labels
 from medldm.data.layouts.records import Layout, NamedStructures, Scan
-from medldm.data.layouts.subjects import SAY_WHICH, decide_subjects
+from medldm.data.layouts.subjects import SAY_WHICH, decide_subjects, without_common
 from medldm.data.preparation.dicom_sources import TWO_KINDS, pair_label_objects
 from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.table import SubjectTable
@@ -36,7 +43,8 @@ class Source:
         series: the DICOM series, or None.
         images: channel -> file, in order; one image without a channel has the key "".
         label: the label map's file, its named structures, or None.
-        contrast: what its name says of its contrast, "" where it says nothing.
+        contrast: what its name says of its contrast, "" where it says nothing; a word of the user's own names
+            the contrast for `channels` alone and is never shown.
         case: what the contrasts of one case share.
         missing: contrasts that were asked for and are not there.
     doubt: why its subject is unsure, or "".
@@ -60,6 +68,11 @@ class Source:
     is_alone: bool = False
     split: str | None = None
     entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def known_contrast(self) -> str:
+        """Return its contrast where that is a word of the field, which says nothing of a person."""
+        return self.contrast if is_known_contrast(self.contrast) else ""
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -186,6 +199,7 @@ def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> F
     series_sources = [_series_source(one, base) for one in series]
     places = [read_name(PurePath(_folder_of(one, base), "image")) for one in series]
     sources = _with_subjects(sources, file_names, options)
+    sources = _with_patients(sources, file_names, series_sources, places)
     everything = [*sources, *series_sources]
     free = {path: name for path, name in labels.items() if path not in named.values()}
     pairs = pair_labels([*file_names, *places], free, nameless=range(len(sources), len(everything)))
@@ -275,6 +289,30 @@ def _with_subjects(
         )
         for index, (source, subject) in enumerate(zip(sources, subjects.names, strict=True))
     ]
+
+
+def _with_patients(
+    sources: Sequence[Source],
+    names: Sequence[CaseName],
+    series: Sequence[Source],
+    places: Sequence[CaseName],
+) -> list[Source]:
+    """Give files in a folder with DICOM series the patient of these, or a doubt where they are several."""
+    paths = without_common([*(name.folders for name in names), *(place.folders for place in places)])
+    patients: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for source, path in zip(series, paths[len(names) :], strict=True):
+        for depth in range(1, len(path) + 1):
+            patients[path[:depth]].add(source.subject)
+    linked = []
+    for source, path in zip(sources, paths, strict=False):
+        depths = (path[:depth] for depth in range(len(path), 0, -1))
+        found = next((patients[folder] for folder in depths if folder in patients), set())
+        if len(found) == 1:
+            source = replace(source, subject=next(iter(found)), doubt="")
+        elif found:
+            source = replace(source, doubt="files lie in one folder with DICOM series of several patients")
+        linked.append(source)
+    return linked
 
 
 def _folder_of(series: DicomSeries, base: Path) -> Path:

@@ -12,6 +12,7 @@ import pytest
 from medldm.data import check_cohort, read_cohort, run_check
 from medldm.data.preparation.prepare import PrepareOptions, prepare
 from medldm.data.preparation.result import PrepareResult
+from tests.data.dicom.dicom_cases import make_slices, save, stored_voxels
 from tests.data.layouts.made import AFFINE, image_of, labels_of, write
 
 
@@ -335,3 +336,38 @@ def test_check_finds_a_mask_among_images_by_its_voxels(run: Run) -> None:
     assert any("images/c" in text and "mask" in text for text in errors_of(run.source))
     run.label("images/c")
     assert "whole numbers" in run_check(run.source)[0]
+
+
+def test_a_file_beside_a_series_is_of_the_same_patient(run: Run) -> None:
+    for patient in ("p1", "p2"):
+        dataset = make_slices(stored_voxels())
+        for one in dataset:
+            one.PatientID = patient
+        save(dataset, run.source / patient / "dicom")
+        run.image(f"{patient}/flair")
+    result = run()
+    assert (len(result.cases), result.n_subjects) == (4, 2)
+
+
+def test_words_of_the_users_own_do_not_become_names(run: Run) -> None:
+    run.image("sub-01_T1w", "sub-01_Smith", "sub-02_T1w")
+    result = run()
+    said = result.table() + json.dumps(result.to_dict())
+    assert result.n_subjects == 2 and "smith" not in said.lower()
+
+
+def test_a_subject_named_later_takes_the_place_of_its_hash(run: Run) -> None:
+    run.image("images/a", "images/b")
+    run()
+    result = run(run.table("source,subject\na,S1\nb,S1\n"))
+    assert (len(result.cases), result.n_subjects) == (2, 1)
+    assert len(list((run.output / "images").iterdir())) == 2
+
+
+def test_other_channels_are_not_mixed_into_an_output(run: Run) -> None:
+    run.image("P/P-t1n", "P/P-t2f", "Q/Q-t1n", "Q/Q-t2f")
+    run()
+    with pytest.raises(ValueError, match="4 cases of other channels"):
+        run(channels=("t1n", "t2f"))
+    assert len(run(channels=("t1n", "t2f"), overwrite=True).cases) == 2
+    assert len(list((run.output / "images").iterdir())) == 4
