@@ -11,6 +11,7 @@ from typing import Any
 from medldm.data.case_checks import VOLUME_KEYS, volume_files
 from medldm.data.case_subjects import settle_subjects
 from medldm.data.channels import join_channels, order_by_name, read_channel_names, read_channels_file
+from medldm.data.dicom.scan import is_dicom_tree
 from medldm.data.entry_keys import check_list_keys
 from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema
@@ -117,8 +118,11 @@ def _foreign_layout(path: Path, issues: list[Issue]) -> Layout | None:
     layout = read_where_it_lies(path)
     if layout is None and not has_own:
         message = (
-            "it has no layout that is read where it lies; `medldm prepare IN OUT` makes a cohort of DICOM "
-            "series and other trees"
+            "it holds DICOM files, which are not read where they lie; `medldm prepare IN OUT` makes a cohort "
+            "of them"
+            if path.is_dir() and is_dicom_tree(path)
+            else "it has no layout that is read where it lies; `medldm prepare IN OUT` makes a cohort of "
+            "DICOM series and other trees"
         )
         issues.append(Issue.error("layout", ".", message))
     return layout

@@ -284,3 +284,12 @@ def test_cohort_of_few_valued_images_alone_is_not_judged(make_cohort: MakeCohort
         voxels = np.random.default_rng(k).integers(0, 3, SHAPE)
         write_nifti(root / f"images/case_{k}.nii.gz", voxels, np.eye(4), dtype=np.int16)
     assert not [item for item in found(root) if item.check == "label map as image"]
+
+
+def test_check_of_a_dicom_tree_names_prepare(tmp_path: Path) -> None:
+    from tests.data.dicom.dicom_cases import make_slices, save, stored_voxels
+
+    save(make_slices(stored_voxels()), tmp_path / "study" / "series")
+    text, code = run_check(tmp_path / "study")
+    assert code == 1 and "it holds DICOM files" in text and "`medldm prepare IN OUT`" in text
+    assert "phantom" not in text.lower()
