@@ -157,6 +157,12 @@ def describe_columns(columns: Sequence[str], *, wanted: Collection[str]) -> str:
     return text
 
 
+def show_lines(lines: Sequence[int]) -> str:
+    """Name lines of a table, the first twenty of many."""
+    shown = ", ".join(str(line) for line in lines[:20])
+    return f"line{'s' if len(lines) > 1 else ''} {shown}{', ...' if len(lines) > 20 else ''}"
+
+
 def decimal_number(text: str, *, decimal_comma: bool = False) -> float | None:
     """Return the number a cell holds, None for a text; with `decimal_comma`, "60,5" is 60.5."""
     if decimal_comma:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import re
 import struct
@@ -15,6 +14,7 @@ from xml.etree import ElementTree
 import nibabel as nib
 import numpy as np
 
+from medldm.data.delimited_table import read_delimited_table
 from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
@@ -68,16 +68,15 @@ def names_from_tsv(path: Path) -> LabelSchema | None:
 
     Source: BIDS 1.10, derivatives, imaging data types, common image-derived labels.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t")
-        if not {"index", "name"} <= set(reader.fieldnames or ()):
-            raise ConfigError(f'{path.name} has no columns "index" and "name"; a dseg.tsv of BIDS has both')
-        rows = list(reader)
+    table = read_delimited_table(path, name="the table of structures", wanted=["index"])
+    if not {"index", "name"} <= set(table.columns):
+        raise ConfigError(f'{path.name} has no columns "index" and "name"; a dseg.tsv of BIDS has both')
+    rows = [row.cells for row in table.rows]
     try:
-        structures = {int(row["index"]): (row["name"] or "").strip() for row in rows}
+        structures = {int(row["index"]): row["name"] for row in rows}
     except ValueError:
         raise ConfigError(f"{path.name} has an index that is no integer") from None
-    colours = {int(row["index"]): (row.get("color") or "").strip().lower() for row in rows}
+    colours = {int(row["index"]): row.get("color", "").lower() for row in rows}
     return _schema(structures, colours)
 
 

@@ -5,13 +5,14 @@ Source: BIDS 1.10, data summary files: participant_id, age, sex, group, and any 
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from medldm.data.delimited_table import describe_columns, read_delimited_table, show_lines
 from medldm.data.issues import Issue
+from medldm.errors import ConfigError
 
 FILE = "participants.tsv"
 _ABSENT = {"", "n/a", "na", "nan"}
@@ -32,14 +33,18 @@ def read_participants(root: Path, subjects: Collection[str]) -> tuple[dict[str, 
     file = root / FILE
     if not file.is_file():
         return {}, []
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        reader = csv.DictReader(opened, delimiter="\t")
-        columns = [str(name) for name in reader.fieldnames or []]
-        table = list(reader)
+    try:
+        table = read_delimited_table(file, name="the table of participants", wanted=["participant_id"])
+    except ConfigError as error:
+        return {}, [Issue.error("participants", FILE, str(error))]
+    columns = table.columns
     if "participant_id" not in columns:
-        return {}, [Issue.error("participants", FILE, 'it has no column "participant_id"; add it')]
-    rows = {_subject(row): row for row in table}
-    problems = _unmatched(rows, subjects, n_rows=len(table))
+        found_columns = describe_columns(columns, wanted=["participant_id"])
+        message = f'it has no column "participant_id"; add it; {found_columns}'
+        return {}, [Issue.error("participants", FILE, message)]
+    rows = {_subject(row.cells): row.cells for row in table.rows}
+    lines = {_subject(row.cells): row.line for row in table.rows}
+    problems = _unmatched(lines, subjects, n_rows=len(table.rows))
     entries: dict[str, dict[str, Any]] = {subject: {} for subject in rows}
     left_out = []
     for column in columns:
@@ -68,7 +73,8 @@ def _subject(row: Mapping[str, Any]) -> str:
     return name if name.startswith("sub-") else f"sub-{name}"
 
 
-def _unmatched(rows: Collection[str], subjects: Collection[str], *, n_rows: int) -> list[Issue]:
+def _unmatched(rows: Mapping[str, int], subjects: Collection[str], *, n_rows: int) -> list[Issue]:
+    """Say which rows, subject to line, and which subjects have no partner."""
     problems = []
     if n_rows > len(rows):
         message = f"it has {n_rows - len(rows)} rows of a subject that has one already; keep one of each"
@@ -77,7 +83,8 @@ def _unmatched(rows: Collection[str], subjects: Collection[str], *, n_rows: int)
         message = f"{FILE} has no row for it and {len(absent) - 1} of {len(subjects)} subjects more"
         problems.append(Issue.warning("participants", absent[0], message))
     if unused := sorted(set(rows) - set(subjects)):
-        message = f"its row and {len(unused) - 1} of {len(rows)} more in {FILE} match no scan"
+        lines = show_lines(sorted(rows[subject] for subject in unused))
+        message = f"its row and {len(unused) - 1} of {len(rows)} more in {FILE} match no scan ({lines})"
         problems.append(Issue.warning("participants", unused[0], message))
     return problems
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from medldm.data.dicom.errors import DicomError
 from medldm.data.dicom.read import read_series
 from medldm.data.layouts.grids import check_same_grid
+from medldm.data.layouts.masks import MaskFolder
 from medldm.data.preparation.files import CaseRecord, OutputError, inside, write_record
 from medldm.data.preparation.labels import LabelTable
 from medldm.data.preparation.options import PrepareOptions
@@ -191,6 +192,8 @@ def _read_label(plan: CasePlan, image: RawVolume) -> _LabelMap:
         source_values = _structures_in(voxels)
         mapped = plan.labels.apply(voxels)
     elif source is not None:
+        if isinstance(source, MaskFolder):
+            source = replace(source, affine=plan.options.affine)
         mapped = merge_structures(
             source.read((x, y, z), image.affine),
             source.names,

@@ -11,6 +11,7 @@ from typing import Any
 
 from medldm.data.channels import CHANNELS_KEY
 from medldm.data.cohort import LABELS_FILE, split_by_subject
+from medldm.data.delimited_table import show_lines
 from medldm.data.identity import load_key
 from medldm.data.listing import COHORT_FILE
 from medldm.data.preparation.cases import CaseOutcome, CasePlan, convert_cases
@@ -30,7 +31,7 @@ from medldm.data.preparation.remarks import describe_decisions
 from medldm.data.preparation.result import PrepareResult, Refused
 from medldm.data.preparation.sources import FoundSources, find_sources
 from medldm.data.preparation.structures import is_named, structure_values
-from medldm.data.preparation.table import SubjectTable, read_subject_table, show_lines
+from medldm.data.preparation.table import SubjectTable, read_subject_table
 from medldm.data.preparation.table_match import TableMatch, match_table
 from medldm.errors import ConfigError, MissingFileError
 

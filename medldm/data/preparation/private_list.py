@@ -49,12 +49,10 @@ class PrivateList:
     Args:
         path: of the file.
         output: the cohort's folder, under which its entries stand.
-        others: entries of other cohorts, from earlier runs.
     """
 
     path: Path
     output: Path
-    others: Mapping[str, Any]
 
     def write(self, origins: Iterable[Origin]) -> None:
         """Put these entries in the place of the cohort's earlier ones; whole or not at all.
@@ -70,7 +68,8 @@ class PrivateList:
             }
             for origin in origins
         }
-        outputs = {**self.others, _text(self.output): entries}
+        # Read again, because the preparation of another cohort may have written meanwhile.
+        outputs = {**_read(self.path), _text(self.output): entries}
         content = json.dumps({"what": _WHAT, "outputs": outputs}, indent=1, ensure_ascii=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -112,12 +111,14 @@ def open_private_list(
             )
     if path.is_dir():
         raise ConfigError("the private list is a folder; name a file, such as private_list.json")
-    outputs = dict(_read(path)) if path.exists() else {}
-    outputs.pop(_text(output), None)
-    return PrivateList(path=path.resolve(), output=output, others=outputs)
+    _read(path)
+    return PrivateList(path=path.resolve(), output=output)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    """Return the entries of all cohorts, none where there is no file yet."""
+    if not path.exists():
+        return {}
     try:
         content = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
         if content["what"] == _WHAT and isinstance(content["outputs"], dict):

@@ -16,6 +16,7 @@ from medldm.data.delimited_table import (
     decimal_number,
     describe_columns,
     read_delimited_table,
+    show_lines,
 )
 from medldm.data.identity import check_identifier
 from medldm.errors import ConfigError
@@ -129,12 +130,6 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
     for note in notes:
         logger.warning("the subject table: %s", note)
     return SubjectTable(rows=rows, classes=classes, notes=tuple(notes))
-
-
-def show_lines(lines: Sequence[int]) -> str:
-    """Name lines of a table, the first twenty of many."""
-    shown = ", ".join(str(line) for line in lines[:20])
-    return f"line{'s' if len(lines) > 1 else ''} {shown}{', ...' if len(lines) > 20 else ''}"
 
 
 def _plain(name: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medldm.data.delimited_table import show_lines
 from medldm.data.preparation.sources import Source
-from medldm.data.preparation.table import SubjectRow, SubjectTable, show_lines
+from medldm.data.preparation.table import SubjectRow, SubjectTable
 from medldm.errors import ConfigError
 
 _SHOWN = 20

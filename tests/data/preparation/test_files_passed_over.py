@@ -139,3 +139,28 @@ def test_freesurfer_volumes_become_cases_with_label_maps(tmp_path: Path, suffix:
     canonical = nib.as_closest_canonical(nib.MGHImage(labels, affine))
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(canonical.dataobj))
     np.testing.assert_allclose(written.affine, canonical.affine, atol=1e-6)
+
+
+def test_masks_but_for_rounding_are_masks(tmp_path: Path) -> None:
+    case = tmp_path / "in" / "s01"
+    write_nifti(case / "ct.nii.gz", image(), np.eye(4))
+    for name, low, high in (("liver", 0.0004, 0.9996), ("spleen", 0.0, 0.0004)):
+        mask = np.full((6, 5, 4), low)
+        mask[2:4, 2:4, 1:3] = high
+        write_nifti(case / "segmentations" / f"{name}.nii.gz", mask, np.eye(4))
+    (made,) = run(tmp_path / "in").cases
+    labels = np.asarray(nib.load(tmp_path / "out" / "labels" / f"{made.id}.nii.gz").dataobj)
+    assert made.label_values == (1,) and int((labels == 1).sum()) == 8
+
+
+def test_a_choice_of_affine_counts_for_masks_too(tmp_path: Path) -> None:
+    case = tmp_path / "in" / "s01"
+    case.mkdir(parents=True)
+    two_affines(case / "ct.nii.gz")
+    header = nib.load(case / "ct.nii.gz").header
+    mask = np.zeros((6, 5, 4), np.uint8)
+    mask[2:4, 2:4, 1:3] = 1
+    (case / "segmentations").mkdir()
+    nib.save(nib.Nifti1Image(mask, None, header), case / "segmentations" / "liver.nii.gz")
+    (made,) = run(tmp_path / "in", affine="qform").cases
+    assert made.label_values == (1,) and made.spacing_mm == pytest.approx((0.5, 0.5, 10))
