@@ -5,7 +5,9 @@ Source: DICOM PS3.3 A.51 and C.8.20 (Segmentation), C.10.7.1.1 (colours in CIELa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,29 +59,42 @@ def make_segmentation(
 
     frames = labels[:, :, :: slice_order(affine)].transpose(2, 1, 0)
     kind = np.uint8 if schema.n_structures < 2**8 else np.uint16
-    segmentation = Segmentation(
-        source_images=list(source),
-        pixel_array=np.ascontiguousarray(frames.astype(kind)),
-        segmentation_type=SegmentationTypeValues.BINARY,
-        segment_descriptions=[
-            _describe_segment(number, value, schema, is_synthetic=header.case.is_synthetic)
-            for number, value in enumerate(schema.values, start=1)
-        ],
-        series_instance_uid=header.uid("segmentation series"),
-        series_number=_SERIES_NUMBER,
-        sop_instance_uid=header.uid("segmentation", labels.tobytes(), schema.to_dict()),
-        instance_number=1,
-        manufacturer=MANUFACTURER,
-        manufacturer_model_name=MANUFACTURER,
-        software_versions=__version__,
-        device_serial_number="0",
-        content_label="SYNTHETIC" if header.case.is_synthetic else "LABELS",
-        content_description=SYNTHETIC_COMMENT[:64] if header.case.is_synthetic else "label map",
-        series_description=f"{'SYNTHETIC ' if header.case.is_synthetic else ''}label map",
-    )
+    with _quiet_highdicom():
+        segmentation = Segmentation(
+            source_images=list(source),
+            pixel_array=np.ascontiguousarray(frames.astype(kind)),
+            segmentation_type=SegmentationTypeValues.BINARY,
+            segment_descriptions=[
+                _describe_segment(number, value, schema, is_synthetic=header.case.is_synthetic)
+                for number, value in enumerate(schema.values, start=1)
+            ],
+            series_instance_uid=header.uid("segmentation series"),
+            series_number=_SERIES_NUMBER,
+            sop_instance_uid=header.uid("segmentation", labels.tobytes(), schema.to_dict()),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=MANUFACTURER,
+            software_versions=__version__,
+            device_serial_number="0",
+            content_label="SYNTHETIC" if header.case.is_synthetic else "LABELS",
+            content_description=SYNTHETIC_COMMENT[:64] if header.case.is_synthetic else "label map",
+            series_description=f"{'SYNTHETIC ' if header.case.is_synthetic else ''}label map",
+        )
     _remove_today(segmentation, header)
     mark(segmentation, header.case)
     return segmentation
+
+
+@contextmanager
+def _quiet_highdicom() -> Iterator[None]:
+    """Keep highdicom from logging each module that it copies."""
+    logger = logging.getLogger("highdicom")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _describe_segment(

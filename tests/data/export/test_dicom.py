@@ -272,3 +272,12 @@ def test_the_step_of_other_numbers_is_said(tmp_path: Path) -> None:
     write_cohort(tmp_path / "real", ["a", "b"], kind="float32")
     result = export_cohort(tmp_path / "real", tmp_path / "out", format="dicom")
     assert any("stored in steps of at most 0.00" in note for note in result.notes)
+
+
+def test_the_command_does_not_log_what_highdicom_copies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_cohort(tmp_path / "real", ["a", "b"])
+    with caplog.at_level("INFO"):
+        export_cohort(tmp_path / "real", tmp_path / "out", format="dicom")
+    assert not [record for record in caplog.records if record.name.startswith("highdicom")]
