@@ -239,7 +239,7 @@ def _is_of_contrast(label: CaseName, image: CaseName) -> bool:
 
 def _structure_name(label: CaseName, parent: Iterable[str]) -> str:
     """Return a structure's name: what the file's name says beyond its case."""
-    name = label.structure or label.key[-1]
+    name = label.structure or "".join(label.key[-1:])
     for case in parent:
         if re.match(rf"{re.escape(case)}[-_. ]+[^-_. ]", name, re.IGNORECASE):
             name = name[len(case) :].strip("-_. ")

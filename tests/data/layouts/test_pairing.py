@@ -70,6 +70,7 @@ def test_names_decide(name: str) -> None:
 
 
 LOST = {
+    "a map of no name above all cases": ["p1/scan", "p2/scan", "p1/seg", "seg"],
     "what is left over": ["images/a", "images/b", "images/c", "labels/a", "labels/b", "labels/d"],
     "one left on each side": ["images/a", "labels/d"],
     "near two images": ["s/one", "s/two", "s/expert_seg"],
