@@ -79,7 +79,7 @@ def read_lists(
         channels, cases = list_cases(
             layout, contrasts=contrasts, require_labels=require_labels, issues=issues
         )
-        doubts = {scan.name: scan.doubt for scan in layout.scans if scan.doubt}
+        doubts = {name: scan.doubt for scan in layout.scans if scan.doubt for name in (scan.name, scan.case)}
         found = Listing(
             root=path,
             lists=_by_split(cases, layout),
