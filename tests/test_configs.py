@@ -4,6 +4,7 @@ import copy
 import importlib
 import inspect
 import json
+import math
 import pickle
 import pkgutil
 import typing
@@ -275,3 +276,40 @@ def test_networks_take_a_configuration_a_mapping_or_options() -> None:
         assert vae.config == wanted
     with pytest.raises(ConfigError, match="a VAEConfig or a mapping is needed"):
         VAE(VQVAEConfig())  # type: ignore[arg-type]
+
+
+@dataclass(kw_only=True)
+class Ranges(Config):
+    n: int | None = 1
+    share: float = 0.5
+    rate: float = 1.0
+    sizes: tuple[int, ...] = (1, 2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require("[1, inf)", "n", "sizes")
+        self.require("[0, 1)", "share")
+        self.require("(0, inf]", "rate")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"n": 0}, "Ranges: n is 0: at least 1 is needed"),
+        ({"sizes": [3, 0]}, r"Ranges: sizes is \(3, 0\): at least 1 is needed"),
+        ({"share": 1}, r"Ranges: share is 1: a number in \[0, 1\) is needed"),
+        ({"share": -0.1}, r"share is -0.1: a number in \[0, 1\)"),
+        ({"rate": 0}, "rate is 0: a number above 0 is needed"),
+        ({"rate": -math.inf}, "rate is -inf"),
+    ],
+)
+def test_numbers_outside_their_range_are_refused_by_name(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Ranges(**given)
+
+
+def test_the_ends_of_a_range_and_fields_that_are_not_set_pass() -> None:
+    config = Ranges(n=None, share=0.0, rate=math.inf, sizes=())
+    config.update(n=1, share=0.999, rate=1e-9, sizes=(1,))
+    with pytest.raises(ConfigError, match="n is 0"):
+        config.n = 0

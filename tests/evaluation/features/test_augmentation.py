@@ -61,7 +61,7 @@ def test_same_seed_gives_the_same_views() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="smallest_crop 0"):
+    with pytest.raises(ValueError, match="smallest_crop is 0"):
         AugmentationConfig(smallest_crop=0)
     with pytest.raises(ValueError, match="contrast is 1"):
         AugmentationConfig(contrast=1)

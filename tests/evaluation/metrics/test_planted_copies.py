@@ -57,7 +57,7 @@ def test_same_seed_plants_the_same_copies() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="0 copies of 5 volumes"):
         plant_copies(make_volumes(), 0)
-    with pytest.raises(ValueError, match="max_gain 1"):
+    with pytest.raises(ValueError, match="max_gain is 1"):
         DisguiseConfig(max_gain=1)
     with pytest.raises(ValueError, match="flip_probability is 2"):
         DisguiseConfig(flip_probability=2)
