@@ -22,7 +22,7 @@ from medldm.data.layouts.masks import MaskFolder
 from medldm.data.preparation.files import CaseRecord, OutputError, inside, write_record
 from medldm.data.preparation.labels import LabelTable
 from medldm.data.preparation.options import PrepareOptions
-from medldm.data.preparation.sources import Source
+from medldm.data.preparation.source import Source
 from medldm.data.preparation.structures import merge_structures
 from medldm.transforms.errors import GeometryError, VolumeError, VoxelValueError
 from medldm.transforms.load import round_label_values

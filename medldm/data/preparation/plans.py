@@ -14,7 +14,7 @@ from medldm.data.preparation.cases import CaseOutcome, CasePlan
 from medldm.data.preparation.files import CaseRecord, OutputError, remove_case, write_record
 from medldm.data.preparation.labels import LabelTable
 from medldm.data.preparation.options import PrepareOptions
-from medldm.data.preparation.sources import FoundSources, Source
+from medldm.data.preparation.source import FoundSources, Source
 from medldm.data.preparation.table_match import TableMatch
 
 _STAMP_FORMAT = 2

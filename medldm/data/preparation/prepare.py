@@ -29,7 +29,8 @@ from medldm.data.preparation.plans import (
 from medldm.data.preparation.private_list import HOW_TO_FIND, IN_LIST, Origin, open_private_list
 from medldm.data.preparation.remarks import describe_decisions
 from medldm.data.preparation.result import PrepareResult, Refused
-from medldm.data.preparation.sources import FoundSources, find_sources
+from medldm.data.preparation.source import FoundSources
+from medldm.data.preparation.sources import find_sources
 from medldm.data.preparation.structures import is_named, structure_values
 from medldm.data.preparation.table import SubjectTable, read_subject_table
 from medldm.data.preparation.table_match import TableMatch, match_table

@@ -3,116 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
 
 from medldm.data.dicom.errors import Refusal
 from medldm.data.dicom.scan import DicomScan, choose_series, scan_files, walk_files
 from medldm.data.dicom.series import DicomSeries
-from medldm.data.labels import LabelSchema
 from medldm.data.layouts.detect import read_layout
 from medldm.data.layouts.label_names import names_from_maps
 from medldm.data.layouts.names import (
     CaseName,
     file_stem,
-    is_known_contrast,
     is_not_meant,
     read_name,
     read_names,
 )
 from medldm.data.layouts.pairing import pair_labels
-from medldm.data.layouts.records import Layout, NamedStructures, Scan
 from medldm.data.layouts.subjects import SAY_WHICH, decide_subjects, without_common
+from medldm.data.preparation.contrasts import join_channels
 from medldm.data.preparation.dicom_sources import TWO_KINDS, pair_label_objects
+from medldm.data.preparation.layout_sources import sources_of_layout, take_named_labels
 from medldm.data.preparation.options import PrepareOptions
+from medldm.data.preparation.source import FoundSources, Source
 from medldm.data.preparation.table import SubjectTable
 from medldm.errors import ConfigError
 from medldm.transforms.readers import volume_suffix
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """One case of the input. Nothing of it may be shown: paths and patient numbers name people.
-
-    Args:
-        key: what names this case among all others, stable between runs.
-        subject: what names its subject.
-        names: under which the subject table may know it, the most specific first.
-        series: the DICOM series, or None.
-        images: channel -> file, in order; one image without a channel has the key "".
-        label: the label map's file, its named structures, or None.
-        contrast: what its name says of its contrast, "" where it says nothing; a word of the user's own names
-            the contrast for `channels` alone and is never shown.
-        case: what the contrasts of one case share.
-        missing: contrasts that were asked for and are not there.
-    doubt: why its subject is unsure, or "".
-        refusal: why it is refused before it is read, or "".
-        is_alone: whether its label map was paired because nothing else stood beside it.
-        split: as the layout says, or None.
-        entry: as the layout says.
-    """
-
-    key: str = field(repr=False)
-    subject: str = field(repr=False)
-    names: tuple[str, ...] = field(repr=False)
-    series: DicomSeries | None = field(default=None, repr=False)
-    images: Mapping[str, Path] = field(default_factory=dict, repr=False)
-    label: Path | NamedStructures | None = field(default=None, repr=False)
-    contrast: str = ""
-    case: tuple[str, ...] = field(default=(), repr=False)
-    missing: tuple[str, ...] = ()
-    doubt: str = ""
-    refusal: str = ""
-    is_alone: bool = False
-    split: str | None = None
-    entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def known_contrast(self) -> str:
-        """Return its contrast where that is a word of the field, which says nothing of a person."""
-        return self.contrast if is_known_contrast(self.contrast) else ""
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Return the names of its channels, () for one image."""
-        return tuple(self.images) if len(self.images) > 1 else ()
-
-    @property
-    def structures(self) -> tuple[str, ...]:
-        """Return the names of its structures where they come as masks."""
-        return () if self.label is None or isinstance(self.label, Path) else self.label.names
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Return all files it is read from."""
-        frames = sorted({frame.image.path for frame in self.series.frames}) if self.series else []
-        if self.label is None:
-            return (*frames, *self.images.values())
-        labels = (self.label,) if isinstance(self.label, Path) else self.label.files
-        return (*frames, *self.images.values(), *labels)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoundSources:
-    """Everything found.
-
-    Args:
-        sources: cases, to be converted or refused one by one.
-        lost: why files that became no case are refused, one reason each.
-        lost_files: the files of each of these; never to be shown.
-        passed_over: numbers of files and series that were not meant, by reason.
-        schema: structures that the layout names, or None.
-        remarks: what is worth saying of the layout.
-    """
-
-    sources: tuple[Source, ...] = field(repr=False)
-    lost: tuple[str, ...]
-    passed_over: dict[str, int]
-    schema: LabelSchema | None = None
-    remarks: tuple[str, ...] = ()
-    lost_files: tuple[tuple[Path, ...], ...] = field(default=(), repr=False)
 
 
 def find_sources(
@@ -131,60 +47,13 @@ def find_sources(
     """
     options, table = options or PrepareOptions(), table or SubjectTable()
     layout = read_layout(root) if root.is_dir() else None
-    found = _from_layout(layout, table) if layout else _find_free(root, options=options, table=table)
+    found = sources_of_layout(layout, table) if layout else _find_free(root, options=options, table=table)
     _require_sure_subjects(found.sources, table)
-    return replace(found, sources=_join_channels(found.sources, options))
-
-
-def _from_layout(layout: Layout, table: SubjectTable) -> FoundSources:
-    """Take the scans of a layout that says itself what it is."""
-    sources = [_scan_source(scan, layout) for scan in layout.scans]
-    volumes = [path for source in sources for path in source.files]
-    sources, named = _take_named_labels(sources, volumes, table, layout.root)
-    said = Counter(issue.message for issue in layout.problems if issue.severity == "warning")
-    lost = [issue for issue in layout.problems if issue.severity == "error"]
-    return FoundSources(
-        sources=tuple(replace(source, label=named.get(source.key, source.label)) for source in sources),
-        lost=tuple(issue.message for issue in lost),
-        lost_files=tuple((layout.root / issue.file,) for issue in lost),
-        passed_over={},
-        schema=layout.schema,
-        remarks=(f"read as {layout.name} layout", *(f"{count} x {text}" for text, count in said.items())),
-    )
-
-
-def _scan_source(scan: Scan, layout: Layout) -> Source:
-    files = [path.relative_to(layout.root).as_posix() for path in scan.images.values()]
-    stems = [file_stem(path) for path in scan.images.values()]
-    contrast = next(iter(scan.images), "") if len(scan.images) == 1 else ""
-    return Source(
-        key="\n".join(("file", *files)),
-        subject=scan.subject,
-        names=tuple(dict.fromkeys((*files, *stems, scan.name, scan.subject))),
-        images=dict(scan.images) if len(scan.images) > 1 else {"": next(iter(scan.images.values()))},
-        label=scan.label,
-        contrast=contrast,
-        case=(scan.case or scan.name,),
-        missing=tuple(name for name in layout.channels if name not in scan.images),
-        doubt=scan.doubt,
-        split=scan.split,
-        entry=scan.entry,
-    )
+    return replace(found, sources=join_channels(found.sources, options.channels))
 
 
 def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> FoundSources:
-    volumes: list[Path] = []
-    others: list[Path] = []
-    passed_over: Counter[str] = Counter()
-    for path in walk_files(root):
-        if path.name.startswith("."):
-            passed_over["hidden file"] += 1
-        elif volume_suffix(path) is None:
-            others.append(path)
-        elif is_not_meant(path):
-            passed_over["probability map or transform"] += 1
-        else:
-            volumes.append(path)
+    volumes, others, passed_over = _walk(root)
     scan = scan_files(others, max_bytes=options.max_bytes)
     passed_over.update(scan.ignored)
     base = root.parent if root.is_file() else root
@@ -193,7 +62,7 @@ def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> F
     labels = {path: name for path, name in names.items() if name.is_label}
     sources = [_file_source(path, name, base) for path, name in names.items() if not name.is_label]
     series = _chosen_series(scan, options, passed_over)
-    sources, named = _take_named_labels(sources, names, table, base)
+    sources, named = take_named_labels(sources, names, table, base)
     file_names = [names[next(iter(source.images.values()))] for source in sources]
     # Series know their patient, and segmentations in DICOM the series to which they belong.
     series_sources = [_series_source(one, base) for one in series]
@@ -238,6 +107,23 @@ def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> F
         passed_over=dict(passed_over),
         schema=schema,
     )
+
+
+def _walk(root: Path) -> tuple[list[Path], list[Path], Counter[str]]:
+    """Return the volume files, those that may be DICOM, and counts of what is neither."""
+    volumes: list[Path] = []
+    others: list[Path] = []
+    passed_over: Counter[str] = Counter()
+    for path in walk_files(root):
+        if path.name.startswith("."):
+            passed_over["hidden file"] += 1
+        elif volume_suffix(path) is None:
+            others.append(path)
+        elif is_not_meant(path):
+            passed_over["probability map or transform"] += 1
+        else:
+            volumes.append(path)
+    return volumes, others, passed_over
 
 
 def _chosen_series(scan: DicomScan, options: PrepareOptions, passed_over: Counter[str]) -> list[DicomSeries]:
@@ -345,33 +231,6 @@ def _folders(relative: Path) -> list[str]:
     return [name for name in (relative.as_posix(), *reversed(relative.parts)) if name != "."]
 
 
-def _take_named_labels(
-    sources: Sequence[Source], volumes: Iterable[Path], table: SubjectTable, base: Path
-) -> tuple[list[Source], dict[str, Path]]:
-    """Return the sources that are no label maps by the table, and source -> label map as it says."""
-    by_name: dict[str, list[Path]] = defaultdict(list)
-    for path in volumes:
-        for name in {path.relative_to(base).as_posix(), path.name}:
-            by_name[name].append(path)
-    named: dict[str, Path] = {}
-    for source in sources:
-        row = table.row_of(source.names)
-        if row is None or not row.label:
-            continue
-        found = by_name.get(row.label, [])
-        if len(found) != 1:
-            raise ConfigError(
-                f"{len(found)} files of the input are a label map that the table names; give each by its "
-                "path relative to the input folder"
-            )
-        named[source.key] = found[0]
-    claimed = Counter(named.values())
-    if any(count > 1 for count in claimed.values()):
-        raise ConfigError("the table gives one label map to two images; give each image its own row and map")
-    kept = [source for source in sources if not claimed.keys() & set(source.images.values())]
-    return kept, named
-
-
 def _require_sure_subjects(sources: Sequence[Source], table: SubjectTable) -> None:
     """Refuse to go on where names leave open whose scans these are."""
     doubts = [source for source in sources if source.doubt and not _names_subject(source, table)]
@@ -386,45 +245,3 @@ def _require_sure_subjects(sources: Sequence[Source], table: SubjectTable) -> No
 def _names_subject(source: Source, table: SubjectTable) -> bool:
     row = table.row_of(source.names)
     return row is not None and row.subject is not None
-
-
-def _join_channels(sources: Sequence[Source], options: PrepareOptions) -> tuple[Source, ...]:
-    """Join the contrasts of one case to one source with channels, where they are asked for."""
-    if not options.channels:
-        return tuple(sources)
-    wanted = [name.lower() for name in options.channels]
-    groups: dict[tuple[str, tuple[str, ...]], list[Source]] = defaultdict(list)
-    joined = []
-    for source in sources:
-        if source.series is not None or not source.contrast:
-            refusal = source.refusal or "its name says no contrast; leave it out, or name its contrast"
-            joined.append(replace(source, refusal=refusal))
-        else:
-            groups[source.subject, source.case].append(source)
-    for members in groups.values():
-        joined.append(_joined(members, wanted))
-    return tuple(joined)
-
-
-def _joined(members: Sequence[Source], wanted: Sequence[str]) -> Source:
-    by_contrast: dict[str, list[Source]] = defaultdict(list)
-    for source in members:
-        by_contrast[source.contrast.lower()].append(source)
-    chosen = [source for name in wanted for source in by_contrast.get(name, [])]
-    missing = [name for name in wanted if name not in by_contrast]
-    refusal = next((source.refusal for source in chosen if source.refusal), "")
-    labels = {one.label if isinstance(one.label, Path) else one.label and one.label.files for one in chosen}
-    if len(chosen) + len(missing) > len(wanted):
-        refusal = refusal or "two of its images are of one contrast; keep one of them"
-    if len(labels) > 1:
-        refusal = refusal or "its contrasts have different label maps; keep one for all of them"
-    first = (chosen or list(members))[0]
-    return replace(
-        first,
-        key="\n".join(("case", *first.case, *wanted)),
-        images={name: by_contrast[name][0].images[""] for name in wanted if name in by_contrast},
-        contrast="",
-        missing=tuple(missing),
-        refusal=refusal,
-        is_alone=any(source.is_alone for source in chosen),
-    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medldm.data.delimited_table import show_lines
-from medldm.data.preparation.sources import Source
+from medldm.data.preparation.source import Source
 from medldm.data.preparation.table import SubjectRow, SubjectTable
 from medldm.errors import ConfigError
 

@@ -13,7 +13,7 @@ from medldm.data import check_cohort, read_cohort, run_check
 from medldm.data.preparation.prepare import PrepareOptions, prepare
 from medldm.data.preparation.result import PrepareResult
 from tests.data.dicom.dicom_cases import make_slices, save, stored_voxels
-from tests.data.layouts.made import AFFINE, image_of, labels_of, write
+from tests.data.layouts.made import AFFINE, image_of, labels_of, make_nnunet, write
 
 
 class Run:
@@ -371,3 +371,18 @@ def test_other_channels_are_not_mixed_into_an_output(run: Run) -> None:
         run(channels=("t1n", "t2f"))
     assert len(run(channels=("t1n", "t2f"), overwrite=True).cases) == 2
     assert len(list((run.output / "images").iterdir())) == 4
+
+
+def test_channels_are_chosen_among_those_of_a_layout(run: Run) -> None:
+    make_nnunet(run.source)
+    for number in range(3):
+        run.image(f"imagesTr/case_{number:03d}_0001")
+    content = json.loads((run.source / "dataset.json").read_text())
+    content["channel_names"] = {"0": "T1", "1": "T2"}
+    (run.source / "dataset.json").write_text(json.dumps(content))
+    (run.source / "imagesTr/case_002_0001.nii.gz").unlink()
+    reasons = [one.reason for one in run().refused]
+    assert len(reasons) == 1 and "lacks T2" in reasons[0]
+    assert len(run(channels=("t1",), overwrite=True).cases) == 3
+    result = run(channels=("T2", "T1"), drop_incomplete=True, overwrite=True)
+    assert [case.channels for case in result.cases] == [("T2", "T1")] * 2
