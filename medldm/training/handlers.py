@@ -276,6 +276,6 @@ class CheckpointWriter:
         training[SELECTED_BY] = selected_by
         if self.identity is not None:
             training["identity"] = self.identity.digest
-        if self.metric is not None:
-            training[self.metric] = self.best
+        if selected_by != LAST:
+            training[selected_by] = self.best
         save_checkpoint(path, weights, {**card, "training": training})

@@ -115,7 +115,9 @@ def test_an_interval_longer_than_the_training_still_chooses(stage, tmp_path) -> 
     card = training_of(tmp_path / file)
     assert card["selected_by"] == metric
     assert math.isfinite(card[metric])
-    assert training_of(tmp_path / file.replace(".", "_last."))["selected_by"] == "last"
+    last = training_of(tmp_path / file.replace(".", "_last."))
+    assert last["selected_by"] == "last"
+    assert metric not in last, "the metric is that of other weights"
 
 
 def test_a_training_that_a_handler_ends_early_has_its_file(stage, tmp_path) -> None:

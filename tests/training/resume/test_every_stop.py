@@ -124,7 +124,7 @@ def check_moments(kind: str, how: str, tmp_path: Path, monkeypatch, *, every: in
 
 @pytest.mark.parametrize("how", ["kill", "signal"])
 def test_a_stop_at_some_moments_changes_nothing(tmp_path, monkeypatch, how) -> None:
-    check_moments("diffusion", how, tmp_path, monkeypatch, every=9)
+    check_moments("vae", how, tmp_path, monkeypatch, every=13)
 
 
 @pytest.mark.slow
