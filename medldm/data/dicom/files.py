@@ -21,6 +21,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.errors import MedldmError
+from medldm.transforms.errors import VolumeError
 
 HEADER_BYTES = 16 * 1024**2
 """Cap on what is inflated of a deflated file before its pixel data is reached."""
@@ -42,6 +43,9 @@ PARSE_ERRORS = (
     zlib.error,
 )
 """What pydicom raises on damaged files. Its messages repeat header texts and are never passed on."""
+
+LAZY_ERRORS = (*PARSE_ERRORS, OSError)
+"""The same where sequences are used, which pydicom parses as they are asked for, from memory."""
 
 _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _META_BYTES = 64 * 1024
@@ -99,6 +103,25 @@ def quiet_pydicom() -> Iterator[None]:
         finally:
             pydicom_config.settings.reading_validation_mode = mode
             log.setLevel(level)
+
+
+@contextmanager
+def refusing_damage(what: str) -> Iterator[None]:
+    """Turn what pydicom raises on damaged files into a refusal that says nothing of the header.
+
+    Args:
+        what: names the kind of file in the message.
+
+    Raises:
+        DicomError: UNREADABLE.
+    """
+    try:
+        with quiet_pydicom():
+            yield
+    except VolumeError:
+        raise
+    except LAZY_ERRORS:
+        raise DicomError(Refusal.UNREADABLE, f"{what} is damaged; restore the file") from None
 
 
 def open_dicom(

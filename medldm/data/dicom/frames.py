@@ -11,7 +11,7 @@ from pydicom import Dataset
 from medldm.data.dicom import attributes
 from medldm.data.dicom.attributes import Vector, functional_group, item_of, numbers_of, rescale_of, text_of
 from medldm.data.dicom.errors import DicomError, Refusal
-from medldm.data.dicom.files import PARSE_ERRORS, OpenedFile, quiet_pydicom
+from medldm.data.dicom.files import LAZY_ERRORS, OpenedFile, quiet_pydicom, refusing_damage
 from medldm.data.dicom.sop_classes import LOCALIZERS, PROJECTIONS, kind_of
 
 
@@ -113,23 +113,16 @@ def frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
             )
     except DicomError:
         raise
-    except PARSE_ERRORS:
+    except LAZY_ERRORS:
         raise DicomError(Refusal.UNREADABLE, "a file's header holds values that are not numbers") from None
 
 
 def label_frames_of(opened: OpenedFile, path: Path) -> tuple[Frame, ...]:
     """Make the frames of a segmentation, whatever its class; errors as `frames_of`."""
-    try:
-        with quiet_pydicom():
-            image = _image_of(opened, path)
-            _refuse_cut_pixels(opened, image)
-            return tuple(_multi_frames(opened.dataset, image))
-    except DicomError:
-        raise
-    except PARSE_ERRORS:
-        raise DicomError(
-            Refusal.UNREADABLE, "the header of a segmentation holds values that are not numbers"
-        ) from None
+    with refusing_damage("a segmentation"):
+        image = _image_of(opened, path)
+        _refuse_cut_pixels(opened, image)
+        return tuple(_multi_frames(opened.dataset, image))
 
 
 def _refuse_cut_header(opened: OpenedFile) -> None:

@@ -10,8 +10,7 @@ from typing import Literal
 from pydicom import Dataset
 
 from medldm.data.dicom.attributes import item_of, text_of
-from medldm.data.dicom.errors import DicomError, Refusal
-from medldm.data.dicom.files import PARSE_ERRORS, OpenedFile, open_dicom, quiet_pydicom
+from medldm.data.dicom.files import OpenedFile, open_dicom, refusing_damage
 from medldm.data.dicom.segmentation import SEGMENT_TAGS, DicomSegmentation, describe_segmentation
 from medldm.data.dicom.sop_classes import kind_of
 from medldm.data.dicom.structure_set import StructureSet, describe_structure_set, open_structure_set
@@ -59,17 +58,10 @@ def read_label_object(path: Path) -> LabelObject:
         NotDicomError: where the file is not DICOM.
     """
     opened = open_dicom(path, tags=(*SEGMENT_TAGS, *REFERENCE_TAGS))
-    try:
-        with quiet_pydicom():
-            if kind_of(opened.sop_class) == "segmentation":
-                return _segmentation(opened, path)
-            return _structure_set(open_structure_set(path), path)
-    except DicomError:
-        raise
-    except PARSE_ERRORS:
-        raise DicomError(
-            Refusal.UNREADABLE, "a segmentation or a structure set is damaged; restore the file"
-        ) from None
+    with refusing_damage("a segmentation or a structure set"):
+        if kind_of(opened.sop_class) == "segmentation":
+            return _segmentation(opened, path)
+        return _structure_set(open_structure_set(path), path)
 
 
 def _segmentation(opened: OpenedFile, path: Path) -> LabelObject:

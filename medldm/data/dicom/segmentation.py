@@ -16,7 +16,7 @@ from pydicom import Dataset
 
 from medldm.data.dicom.attributes import HEADER_TAGS, functional_group, integer_of, item_of, text_of
 from medldm.data.dicom.errors import DicomError, Refusal
-from medldm.data.dicom.files import PARSE_ERRORS, NotDicomError, OpenedFile, open_dicom, quiet_pydicom
+from medldm.data.dicom.files import NotDicomError, OpenedFile, open_dicom, refusing_damage
 from medldm.data.dicom.frames import Frame, label_frames_of
 from medldm.data.dicom.lattice import Placement, Shape, place_frame, refuse_skipped_planes, to_index_matrix
 from medldm.data.dicom.pixels import read_values
@@ -69,7 +69,8 @@ class DicomSegmentation:
         Raises:
             GeometryError: as `read`.
         """
-        place_frames(_open(self.path), self.path, shape=shape, affine=affine)
+        with refusing_damage("a segmentation"):
+            place_frames(_open(self.path), self.path, shape=shape, affine=affine)
 
     def read(self, shape: Shape, affine: np.ndarray) -> Mapping[str, np.ndarray]:
         """Read the masks on an image's grid, each as it is asked for.
@@ -84,14 +85,15 @@ class DicomSegmentation:
             DicomError: for a damaged file.
         """
         opened = _open(self.path)
-        frames = place_frames(opened, self.path, shape=shape, affine=affine)
-        kind = text_of(opened.dataset, "SegmentationType").upper()
-        if kind == "LABELMAP":
-            return _read_label_map(self, opened.dataset, frames, shape)
-        threshold = 1.0
-        if kind == "FRACTIONAL":
-            threshold = FRACTION_THRESHOLD * (integer_of(opened.dataset, "MaximumFractionalValue") or 255)
-        by_segment = _frames_by_segment(opened.dataset, frames, self.segments)
+        with refusing_damage("a segmentation"):
+            frames = place_frames(opened, self.path, shape=shape, affine=affine)
+            kind = text_of(opened.dataset, "SegmentationType").upper()
+            if kind == "LABELMAP":
+                return _read_label_map(self, opened.dataset, frames, shape)
+            threshold = 1.0
+            if kind == "FRACTIONAL":
+                threshold = FRACTION_THRESHOLD * (integer_of(opened.dataset, "MaximumFractionalValue") or 255)
+            by_segment = _frames_by_segment(opened.dataset, frames, self.segments)
 
         def mask_of(name: str) -> np.ndarray:
             mask = np.zeros(shape, dtype=bool)
@@ -222,12 +224,8 @@ def _frames_by_segment(
     known = {number for numbers in segments.values() for number in numbers}
     sorted_: dict[int, list[PlacedFrame]] = {number: [] for number in known}
     for (frame, placement), own in zip(frames, groups, strict=True):
-        try:
-            with quiet_pydicom():
-                group = functional_group((own, shared), "SegmentIdentificationSequence")
-                number = integer_of(group, "ReferencedSegmentNumber")
-        except PARSE_ERRORS:
-            number = None
+        group = functional_group((own, shared), "SegmentIdentificationSequence")
+        number = integer_of(group, "ReferencedSegmentNumber")
         if number not in sorted_:
             raise VoxelValueError(
                 "a frame of its segmentation shows a segment that is not described; export it anew"

@@ -13,7 +13,7 @@ from pydicom import Dataset
 
 from medldm.data.dicom.attributes import integer_of, text_of
 from medldm.data.dicom.errors import DicomError, Refusal
-from medldm.data.dicom.files import PARSE_ERRORS, NotDicomError, OpenedFile, open_dicom, quiet_pydicom
+from medldm.data.dicom.files import NotDicomError, OpenedFile, open_dicom, refusing_damage
 from medldm.data.dicom.lattice import Shape, refuse_skipped_planes, to_index_matrix
 from medldm.data.dicom.polygons import EDGE_TOLERANCE, CrossingContoursError, fill_contours
 from medldm.data.dicom.segmentation import LazyMasks
@@ -200,15 +200,10 @@ def open_structure_set(path: Path) -> OpenedFile:
 
 def _read_contours(path: Path, numbers: Iterable[int]) -> dict[int, list[_Contour]]:
     contours: dict[int, list[_Contour]] = {number: [] for number in numbers}
-    try:
-        with quiet_pydicom():
-            for number, roi in _roi_contours(open_structure_set(path).dataset):
-                if number in contours:
-                    contours[number] += _closed_contours(roi, number)
-    except DicomError:
-        raise
-    except PARSE_ERRORS:
-        raise DicomError(Refusal.UNREADABLE, "a structure set is damaged; restore the file") from None
+    with refusing_damage("a structure set"):
+        for number, roi in _roi_contours(open_structure_set(path).dataset):
+            if number in contours:
+                contours[number] += _closed_contours(roi, number)
     return contours
 
 

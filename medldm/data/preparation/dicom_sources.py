@@ -20,6 +20,7 @@ from medldm.data.dicom.read import grid_of
 from medldm.data.dicom.scan import DicomScan
 from medldm.data.dicom.series import DicomSeries
 from medldm.data.layouts.records import NamedStructures
+from medldm.data.preparation.structures import plain_name
 from medldm.transforms.errors import VolumeError, VoxelValueError
 
 NO_SERIES = (
@@ -97,7 +98,7 @@ class MergedStructures:
         Raises:
             VoxelValueError: where two parts name one structure.
         """
-        counts = Counter(name.casefold() for part in self.parts for name in part.names)
+        counts = Counter(name for part in self.parts for name in {plain_name(one) for one in part.names})
         if twice := sum(count > 1 for count in counts.values()):
             raise VoxelValueError(
                 f"{len(self.parts)} segmentations of its series name {twice} structures more than once; "

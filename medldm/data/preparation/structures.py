@@ -32,17 +32,17 @@ def structure_values(names: Iterable[str], table: LabelTable) -> dict[str, int]:
     if not table.names and not table.by_name:
         numbers: dict[str, int] = {}
         for name in found:
-            numbers.setdefault(_plain(name), len(numbers) + 1)
-        return {name: numbers[_plain(name)] for name in found}
-    known = {_plain(name): value for value, name in table.names.items()}
-    known |= {_plain(name): value for name, value in table.by_name.items()}
-    if unknown := [name for name in found if _plain(name) not in known]:
+            numbers.setdefault(plain_name(name), len(numbers) + 1)
+        return {name: numbers[plain_name(name)] for name in found}
+    known = {plain_name(name): value for value, name in table.names.items()}
+    known |= {plain_name(name): value for name, value in table.by_name.items()}
+    if unknown := [name for name in found if plain_name(name) not in known]:
         shown = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
         raise ConfigError(
             f"the label table names no structure {shown}; add a row for each, with 0 to drop it, or leave "
             "the table out"
         )
-    return {name: known[_plain(name)] for name in found}
+    return {name: known[plain_name(name)] for name in found}
 
 
 def merge_structures(
@@ -68,9 +68,9 @@ def merge_structures(
     Raises:
         VoxelValueError: where masks overlap of which none is in `priority`; names both and counts the voxels.
     """
-    ranks = {_plain(name): rank for rank, name in enumerate(priority)}
+    ranks = {plain_name(name): rank for rank, name in enumerate(priority)}
     kept = [name for name in names if values[name]]
-    ordered = sorted(kept, key=lambda name: (ranks.get(_plain(name), len(ranks)), name))
+    ordered = sorted(kept, key=lambda name: (ranks.get(plain_name(name), len(ranks)), name))
     dtype = np.min_scalar_type(max((values[name] for name in names), default=0))
     merged = np.zeros(shape, dtype=dtype)
     winners = {values[name]: name for name in reversed(ordered)}
@@ -78,7 +78,7 @@ def merge_structures(
         mask = masks[name]
         taken = mask & (merged != 0) & (merged != values[name])
         for value in np.unique(merged[taken]).tolist():
-            if _plain(winners[value]) not in ranks:
+            if plain_name(winners[value]) not in ranks:
                 n_voxels = int((merged[taken] == value).sum())
                 raise VoxelValueError(
                     f"its masks of {winners[value]} and {name} overlap in {n_voxels} voxels; correct them, "
@@ -101,8 +101,9 @@ def absent_structures(cases: Sequence[Iterable[str]]) -> list[str]:
 
 def is_named(name: str, names: Iterable[str]) -> bool:
     """Say whether a name is among others, whatever its case and its separators."""
-    return _plain(name) in {_plain(other) for other in names}
+    return plain_name(name) in {plain_name(other) for other in names}
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return the form in which names are compared: lower case, separators alike."""
     return re.sub(r"[-_.\s]+", "_", name.strip().lower())

@@ -189,3 +189,12 @@ def test_rounded_contours_through_voxel_centres_lose_no_voxel(tmp_path: Path) ->
     mask = structures.read(tuple(volume.shape[1:]), volume.affine.numpy())["a"]
     expected = (COLUMN >= 3) & (COLUMN <= 17) & (ROW >= 4) & (ROW <= 15) & (SLICE == 4)
     np.testing.assert_array_equal(mask, on_grid(expected, geometry)[0])
+
+
+def test_contour_offset_vector_is_refused_by_name(tmp_path: Path) -> None:
+    slices = make_series(tmp_path)
+    dataset = make_structure_set(slices, {"a": [to_lps(flat(box((2, 2), (9, 9)), 3))]})
+    dataset.ROIContourSequence[0].ContourSequence[0].ContourOffsetVector = [0, 0, 1.5]
+    structures = write(tmp_path, dataset)
+    with pytest.raises(GeometryError, match="structure 1 has a Contour Offset Vector"):
+        structures.read((5, 5, 5), np.eye(4))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from pydicom import uid
 from pydicom.dataset import FileDataset
@@ -10,7 +11,7 @@ from pydicom.dataset import FileDataset
 from medldm.data.dicom import choose_series, read_series, scan_dicom
 from medldm.data.preparation.dicom_sources import DicomLabels, pair_label_objects
 from medldm.transforms.errors import VoxelValueError
-from tests.data.dicom.dicom_cases import Geometry, save
+from tests.data.dicom.dicom_cases import CASES, CORONAL, Geometry, Truth, canonical, save
 from tests.data.dicom.label_cases import (
     box,
     flat,
@@ -22,6 +23,7 @@ from tests.data.dicom.label_cases import (
     to_lps,
 )
 
+BY_NAME = {case.name: case for case in CASES}
 LIVER = {"liver": [to_lps(flat(box((2, 2), (9, 9)), 3))]}
 
 
@@ -195,3 +197,32 @@ def test_copy_of_a_segmentation_counts_once(tmp_path: Path) -> None:
     add(tmp_path / "b", dataset)
     scan = scan_dicom(tmp_path)
     assert len(scan.labels) == 1 and scan.ignored == {"copy of a segmentation": 1}
+
+
+def test_names_that_differ_in_case_and_separators_are_one_structure(tmp_path: Path) -> None:
+    slices, masks = make_series(tmp_path), random_masks(2)
+    for name, mask in zip(("Left_Kidney", "left kidney"), masks, strict=True):
+        add(tmp_path, make_segmentation(slices, mask[None], names=(name,)), name[:4])
+    (structures,) = paired(tmp_path).by_series.values()
+    with pytest.raises(VoxelValueError, match="name 1 structures more than once"):
+        structures.read((1, 1, 1), np.eye(4))
+
+
+def test_segmentation_of_a_multi_frame_image_goes_to_it(tmp_path: Path) -> None:
+    (truth,) = BY_NAME["enhanced_legacy"].build(tmp_path)
+    make_series(tmp_path / "other")
+    (image,) = [pydicom.dcmread(path) for path in tmp_path.iterdir() if path.is_file()]
+    mask = np.random.default_rng(0).random(truth.voxels.shape) > 0.5
+    groups = image.PerFrameFunctionalGroupsSequence
+    positions = np.array(
+        [group.PlanePositionSequence[0].ImagePositionPatient for group in groups], dtype=float
+    )
+    slice_of_frame = np.argsort(np.argsort(positions @ Geometry(orientation=CORONAL).normal))
+    add(tmp_path, make_segmentation([image], mask[None][..., slice_of_frame], names=("liver",)))
+    labels = paired(tmp_path)
+    assert owner_of(tmp_path, labels) == [image.SeriesInstanceUID] and labels.lost == ()
+    series = next(one for one in scan_dicom(tmp_path).series if one.number in labels.by_series)
+    volume = read_series(series)
+    found = labels.by_series[series.number].read(tuple(volume.shape[1:]), volume.affine.numpy())
+    expected, _ = canonical(Truth(voxels=mask.astype(np.uint8), affine=truth.affine))
+    np.testing.assert_array_equal(found["liver"], expected > 0)
