@@ -1,5 +1,7 @@
 """Do synthetic channels keep the function that ties the real ones, and follow the label map in both?
 
+For docs/results/channels.md.
+
 python benchmarks/channels/report.py COHORT SYNTHETIC
 
 COHORT is of cohort.py, SYNTHETIC what a model of both channels made from label maps. r of a volume is the
