@@ -80,8 +80,7 @@ class LatentUNet(nn.Module):
         Raises:
             ValueError: if an input that the network needs is missing, or one that it has no use for is given.
         """
-        self._check_inputs(x, timesteps, context, class_labels)
-        self._check_pooled(x, pooled)
+        self._check_inputs(x, timesteps, context=context, class_labels=class_labels, pooled=pooled)
         embedding = self.time_embedding(timesteps, dtype=x.dtype)
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(class_labels).to(embedding.dtype)
@@ -111,38 +110,28 @@ class LatentUNet(nn.Module):
 
         return [*of(self.down), *self.middle, *of(self.up)]
 
-    def _check_inputs(
-        self, x: Tensor, timesteps: Tensor, context: Context | None, class_labels: Tensor | None
-    ) -> None:
+    def _check_inputs(self, x: Tensor, timesteps: Tensor, **optional: Any) -> None:
         config = self.config
         check_shape("LatentUNet: x has", x, channels=config.in_channels, spatial_dims=config.spatial_dims)
         if timesteps.shape != x.shape[:1]:
             raise ValueError(
                 f"timesteps have shape {tuple(timesteps.shape)}: give one for each of {len(x)} samples"
             )
-        if (context is not None) != config.cross_attention:
-            given, does = ("no context", "has") if context is None else ("a context", "has no")
-            raise ValueError(
-                f"LatentUNet: {given} was given but the network {does} cross-attention: pass context "
-                "(B, tokens, context_dim) if and only if cross_attention is True"
-            )
+        for name, has, what, condition in (
+            ("context", config.cross_attention, "cross-attention", "cross_attention is True"),
+            ("class_labels", self.class_embedding is not None, "class embeddings", "n_class_embeds is set"),
+            ("pooled", self.pooled_projection is not None, "pooled context", "pooled_context is True"),
+        ):
+            is_given = optional[name] is not None
+            if is_given != has:
+                raise ValueError(
+                    f"LatentUNet: {'' if is_given else 'no '}{name} was given but the network "
+                    f"{'has' if has else 'has no'} {what}: pass it if and only if {condition}"
+                )
+        context = optional["context"]
         if context is not None and (len(context) != len(x) or context.shape[-1] != config.context_dim):
             needed = f"({len(x)}, tokens, {config.context_dim})"
             raise ValueError(f"context has shape {tuple(context.shape)}: {needed} is needed")
-        if (class_labels is not None) != (self.class_embedding is not None):
-            given, does = ("no class_labels", "has") if class_labels is None else ("class_labels", "has no")
-            raise ValueError(
-                f"LatentUNet: {given} given but the network {does} class embeddings: pass class_labels (B,) "
-                "if and only if n_class_embeds is set"
-            )
-
-    def _check_pooled(self, x: Tensor, pooled: Tensor | None) -> None:
-        if (pooled is not None) != (self.pooled_projection is not None):
-            given, does = ("no pooled", "pools") if pooled is None else ("pooled", "does not pool")
-            raise ValueError(
-                f"LatentUNet: {given} given but the network {does} its context: pass pooled "
-                f"({len(x)}, context_dim) if and only if pooled_context is True"
-            )
 
 
 class UNet(LatentUNet):

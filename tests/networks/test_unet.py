@@ -128,7 +128,7 @@ def test_a_network_in_bfloat16_runs(randomise: Randomise, generator: torch.Gener
     ("changes", "message"),
     [
         ({"context": None}, "no context was given but the network has cross-attention"),
-        ({"class_labels": None}, "no class_labels given but the network has class embeddings"),
+        ({"class_labels": None}, "no class_labels was given but the network has class embeddings"),
         ({"timesteps": torch.tensor([1])}, r"timesteps have shape \(1,\): give one for each of 3 samples"),
         ({"context": torch.zeros(3, 2, 4)}, r"context has shape \(3, 2, 4\): \(3, tokens, 5\) is needed"),
         ({"x": torch.zeros(3, 5, 4, 4, 4)}, r"x has shape \(3, 5, 4, 4, 4\): \(B, 4, X, Y, Z\) is needed"),
@@ -144,9 +144,9 @@ def test_inputs_that_do_not_fit_are_named(
 def test_inputs_without_use_are_refused(generator: torch.Generator) -> None:
     inputs = make_inputs(generator)
     unet = LatentUNet(replace(SMALL, cross_attention=False, n_class_embeds=None))
-    with pytest.raises(ValueError, match="a context was given but the network has no cross-attention"):
+    with pytest.raises(ValueError, match="context was given but the network has no cross-attention"):
         unet(inputs["x"], inputs["timesteps"], context=inputs["context"])
-    with pytest.raises(ValueError, match="class_labels given but the network has no class embeddings"):
+    with pytest.raises(ValueError, match="class_labels was given but the network has no class embeddings"):
         unet(inputs["x"], inputs["timesteps"], class_labels=inputs["class_labels"])
 
 
@@ -191,9 +191,9 @@ def test_a_pooled_context_changes_nothing_at_first_and_then_its_own_sample(
 
 def test_a_pooled_context_is_given_if_and_only_if_it_is_used(generator: torch.Generator) -> None:
     inputs, pooled = make_inputs(generator), torch.zeros(3, 5)
-    with pytest.raises(ValueError, match="does not pool"):
+    with pytest.raises(ValueError, match="has no pooled context"):
         LatentUNet(SMALL)(**inputs, pooled=pooled)
-    with pytest.raises(ValueError, match="no pooled given"):
+    with pytest.raises(ValueError, match="no pooled was given"):
         LatentUNet(replace(SMALL, pooled_context=True))(**inputs)
     with pytest.raises(ValueError, match="no context to pool"):
         replace(SMALL, cross_attention=False, pooled_context=True)
