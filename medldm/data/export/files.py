@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from medldm.errors import StorageError
@@ -19,13 +21,16 @@ from medldm.transforms.readers import NIFTI_SUFFIXES, read_raw_volume, volume_su
 from medldm.transforms.write_nifti import write_nifti
 
 _GZIP_LEVEL = 6
+_GZIP_NAMED = 0x08 | 0x10
+"""Flags of a gzip file that keeps the name of what it holds, or a comment (RFC 1952, 2.3.1)."""
+_TEXTS = ("descrip", "aux_file", "db_name", "intent_name", "data_type")
 
 
 def place_image(source: Path, target: Path, *, link: str) -> None:
     """Put an image at `target`, a .nii.gz file, with the same voxels and affine.
 
     A sound NIfTI file goes there byte for byte, gzipped where it is not. Another format, and a NIfTI file
-    whose header other tools may read in another way, is written anew.
+    whose header other tools may read in another way or which holds texts, is written anew.
     """
     if _is_plain_nifti(source):
         _place_nifti(source, target, link=link)
@@ -103,7 +108,7 @@ def _is_plain_nifti(path: Path, *, affine: np.ndarray | None = None) -> bool:
     if volume_suffix(path) not in NIFTI_SUFFIXES or _is_gzip(path) != path.name.lower().endswith(".gz"):
         return False
     header = read_nifti_header(path)
-    if header.notes:
+    if header.notes or _holds_texts(path):
         return False
     if affine is None:
         return True
@@ -114,6 +119,16 @@ def _is_plain_nifti(path: Path, *, affine: np.ndarray | None = None) -> bool:
 def _is_gzip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"\x1f\x8b"
+
+
+def _holds_texts(path: Path) -> bool:
+    """Tell whether a file holds texts, which may name a person: fields, extensions, what gzip keeps."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    has_name = start[:2] == b"\x1f\x8b" and bool(start[3] & _GZIP_NAMED)
+    header: Any = nib.load(path).header
+    texts = [bytes(header[name]) for name in _TEXTS if name in header]
+    return has_name or bool(header.extensions) or any(text.strip(b"\0 ") for text in texts)
 
 
 def _place_nifti(source: Path, target: Path, *, link: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -199,6 +200,42 @@ def test_other_formats_and_doubtful_headers_are_written_anew(tmp_path: Path) -> 
         np.testing.assert_array_equal(affine_of(out / f"{name}.nii.gz"), AFFINES["las"])
     written = nib.load(out / "d.nii.gz")
     np.testing.assert_allclose(written.get_qform(), written.get_sform(), atol=1e-6)
+
+
+@pytest.mark.parametrize("link", ["copy", "symbolic"])
+@pytest.mark.parametrize("format", ["nnunet", "msd", "bids", "slicer"])
+def test_no_text_of_a_header_leaves(format: str, link: str, tmp_path: Path) -> None:
+    import nibabel as nib
+
+    cohort = write_cohort(tmp_path / "real", ["a", "b", "c", "d"])
+    before = {name: voxels(cohort / "images" / f"{name}.nii.gz") for name in "abcd"}
+    for file in (cohort / "images" / "a.nii.gz", cohort / "labels" / "a.nii.gz"):
+        described = nib.load(file)
+        described.header["descrip"] = b"Doe^Jane"
+        nib.save(described, file)
+    extended = nib.load(cohort / "images" / "b.nii.gz")
+    extended.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"Doe^Jane"))
+    nib.save(extended, cohort / "images" / "b.nii.gz")
+    plain = gzip.decompress((cohort / "images" / "c.nii.gz").read_bytes())
+    with (
+        (cohort / "images" / "c.nii.gz").open("wb") as raw,
+        gzip.GzipFile("Doe^Jane.nii", "wb", fileobj=raw) as file,
+    ):
+        file.write(plain)
+    export_cohort(cohort, tmp_path / "out", format=format, options=ExportOptions(link=link))
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    for path in files:
+        content = path.read_bytes()
+        opened = gzip.decompress(content) if path.name.endswith(".gz") else content
+        assert b"Jane" not in content
+        assert b"Jane" not in opened
+    images = sorted(path for path in files if path.name.endswith(".nii.gz") and is_image(path))
+    for path, name in zip(images, "abcd", strict=True):
+        np.testing.assert_array_equal(voxels(path), before[name])
+
+
+def is_image(path: Path) -> bool:
+    return "label" not in path.as_posix().rsplit("/out/", 1)[1]
 
 
 def test_the_modality_is_seen_or_said(tmp_path: Path) -> None:
