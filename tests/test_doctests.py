@@ -12,6 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What these need is no part of the tests: a text encoder of 84 MB, a folder of DICOM series.
 SKIPPED = {
+    "medldm.data.export.export.export_cohort",
     "medldm.conditioning.text_encoder.TextEncoder",
     "medldm.data.dicom.read.read_dicom",
     "medldm.data.preparation.prepare.prepare",
