@@ -26,7 +26,8 @@ _SPLIT_FOLDER = re.compile(r"(train(ing)?|val(id|idation)?|test(ing)?|derivative
 _LIST_FOLDER = re.compile(r"(images|imgs?|volumes|scans|labels|labelmaps|annotations|gt)(tr|ts)?", _I)
 
 _LABEL_WORD = re.compile(
-    r"labels?|labelmaps?|segs?|segmentations?|masks?|msk|dseg|aseg|aparc(\+aseg)?|gt|groundtruth|annotations?",
+    r"labels?|labelmaps?|segs?|segm|segmentations?|masks?|msk|dseg|aseg|aparc(\+aseg)?|gt|groundtruth|"
+    r"annotations?",
     _I,
 )
 _IMAGE_WORD = re.compile(r"images?|imgs?|volume|vol|scan", _I)
