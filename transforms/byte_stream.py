@@ -39,10 +39,10 @@ class ByteStream:
             self._pending += piece
         return self._pending[:n_bytes]
 
-    def skip(self, n_bytes: int) -> None:
-        """Take and drop the next bytes."""
+    def skip(self, n_bytes: int, what: str = "the header extensions") -> None:
+        """Take and drop the next bytes; `what` they are, for the error of a file that ends before."""
         while n_bytes > 0:
-            piece = self._next_piece("the header extensions")
+            piece = self._next_piece(what)
             used = min(n_bytes, len(piece))
             self._pending = piece[used:]
             n_bytes -= used

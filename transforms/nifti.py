@@ -9,7 +9,7 @@ import numpy as np
 from medldm.transforms.byte_stream import ByteStream
 from medldm.transforms.errors import naming
 from medldm.transforms.nifti_header import MAX_HEADER_BYTES, AffineChoice, NiftiHeader, parse_header
-from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, RawVolume
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, RawVolume, VolumeNumber
 
 
 def read_nifti_header(
@@ -25,7 +25,11 @@ def read_nifti_header(
 
 
 def read_nifti(
-    path: str | Path, *, affine: AffineChoice | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+    path: str | Path,
+    *,
+    affine: AffineChoice | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    volume: VolumeNumber | None = None,
 ) -> RawVolume:
     """Read a .nii or .nii.gz file to its very end.
 
@@ -33,6 +37,8 @@ def read_nifti(
         path: the file; compression is recognised by its first two bytes, not by its name.
         affine: which of sform and qform counts where they are at odds; None refuses such a file.
         max_bytes: cap on the volume in memory, voxels times at least 4 bytes.
+        volume: which volume of a file with several along its fourth axis; None for a file of one. The others
+            are read past, never held in memory.
 
     Returns:
         The volume with slope and intercept applied, in the file's own axes.
@@ -42,10 +48,16 @@ def read_nifti(
     """
     with naming(path), Path(path).open("rb") as file:
         stream = ByteStream(file)
-        header = parse_header(stream.peek(MAX_HEADER_BYTES), affine=affine, max_bytes=max_bytes)
-        stream.check_capacity(header.data_offset + header.data_bytes, file_bytes=Path(path).stat().st_size)
+        start = stream.peek(MAX_HEADER_BYTES)
+        header = parse_header(start, affine=affine, max_bytes=max_bytes, volume=volume)
+        n_bytes, index = header.volume_bytes, volume.index if volume else 0
+        stream.check_capacity(
+            header.data_offset + n_bytes * header.n_volumes, file_bytes=Path(path).stat().st_size
+        )
         stream.skip(header.data_offset)
-        voxels = stream.read_exactly(header.data_bytes)
+        stream.skip(n_bytes * index, "the voxels")
+        voxels = stream.read_exactly(n_bytes)
+        stream.skip(n_bytes * (header.n_volumes - 1 - index), "the voxels")
         stream.finish()
     array = np.frombuffer(voxels, dtype=header.dtype).reshape(header.shape, order="F")
     if (header.slope, header.intercept) != (1.0, 0.0):

@@ -14,7 +14,7 @@ import numpy as np
 from medldm.transforms.errors import HeaderError, UnsupportedVolumeError
 from medldm.transforms.foreign_formats import packed_format
 from medldm.transforms.nifti_affine import AffineChoice, choose_affine
-from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, check_shape
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, VolumeNumber, check_shape
 
 ByteOrder = Literal["<", ">"]
 
@@ -60,7 +60,7 @@ _MAX_EXTENSION_BYTES = 64 * 1024**2
 
 @dataclass(frozen=True, kw_only=True)
 class NiftiHeader:
-    """The fields of a NIfTI header that reading needs, already judged."""
+    """The fields of a NIfTI header that reading needs, already judged; `shape` is that of one volume."""
 
     shape: tuple[int, int, int]
     dtype: np.dtype
@@ -68,16 +68,21 @@ class NiftiHeader:
     slope: float
     intercept: float
     affine: np.ndarray
+    n_volumes: int = 1
     notes: tuple[str, ...] = ()
 
     @property
-    def data_bytes(self) -> int:
-        """Bytes of the voxel block in the file."""
+    def volume_bytes(self) -> int:
+        """Bytes of one volume in the file."""
         return self.shape[0] * self.shape[1] * self.shape[2] * self.dtype.itemsize
 
 
 def parse_header(
-    raw: bytes, *, affine: AffineChoice | None = None, max_bytes: int = DEFAULT_MAX_BYTES
+    raw: bytes,
+    *,
+    affine: AffineChoice | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    volume: VolumeNumber | None = None,
 ) -> NiftiHeader:
     """Judge a raw NIfTI header.
 
@@ -85,9 +90,11 @@ def parse_header(
         raw: the first 540 bytes of the (uncompressed) file, at least 348 for NIfTI-1.
         affine: which of sform and qform counts where they are at odds; None refuses such a file.
         max_bytes: cap on the volume in memory.
+        volume: which of several volumes is meant; None for a file of one.
 
     Raises:
-        VolumeError: of the kind that fits, for every header that is not a sound 3D volume.
+        VolumeError: of the kind that fits, for every header that is not one of a sound 3D volume, or of as
+            many as `volume` says.
     """
     fields, order = _fields(raw)
     n_axes = int(fields["dim"][0])
@@ -102,7 +109,10 @@ def parse_header(
     if int(fields["bitpix"]) != 8 * dtype.itemsize:
         raise HeaderError(f"bitpix is {int(fields['bitpix'])}, datatype {code} has {8 * dtype.itemsize}")
     declared = tuple(int(size) for size in fields["dim"][1 : n_axes + 1])
-    _refuse_several_volumes(declared, fields)
+    if volume is None:
+        _refuse_several_volumes(declared, fields)
+    else:
+        declared = _one_of_several(declared, volume)
     shape = check_shape(declared, item_bytes=dtype.itemsize, max_bytes=max_bytes)
     # Signalling NaN raise the invalid flag on conversion; what is not finite is refused by name below.
     with np.errstate(invalid="ignore", over="ignore"):
@@ -115,6 +125,7 @@ def parse_header(
         slope=slope,
         intercept=intercept,
         affine=chosen,
+        n_volumes=1 if volume is None else volume.count,
         notes=(*scaling_notes, *notes),
     )
 
@@ -163,6 +174,17 @@ def _scaling(fields: np.void) -> tuple[float, float, tuple[str, ...]]:
             f"scl_slope is {slope} and scl_inter is {intercept}; both must be finite, or neither (unscaled)"
         )
     return (1.0, 0.0, ()) if slope == 0 else (slope, intercept, ())
+
+
+def _one_of_several(declared: tuple[int, ...], volume: VolumeNumber) -> tuple[int, ...]:
+    """Return the shape of one volume, where the file holds as many as it should along its fourth axis."""
+    n_volumes = declared[3] if len(declared) > 3 else 1
+    if n_volumes != volume.count or any(size != 1 for size in declared[4:]):
+        raise UnsupportedVolumeError(
+            f"its shape is {declared}, {n_volumes} on the fourth axis, but {volume.count} channels are "
+            "declared for it; correct the declaration, or write each channel along the fourth axis"
+        )
+    return declared[:3]
 
 
 def _refuse_several_volumes(declared: tuple[int, ...], fields: np.void) -> None:

@@ -17,6 +17,19 @@ GRID_TOLERANCE = 0.01
 Headers in float32 are off by more than 0.001 mm far from the origin; 1 % of a voxel moves no label."""
 
 
+@dataclass(frozen=True)
+class VolumeNumber:
+    """Which volume of a file with several is meant.
+
+    Args:
+        index: of the volume, from 0.
+        count: volumes that the file must hold.
+    """
+
+    index: int
+    count: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class RawVolume:
     """A volume as its file holds it.

@@ -14,7 +14,7 @@ from medldm.transforms.mgh import read_mgh, read_mgh_geometry
 from medldm.transforms.nifti import read_nifti, read_nifti_header
 from medldm.transforms.nifti_affine import AffineChoice
 from medldm.transforms.numpy_format import read_npy, read_npy_geometry
-from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, RawVolume, VolumeGeometry
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, RawVolume, VolumeGeometry, VolumeNumber
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ITK_SUFFIXES = (".nrrd", ".mha")
@@ -42,6 +42,7 @@ def read_raw_volume(
     spacing_mm: tuple[float, float, float] | None = None,
     affine: AffineChoice | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
+    volume: VolumeNumber | None = None,
 ) -> RawVolume:
     """Read a volume file in its own axes.
 
@@ -50,6 +51,7 @@ def read_raw_volume(
         spacing_mm: mm per voxel, needed for .npy and refused for all other formats, which carry their own.
         affine: which of a NIfTI file's sform and qform counts where they are at odds; None refuses it.
         max_bytes: cap on the volume in memory.
+        volume: which volume of a NIfTI file with several; None for a file of one.
 
     Raises:
         VolumeError: of the kind that fits, naming the file.
@@ -57,13 +59,18 @@ def read_raw_volume(
     """
     path = Path(path)
     suffix = _checked_suffix(path)
+    if volume is not None and suffix not in NIFTI_SUFFIXES:
+        raise UnsupportedVolumeError(
+            f"it is a {suffix} file; several channels in one file are read from NIfTI alone; convert it",
+            file=path,
+        )
     if suffix == ".npy":
         return read_npy(path, spacing_mm=spacing_mm, max_bytes=max_bytes)
     if suffix in ITK_SUFFIXES:
         return read_with_simpleitk(path, max_bytes=max_bytes)
     if suffix in MGH_SUFFIXES:
         return read_mgh(path, max_bytes=max_bytes)
-    return read_nifti(path, affine=affine, max_bytes=max_bytes)
+    return read_nifti(path, affine=affine, max_bytes=max_bytes, volume=volume)
 
 
 def read_geometry(

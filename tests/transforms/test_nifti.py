@@ -11,8 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medldm.transforms.errors import CorruptVolumeError, VolumeError
+from medldm.transforms.errors import (
+    CorruptVolumeError,
+    UnsupportedVolumeError,
+    VolumeError,
+    VolumeTooLargeError,
+)
 from medldm.transforms.nifti import read_nifti, read_nifti_header
+from medldm.transforms.raw_volume import VolumeNumber
 
 SaveNifti = Callable[..., Path]
 
@@ -109,3 +115,68 @@ def test_header_alone_is_read_from_a_file_cut_in_its_voxels(save_nifti: SaveNift
     path = save_nifti(np.zeros((4, 5, 6), dtype=np.float32), name="a.nii")
     path.write_bytes(path.read_bytes()[:360])
     assert read_nifti_header(path).shape == (4, 5, 6)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4", ">i2"])
+def test_one_volume_of_several_equals_nibabels(
+    save_nifti: SaveNifti, oblique: np.ndarray, dtype: str, name: str
+) -> None:
+    array = np.random.default_rng(0).integers(0, 100, (5, 7, 3, 4)).astype(dtype)
+    path = save_nifti(array, oblique, name=name)
+    for index in range(4):
+        raw = read_nifti(path, volume=VolumeNumber(index, 4))
+        np.testing.assert_array_equal(raw.array, array[..., index])
+        np.testing.assert_array_equal(raw.affine, nib.load(path).affine)
+
+
+def test_slope_and_intercept_are_applied_to_one_volume_of_several(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(120, dtype=np.int16).reshape(3, 4, 5, 2), np.eye(4))
+    image.header.set_slope_inter(0.5, -1000)
+    nib.save(image, tmp_path / "a.nii")
+    found = read_nifti(tmp_path / "a.nii", volume=VolumeNumber(1, 2)).array
+    np.testing.assert_allclose(found, nib.load(tmp_path / "a.nii").get_fdata()[..., 1])
+
+
+@pytest.mark.parametrize(("shape", "found"), [((3, 4, 5, 3), 3), ((3, 4, 5), 1), ((3, 4, 5, 2, 2), 2)])
+def test_another_number_of_volumes_is_refused_with_both_numbers(
+    save_nifti: SaveNifti, shape: tuple[int, ...], found: int
+) -> None:
+    path = save_nifti(np.zeros(shape, np.float32))
+    with pytest.raises(UnsupportedVolumeError, match=f"case.nii.gz: .*{found} on the fourth axis, but 2 ch"):
+        read_nifti(path, volume=VolumeNumber(0, 2))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_cut_in_any_volume_is_found_whichever_is_read(save_nifti: SaveNifti, name: str, index: int) -> None:
+    array = np.random.default_rng(0).normal(size=(40, 30, 20, 3)).astype(np.float32)
+    path = save_nifti(array, name=name)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CorruptVolumeError, match="truncated"):
+        read_nifti(path, volume=VolumeNumber(index, 3))
+
+
+def test_a_flipped_byte_in_another_volume_is_found(save_nifti: SaveNifti) -> None:
+    path = save_nifti(np.random.default_rng(0).normal(size=(40, 30, 20, 3)).astype(np.float32))
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptVolumeError, match="damaged"):
+        read_nifti(path, volume=VolumeNumber(0, 3))
+
+
+def test_memory_is_that_of_one_volume_and_so_is_the_cap(save_nifti: SaveNifti) -> None:
+    array = np.random.default_rng(0).integers(0, 9, (64, 64, 64, 16)).astype(np.float32)
+    path = save_nifti(array, name="a.nii")
+    n_bytes = array[..., 0].nbytes
+    tracemalloc.start()
+    try:
+        raw = read_nifti(path, volume=VolumeNumber(15, 16), max_bytes=n_bytes)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(raw.array, array[..., 15])
+    assert peak < 2.5 * n_bytes < array.nbytes / 4
+    with pytest.raises(VolumeTooLargeError):
+        read_nifti(path, volume=VolumeNumber(0, 16), max_bytes=n_bytes - 1)

@@ -17,6 +17,7 @@ from medldm.transforms.errors import VolumeError
 from medldm.transforms.load import LoadVolume
 from medldm.transforms.nifti import read_nifti
 from medldm.transforms.nifti_header import NIFTI_1, NIFTI_2
+from medldm.transforms.raw_volume import VolumeNumber
 
 CAP_BYTES = 1 << 20
 INTERESTING = [b"\0" * 8, b"\xff" * 8, b"\x7f" * 8, b"\x80" + b"\0" * 7, np.float32(np.nan).tobytes() * 2]
@@ -31,8 +32,9 @@ FIELD_OFFSETS = {
 }
 
 
-def sound_file(image_class: type) -> bytes:
-    array = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
+def sound_file(image_class: type, n_volumes: int = 1) -> bytes:
+    shape = (4, 3, 5, n_volumes)[: 3 + (n_volumes > 1)]
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     stream = io.BytesIO()
     image = image_class(array, np.diag([1.0, 2.0, 3.0, 1.0]))
     image.to_stream(stream)
@@ -40,6 +42,7 @@ def sound_file(image_class: type) -> bytes:
 
 
 SOUND = {NIFTI_1: sound_file(nib.Nifti1Image), NIFTI_2: sound_file(nib.Nifti2Image)}
+OF_THREE = {NIFTI_1: sound_file(nib.Nifti1Image, 3), NIFTI_2: sound_file(nib.Nifti2Image, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,28 @@ def test_mutated_headers_are_read_or_refused(
         offset = FIELD_OFFSETS[layout][place % len(FIELD_OFFSETS[layout])]
         content[offset : offset + len(value)] = value
     read_or_refuse(target, gzip.compress(bytes(content), 1) if is_gzip else bytes(content))
+
+
+@settings(quick, max_examples=150)
+@given(
+    layout=st.sampled_from([NIFTI_1, NIFTI_2]),
+    changes=mutations,
+    index=st.integers(0, 2),
+    share=st.sampled_from([1.0, 1.0, 0.9, 0.5]),
+)
+def test_mutated_files_of_several_volumes_are_read_or_refused(
+    target: Path, layout: np.dtype, changes: list[tuple[int, bytes]], index: int, share: float
+) -> None:
+    content = bytearray(OF_THREE[layout])
+    for place, value in changes:
+        offset = FIELD_OFFSETS[layout][place % len(FIELD_OFFSETS[layout])]
+        content[offset : offset + len(value)] = value
+    target.write_bytes(content[: int(share * len(content))])
+    try:
+        raw = read_nifti(target, volume=VolumeNumber(index, 3), max_bytes=CAP_BYTES)
+    except VolumeError:
+        return
+    assert raw.array.ndim == 3 and raw.array.size * 4 <= CAP_BYTES and share == 1
 
 
 @settings(quick, max_examples=500)

@@ -17,6 +17,7 @@ from medldm.transforms.errors import (
     VolumeTooLargeError,
     VoxelValueError,
 )
+from medldm.transforms.raw_volume import VolumeNumber
 from medldm.transforms.readers import (
     check_voxels_finite,
     read_geometry,
@@ -67,6 +68,13 @@ def test_colour_image_is_refused(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.Image([3, 4, 5], sitk.sitkVectorUInt8, 3), str(tmp_path / "a.mha"))
     with pytest.raises(UnsupportedVolumeError, match="3 channels"):
         read_raw_volume(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.npy", "a.mgz"])
+def test_several_channels_in_one_file_are_read_from_nifti_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\0" * 400)
+    with pytest.raises(UnsupportedVolumeError, match=f"^{name}: .*NIfTI alone"):
+        read_raw_volume(tmp_path / name, volume=VolumeNumber(0, 2))
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

@@ -5,15 +5,18 @@ Source: Antonelli et al., Nature Communications 2022; medicaldecathlon.com.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from medldm.data.issues import Issue
+from medldm.data.layouts.channel_names import declared_channels
 from medldm.data.layouts.label_names import schema_from_json
 from medldm.data.layouts.names import file_stem
-from medldm.data.layouts.records import Layout, Scan
+from medldm.data.layouts.records import Layout, Scan, StackedImage
 from medldm.data.layouts.trees import passed_over, volumes_in, with_subjects
+from medldm.transforms.raw_volume import VolumeNumber
 
 NAME = "MSD"
 DATASET_FILE = "dataset.json"
@@ -25,26 +28,23 @@ def read_msd(root: Path, content: Mapping[str, Any]) -> Layout:
     Args:
         root: folder of dataset.json.
         content: of it, with the list "training" of {"image": ..., "label": ...}; "validation" and "test" may
-            be absent.
+            be absent. Several entries in "modality" are the volumes of each image's file, in order.
     """
     problems: list[Issue] = []
     schema, remarks = schema_from_json(content.get("labels"))
     problems += [Issue.warning("labels", DATASET_FILE, remark) for remark in remarks]
-    modalities = content.get("modality")
-    if isinstance(modalities, Mapping) and len(modalities) > 1:
-        names = ", ".join(str(name) for name in modalities.values())
-        message = (
-            f"its images hold {len(modalities)} channels ({names}) in one file; store each channel in its "
-            "own file, as nnU-Net does (<case>_0000, <case>_0001)"
-        )
-        problems.append(Issue.error("channel", DATASET_FILE, message))
-        return Layout(name=NAME, root=root, scans=(), schema=schema, problems=tuple(problems))
+    channels = _channels_of(content, problems)
     entries = [(entry, place) for place in ("training", "validation") for entry in content.get(place, [])]
     entries += [
         ({"image": entry} if isinstance(entry, str) else entry, "test") for entry in content.get("test", [])
     ]
-    scans = [_scan_of(entry, root, place, problems) for entry, place in entries]
-    return _finish(root, [scan for scan in scans if scan is not None], schema, problems)
+    listed = [_scan_of(entry, root, place, problems) for entry, place in entries]
+    scans = [_with_channels(scan, channels) for scan in listed if scan is not None]
+    layout = _finish(root, scans, schema, problems)
+    if not channels:
+        return layout
+    said = f"its images hold {len(channels)} channels ({', '.join(channels)}) in one file"
+    return replace(layout, channels=channels, needs_prepare=said)
 
 
 def read_folders(root: Path) -> Layout:
@@ -97,9 +97,25 @@ def _scan_of(entry: Any, root: Path, place: str, problems: list[Issue]) -> Scan 
     )
 
 
-def _listed(entry: Any) -> Any:
-    """Return an entry of "test", which may be a path alone."""
-    return {"image": entry} if isinstance(entry, str) else entry
+def _channels_of(content: Mapping[str, Any], problems: list[Issue]) -> tuple[str, ...]:
+    """Return the names of the channels that are the fourth axis of each image; () for images of one."""
+    modality = content.get("channel_names", content.get("modality"))
+    if not isinstance(modality, Mapping | list) or len(modality) < 2:
+        return ()
+    declared = declared_channels(content, file=DATASET_FILE, problems=problems)
+    return tuple((declared or {}).values())
+
+
+def _with_channels(scan: Scan, channels: Sequence[str]) -> Scan:
+    """Take the image of a scan for the channels, one volume each."""
+    if not channels:
+        return scan
+    (file,) = scan.image_files
+    volumes = [VolumeNumber(index, len(channels)) for index in range(len(channels))]
+    stacked = {
+        name: StackedImage(file=file, volume=volume) for name, volume in zip(channels, volumes, strict=True)
+    }
+    return replace(scan, images=stacked)
 
 
 def _path(root: Path, text: str) -> Path:

@@ -5,13 +5,13 @@ Source: nnU-Net v2, documentation/dataset_format.md; v1, documentation/dataset_c
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medldm.data.issues import Issue
+from medldm.data.layouts.channel_names import declared_channels
 from medldm.data.layouts.label_names import schema_from_json
 from medldm.data.layouts.names import channel_number
 from medldm.data.layouts.records import Layout, Scan
@@ -61,25 +61,9 @@ def read_nnunet(root: Path, content: Mapping[str, Any]) -> Layout:
 
 
 def _channel_names(content: Mapping[str, Any], problems: list[Issue]) -> dict[str, str]:
-    """Return "0000" -> name, in order; names become plain ones, as they end up in file names."""
-    named = content.get("channel_names", content.get("modality", {"0": ""}))
-    if isinstance(named, list):
-        named = dict(enumerate(named))
-    if not isinstance(named, Mapping) or not all(str(key).isdigit() for key in named):
-        message = 'its "channel_names" are no object such as {"0": "T1"}; correct them'
-        problems.append(Issue.error("channel", DATASET_FILE, message))
-        return {"0000": ""}
-    ordered = sorted(named.items(), key=lambda pair: int(pair[0]))
-    plain = {
-        f"{int(key):04d}": re.sub(r"[^A-Za-z0-9.+-]+", "-", str(name)).strip("-.") for key, name in ordered
-    }
-    if len(set(plain.values())) < len(plain) or not all(plain.values()):
-        return {number: number for number in plain}
-    return plain
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", name).strip("-.")
+    """Return "0000" -> name, in order."""
+    declared = declared_channels(content, file=DATASET_FILE, problems=problems)
+    return {f"{number:04d}": name for number, name in (declared or {0: ""}).items()}
 
 
 def _read_part(root: Path, part: str, names: Mapping[str, str], problems: list[Issue]) -> list[Scan]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +11,7 @@ import numpy as np
 
 from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema
+from medldm.transforms.raw_volume import VolumeNumber
 
 
 @runtime_checkable
@@ -47,14 +48,32 @@ class NamedStructures(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StackedImage:
+    """One channel of a file that holds several.
+
+    Args:
+        file: with the channels along its fourth axis.
+        volume: which of them this is, and how many there are.
+    """
+
+    file: Path = field(repr=False)
+    volume: VolumeNumber
+
+
+def files_of(images: Iterable[Path | StackedImage]) -> tuple[Path, ...]:
+    """Return the files of images, each once."""
+    return tuple(dict.fromkeys(each if isinstance(each, Path) else each.file for each in images))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scan:
     """One case of a layout.
 
     Args:
         name: identifies the case within the layout, by its names alone.
         subject: identifies its subject; all scans of one person share it.
-        images: channel -> file, in the order of the channels; a single image has its contrast as key, or ""
-            where its name says none; empty where the layout has a label map alone.
+        images: channel -> file, or volume of a file, in the order of the channels; a single image has its
+            contrast as key, or "" where its name says none; empty where the layout has a label map alone.
         label: its label map; a file of values, named structures, or None for an unlabelled scan.
         split: "training", "validation", or None where the layout does not say.
         case: what the contrasts of one case share, where each is a scan of its own; else "".
@@ -65,13 +84,18 @@ class Scan:
 
     name: str = field(repr=False)
     subject: str = field(repr=False)
-    images: Mapping[str, Path] = field(repr=False)
+    images: Mapping[str, Path | StackedImage] = field(repr=False)
     label: Path | NamedStructures | None = field(default=None, repr=False)
     split: str | None = None
     case: str = field(default="", repr=False)
     doubt: str = field(default="", repr=False)
     is_test: bool = False
     entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def image_files(self) -> tuple[Path, ...]:
+        """Return the files its images are read from."""
+        return files_of(self.images.values())
 
     @property
     def label_files(self) -> tuple[Path, ...]:

@@ -51,7 +51,7 @@ def volumes_in(folder: Path, *, root: Path, problems: list[Issue]) -> dict[str, 
 
 def passed_over(root: Path, scans: Iterable[Scan], *, layout: str) -> list[Issue]:
     """Count the volumes below the root that belong to no scan."""
-    used = {path for scan in scans for path in (*scan.images.values(), *scan.label_files)}
+    used = {path for scan in scans for path in (*scan.image_files, *scan.label_files)}
     unused = [path for path in volumes_below(root) if path not in used]
     if not unused:
         return []

@@ -19,6 +19,7 @@ from medldm.data.dicom.errors import DicomError
 from medldm.data.dicom.read import read_series
 from medldm.data.layouts.grids import check_same_grid
 from medldm.data.layouts.masks import MaskFolder
+from medldm.data.layouts.records import StackedImage
 from medldm.data.preparation.files import CaseRecord, OutputError, inside, write_record
 from medldm.data.preparation.labels import LabelTable
 from medldm.data.preparation.options import PrepareOptions
@@ -128,7 +129,7 @@ def _read_images(plan: CasePlan) -> list[RawVolume]:
         options = plan.options
         volume = read_series(plan.source.series, regularise=options.regularise, max_bytes=options.max_bytes)
         return [RawVolume(array=volume.numpy()[0], affine=volume.affine.numpy(), notes=volume.meta["notes"])]
-    images = [_read_file(path, plan) for path in plan.source.images.values()]
+    images = [_read_file(image, plan) for image in plan.source.images.values()]
     for channel, image in zip(plan.source.images, images, strict=True):
         check_same_grid(
             image.array.shape,
@@ -154,10 +155,15 @@ def _label_notes(plan: CasePlan) -> tuple[str, ...]:
     return () if label is None or isinstance(label, Path) else label.notes
 
 
-def _read_file(path: Path, plan: CasePlan) -> RawVolume:
+def _read_file(image: Path | StackedImage, plan: CasePlan) -> RawVolume:
+    path, volume = (image, None) if isinstance(image, Path) else (image.file, image.volume)
     spacing_mm = plan.options.spacing_mm if path.suffix == ".npy" else None
     raw = read_raw_volume(
-        path, spacing_mm=spacing_mm, affine=plan.options.affine, max_bytes=plan.options.max_bytes
+        path,
+        spacing_mm=spacing_mm,
+        affine=plan.options.affine,
+        max_bytes=plan.options.max_bytes,
+        volume=volume,
     )
     affine, axes, flips = to_ras_affine(raw.affine, raw.array.shape)
     voxels = np.ascontiguousarray(turn(raw.array, axes, flips), dtype=np.float32)

@@ -33,7 +33,7 @@ def join_channels(sources: Sequence[Source], wanted: Sequence[str]) -> tuple[Sou
 
 def _chosen(source: Source, wanted: Sequence[str]) -> Source:
     """Choose among the channels of a layout."""
-    files = {name.lower(): path for name, path in source.images.items()}
+    files = {name.lower(): image for name, image in source.images.items()}
     missing = tuple(name for name in wanted if name.lower() not in files)
     images = {name: files[name.lower()] for name in wanted if name.lower() in files}
     return replace(source, images=images, missing=missing)
@@ -46,7 +46,7 @@ def _joined(members: Sequence[Source], wanted: Sequence[str]) -> Source:
     chosen = [source for name in wanted for source in by_contrast.get(name.lower(), [])]
     missing = [name for name in wanted if name.lower() not in by_contrast]
     refusal = next((source.refusal for source in chosen if source.refusal), "")
-    labels = {one.files[len(one.images) :] for one in chosen}
+    labels = {one.label_files for one in chosen}
     if len(chosen) + len(missing) > len(wanted):
         refusal = refusal or "two of its images are of one contrast; keep one of them"
     if len(labels) > 1:

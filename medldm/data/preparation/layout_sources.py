@@ -32,8 +32,8 @@ def sources_of_layout(layout: Layout, table: SubjectTable) -> FoundSources:
 
 
 def _scan_source(scan: Scan, layout: Layout) -> Source:
-    files = [path.relative_to(layout.root).as_posix() for path in scan.images.values()]
-    stems = [file_stem(path) for path in scan.images.values()]
+    files = [path.relative_to(layout.root).as_posix() for path in scan.image_files]
+    stems = [file_stem(path) for path in scan.image_files]
     contrast = next(iter(scan.images), "") if len(scan.images) == 1 else ""
     return Source(
         key="\n".join(("file", *files)),
@@ -73,5 +73,5 @@ def take_named_labels(
     claimed = Counter(named.values())
     if any(count > 1 for count in claimed.values()):
         raise ConfigError("the table gives one label map to two images; give each image its own row and map")
-    kept = [source for source in sources if not claimed.keys() & set(source.images.values())]
+    kept = [source for source in sources if not claimed.keys() & set(source.image_files)]
     return kept, named

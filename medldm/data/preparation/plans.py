@@ -93,6 +93,8 @@ def _stamp(
         if field.name not in _NOT_OF_VOXELS
     }
     chosen: list[Any] = [_STAMP_FORMAT, own, mapping, labels.mapping is None, source.channels]
+    if volumes := [each.volume.index for each in source.images.values() if not isinstance(each, Path)]:
+        chosen.append(volumes)
     if structures:
         chosen += [structures, options.priority]
     text = json.dumps([files, chosen], sort_keys=True, default=str)

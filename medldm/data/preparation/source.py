@@ -10,7 +10,7 @@ from typing import Any
 from medldm.data.dicom.series import DicomSeries
 from medldm.data.labels import LabelSchema
 from medldm.data.layouts.names import is_known_contrast
-from medldm.data.layouts.records import NamedStructures
+from medldm.data.layouts.records import NamedStructures, StackedImage, files_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Source:
         subject: what names its subject.
         names: under which the subject table may know it, the most specific first.
         series: the DICOM series, or None.
-        images: channel -> file, in order; one image without a channel has the key "".
+        images: channel -> file, or volume of a file, in order; one image without a channel has the key "".
         label: the label map's file, its named structures, or None.
         contrast: what its name says of its contrast, "" where it says nothing; a word of the user's own names
             the contrast for `channels` alone and is never shown.
@@ -39,7 +39,7 @@ class Source:
     subject: str = field(repr=False)
     names: tuple[str, ...] = field(repr=False)
     series: DicomSeries | None = field(default=None, repr=False)
-    images: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    images: Mapping[str, Path | StackedImage] = field(default_factory=dict, repr=False)
     label: Path | NamedStructures | None = field(default=None, repr=False)
     contrast: str = ""
     case: tuple[str, ...] = field(default=(), repr=False)
@@ -69,10 +69,19 @@ class Source:
     def files(self) -> tuple[Path, ...]:
         """Return all files it is read from."""
         frames = sorted({frame.image.path for frame in self.series.frames}) if self.series else []
+        return (*frames, *self.image_files, *self.label_files)
+
+    @property
+    def image_files(self) -> tuple[Path, ...]:
+        """Return the files its images are read from, but for those of a series."""
+        return files_of(self.images.values())
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """Return the files its label map is read from."""
         if self.label is None:
-            return (*frames, *self.images.values())
-        labels = (self.label,) if isinstance(self.label, Path) else self.label.files
-        return (*frames, *self.images.values(), *labels)
+            return ()
+        return (self.label,) if isinstance(self.label, Path) else self.label.files
 
 
 @dataclass(frozen=True, kw_only=True)

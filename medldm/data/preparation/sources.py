@@ -63,7 +63,7 @@ def _find_free(root: Path, *, options: PrepareOptions, table: SubjectTable) -> F
     sources = [_file_source(path, name, base) for path, name in names.items() if not name.is_label]
     series = _chosen_series(scan, options, passed_over)
     sources, named = take_named_labels(sources, names, table, base)
-    file_names = [names[next(iter(source.images.values()))] for source in sources]
+    file_names = [names[source.image_files[0]] for source in sources]
     # Series know their patient, and segmentations in DICOM the series to which they belong.
     series_sources = [_series_source(one, base) for one in series]
     places = [read_name(PurePath(_folder_of(one, base), "image")) for one in series]

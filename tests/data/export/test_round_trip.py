@@ -56,6 +56,35 @@ def test_msd(tmp_path: Path) -> None:
     assert [case["id"] for case in second.validation] == [case["id"] for case in first.validation]
 
 
+@pytest.mark.parametrize("kind", ["int16", "float32"])
+def test_msd_with_channels(kind: str, tmp_path: Path) -> None:
+    """Channels in one file come back through `prepare`, each in a file of its own."""
+    channels = ("t1n", "t2_w")
+    names = [*NAMES, "sub-e"]
+    cohort = write_cohort(tmp_path / "real", names, affines=list(AFFINES), channels=channels, kind=kind)
+    export_cohort(cohort, tmp_path / "out", format="msd")
+    (tmp_path / "key").write_bytes(b"0" * 32)
+    (tmp_path / "table.csv").write_text("source,subject\n" + "".join(f"{each},{each}\n" for each in names))
+    settings = PrepareOptions(key_file=tmp_path / "key", workers=1)
+    result = prepare(tmp_path / "out", tmp_path / "back", table=tmp_path / "table.csv", options=settings)
+    assert not result.refused, result.table()
+    first, second = read_cohort(cohort), read_cohort(tmp_path / "back")
+    assert second.channels == first.channels == channels
+    assert {case["subject"] for case in second.validation} == {case["subject"] for case in first.validation}
+    assert first.schema is not None and second.schema is not None
+    assert second.schema.structures == first.schema.structures
+    theirs = {case["subject"]: case for case in second.cases}
+    assert theirs.keys() == {case["subject"] for case in first.cases}
+    for case in first.cases:
+        for key, is_label in (("image", False), ("label", True)):
+            source, target = (
+                LoadVolume(is_label=is_label)(one[key]) for one in (case, theirs[case["subject"]])
+            )
+            np.testing.assert_array_equal(target.numpy(), source.numpy())
+            # float32 rounds the origin that turning an oblique volume to RAS gives.
+            np.testing.assert_allclose(target.affine.numpy(), source.affine.numpy(), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("suffixes", [{}, {"": "T1w"}])
 def test_bids(suffixes: dict[str, str], tmp_path: Path) -> None:
     cohort = write_cohort(tmp_path / "real", NAMES, affines=list(AFFINES))

@@ -169,13 +169,16 @@ def test_msd_list_that_gives_another_map_is_an_error(tmp_path: Path) -> None:
         read_cohort(tmp_path)
 
 
-def test_msd_channels_in_one_file_are_refused_with_what_to_do(tmp_path: Path) -> None:
-    make_msd(tmp_path)
+def test_nnunet_channels_of_one_name_are_told_apart_and_said(tmp_path: Path) -> None:
+    make_nnunet(tmp_path)
+    for n in range(3):
+        write(tmp_path / f"imagesTr/case_{n:03d}_0001.nii.gz", image_of(10 + n))
     content = json.loads((tmp_path / "dataset.json").read_text())
-    content["modality"] = {"0": "FLAIR", "1": "T1w"}
+    content["channel_names"] = {"0": "MRI", "1": "MRI"}
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(CohortError, match=r"2 channels \(FLAIR, T1w\).*its own file"):
-        read_cohort(tmp_path)
+    cohort = read_cohort(tmp_path)
+    assert cohort.channels == ("MRI", "MRI-2")
+    assert any("MRI, MRI-2" in issue.message for issue in cohort.issues)
 
 
 def test_regions_of_nnunet_are_said_and_values_kept(tmp_path: Path) -> None:
