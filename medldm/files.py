@@ -1,4 +1,7 @@
-"""Write files whole or not at all: temporary name, flush to disk, rename; the only place that does."""
+"""Write files whole or not at all: temporary name, flush to disk, rename; and walk a tree of them.
+
+The only place that does either.
+"""
 
 from __future__ import annotations
 
@@ -137,6 +140,28 @@ def is_clutter(path: str | Path) -> bool:
     """
     name = Path(path).name
     return name.startswith("._") or name == ".DS_Store"
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Yield the regular files below a folder in a fixed order; folders already seen are not entered again.
+
+    What macOS leaves beside files, `._*` and `.DS_Store`, is not data and is skipped.
+    """
+    if root.is_file():
+        yield root
+        return
+    seen: set[str] = set()
+    for folder, names, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        names.sort()
+        for name in sorted(files):
+            path = Path(folder) / name
+            if path.is_file() and not is_clutter(path):
+                yield path
 
 
 def remove_leftovers(folder: Path) -> None:

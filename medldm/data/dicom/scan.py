@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -21,7 +20,7 @@ from medldm.data.dicom.series import DicomSeries, check_kind
 from medldm.data.dicom.sop_classes import name_of
 from medldm.data.dicom.volumes import group_by_geometry, places_of, split_volumes
 from medldm.errors import MissingFileError
-from medldm.files import hash_file, is_clutter
+from medldm.files import hash_file, walk_files
 from medldm.transforms.foreign_formats import foreign_format
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
 from medldm.transforms.readers import volume_suffix
@@ -121,28 +120,6 @@ def is_dicom_tree(folder: str | Path, *, max_files: int = 200) -> bool:
         except OSError:
             continue
     return False
-
-
-def walk_files(root: Path) -> Iterator[Path]:
-    """Yield the regular files below a folder in a fixed order; folders already seen are not entered again.
-
-    What macOS leaves beside files, `._*` and `.DS_Store`, is not data and is skipped.
-    """
-    if root.is_file():
-        yield root
-        return
-    seen: set[str] = set()
-    for folder, names, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            names.clear()
-            continue
-        seen.add(real)
-        names.sort()
-        for name in sorted(files):
-            path = Path(folder) / name
-            if path.is_file() and not is_clutter(path):
-                yield path
 
 
 class _Collected:

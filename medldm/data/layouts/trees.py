@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from medldm.data.issues import Issue
 from medldm.data.layouts.names import file_stem
 from medldm.data.layouts.records import Scan
 from medldm.data.layouts.subjects import subjects_of_list
+from medldm.files import walk_files
 from medldm.transforms.readers import volume_suffix
 
 
@@ -20,18 +20,12 @@ def is_volume(path: Path) -> bool:
 
 
 def volumes_below(root: Path) -> list[Path]:
-    """Return all volume files of a tree, in a fixed order; linked folders are entered once."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for folder, names, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            names.clear()
-            continue
-        seen.add(real)
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        found += [Path(folder) / name for name in sorted(files) if is_volume(Path(name))]
-    return found
+    """Return all volume files of a tree, in a fixed order, without those in hidden folders."""
+    return [
+        path
+        for path in walk_files(root)
+        if is_volume(path) and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
 
 
 def volumes_in(folder: Path, *, root: Path, problems: list[Issue]) -> dict[str, Path]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from medldm.data.dicom.errors import Refusal
-from medldm.data.dicom.scan import DicomScan, choose_series, scan_files, walk_files
+from medldm.data.dicom.scan import DicomScan, choose_series, scan_files
 from medldm.data.dicom.series import DicomSeries
 from medldm.data.layouts.detect import read_layout
 from medldm.data.layouts.label_names import names_from_maps
@@ -28,6 +28,7 @@ from medldm.data.preparation.options import PrepareOptions
 from medldm.data.preparation.source import FoundSources, Source
 from medldm.data.preparation.table import SubjectTable
 from medldm.errors import ConfigError
+from medldm.files import walk_files
 from medldm.transforms.readers import volume_suffix
 
 
