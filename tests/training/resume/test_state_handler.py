@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from benchmarks.tiny_trainings import BATCH, EPOCHS, make_first_stage, make_second_stage
+from medldm.errors import ConfigError
 from medldm.seeds import seed_everything
 from medldm.training import (
     TrainingLog,
@@ -108,7 +109,17 @@ def leave_out(part: str, trainer, monkeypatch) -> None:
         owner = {"scheduler": LambdaLR, "history": TrainingLog, "generator": GeneratorState}[part]
         monkeypatch.setattr(owner, "load_state_dict", lambda self, state: None)
     else:
-        monkeypatch.setattr(trainer.state_parts()[part], "load_state_dict", lambda state: None)
+        forget(trainer.state_parts()[part], monkeypatch)
+
+
+def forget(owner, monkeypatch) -> None:
+    """Let one object, and no other of its class, pass over the state it is given."""
+    load = type(owner).load_state_dict
+
+    def load_others(self, *arguments, **options):
+        return None if self is owner else load(self, *arguments, **options)
+
+    monkeypatch.setattr(type(owner), "load_state_dict", load_others)
 
 
 @pytest.mark.slow
@@ -136,8 +147,12 @@ def test_leaving_a_part_out_is_noticed(stages, tmp_path, monkeypatch, kind, part
     run_killed_after(make(tmp_path / "killed"), 5)
     last = make(tmp_path / "killed")
     leave_out(part, last, monkeypatch)
-    last.run()
-    assert differences(straight, everything(last)) != []
+    if part == "place":  # a batch comes that is smaller than the noise of its step
+        with pytest.raises(ConfigError, match="their reconstructions"):
+            last.run()
+    else:
+        last.run()
+        assert differences(straight, everything(last)) != []
 
 
 def test_a_finished_training_is_not_begun_anew(stages, tmp_path) -> None:
