@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +28,21 @@ def names_in(folder: Path) -> set[str]:
 
 def validate(folder: Path) -> list[dict]:
     """Return the errors that the BIDS validator finds, in the data set and in its derivatives."""
-    command = shutil.which("bids-validator-deno")
+    # Beside this Python, which need not be on the path; it starts deno, which is there too.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = shutil.which("bids-validator-deno", path=path)
     if command is None:
         pytest.skip("needs the BIDS validator: pip install bids-validator-deno")
     errors = []
     roots = [folder, *(path.parent for path in folder.glob("derivatives/*/dataset_description.json"))]
     for root in roots:
-        run = subprocess.run([command, "--json", str(root)], capture_output=True, text=True, check=False)
+        run = subprocess.run(
+            [command, "--json", str(root)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PATH": path},
+        )
         assert run.stdout.startswith("{"), run.stderr
         issues = json.loads(run.stdout)["issues"]["issues"]
         errors += [issue for issue in issues if issue["severity"] == "error"]
