@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 SMALLEST_RETURNED = 2**23
 """Bytes; with huge pages, blocks of this size and more come from the system and go back to it."""
 
+LARGEST_FREE_END = 2 * SMALLEST_RETURNED
+"""Bytes; with huge pages, so much free memory may stay at the heap's end. glibc takes as much if it moves the
+other threshold by itself; where that one is set, it takes 128 KB, and a loop may fetch its maps anew."""
+
 LARGEST_KEPT = 2**30
 """Bytes; without, larger blocks come from the system and go back, as gaps of their size are too costly."""
 
@@ -64,7 +68,8 @@ def tune_allocation() -> Literal["huge pages", "kept", "untouched"]:
     if platform.libc_ver()[0] != "glibc":
         return "untouched"
     mallopt = ctypes.CDLL(None).mallopt
-    if mallopt(_M_MMAP_THRESHOLD, SMALLEST_RETURNED) and _take_huge_pages():
+    is_set = mallopt(_M_MMAP_THRESHOLD, SMALLEST_RETURNED) and mallopt(_M_TRIM_THRESHOLD, LARGEST_FREE_END)
+    if is_set and _take_huge_pages():
         return "huge pages"
     is_kept = mallopt(_M_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(_M_TRIM_THRESHOLD, -1)
     return "kept" if is_kept else "untouched"
