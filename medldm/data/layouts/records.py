@@ -60,6 +60,13 @@ class StackedImage:
     volume: VolumeNumber
 
 
+def label_files_of(label: Path | NamedStructures | None) -> tuple[Path, ...]:
+    """Return the files that a label map is read from, none without one."""
+    if label is None:
+        return ()
+    return (label,) if isinstance(label, Path) else label.files
+
+
 def files_of(images: Iterable[Path | StackedImage]) -> tuple[Path, ...]:
     """Return the files of images, each once."""
     return tuple(dict.fromkeys(each if isinstance(each, Path) else each.file for each in images))
@@ -100,9 +107,7 @@ class Scan:
     @property
     def label_files(self) -> tuple[Path, ...]:
         """Return the files its label map is read from."""
-        if self.label is None:
-            return ()
-        return (self.label,) if isinstance(self.label, Path) else self.label.files
+        return label_files_of(self.label)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 from medldm.data.dicom.series import DicomSeries
 from medldm.data.labels import LabelSchema
 from medldm.data.layouts.names import is_known_contrast
-from medldm.data.layouts.records import NamedStructures, StackedImage, files_of
+from medldm.data.layouts.records import NamedStructures, StackedImage, files_of, label_files_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +79,7 @@ class Source:
     @property
     def label_files(self) -> tuple[Path, ...]:
         """Return the files its label map is read from."""
-        if self.label is None:
-            return ()
-        return (self.label,) if isinstance(self.label, Path) else self.label.files
+        return label_files_of(self.label)
 
 
 @dataclass(frozen=True, kw_only=True)
