@@ -36,7 +36,7 @@ STAGE_1: dict[str, Any] = {
     "n_epochs": 20,
     "batch_size": 1,
     "learning_rate": 0.001,
-    "adversarial_start": 360,
+    "adversarial_start": 0.75,
     "val_interval": 10,
 }
 STAGE_2: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -63,11 +64,13 @@ class AutoencoderOutput(NamedTuple):
         reconstruction: of the shape of the volume.
         regularisation: scalar that the training adds, weighted, to the reconstruction loss.
         metrics: scalars worth logging, by name.
+        latents: (B, C, x, y, z) that were decoded, before noise and codebook; None where none are known.
     """
 
     reconstruction: Tensor
     regularisation: Tensor
     metrics: dict[str, Tensor]
+    latents: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
@@ -78,6 +81,22 @@ class AutoencoderOutput(NamedTuple):
     def dtype(self) -> torch.dtype:
         """Type of the reconstruction; MONAI's `verify_net_in_out` reads it."""
         return self.reconstruction.dtype
+
+
+class Bottleneck(NamedTuple):
+    """What stands between encoder and decoder in a training.
+
+    Attributes:
+        latents: (B, C, x, y, z), not quantised.
+        decoder_input: what the decoder takes.
+        regularisation: scalar.
+        metrics: scalars worth logging, by name.
+    """
+
+    latents: Tensor
+    decoder_input: Tensor
+    regularisation: Tensor
+    metrics: dict[str, Tensor]
 
 
 class Autoencoder(nn.Module, ABC):
@@ -110,11 +129,20 @@ class Autoencoder(nn.Module, ABC):
     def decoder_input(self, latents: Tensor) -> Tensor:
         """Turn latents into what the decoder takes."""
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weights of the decoder's last layer."""
+        return self.decoder.last_layer
+
+    @abstractmethod
+    def decoding_modules(self) -> Sequence[nn.Module]:
+        """Return the parts that decoding takes and encoding does not, without a codebook."""
+
     @abstractmethod
     def bottleneck(
         self, features: Tensor, *, n_voxels: int, generator: torch.Generator | None, shard: BatchShard
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Turn the encoder's output for volumes of `n_voxels` into decoder input, regularisation, metrics."""
+    ) -> Bottleneck:
+        """Turn the encoder's output for volumes of `n_voxels` into latents, with their regularisation."""
 
     def features(self, volume: Tensor) -> Tensor:
         """Run the encoder on volumes (B, in_channels, X, Y, Z) of any size."""
@@ -135,7 +163,12 @@ class Autoencoder(nn.Module, ABC):
         return crop_to(self.decode(self.encode_moments(volume)[0]), volume.shape[2:])
 
     def forward(
-        self, volume: Tensor, *, generator: torch.Generator | None = None, shard: BatchShard | None = None
+        self,
+        volume: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        shard: BatchShard | None = None,
+        noise_sd: Tensor | None = None,
     ) -> AutoencoderOutput:
         """Encode, regularise and decode, as a training does.
 
@@ -143,13 +176,20 @@ class Autoencoder(nn.Module, ABC):
             volume: (B, in_channels, X, Y, Z).
             generator: of all randomness.
             shard: the rows of a training's batch that `volume` is; None for a batch of its own.
+            noise_sd: (B, latent_channels), standard deviation of noise that is put on the latents before they
+                are decoded (and quantised); None for none.
         """
         shard = shard or whole_batch(len(volume))
         size = volume.shape[2:]
-        h, regularisation, metrics = self.bottleneck(
+        latents, decoder_input, regularisation, metrics = self.bottleneck(
             self.features(volume), n_voxels=size.numel(), generator=generator, shard=shard
         )
-        return AutoencoderOutput(crop_to(self.decoder(h), size), regularisation, metrics)
+        if noise_sd is not None:
+            noise = shard.draw_normal(latents, generator=generator)
+            spread = noise_sd.to(latents).view(*noise_sd.shape, *[1] * len(size))
+            decoder_input = self.decoder_input(latents + spread * noise)
+        volume = crop_to(self.decoder(decoder_input), size)
+        return AutoencoderOutput(volume, regularisation, metrics, latents)
 
     def check_volume(self, x: Tensor) -> None:
         """Raise ValueError unless `x` is (B, in_channels, X, Y, Z)."""

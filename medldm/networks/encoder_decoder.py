@@ -87,6 +87,11 @@ class Decoder(nn.Module):
         self.norm_out = Norm(config.n_groups, channels[-1], eps=config.norm_eps)
         self.conv_out = conv(channels[-1], config.out_channels, spatial_dims=config.spatial_dims)
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weights of the layer that makes the volume."""
+        return self.conv_out.weight
+
     def forward(self, latents: Tensor) -> Tensor:
         """Decode a latent grid of any size."""
         h = self.conv_in(latents)

@@ -80,6 +80,12 @@ class StridedDecoder(nn.Module):
             units = make_units(config, len(channels) - 1 - i)
             self.levels.append(nn.Sequential(*units, up, activation))
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weights of the layer that makes the volume."""
+        *_, up, _ = self.levels[-1].children()
+        return up.weight  # type: ignore[return-value]
+
     def forward(self, latents: Tensor) -> Tensor:
         """Map (B, latent, x, y, z) to (B, out, x f, y f, z f)."""
         h = self.conv_in(latents)

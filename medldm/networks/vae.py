@@ -5,14 +5,14 @@ Source: Rombach et al. 2022, Section 3.1 and Appendix G; Kingma and Welling 2014
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medldm.networks.autoencoder import Autoencoder, AutoencoderConfig
+from medldm.networks.autoencoder import Autoencoder, AutoencoderConfig, Bottleneck
 from medldm.networks.encoder_decoder import Decoder, Encoder
 from medldm.networks.layers import conv
 from medldm.runtime.batch_shard import BatchShard, whole_batch
@@ -114,14 +114,18 @@ class VAE(Autoencoder):
         """Turn latents into what the decoder takes."""
         return self.from_latents(latents)
 
+    def decoding_modules(self) -> Sequence[nn.Module]:
+        """Return the parts that decoding takes and encoding does not."""
+        return self.from_latents, self.decoder
+
     def bottleneck(
         self, features: Tensor, *, n_voxels: int, generator: torch.Generator | None, shard: BatchShard
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    ) -> Bottleneck:
         """Sample the posterior; its divergence from N(0, 1) is the regularisation."""
         posterior = self._posterior(features)
         latents = posterior.sample(generator, shard=shard)
         kl = posterior.kl().mean() / n_voxels
-        return self.from_latents(latents), kl, {"kl": kl.detach()}
+        return Bottleneck(latents, self.from_latents(latents), kl, {"kl": kl.detach()})
 
     def _posterior(self, features: Tensor) -> DiagonalGaussian:
         return DiagonalGaussian(*self.to_moments(features).contiguous().chunk(2, dim=1))

@@ -5,13 +5,13 @@ Source: van den Oord et al. 2017, "Neural Discrete Representation Learning", Sec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from medldm.networks.autoencoder import Autoencoder
+from medldm.networks.autoencoder import Autoencoder, Bottleneck
 from medldm.networks.encoder_decoder import Decoder, Encoder
 from medldm.networks.quantiser import Quantised, VectorQuantiser
 from medldm.networks.strided_encoder_decoder import StridedDecoder, StridedEncoder
@@ -74,9 +74,13 @@ class VQVAE(Autoencoder):
         """Decode indices of codes (B, x, y, z) to volumes (B, out_channels, x f, y f, z f)."""
         return self.decoder(self.quantiser.embed(indices))
 
+    def decoding_modules(self) -> Sequence[nn.Module]:
+        """Return the decoder: the codebook belongs to the latents."""
+        return (self.decoder,)
+
     def bottleneck(
         self, features: Tensor, *, n_voxels: int, generator: torch.Generator | None, shard: BatchShard
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    ) -> Bottleneck:
         """Quantise; in training mode the codebook learns from the batch."""
         if not self.training:
             quantised = self.quantiser(features)
@@ -84,4 +88,5 @@ class VQVAE(Autoencoder):
             self.quantiser.initialise(features, generator=generator, shard=shard)
             quantised = self.quantiser(features, shard=shard)
             self.quantiser.update(features, quantised.indices, generator=generator, shard=shard)
-        return quantised.latents, quantised.loss, {"perplexity": quantised.perplexity}
+        metrics = {"perplexity": quantised.perplexity}
+        return Bottleneck(features, quantised.latents, quantised.loss, metrics)

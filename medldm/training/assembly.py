@@ -168,6 +168,7 @@ def build_autoencoder_training(
         gradient_clip=config.gradient_clip,
         average=average,
         precision=config.precision,
+        latent_noise=config.latent_noise,
         inferer=inferer,
         train_handlers=all_handlers,
     )

@@ -21,6 +21,8 @@ from medldm.runtime.distributed import accumulating, data_parallel
 from medldm.training.averaging import average_weights
 from medldm.training.batches import shard_of_batch
 from medldm.training.handlers import TERMS
+from medldm.training.latent_noise import LatentNoise
+from medldm.training.losses.adversarial import batches_before_adversary
 from medldm.training.losses.reconstruction import FirstStageLoss
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, make_scaler
@@ -47,6 +49,7 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         gradient_clip: largest gradient norm.
         average: of the network's weights, made by `average_weights`; it is what is validated and saved.
         precision: of autocast.
+        latent_noise: largest noise on the latents, see `LatentNoise`.
         inferer: calls the network; MONAI's SimpleInferer if None.
         train_handlers: attached in their order.
     """
@@ -67,12 +70,14 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         gradient_clip: float = 1.0,
         average: AveragedModel | None = None,
         precision: str = "float32",
+        latent_noise: float = 0.0,
         inferer: Inferer | None = None,
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.precision = precision
         self.loss = loss
         self.average = average or average_weights(network, 0.0)
+        self.noise = LatentNoise(network.latent_channels, largest=latent_noise)
         scaler = make_scaler(torch.device(device), precision)
         self._network = data_parallel(network)
         self._discriminator = None if discriminator is None else data_parallel(discriminator)
@@ -125,6 +130,8 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         if self._discriminator_step is not None:
             parts["discriminator"] = self.state.d_network
             parts["discriminator_optimiser"] = self._discriminator_step
+        if self.noise.largest > 0:
+            parts["latent_noise"] = self.noise
         return parts
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
@@ -132,9 +139,7 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         index = (engine.state.iteration - 1) % engine.state.epoch_length
         position = {"index": index, "epoch_length": engine.state.epoch_length}
         shard = shard_of_batch(self.data_loader, index=index, n_rows=len(volume))
-        is_adversarial = (
-            self._discriminator_step is not None and engine.state.iteration > self.loss.adversarial_start
-        )
+        is_adversarial = self._discriminator_step is not None and self._has_begun_adversary(engine)
         output, terms = self._train_network(volume, shard, position, is_adversarial=is_adversarial)
         if is_adversarial:
             terms["discriminator"] = self._train_discriminator(volume, output.reconstruction, shard, position)
@@ -146,6 +151,11 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
             TERMS: terms,
         }
 
+    def _has_begun_adversary(self, engine: Any) -> bool:
+        n_batches = engine.state.max_epochs * engine.state.epoch_length
+        before = batches_before_adversary(self.loss.adversarial_start, n_batches=n_batches)
+        return bool(engine.state.iteration > before)
+
     def _train_network(
         self, volume: Tensor, shard: BatchShard, position: dict[str, int], *, is_adversarial: bool
     ) -> tuple[AutoencoderOutput, dict[str, Tensor]]:
@@ -155,11 +165,25 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         self._step.prepare(network, index=position["index"])
         with accumulating(self._network, is_last=self._step.ends_with(**position)):
             with autocast(self.state.device, self.precision):
-                output = self.g_inferer(volume, self._network, shard=shard)
-                terms = self.loss.for_autoencoder(output, volume, discriminator=discriminator, shard=shard)
+                output = self._run_network(volume, shard)
+                terms = self.loss.for_autoencoder(
+                    output, volume, discriminator=discriminator, shard=shard, **self._for_adaptive_weight()
+                )
             if self._step(terms["loss"] * shard.weight, **position):
                 self.average.update_parameters(network)
         return output, terms
+
+    def _run_network(self, volume: Tensor, shard: BatchShard) -> AutoencoderOutput:
+        noise_sd = self.noise.draw(shard)
+        options = {} if noise_sd is None else {"noise_sd": noise_sd.to(volume.device)}
+        output: AutoencoderOutput = self.g_inferer(volume, self._network, shard=shard, **options)
+        if output.latents is not None:
+            self.noise.follow(output.latents, shard)
+        return output
+
+    def _for_adaptive_weight(self) -> dict[str, Tensor]:
+        """Return what a loss with an adaptive weight is given more."""
+        return {"last_layer": self.state.g_network.last_layer} if self.loss.adaptive_weight > 0 else {}
 
     def _train_discriminator(
         self, real: Tensor, fake: Tensor, shard: BatchShard, position: dict[str, int]

@@ -9,6 +9,7 @@ weights are given.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from medldm.configs import Config, unknown_name_message
 from medldm.errors import ConfigError
 from medldm.networks import AutoencoderOutput
 from medldm.runtime.batch_shard import BatchShard
+from medldm.training.losses.adversarial import adaptive_weight
 from medldm.training.losses.perceptual import NETWORKS, MedicalNetLoss
 
 
@@ -31,8 +33,12 @@ class AutoencoderLossConfig(Config):
         regularisation_weight: of the KL (nats per voxel) or the commitment loss. A KL weight of 1e-4 keeps
             the latents near a normal without blurring.
         adversarial_weight: of the least-squares adversarial term.
+        adaptive_weight: above 0 the adversarial term weighs this times `adaptive_weight` of
+            `medldm.training.losses.adversarial` in the place of `adversarial_weight`: at 1 its gradient is
+            as long as that of the other terms. 0 turns it off.
         perceptual_weight: of the feature term.
-        adversarial_start: training step from which the discriminator takes part.
+        adversarial_start: when the discriminator takes part: below 1 after that share of the training's
+            batches, from 1 on after that many.
         perceptual_weights: path of a local safetensors file for `MedicalNetLoss`; None to match the
             discriminator's features.
         perceptual_network: the network of that file, one of `NETWORKS`.
@@ -40,14 +46,16 @@ class AutoencoderLossConfig(Config):
 
     regularisation_weight: float = 1e-4
     adversarial_weight: float = 0.005
+    adaptive_weight: float = 0.0
     perceptual_weight: float = 0.05
-    adversarial_start: int = 1000
+    adversarial_start: float = 1000
     perceptual_weights: str | None = None
     perceptual_network: str = NETWORKS[0]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("[0, inf)", "regularisation_weight", "adversarial_weight", "perceptual_weight")
+        self.require("[0, inf)", "adaptive_weight")
         self.require("[0, inf]", "adversarial_start")
         if self.perceptual_weights is not None and not Path(self.perceptual_weights).is_file():
             raise ConfigError(f"perceptual_weights names {self.perceptual_weights!r}, which is not a file")
@@ -59,8 +67,10 @@ class AutoencoderLossConfig(Config):
 class FirstStageLoss(nn.Module):
     """What `AutoencoderTrainer` asks of a loss."""
 
-    adversarial_start: int = 0
-    """Training step from which a discriminator takes part."""
+    adversarial_start: float = 0
+    """When a discriminator takes part: a share of the training's batches, or from 1 on their number."""
+    adaptive_weight: float = 0.0
+    """Above 0, `for_autoencoder` is given the weights of the decoder's last layer, `last_layer`, too."""
 
     def for_autoencoder(
         self,
@@ -92,6 +102,7 @@ class AutoencoderLoss(FirstStageLoss):
         super().__init__()
         self.config = config or AutoencoderLossConfig()
         self.adversarial_start = self.config.adversarial_start
+        self.adaptive_weight = self.config.adaptive_weight
         self.adversarial = PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True)
         self.perceptual = _load_perceptual(self.config)
 
@@ -102,6 +113,7 @@ class AutoencoderLoss(FirstStageLoss):
         *,
         discriminator: nn.Module | None,
         shard: BatchShard | None = None,
+        last_layer: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms, and under "loss" their weighted sum.
 
@@ -109,7 +121,8 @@ class AutoencoderLoss(FirstStageLoss):
             output: of the autoencoder, for `volume`.
             volume: (B, C, X, Y, Z) in [-1, 1].
             discriminator: gives a list of features, the last one its logits; None before it takes part.
-            shard: not needed: every term is a mean over the rows.
+            shard: the rows of the training's batch that these are, for the adaptive weight.
+            last_layer: weights of the decoder's last layer, for the adaptive weight.
         """
         fake = output.reconstruction.float()
         if fake.shape != volume.shape:
@@ -127,14 +140,21 @@ class AutoencoderLoss(FirstStageLoss):
                 with torch.no_grad():
                     *real_features, _ = _judge(discriminator, volume)
                 terms["perceptual"] = match_features(features, real_features)
-        weights = {
+        weights: dict[str, float | Tensor] = {
             "l1": 1.0,
             "regularisation": self.config.regularisation_weight,
             "perceptual": self.config.perceptual_weight,
             "adversarial": self.config.adversarial_weight,
         }
-        total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        return {"loss": total, **terms}
+        is_adaptive = discriminator is not None and self.adaptive_weight > 0
+        if is_adaptive and last_layer is None:
+            raise ValueError("adaptive_weight needs the weights of the decoder's last layer: give last_layer")
+        if is_adaptive and last_layer is not None:
+            others = _weighted_sum({n: term for n, term in terms.items() if n != "adversarial"}, weights)
+            factor = adaptive_weight(others, terms["adversarial"], last_layer=last_layer, shard=shard)
+            weights["adversarial"] = factor * self.adaptive_weight
+            return {"loss": _weighted_sum(terms, weights), **terms, "adaptive_weight": factor}
+        return {"loss": _weighted_sum(terms, weights), **terms}
 
     def for_discriminator(self, real: Tensor, fake: Tensor, *, discriminator: nn.Module) -> Tensor:
         """Return the discriminator's loss for real and reconstructed volumes (B, C, X, Y, Z)."""
@@ -143,6 +163,10 @@ class AutoencoderLoss(FirstStageLoss):
             self.adversarial(logits_real, target_is_real=True, for_discriminator=True)
             + self.adversarial(logits_fake, target_is_real=False, for_discriminator=True)
         )
+
+
+def _weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> Tensor:
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
 def match_features(fake: list[Tensor], real: list[Tensor]) -> Tensor:
