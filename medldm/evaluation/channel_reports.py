@@ -118,6 +118,8 @@ def _figures(reports: Mapping[str, Report], section: str) -> list[Report]:
 
 
 def _is_of_labels(key: str) -> bool:
+    if key == "privacy.republished_maps":
+        return True
     return key.startswith("anatomy.") and not key.startswith("anatomy.seen_")
 
 

@@ -26,6 +26,7 @@ from medldm.evaluation.sections.feature_distances import feature_results
 from medldm.evaluation.sections.fidelity import fidelity_results
 from medldm.evaluation.sections.membership import measure_membership
 from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
+from medldm.evaluation.sections.republished import RepublishedMaps, find_republished, republished_result
 from medldm.evaluation.sections.usefulness import Usefulness, mark_too_weak, usefulness_results
 from medldm.evaluation.sections.usefulness_trainings import fit_steps, measure_usefulness
 from medldm.evaluation.segmenter import Segmenter, train_segmenter
@@ -50,6 +51,7 @@ class EvaluationResults:
         agreement: None where it could not be measured.
         usefulness: None where it could not be measured.
         detectors: searches for copies.
+        republished: label maps of training cases among the synthetic ones; None where there are no maps.
         left_out: what was not asked for, in sentences.
         seconds: by stage.
         model_sha256: of the weights of the model that was asked; None where none was given.
@@ -62,6 +64,7 @@ class EvaluationResults:
     agreement: LabelAgreement | None = None
     usefulness: Usefulness | None = None
     detectors: list[privacy.DetectorResult] = field(default_factory=list)
+    republished: RepublishedMaps | None = None
     left_out: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     model_sha256: str | None = None
@@ -107,6 +110,7 @@ def collect_results(
         collector.anatomy()
         if sets.has_images:
             collector.privacy(n_channels=n_channels)
+        collector.republished(cohorts)
         if n_channels == 1:
             collector.membership(evaluated, cohorts)
         else:
@@ -251,6 +255,22 @@ class _Collector:
                 self.results.detectors.append(search)
             self.metrics += privacy.privacy_results(self.results.detectors, embedded)
         self.stages.done("privacy")
+
+    def republished(self, cohorts: Cohorts) -> None:
+        title = "Label maps of training patients"
+        with record_refusal("privacy", self.metrics, part="republished_maps", title=title):
+            if any(part.labels is None for part in (self.results.sets.train, self.results.sets.synthetic)):
+                return
+            self.stages.tell("label maps of training patients")
+            found = find_republished(
+                self.results.sets,
+                names=[case["id"] for case in cohorts.synthetic.cases],
+                real_names=[
+                    case[key] for part in cohorts[:2] for case in part.cases for key in ("id", "subject")
+                ],
+            )
+            self.results.republished = found
+            self.metrics.append(republished_result(found))
 
     def membership(self, evaluated: EvaluatedModel | None, cohorts: Cohorts) -> None:
         if evaluated is None:

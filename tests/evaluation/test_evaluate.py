@@ -151,14 +151,21 @@ def test_label_maps_alone_are_judged_by_their_anatomy(
     whole = evaluate(train, test, made, tmp_path / "whole", TINY)
     shutil.rmtree(made / "images")
     result = evaluate(train, test, made, tmp_path / "maps", TINY)
-    anatomy = [figure for figure in whole["figures"] if figure["key"].startswith("anatomy")]
-    assert result["figures"] == anatomy and len(anatomy) == 4
+    of_maps = [
+        figure
+        for figure in whole["figures"]
+        if figure["key"].startswith(("anatomy", "privacy.republished_maps"))
+    ]
+    assert result["figures"] == of_maps and len(of_maps) == 5
     assert result["left_out"][0] == "Only anatomy was evaluated: the synthetic set has no images."
     assert exit_code(result) == 0
     assert exit_code(result, fail_on_copies=True) == EXIT_NOT_COMPUTED
     shutil.copytree(train / "labels", made / "labels", dirs_exist_ok=True)
     copied = evaluate(train, test, made, tmp_path / "copied", TINY)
     assert any("6 of 12 synthetic label maps equal a real one" in each for each in copied["findings"])
+    assert copied["republished_label_maps"]["n_republished"] >= 6
+    assert copied["summary"]["privacy"]["light"] == "red"
+    assert copied["republished_label_maps"]["synthetic_names"] == []
     page = (tmp_path / "maps" / "report.html").read_text()
     assert "DoeJane" not in page and "Volume" in page
 

@@ -22,7 +22,12 @@ HEADLINES = {
     "anatomy": ("anatomy.volume_ml_", "anatomy.seen_volume_ml_", "anatomy.n_components_"),
     "agreement": ("agreement.mean",),
     "usefulness": ("usefulness.ratio_synthetic",),
-    "privacy": ("privacy.copies_", "privacy.data_copying", "privacy.membership_auc_"),
+    "privacy": (
+        "privacy.republished_maps",
+        "privacy.copies_",
+        "privacy.data_copying",
+        "privacy.membership_auc_",
+    ),
 }
 """Keys, or their beginnings, of the figures that make a section's light."""
 
@@ -52,6 +57,7 @@ def make_report(results: EvaluationResults, config: EvaluationConfig) -> dict[st
             "joint_power": _power(joint_power(results.detectors)),
             "fails": any(each.search is not None and each.search.fails for each in results.detectors),
         },
+        "republished_label_maps": results.republished and results.republished.to_dict(),
         "left_out": list(results.left_out),
         "model_sha256": results.model_sha256,
         "settings": config.to_dict(),
@@ -88,7 +94,7 @@ def summarise(section: str, metrics: Sequence[MetricResult]) -> dict[str, Any]:
     headlines = [result for result in own if result.description.key.startswith(HEADLINES[section])]
     lights = [result.light for result in headlines]
     light = next((each for each in ("red", "amber", "green") if each in lights), "grey")
-    sentences = [_sentence(result) for result in headlines[:6]] or [
+    sentences = [_sentence(result) for result in headlines[:10]] or [
         f"Not computed: {result.not_computed}" for result in own if result.not_computed
     ]
     return {"light": light, "sentences": sentences or [NOT_ASKED]}
@@ -98,7 +104,7 @@ def _sentence(result: MetricResult) -> str:
     title = result.description.title
     if result.synthetic is None:
         return f"{title}: not computed: {result.not_computed}"
-    if result.description.key.startswith("privacy.copies"):
+    if result.description.key.startswith(("privacy.copies", "privacy.republished")):
         return result.note
     unit = f" {result.description.unit}" if result.description.unit else ""
     real = f"; real {result.real.value:.3g}" if result.real else ""

@@ -132,6 +132,10 @@ def _card(section: str, report: Mapping[str, Any]) -> str:
 
 def _privacy_word(report: Mapping[str, Any]) -> str:
     light = report["summary"]["privacy"]["light"]
+    maps = report["republished_label_maps"]
+    if light == "red" and maps is not None and maps["n_republished"]:
+        images = "copies found" if report["copy_search"]["fails"] else "no copies found by these searches"
+        return f"label maps of training patients were published again; among images {images}"
     if light == "red" and not report["copy_search"]["fails"]:
         return "no copies found by these searches, but more of the training patients than chance explains"
     return {**WORDS, "green": "no copies found by these searches", "red": "copies found"}[light]
