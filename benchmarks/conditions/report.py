@@ -33,6 +33,7 @@ from medldm import Conditions, LatentDiffusionSampler
 from medldm.conditioning import open_text_encoder
 from medldm.data.cohort import Case
 from medldm.evaluation.metrics.label_contrast import shuffle_labels
+from medldm.networks.downsampling import latent_size
 from medldm.runtime.devices import choose_device
 from medldm.training import case_transforms, gather_conditions, open_cohort
 
@@ -192,7 +193,7 @@ def sample(
     shape = (
         len(cases.images),
         autoencoder.latent_channels,
-        *(-(-n // autoencoder.downsampling) for n in size),
+        *latent_size(size, autoencoder.downsampling),
     )
     return sampler.sample(shape, conditions=conditions, size=size, **settings).float().cpu()
 

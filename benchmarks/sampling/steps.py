@@ -23,6 +23,7 @@ from torch.utils.data import default_collate
 
 from medldm import Conditions, LatentDiffusionSampler
 from medldm.conditioning import open_text_encoder
+from medldm.networks.downsampling import latent_size
 from medldm.sampling.config import SamplingConfig
 from medldm.training import case_transforms, gather_conditions, open_cohort
 
@@ -88,7 +89,7 @@ def measure(name: str, sampler: LatentDiffusionSampler, conditions: Conditions) 
     """Return the error of every curve at every number of steps."""
     model = sampler.model
     n = len(next(iter(conditions.values.values())))
-    grid = (-(-size // model.autoencoder.downsampling) for size in model.space.size)
+    grid = latent_size(model.space.size, model.autoencoder.downsampling)
     shape = (n, model.autoencoder.latent_channels, *grid)
 
     def draw_latents(solver: str, time_grid: str, num_steps: int) -> torch.Tensor:

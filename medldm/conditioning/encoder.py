@@ -23,10 +23,10 @@ class ConditionEncoder(nn.Module):
 
     Args:
         config: the conditions of the model.
-        downsampling: how much smaller per axis the latent grid is than the volume.
+        downsampling: how much smaller the latent grid is than the volume, one factor for each axis.
     """
 
-    def __init__(self, config: ConditioningConfig, *, downsampling: int) -> None:
+    def __init__(self, config: ConditioningConfig, *, downsampling: Sequence[int]) -> None:
         super().__init__()
         self.config = config = config.copy()
         # Named by number: a column may have any name, a module of ModuleDict not.
@@ -148,7 +148,7 @@ class ConditionEncoder(nn.Module):
         return self.conditioners[self.names.index(name)]  # type: ignore[return-value]
 
 
-def make_conditioner(config: ConditioningConfig, name: str, *, downsampling: int) -> Conditioner:
+def make_conditioner(config: ConditioningConfig, name: str, *, downsampling: Sequence[int]) -> Conditioner:
     """Build the module of one condition."""
     width = config.context_dim
     if name == "label_map":

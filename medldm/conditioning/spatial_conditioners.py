@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from medldm.conditioning.conditioner import Conditioner, EncodedConditions
+from medldm.networks.downsampling import strides_of
 
 
 class DownsamplingEncoder(nn.Module):
-    """Halve a feature map (B, width, X, Y, Z) down to the latent grid by learned strided convolutions.
+    """Bring a feature map (B, width, X, Y, Z) down to the latent grid by learned strided convolutions.
 
     Their kernel (3) overlaps their stride (2), so that no voxel is skipped and thin structures survive. A
     size that is not a multiple is rounded up, as the autoencoder pads it.
@@ -18,14 +20,17 @@ class DownsamplingEncoder(nn.Module):
     Args:
         width: channels of the input; doubled with each halving.
         out_channels: channels on the latent grid.
-        downsampling: how much smaller the latent grid is per axis, a power of 2.
+        downsampling: how much smaller the latent grid is on each axis, powers of 2; the axes of large factors
+            are halved first, as in the autoencoder.
     """
 
-    def __init__(self, width: int, *, out_channels: int, downsampling: int) -> None:
+    def __init__(self, width: int, *, out_channels: int, downsampling: Sequence[int]) -> None:
         super().__init__()
-        widths = [width * 2**level for level in range(downsampling.bit_length())]
+        strides = strides_of(downsampling)
+        widths = [width * 2**level for level in range(len(strides) + 1)]
         self.halvings = nn.ModuleList(
-            nn.Conv3d(narrow, wide, kernel_size=3, stride=2, padding=1) for narrow, wide in pairwise(widths)
+            nn.Conv3d(narrow, wide, kernel_size=3, stride=stride, padding=1)
+            for (narrow, wide), stride in zip(pairwise(widths), strides, strict=True)
         )
         self.projection = nn.Conv3d(widths[-1], out_channels, kernel_size=3, padding=1)
 
@@ -47,7 +52,9 @@ class LabelMapConditioner(Conditioner):
     Each voxel's structure, of K = `n_structures`, is embedded in `embed_dim` channels at full resolution.
     """
 
-    def __init__(self, n_structures: int, *, embed_dim: int, channels: int, downsampling: int) -> None:
+    def __init__(
+        self, n_structures: int, *, embed_dim: int, channels: int, downsampling: Sequence[int]
+    ) -> None:
         super().__init__(n_channels=channels)
         self.embedding = nn.Embedding(n_structures + 1, embed_dim)
         self.encoder = DownsamplingEncoder(embed_dim, out_channels=channels, downsampling=downsampling)
@@ -65,7 +72,9 @@ class ImageConditioner(Conditioner):
     g = `token_grid` > 0, the features are also averaged to g^3 tokens (B, g^3, context_dim).
     """
 
-    def __init__(self, *, channels: int, downsampling: int, token_grid: int, context_dim: int) -> None:
+    def __init__(
+        self, *, channels: int, downsampling: Sequence[int], token_grid: int, context_dim: int
+    ) -> None:
         super().__init__(n_tokens=token_grid**3, context_dim=context_dim, n_channels=channels)
         self.conv_in = nn.Conv3d(1, channels, kernel_size=3, padding=1)
         self.encoder = DownsamplingEncoder(channels, out_channels=channels, downsampling=downsampling)

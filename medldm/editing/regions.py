@@ -10,19 +10,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def editable_latents(region: Tensor, *, downsampling: int, margin: int = 0) -> Tensor:
+def editable_latents(region: Tensor, *, downsampling: Sequence[int], margin: int = 0) -> Tensor:
     """Return which latents may change so that a region of voxels can.
 
     Args:
         region: (B, 1, X, Y, Z) bool, True where voxels are to change.
-        downsampling: voxels of an axis to one latent.
+        downsampling: voxels of each axis to one latent.
         margin: latents around the touched ones that are free, too, diagonals included.
 
     Returns:
-        (B, 1, ceil(X / f), ceil(Y / f), ceil(Z / f)) bool: latents with a voxel of the region in their block,
+        (B, 1, x, y, z) bool with x = ceil(X / f): latents with a voxel of the region in their block,
         and those within the margin.
     """
-    touched = F.max_pool3d(region.float(), downsampling, ceil_mode=True)
+    touched = F.max_pool3d(region.float(), tuple(downsampling), ceil_mode=True)
     return F.max_pool3d(touched, 2 * margin + 1, stride=1, padding=margin) > 0
 
 

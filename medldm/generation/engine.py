@@ -36,6 +36,7 @@ from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
+from medldm.networks.downsampling import latent_size
 from medldm.runtime.devices import choose_device
 from medldm.runtime.distributed import barrier, is_main_process, items_of_rank
 from medldm.sampling.config import SamplingConfig
@@ -77,8 +78,8 @@ class LatentDiffusionInferer(Inferer):
         Returns:
             (1, C, X, Y, Z): what the autoencoder decodes; an image in [-1, 1] up to overshoot.
         """
-        factor = network.autoencoder.downsampling
-        shape = (1, network.autoencoder.latent_channels, *(-(-n // factor) for n in inputs))
+        autoencoder = network.autoencoder
+        shape = (1, autoencoder.latent_channels, *latent_size(inputs, autoencoder.downsampling))
         sampler = LatentDiffusionSampler(network, self.config)
         settings = self.sampling.to_dict() | ({} if seed is None else {"seed": seed})
         return sampler.sample(shape, conditions=conditions, indices=[index], size=tuple(inputs), **settings)

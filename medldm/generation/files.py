@@ -50,7 +50,7 @@ class FileGrid:
     Args:
         file: the volume.
         space: of the networks.
-        multiple: sizes are made multiples of this.
+        multiple: for each axis, what its size is made a multiple of.
         is_label: whether it is a label map.
 
     Attributes:
@@ -60,7 +60,7 @@ class FileGrid:
     """
 
     def __init__(
-        self, file: str | Path, space: VolumeSpace, *, multiple: int, is_label: bool = False
+        self, file: str | Path, space: VolumeSpace, *, multiple: Sequence[int], is_label: bool = False
     ) -> None:
         self.volume = LoadVolume(is_label=is_label)(str(file))
         self._spacing_mm = space.spacing_mm
@@ -68,7 +68,7 @@ class FileGrid:
         shape = tuple(int(n) for n in resampled.shape[1:])
         self.shape = shape
         self.size = tuple(
-            max(-(-n // multiple) * multiple, own) for n, own in zip(shape, space.size, strict=True)
+            max(-(-n // each) * each, own) for n, each, own in zip(shape, multiple, space.size, strict=True)
         )
         if any(n > own for n, own in zip(self.size, space.size, strict=True)):
             logger.warning(
@@ -111,7 +111,7 @@ class LabelGrid(FileGrid):
     Args:
         file: the label map.
         space: of the networks.
-        multiple: sizes are made multiples of this.
+        multiple: for each axis, what its size is made a multiple of.
         table: how the file's values become the model's; None leaves them.
 
     Attributes:
@@ -119,7 +119,12 @@ class LabelGrid(FileGrid):
     """
 
     def __init__(
-        self, file: str | Path, space: VolumeSpace, *, multiple: int, table: LabelTable | None = None
+        self,
+        file: str | Path,
+        space: VolumeSpace,
+        *,
+        multiple: Sequence[int],
+        table: LabelTable | None = None,
     ) -> None:
         super().__init__(file, space, multiple=multiple, is_label=True)
         if table is not None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medldm.networks import config_checks as checks
 from medldm.networks.blocks import crop_to, pad_to_multiple
+from medldm.networks.downsampling import check_factors, strides_of
 from medldm.runtime.batch_shard import BatchShard, whole_batch
 
 
@@ -29,9 +30,12 @@ class AutoencoderConfig(checks.LevelsConfig):
             level.
         decoder_mid_attention: the same in the decoder; None for as in the encoder.
         upsampling: "nearest" (and a convolution) or "transposed" (convolution, kernel 2, stride 2).
+        downsampling: how many voxels of each axis become one latent, powers of two, such as (4, 4, 2); None
+            for what the levels give, on all axes alike. The largest must be that; the finest levels halve
+            the axes of larger factors alone, see `medldm.networks.downsampling`.
     """
 
-    follows: ClassVar[tuple[str, ...]] = ("up_channels",)
+    follows: ClassVar[tuple[str, ...]] = ("up_channels", "downsampling")
 
     down_channels: tuple[int, ...] = (64, 128, 256, 512)
     up_channels: tuple[int, ...] | None = None
@@ -40,6 +44,7 @@ class AutoencoderConfig(checks.LevelsConfig):
     out_channels: int = 1
     decoder_mid_attention: bool | None = None
     upsampling: Literal["nearest", "transposed"] = "nearest"
+    downsampling: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,6 +55,19 @@ class AutoencoderConfig(checks.LevelsConfig):
         if self.decoder_mid_attention is None:
             self.decoder_mid_attention = self.mid_attention
         self.require("[1, inf)", "latent_channels", "in_channels", "out_channels")
+        if not self.is_strided:
+            self._check_downsampling(owner)
+
+    def _check_downsampling(self, owner: str) -> None:
+        largest = 2 ** (len(self.down_channels) - 1)
+        if self.downsampling is None:
+            self.downsampling = (largest,) * self.spatial_dims
+        check_factors(owner, self.downsampling, spatial_dims=self.spatial_dims, largest=largest)
+
+    @property
+    def strides(self) -> tuple[tuple[int, ...], ...]:
+        """Strides per axis between the levels of residual blocks, finest first."""
+        return strides_of(self.downsampling or ())
 
     @property
     def is_strided(self) -> bool:
@@ -103,8 +121,8 @@ class Autoencoder(nn.Module, ABC):
     """Encode volumes to a small latent grid and decode them.
 
     A subclass makes `encoder` and `decoder` and says what stands between them. Latents and their moments are
-    (B, latent_channels, x, y, z) with x = ceil(X / downsampling): sizes that are no multiple of the
-    downsampling are padded at their end with the edge voxels.
+    (B, latent_channels, x, y, z) with x = ceil(X / f) for the factor f of the axis in
+    `downsampling`: sizes that are no multiple are padded at their end with the edge voxels.
     """
 
     config: AutoencoderConfig
@@ -112,9 +130,9 @@ class Autoencoder(nn.Module, ABC):
     decoder: Any
 
     @property
-    def downsampling(self) -> int:
-        """How many voxels of an axis become one latent voxel."""
-        return self.config.downsampling
+    def downsampling(self) -> tuple[int, ...]:
+        """How many voxels of each axis become one latent voxel."""
+        return self.config.downsampling or ()
 
     @property
     def latent_channels(self) -> int:

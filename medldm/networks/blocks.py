@@ -17,7 +17,7 @@ from medldm.networks.kernels import dispatch
 from medldm.networks.kernels.convolution import double_and_convolve
 from medldm.networks.kernels.dispatch import fusable
 from medldm.networks.kernels.residual import compute_residual, may_run_residual
-from medldm.networks.layers import TRANSPOSED_CONVOLUTIONS, Norm, conv, zero_init
+from medldm.networks.layers import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, Norm, conv, zero_init
 
 Direction: TypeAlias = Literal["up", "down"]
 
@@ -109,52 +109,72 @@ class Downsample(nn.Module):
     """Halve even sizes by a strided convolution.
 
     Args:
+        channels: of the input and of the output.
+        strides: 2 for each axis that is halved, 1 for the others.
         asymmetric: pad one zero at the end of each axis (autoencoders of Rombach et al. 2022) in place of one
             at both ends (denoisers).
     """
 
-    def __init__(self, channels: int, *, spatial_dims: int, asymmetric: bool) -> None:
+    def __init__(self, channels: int, *, strides: Sequence[int], asymmetric: bool) -> None:
         super().__init__()
-        self.end_padding = (0, 1) * spatial_dims if asymmetric else None
-        padding = 0 if asymmetric else 1
-        self.conv = conv(channels, channels, spatial_dims=spatial_dims, stride=2, padding=padding)
+        # One zero at the end of the axes that are halved, the last axis first, as F.pad has them.
+        self.end_padding: tuple[int, ...] | None = None
+        padding = (1,) * len(strides)
+        if asymmetric:
+            self.end_padding = tuple(width for stride in strides[::-1] for width in (0, stride - 1))
+            padding = tuple(2 - stride for stride in strides)
+        layer = CONVOLUTIONS[len(strides)]
+        self.conv = layer(channels, channels, 3, stride=tuple(strides), padding=padding)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """Map (B, C, X, Y, Z) to (B, C, X/2, Y/2, Z/2); an embedding is not looked at."""
+        """Map (B, C, X, Y, Z) to half the size; an embedding is not looked at."""
         return self.conv(x if self.end_padding is None else F.pad(x, self.end_padding))
 
 
 @fusable
 class Upsample(nn.Module):
-    """Double the size: nearest neighbours and a convolution, (B, C, X, Y, Z) -> (B, C, 2X, 2Y, 2Z)."""
+    """Double the size: nearest neighbours and a convolution, (B, C, X, Y, Z) -> (B, C, 2X, 2Y, 2Z).
 
-    def __init__(self, channels: int, *, spatial_dims: int) -> None:
+    Args:
+        channels: of the input and of the output.
+        strides: 2 for each axis that is doubled, 1 for the others.
+    """
+
+    def __init__(self, channels: int, *, strides: Sequence[int]) -> None:
         super().__init__()
-        self.conv = conv(channels, channels, spatial_dims=spatial_dims)
+        self.strides = tuple(strides)
+        self.conv = conv(channels, channels, spatial_dims=len(strides))
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Repeat each voxel, then convolve; an embedding is not looked at."""
-        if dispatch.may_fuse(self.conv):
+        if dispatch.may_fuse(self.conv) and min(self.strides) == 2:
             return double_and_convolve(x, self.conv)
-        return self.conv(resize_by_two(x, "up"))
+        return self.conv(F.interpolate(x, scale_factor=[float(n) for n in self.strides], mode="nearest"))
 
 
 @fusable
 class TransposedUpsample(nn.Module):
-    """Double the size by a transposed convolution of kernel 2 and stride 2."""
+    """Double the size by a transposed convolution whose kernel is its stride: 2, or 1 for an axis to keep."""
 
-    def __init__(self, channels: int, *, spatial_dims: int) -> None:
+    def __init__(self, channels: int, *, strides: Sequence[int]) -> None:
         super().__init__()
-        self.conv = TRANSPOSED_CONVOLUTIONS[spatial_dims](channels, channels, 2, stride=2)
+        kernel = tuple(strides)
+        self.conv = TRANSPOSED_CONVOLUTIONS[len(kernel)](channels, channels, kernel, stride=kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, X, Y, Z) to (B, C, 2X, 2Y, 2Z)."""
         return self.conv(x)
 
 
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pad (B, C, X, Y, Z) at the end of each spatial axis to a multiple, repeating the edge voxels."""
-    missing = [-size % multiple for size in x.shape[2:]]
+def pad_to_multiple(x: Tensor, multiple: int | Sequence[int]) -> Tensor:
+    """Pad (B, C, X, Y, Z) at the end of each spatial axis to a multiple, repeating the edge voxels.
+
+    Args:
+        x: to pad.
+        multiple: of all axes, or one for each.
+    """
+    multiples = (multiple,) * (x.ndim - 2) if isinstance(multiple, int) else multiple
+    missing = [-size % each for size, each in zip(x.shape[2:], multiples, strict=True)]
     if not any(missing):
         return x
     padding = [amount for size in reversed(missing) for amount in (0, size)]

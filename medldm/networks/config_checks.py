@@ -64,11 +64,6 @@ class LevelsConfig(Config):
         """What all residual blocks are made with."""
         return {"n_groups": self.n_groups, "norm_eps": self.norm_eps, "spatial_dims": self.spatial_dims}
 
-    @property
-    def downsampling(self) -> int:
-        """How many voxels of an axis become one of the coarsest level."""
-        return 2 ** (len(self.down_channels) - 1)
-
     def has_attention(self, level: int) -> bool:
         """Whether a level has attention; level 0 is the finest."""
         return bool((self.attention_levels or ())[level])

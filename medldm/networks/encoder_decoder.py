@@ -54,8 +54,9 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList()
         for i, (n_in, n_out) in enumerate(zip((channels[0], *channels), channels, strict=False)):
             layers = _make_layers(config, i, n_in=n_in, n_out=n_out)
-            down = Downsample(n_out, spatial_dims=config.spatial_dims, asymmetric=True)
-            self.levels.append(Level(layers, down if i < coarsest else None))
+            strides = config.strides[i] if i < coarsest else None
+            down = None if strides is None else Downsample(n_out, strides=strides, asymmetric=True)
+            self.levels.append(Level(layers, down))
         self.middle = _make_middle(config, channels[-1], with_attention=config.mid_attention)
         self.norm_out = Norm(config.n_groups, channels[-1], eps=config.norm_eps)
         self.conv_out = conv(channels[-1], config.latent_channels, spatial_dims=config.spatial_dims)
@@ -82,7 +83,7 @@ class Decoder(nn.Module):
         self.levels = nn.ModuleList()
         for i, (n_in, n_out) in enumerate(zip((channels[0], *channels), channels, strict=False)):
             layers = _make_layers(config, finest - i, n_in=n_in, n_out=n_out)
-            resample = up(n_out, spatial_dims=config.spatial_dims) if i < finest else None
+            resample = up(n_out, strides=config.strides[finest - 1 - i]) if i < finest else None
             self.levels.append(Level(layers, resample))
         self.norm_out = Norm(config.n_groups, channels[-1], eps=config.norm_eps)
         self.conv_out = conv(channels[-1], config.out_channels, spatial_dims=config.spatial_dims)

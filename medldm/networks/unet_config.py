@@ -66,6 +66,11 @@ class LatentUNetConfig(LevelsConfig):
         self._check_numbers(owner)
         self._check_heads(owner)
 
+    @property
+    def downsampling(self) -> int:
+        """How many voxels of an axis become one of the coarsest level; the same on all axes."""
+        return 2 ** (len(self.down_channels) - 1)
+
     def _has_attention_by_default(self, level: int) -> bool:
         return level > 0 or len(self.down_channels) == 1
 

@@ -113,9 +113,10 @@ class LevelMaker:
         """Halve or double the size."""
         if self.config.residual_resampling:
             return self.residual(channels, channels, direction)
+        strides = (2,) * self.config.spatial_dims
         if direction == "down":
-            return Downsample(channels, spatial_dims=self.config.spatial_dims, asymmetric=False)
-        return Upsample(channels, spatial_dims=self.config.spatial_dims)
+            return Downsample(channels, strides=strides, asymmetric=False)
+        return Upsample(channels, strides=strides)
 
     def attention(self, level: int) -> nn.Module:
         """Self-attention, with cross-attention if the network has it."""

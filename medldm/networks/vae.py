@@ -28,7 +28,7 @@ class VAEConfig(AutoencoderConfig):
 
     Examples:
         >>> VAEConfig(down_channels=[64, 128, 256, 512], latent_channels=4, n_groups=32).downsampling
-        8
+        (8, 8, 8)
     """
 
 

@@ -48,7 +48,7 @@ class VQVAEConfig(AutoencoderConfig):
 
     Examples:
         >>> VQVAEConfig(down_channels=[32, 64, 128], n_codes=256).downsampling
-        4
+        (4, 4, 4)
 
     Raises:
         ValueError: if a value is outside its range or levels do not agree.
@@ -100,12 +100,24 @@ class VQVAEConfig(AutoencoderConfig):
                 raise ConfigError(f"{owner}: {name} is {rows}: give {length} whole numbers for each level")
         for name, value in (("res_channels", widths), ("down_parameters", down), ("up_parameters", up)):
             setattr(self, name, value)
+        self._set_factors(owner)
         self._check_sizes(owner)
+
+    def _set_factors(self, owner: str) -> None:
+        """Let the strides say the downsampling, which is the same on all axes."""
+        factors = (math.prod(stride for stride, *_ in self.down_rows),) * self.spatial_dims
+        if self.downsampling not in (None, factors):
+            raise ConfigError(
+                f"{owner}: downsampling is {self.downsampling}, but the rows of down_parameters of a strided "
+                f"trunk give {factors}: leave downsampling out, or take trunk: residual, which can shrink "
+                "each axis by its own factor"
+            )
+        self.downsampling = factors
 
     def _check_sizes(self, owner: str) -> None:
         """Raise unless sizes that are multiples of the downsampling come back as they were."""
         for multiple in (4, 5):
-            size = wanted = multiple * self.downsampling
+            size = wanted = multiple * (self.downsampling or ())[0]
             for stride, kernel, dilation, padding in self.down_rows:
                 size = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for stride, kernel, dilation, padding, extra in self.up_rows:
@@ -125,13 +137,6 @@ class VQVAEConfig(AutoencoderConfig):
     @property
     def _divisor_of_channels(self) -> int:
         return 1 if self.is_strided else self.n_groups
-
-    @property
-    def downsampling(self) -> int:
-        """How many voxels of an axis become one latent voxel."""
-        if self.is_strided:
-            return math.prod(stride for stride, *_ in self.down_rows)
-        return super().downsampling
 
     @property
     def down_rows(self) -> tuple[tuple[int, int, int, int], ...]:

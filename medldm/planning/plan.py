@@ -201,9 +201,11 @@ def _candidates(stage: _Stage, networks: PlannedNetworks, budget: Budget) -> Ite
 
 
 def _patches(networks: PlannedNetworks) -> Iterator[tuple[int, ...]]:
-    factor = networks.autoencoder.downsampling
+    factors = networks.autoencoder.downsampling or ()
     for share in PATCH_SHARES:
-        patch = tuple(int(n * share) // factor * factor for n in networks.size)
+        patch = tuple(
+            int(n * share) // factor * factor for n, factor in zip(networks.size, factors, strict=True)
+        )
         if min(patch) >= SMALLEST_PATCH:
             yield patch
 
@@ -224,7 +226,7 @@ def _plan_decoding(networks: PlannedNetworks, budget: Budget) -> tuple[int, floa
     whole = predict(workloads.decode(networks), device=budget.device).peak_bytes
     if whole <= budget.usable_bytes:
         return whole, None
-    empty = replace(networks, size=(networks.autoencoder.downsampling,) * 3)
+    empty = replace(networks, size=networks.autoencoder.downsampling)
     weights = predict(workloads.decode(empty), device=budget.device).peak_bytes
     limit = round(max(budget.usable_bytes - weights, 1e7) / 1e9, 2)
     shape = workloads.latent_shape(networks)[2:]

@@ -18,6 +18,7 @@ from medldm.conditioning import Conditions
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel, make_autoencoder
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig
+from medldm.networks.downsampling import latent_size
 from medldm.planning.networks import PlannedNetworks
 from medldm.training.assembly import Training, build_autoencoder_training, build_diffusion_training
 from medldm.training.autoencoder import AutoencoderTrainer
@@ -159,8 +160,8 @@ def make_model(networks: PlannedNetworks) -> LatentDiffusionModel:
 
 def latent_shape(networks: PlannedNetworks) -> tuple[int, ...]:
     """Return (1, C, x, y, z) of the latents of one volume."""
-    factor = networks.autoencoder.downsampling
-    return (1, networks.autoencoder.latent_channels, *(-(-n // factor) for n in networks.size))
+    config = networks.autoencoder
+    return (1, config.latent_channels, *latent_size(networks.size, config.downsampling or ()))
 
 
 def _values(networks: PlannedNetworks, batch_size: int) -> dict[str, Tensor]:

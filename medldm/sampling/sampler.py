@@ -222,8 +222,8 @@ class LatentDiffusionSampler:
         channels = self.model.autoencoder.latent_channels
         if len(shape) != 5 or shape[1] != channels or min(shape) < 1:
             raise ValueError(
-                f"shape is {tuple(shape)}: (B, {channels}, x, y, z) of the latents is needed; a "
-                f"volume of X voxels has x = X / {self.model.autoencoder.downsampling} latents"
+                f"shape is {tuple(shape)}: (B, {channels}, x, y, z) of the latents is needed; one latent "
+                f"stands for {self.model.autoencoder.downsampling} voxels of the axes"
             )
 
     def _denoiser(

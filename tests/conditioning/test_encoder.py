@@ -22,7 +22,7 @@ def encoder() -> ConditionEncoder:
         context_dim=8,
         structures={1: "a", 5: "b"},
     )
-    return ConditionEncoder(config, downsampling=4)
+    return ConditionEncoder(config, downsampling=(4, 4, 4))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_dropout_draws_each_condition_at_its_own_rate() -> None:
         conditioning_type=["class", "text"], num_classes=2, conditioning_dropout={"class": 0.1, "text": 0.4}
     )
     n = 40_000
-    draws = ConditionEncoder(config, downsampling=4).draw_dropout(
+    draws = ConditionEncoder(config, downsampling=(4, 4, 4)).draw_dropout(
         n, generator=torch.Generator().manual_seed(0)
     )
     for name, rate in (("class", 0.1), ("text", 0.4)):
@@ -112,7 +112,7 @@ def test_samples_lose_all_or_keep_all_conditions_at_their_rates() -> None:
         keep_all_probability=0.2,
     )
     n = 40_000
-    draws = ConditionEncoder(config, downsampling=4).draw_dropout(
+    draws = ConditionEncoder(config, downsampling=(4, 4, 4)).draw_dropout(
         n, generator=torch.Generator().manual_seed(0)
     )
     a, b = draws["class"], draws["text"]

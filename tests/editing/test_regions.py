@@ -12,14 +12,14 @@ from medldm.editing.regions import blend_region, dilate_region, editable_latents
 SIZE = (15, 20, 13)
 
 
-@pytest.mark.parametrize("downsampling", [2, 4])
+@pytest.mark.parametrize("downsampling", [(2, 2, 2), (4, 4, 4), (4, 4, 2), (1, 8, 2)])
 @pytest.mark.parametrize("margin", [0, 1, 2])
 def test_editable_latents_are_those_with_a_voxel_of_the_region(generator, downsampling, margin) -> None:
     """Against a loop over blocks, with sizes that are no multiples."""
     region = torch.rand((1, 1, *SIZE), generator=generator) > 0.997
-    blocks = np.zeros([-(-n // downsampling) for n in SIZE], dtype=bool)
+    blocks = np.zeros([-(-n // factor) for n, factor in zip(SIZE, downsampling, strict=True)], dtype=bool)
     for voxel in np.argwhere(region[0, 0].numpy()):
-        blocks[tuple(voxel // downsampling)] = True
+        blocks[tuple(voxel // np.array(downsampling))] = True
     expected = ndimage.maximum_filter(blocks, size=2 * margin + 1) if margin else blocks
     found = editable_latents(region, downsampling=downsampling, margin=margin)
     assert found.dtype == torch.bool

@@ -97,7 +97,7 @@ def test_resampling_block_changes_the_size_by_two(spatial_dims: int) -> None:
 def test_downsampling_is_a_strided_convolution_with_zeros_outside(
     is_asymmetric: bool, generator: torch.Generator
 ) -> None:
-    layer = Downsample(2, spatial_dims=3, asymmetric=is_asymmetric)
+    layer = Downsample(2, strides=(2, 2, 2), asymmetric=is_asymmetric)
     x = torch.randn(1, 2, 4, 6, 8, generator=generator)
     start = 0 if is_asymmetric else 1
     everywhere = F.conv3d(F.pad(x, (start, 1) * 3), layer.conv.weight, layer.conv.bias)
@@ -107,14 +107,14 @@ def test_downsampling_is_a_strided_convolution_with_zeros_outside(
 
 
 def test_upsampling_repeats_voxels_then_convolves(generator: torch.Generator) -> None:
-    layer = Upsample(2, spatial_dims=3)
+    layer = Upsample(2, strides=(2, 2, 2))
     x = torch.randn(1, 2, 3, 4, 5, generator=generator)
     repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
     torch.testing.assert_close(layer(x), layer.conv(repeated))
 
 
 def test_transposed_upsampling_gives_each_voxel_its_own_kernel(generator: torch.Generator) -> None:
-    layer = TransposedUpsample(1, spatial_dims=3)
+    layer = TransposedUpsample(1, strides=(2, 2, 2))
     x = torch.randn(1, 1, 2, 3, 4, generator=generator)
     expected = torch.kron(x[0, 0], layer.conv.weight[0, 0]) + layer.conv.bias
     torch.testing.assert_close(layer(x)[0, 0], expected)

@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from medldm.networks import VAE, VAEConfig
+from medldm.networks.downsampling import latent_size
 from medldm.networks.vae import DiagonalGaussian
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -21,7 +22,7 @@ def test_forward_restores_any_size(size: tuple[int, int, int], generator: torch.
     volume = torch.randn(2, 1, *size, generator=generator)
     output = vae(volume, generator=generator)
     assert output.reconstruction.shape == volume.shape
-    assert vae.encode(volume).mean.shape[2:] == tuple(-(-n // vae.downsampling) for n in size)
+    assert vae.encode(volume).mean.shape[2:] == latent_size(size, vae.downsampling)
 
 
 def test_odd_size_is_that_of_the_volume_padded_with_its_edge(generator: torch.Generator) -> None:
@@ -34,7 +35,7 @@ def test_odd_size_is_that_of_the_volume_padded_with_its_edge(generator: torch.Ge
 def test_default_compresses_eightfold_to_four_channels() -> None:
     config = VAEConfig()
     assert (config.down_channels, config.up_channels) == ((64, 128, 256, 512), (512, 256, 128, 64))
-    assert (config.downsampling, config.latent_channels) == (8, 4)
+    assert (config.downsampling, config.latent_channels) == ((8, 8, 8), 4)
 
 
 def test_regularisation_is_the_kl_per_voxel_of_the_volume(generator: torch.Generator) -> None:
@@ -110,7 +111,7 @@ def test_autocast_is_near_float32(generator: torch.Generator) -> None:
 
 
 def test_two_dimensions_work() -> None:
-    vae = VAE(replace(SMALL, spatial_dims=2))
+    vae = VAE(SMALL.copy(spatial_dims=2))
     assert vae(torch.zeros(1, 1, 9, 8)).reconstruction.shape == (1, 1, 9, 8)
 
 

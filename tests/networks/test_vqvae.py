@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medldm.networks import VQVAE, VQVAEConfig
+from medldm.networks.downsampling import latent_size
 
 Randomise = Callable[[nn.Module], nn.Module]
 RESIDUAL = VQVAEConfig(down_channels=[4, 8, 8], n_groups=2, n_res_blocks=1, n_codes=16)
@@ -35,7 +36,7 @@ def test_forward_restores_any_size(
     volume = torch.randn(2, 1, *size, generator=generator)
     output = vqvae(volume, generator=generator)
     assert output.reconstruction.shape == volume.shape
-    assert vqvae.encode(volume).shape == (2, 4, *(-(-n // vqvae.downsampling) for n in size))
+    assert vqvae.encode(volume).shape == (2, 4, *latent_size(size, vqvae.downsampling))
     assert 1 <= output.metrics["perplexity"] <= config.n_codes
 
 

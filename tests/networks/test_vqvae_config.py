@@ -9,13 +9,13 @@ from medldm.networks import VQVAEConfig
 
 def test_strided_channels_need_no_groups() -> None:
     config = VQVAEConfig(trunk="strided", down_channels=[5, 7, 9])
-    assert config.downsampling == 8
+    assert config.downsampling == (8, 8, 8)
     assert config.hidden_channels == (5, 7, 9)
     assert config.down_parameters == ((2, 4, 1, 1),) * 3
 
 
 def test_residual_trunk_has_one_halving_less_than_levels() -> None:
-    assert VQVAEConfig(down_channels=[32, 64, 128]).downsampling == 4
+    assert VQVAEConfig(down_channels=[32, 64, 128]).downsampling == (4, 4, 4)
 
 
 def test_strides_make_the_downsampling() -> None:
@@ -25,7 +25,7 @@ def test_strides_make_the_downsampling() -> None:
         down_parameters=[[4, 8, 1, 2], [1, 3, 1, 1]],
         up_parameters=[[1, 3, 1, 1, 0], [4, 8, 1, 2, 0]],
     )
-    assert config.downsampling == 4
+    assert config.downsampling == (4, 4, 4)
 
 
 def test_configuration_survives_plain_values() -> None:

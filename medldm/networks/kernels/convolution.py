@@ -8,7 +8,7 @@ place of 27 for an output voxel and a pair of channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from medldm.networks.kernels import dispatch
 from medldm.networks.kernels.cached_weights import cached_weight, may_cache
 
-TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
-"""`TAPS[j][k]` is 1 where tap k of the convolution becomes part of tap j of the transposed one."""
+TAPS = {
+    1: ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
+    2: ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
+}
+"""`TAPS[s][j][k]` is 1 where tap k of the convolution is part of tap j of the transposed one of stride s."""
 
 
 def convolve(x: Tensor, layer: nn.Conv2d | nn.Conv3d) -> Tensor:
@@ -69,12 +72,16 @@ def convolve_transposed(x: Tensor, layer: nn.ConvTranspose2d | nn.ConvTranspose3
     return dispatch.in_native_dtype(compute, x, layer.weight, layer.bias)
 
 
-def transposed_kernel(weight: Tensor) -> Tensor:
-    """Turn (out, in, 3, 3, 3) into the kernel (in, out, 4, 4, 4) that doubles the size on its own."""
+def transposed_kernel(weight: Tensor, strides: Sequence[int] = (2, 2, 2)) -> Tensor:
+    """Turn (out, in, 3, 3[, 3]) into the kernel (in, out, 4, 4[, 4]) that doubles the size on its own.
+
+    Along an axis of stride 1 the kernel keeps its 3 taps, in reverse. The transposed convolution has these
+    strides and a padding of 1.
+    """
     with torch.autocast(weight.device.type, enabled=False):
-        taps = torch.tensor(TAPS, dtype=weight.dtype, device=weight.device)
         kernel = weight.transpose(0, 1)
-        for _ in range(3):
+        for stride in strides:
+            taps = torch.tensor(TAPS[stride], dtype=weight.dtype, device=weight.device)
             kernel = torch.tensordot(kernel, taps, dims=([2], [1]))
         return kernel
 

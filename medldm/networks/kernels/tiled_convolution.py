@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -62,17 +62,24 @@ def _join(held: deque[Tensor], start: int, stop: int, *, axis: int) -> Tensor:
     return torch.cat(pieces, dim=axis).contiguous(memory_format=layout)
 
 
-def convolved(x: TiledMap, conv: nn.Conv2d | nn.Conv3d, *, end_padding: bool = False) -> TiledMap:
+def convolved(
+    x: TiledMap, conv: nn.Conv2d | nn.Conv3d, *, end_padding: Sequence[int] | None = None
+) -> TiledMap:
     """Apply a convolution: output plane i takes the input planes i stride - before, ..., + reach.
 
     Args:
         x: its input.
         conv: of any stride, zero padding and dilation.
-        end_padding: pad one zero at the end of each axis in place of the convolution's own padding.
+        end_padding: zeros added at the ends, as `F.pad` has them; None for none. An axis with one has no
+            padding of the convolution's own.
     """
     cut, n_axes = x.axis - 2, len(conv.kernel_size)
     padding = [int(width) for width in conv.padding]
-    before, after = (0, 1) if end_padding else (padding[cut], padding[cut])
+    ends = list(end_padding or (0, 0) * n_axes)
+    # F.pad has the last axis first: (start, end) of the axis that is cut stands here.
+    of_cut = 2 * (n_axes - 1 - cut)
+    before, after = padding[cut], padding[cut] + ends[of_cut + 1]
+    ends[of_cut + 1] = 0
     stride, reach = conv.stride[cut], conv.dilation[cut] * (conv.kernel_size[cut] - 1)
     length = (x.length + before + after - reach - 1) // stride + 1
     ranges = [
@@ -80,10 +87,9 @@ def convolved(x: TiledMap, conv: nn.Conv2d | nn.Conv3d, *, end_padding: bool = F
         for low, high in _ranges(length, x.thickness)
     ]
     padding[cut] = 0
-    ends = [width for axis in reversed(range(n_axes)) for width in (0, int(axis != cut))]
 
     def run(window: Tensor) -> Tensor:
-        return _convolve(F.pad(window, ends) if end_padding else window, conv, padding)
+        return _convolve(F.pad(window, ends) if any(ends) else window, conv, padding)
 
     return x.then(lambda: map(run, _windows(x, ranges)), length=length)
 
@@ -107,7 +113,7 @@ def convolved_transposed(
     weight: Tensor,
     bias: Tensor | None,
     *,
-    stride: int,
+    stride: int | Sequence[int],
     padding: int,
     output_padding: int = 0,
     dilation: int = 1,
@@ -118,12 +124,14 @@ def convolved_transposed(
         x: its input.
         weight: (in, out, k, k, k).
         bias: (out,).
-        stride: of all axes, like the arguments below.
-        padding: planes that are cut from both ends of the full result.
+        stride: of all axes, or one for each.
+        padding: of all axes, like the arguments below: planes that are cut from both ends of the full result.
         output_padding: planes added at the end.
         dilation: k in the formula above is a multiple of it.
     """
     cut, n_axes = x.axis - 2, weight.ndim - 2
+    strides = (stride,) * n_axes if isinstance(stride, int) else tuple(stride)
+    stride = strides[cut]
     reach = dilation * (weight.shape[2 + cut] - 1)
     length = (x.length - 1) * stride - 2 * padding + reach + output_padding + 1
     outputs = list(_ranges(length, x.thickness))
@@ -133,7 +141,7 @@ def convolved_transposed(
     def convolve(window: Tensor, paddings: list[int]) -> Tensor:
         def compute(window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             layer = CONVOLVE_TRANSPOSED[window.ndim]
-            return layer(window, weight, bias, stride, paddings, others, 1, dilation)
+            return layer(window, weight, bias, strides, paddings, others, 1, dilation)
 
         return dispatch.in_native_dtype(compute, window, weight, bias)
 

@@ -158,15 +158,10 @@ def _resampled(x: TiledMap, resample: Any) -> TiledMap:
     if not _may_tile(resample):
         return _run_whole(resample, x)
     if isinstance(resample, Downsample):
-        return convolved(x, resample.conv, end_padding=resample.end_padding is not None)
+        return convolved(x, resample.conv, end_padding=resample.end_padding)
     if isinstance(resample, Upsample):
-        weight, bias = resample.conv.weight, resample.conv.bias
-        if weight.ndim == 5:
-            kernel = transposed_kernel(weight)
-        else:
-            # A kernel that is 1 at its middle repeats the third axis and mixes nothing.
-            kernel = transposed_kernel(F.pad(weight[..., None], (1, 1)))[..., 1]
-        return convolved_transposed(x, kernel, bias, stride=2, padding=1)
+        kernel = transposed_kernel(resample.conv.weight, resample.strides)
+        return convolved_transposed(x, kernel, resample.conv.bias, stride=resample.strides, padding=1)
     return _run_sequential(x, [resample.conv])
 
 
@@ -185,7 +180,7 @@ def _run_sequential(h: TiledMap, layers: Iterable[nn.Module]) -> TiledMap:
                 h,
                 layer.weight,
                 layer.bias,
-                stride=layer.stride[0],
+                stride=layer.stride,
                 padding=int(layer.padding[0]),
                 output_padding=layer.output_padding[0],
                 dilation=layer.dilation[0],

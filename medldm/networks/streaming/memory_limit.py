@@ -57,11 +57,12 @@ PLANS: tuple[tuple[int | None, bool], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Level:
-    """Channels that enter and leave a level, its size and its layers."""
+    """Channels that enter and leave a level, its size, its voxels to one of the coarser level, its layers."""
 
     n_in: int
     n_out: int
     size: tuple[int, ...]
+    growth: int
     n_blocks: int
     has_attention: bool
 
@@ -101,7 +102,8 @@ def estimate_bytes(
         >>> estimate_bytes(config, (64, 64, 64), is_decoder=True, tile=4) < 6e9
         True
     """
-    volume_size = [n * config.downsampling for n in size] if is_decoder else size
+    factors = config.downsampling or ()
+    volume_size = [n * factor for n, factor in zip(size, factors, strict=True)] if is_decoder else size
     levels = _levels(config, volume_size, is_decoder=is_decoder)
     values = _count_values(config, levels, tile=tile, recompute=recompute)
     if is_decoder and isinstance(config, VQVAEConfig):
@@ -115,21 +117,31 @@ def _levels(config: AutoencoderConfig, size: Sequence[int], *, is_decoder: bool)
     n_levels = len(config.down_channels)
     channels = (config.up_channels or ()) if is_decoder else config.down_channels
     order = range(n_levels)[::-1] if is_decoder else range(n_levels)
-    sizes = [tuple(-(-n // 2**level) for n in size) for level in range(n_levels)]
     if isinstance(config, VQVAEConfig) and config.is_strided:
         strides = [math.prod(row[0] for row in config.down_rows[: level + 1]) for level in range(n_levels)]
         sizes = [tuple(-(-n // stride) for n in size) for stride in strides]
+    else:
+        sizes = _sizes_of_levels(config, size)
     mid = config.decoder_mid_attention if is_decoder else config.mid_attention
     return [
         _Level(
             n_in=n_in,
             n_out=n_out,
             size=sizes[level],
+            growth=1 if config.is_strided else math.prod((*config.strides, (1,))[level]),
             n_blocks=config.blocks_of_level(level),
             has_attention=bool(config.has_attention(level) or (mid and level == n_levels - 1)),
         )
         for level, n_in, n_out in zip(order, (channels[0], *channels), channels, strict=False)
     ]
+
+
+def _sizes_of_levels(config: AutoencoderConfig, size: Sequence[int]) -> list[tuple[int, ...]]:
+    """The sizes of the residual levels' maps, finest first."""
+    sizes = [tuple(size)]
+    for strides in config.strides:
+        sizes.append(tuple(-(-n // stride) for n, stride in zip(sizes[-1], strides, strict=True)))
+    return sizes
 
 
 def _count_values(
@@ -156,9 +168,9 @@ def _count_residual(level: _Level, *, tile: int | None, recompute: bool, is_fine
     if tile is None:
         # The level's input, and of one block the input, the inner map, its normalised form and the output.
         return max(attention, (n_in + 4 * n_out) * level.voxels)
-    # A narrowing block follows an upsampling. At the finest level its input is computed from a map with
-    # 2^-dims of the voxels, at others it is stored.
-    before = n_in / 2 ** len(level.size) if n_out < n_in else n_in
+    # A narrowing block follows an upsampling. At the finest level its input is computed from a map of fewer
+    # voxels, at others it is stored.
+    before = n_in / level.growth if n_out < n_in else n_in
     recompute = recompute and is_finest
     if n_out < n_in and not is_finest:
         kept = n_in + max(before, n_out)
@@ -167,6 +179,9 @@ def _count_residual(level: _Level, *, tile: int | None, recompute: bool, is_fine
     else:
         kept = before + n_out * (2 if n_out < n_in else 1)
     passing = (4 if recompute else 2) * min(tile + 2, max(level.size)) * max(n_in, n_out) * level.plane
+    if level.growth not in (1, 2 ** len(level.size)):
+        # Where not all axes are halved, convolutions of thin tiles take more copies (counted: up to 2.5 times).
+        passing *= 3
     return max(attention, kept * level.voxels + passing)
 
 

@@ -72,7 +72,7 @@ def test_other_sizes_and_dtypes_do_not_meet_what_was_cached(generator: torch.Gen
 
 @torch.no_grad()
 def test_a_network_lets_go_all_that_was_cached(generator: torch.Generator) -> None:
-    network = nn.Sequential(Convolution(32, 32, 3, padding=1), Upsample(32, spatial_dims=3)).eval()
+    network = nn.Sequential(Convolution(32, 32, 3, padding=1), Upsample(32, strides=(2, 2, 2))).eval()
     x = torch.randn(1, 32, 3, 3, 3, generator=generator)
     before = network(x)
     assert any(layer in _CACHE for layer in network.modules())

@@ -97,6 +97,6 @@ def test_what_pytorch_computes_alone_is_left_to_it(generator: torch.Generator) -
 
 
 def test_upsampling_block_doubles_and_convolves(generator: torch.Generator) -> None:
-    block = Upsample(4, spatial_dims=3)
+    block = Upsample(4, strides=(2, 2, 2))
     x = torch.randn(1, 4, 5, 6, 7, generator=generator)
     torch.testing.assert_close(block(x), upsample_plainly(x, block.conv).float(), rtol=1e-5, atol=1e-5)

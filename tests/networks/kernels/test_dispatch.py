@@ -40,7 +40,7 @@ def claim_bfloat16(patch: pytest.MonkeyPatch, has_bfloat16: bool) -> None:
 def compute_all_layers(x: Tensor, seed: int) -> list[Tensor]:
     """What each kind of layer makes of the same values, with gradients of the input."""
     torch.manual_seed(seed)
-    layers = [Convolution(8, 8, 3, padding=1), Upsample(8, spatial_dims=3), TransposedConvolution(8, 8, 2)]
+    layers = [Convolution(8, 8, 3, padding=1), Upsample(8, strides=(2, 2, 2)), TransposedConvolution(8, 8, 2)]
     flat = [PlaneConvolution(8, 8, 3), PlaneTransposedConvolution(8, 8, 2, stride=2), Linear(8, 8)]
     inputs = [x, x, x, x[..., 0], x[..., 0], x.movedim(1, -1)]
     outputs = [layer(given) for layer, given in zip([*layers, *flat], inputs, strict=True)]

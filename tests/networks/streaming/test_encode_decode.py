@@ -18,12 +18,13 @@ CONFIGS = {
     "attention": replace(PLAIN, mid_attention=True, attention_levels=(False, True, True)),
     "transposed": replace(PLAIN, upsampling="transposed", n_res_blocks=2),
     "other decoder": replace(PLAIN, up_channels=(4, 12, 8)),
+    "thick slices": replace(PLAIN, downsampling=(4, 4, 1)),
+    "thick sagittal slices": replace(PLAIN, downsampling=(2, 4, 4), upsampling="transposed"),
     "two channels": replace(PLAIN, in_channels=2, out_channels=2),
     "single level": VAEConfig(down_channels=(4,), n_groups=2),
     "vqvae": VQVAEConfig(down_channels=(4, 8), n_groups=2, codebook_init="normal", n_codes=16),
     "strided": STRIDED,
-    "strided otherwise": replace(
-        STRIDED,
+    "strided otherwise": STRIDED.copy(
         down_parameters=((2, 3, 1, 1), (3, 5, 1, 1)),
         up_parameters=((3, 5, 1, 1, 0), (2, 3, 1, 1, 1)),
     ),
@@ -75,7 +76,7 @@ def test_every_tile_size_and_axis_gives_the_same(
 
 @torch.no_grad()
 def test_two_dimensions_work(randomise: Randomise, generator: torch.Generator) -> None:
-    autoencoder = make(replace(CONFIGS["attention"], spatial_dims=2), randomise)
+    autoencoder = make(CONFIGS["attention"].copy(spatial_dims=2), randomise)
     latents = torch.randn(1, 4, 5, 7, generator=generator)
     assert_near(stream_decode(autoencoder, latents, tile=3), autoencoder.decode(latents))
     volume = torch.randn(1, 1, 9, 14, generator=generator)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from medldm.networks import VAE, VQVAE, VAEConfig, VQVAEConfig
+from medldm.networks.downsampling import latent_size
 from medldm.networks.streaming import memory_limit as memory
 from medldm.networks.streaming.encode_decode import stream_decode, stream_encode_moments
 from medldm.networks.streaming.memory_limit import (
@@ -66,13 +68,18 @@ def count_peak(function: Callable[[], Any]) -> int:
 @pytest.mark.parametrize(("tile", "recompute"), [(None, False), (4, False), (4, True)])
 @pytest.mark.parametrize(
     "config",
-    [PLAIN, VAEConfig(down_channels=(16, 16), n_groups=4, mid_attention=False), STRIDED],
-    ids=["narrowing", "equal", "strided"],
+    [
+        PLAIN,
+        replace(PLAIN, downsampling=(4, 4, 1)),
+        VAEConfig(down_channels=(16, 16), n_groups=4, mid_attention=False),
+        STRIDED,
+    ],
+    ids=["narrowing", "thick slices", "equal", "strided"],
 )
 def test_estimates_hold_and_are_near(config: Any, tile: int | None, recompute: bool) -> None:
     autoencoder: Any = VAE(config) if isinstance(config, VAEConfig) else VQVAE(config)
-    f = config.downsampling
-    latents, volume = torch.zeros(1, 4, 48 // f, 32 // f, 32 // f), torch.zeros(1, 1, 48, 32, 32)
+    size = latent_size((48, 32, 32), config.downsampling)
+    latents, volume = torch.zeros(1, 4, *size), torch.zeros(1, 1, 48, 32, 32)
     options: dict[str, Any] = {"tile": tile, "recompute": recompute}
     if tile is None:
         decoded = count_peak(lambda: autoencoder.decode(latents))
