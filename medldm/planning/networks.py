@@ -21,7 +21,8 @@ from medldm.training.precision import DTYPES
 ASSUMED_STRUCTURES = 16
 """Structures of a label map where no cohort tells; they change the memory of a plan by less than 1 %."""
 
-_ENCODER = ("down_channels", "latent_channels", "n_res_blocks", "n_groups")
+_ENCODER = ("down_channels", "downsampling", "latent_channels", "n_res_blocks", "n_groups")
+_OPTIONAL = ("downsampling",)
 _UNET = ("down_channels", "attention_levels", "n_heads", "n_groups")
 _STAGE = ("batch_size", "accumulation_steps", "n_epochs", "precision", "checkpointing")
 STAGES = {
@@ -161,13 +162,13 @@ def _read_knobs(bundle: str | Path, stage: str, given: Mapping[str, Any] | None)
     if not path.is_file():
         raise MissingFileError(f"no {path}: give the folder of a bundle made like mri_label_ldm")
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    missing = [name for name in STAGES[stage] if name not in content]
+    missing = [name for name in STAGES[stage] if name not in (*content, *_OPTIONAL)]
     if missing:
         raise ConfigError(f"{path} has no {missing}: a plan needs a bundle made like mri_label_ldm")
     for name in given or {}:
         if name not in STAGES[stage]:
             raise ConfigError(unknown_name_message(name, list(STAGES[stage]), kind=f"knob of the {stage}"))
-    return {name: content[name] for name in STAGES[stage]} | dict(given or {})
+    return {name: content.get(name) for name in STAGES[stage]} | dict(given or {})
 
 
 def _stage_knobs(knobs: Mapping[str, Any]) -> StageKnobs:

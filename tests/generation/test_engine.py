@@ -105,7 +105,7 @@ def test_label_grid_is_exact_for_maps_of_the_training_spacing(make_cohort, make_
     file = str(next((make_cohort(1) / "labels").iterdir()))
     space = make_model().space
     object.__setattr__(space, "spacing_mm", (1.0, 1.25, 1.0))
-    grid = LabelGrid(file, space, multiple=4)
+    grid = LabelGrid(file, space, multiple=(4, 4, 4))
     assert grid.prepared.shape == (1, 20, 20, 20)
     assert np.array_equal(grid.to_file_grid(grid.prepared.clone()), grid.file_labels())
 
@@ -114,7 +114,7 @@ def test_label_grid_resamples_maps_of_another_spacing(make_cohort, make_model) -
     file = str(next((make_cohort(1) / "labels").iterdir()))
     space = make_model().space
     object.__setattr__(space, "spacing_mm", (0.5, 0.5, 0.5))
-    grid = LabelGrid(file, space, multiple=4)
+    grid = LabelGrid(file, space, multiple=(4, 4, 4))
     back = grid.to_file_grid((grid.prepared > 0).float())
     original = grid.file_labels() > 0
     overlap = 2 * ((back > 0.5) & original).sum() / ((back > 0.5).sum() + original.sum())

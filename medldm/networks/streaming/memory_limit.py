@@ -180,7 +180,7 @@ def _count_residual(level: _Level, *, tile: int | None, recompute: bool, is_fine
         kept = before + n_out * (2 if n_out < n_in else 1)
     passing = (4 if recompute else 2) * min(tile + 2, max(level.size)) * max(n_in, n_out) * level.plane
     if level.growth not in (1, 2 ** len(level.size)):
-        # Where not all axes are halved, convolutions of thin tiles take more copies (counted: up to 2.5 times).
+        # Where not all axes are halved, thin tiles take more copies in their convolutions (up to 2.5 times).
         passing *= 3
     return max(attention, kept * level.voxels + passing)
 
