@@ -87,9 +87,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="of both trainings together, see above")
     parser.add_argument("--autoencoder-share", type=float, default=Recipe.autoencoder_share)
     parser.add_argument("--validation-fraction", type=float, default=0.1, help="as in our training")
+    parser.add_argument("--test-fraction", type=float, default=0.1, help="as in our training")
     parser.add_argument("--split-seed", type=int, default=0, help="as in our training")
     parser.add_argument("--size", type=int, nargs=3, default=Recipe.size)
-    parser.add_argument("--label-maps", choices=("validation", "training"), default="validation")
+    parser.add_argument("--label-maps", choices=("test", "validation", "training"), default="test")
     parser.add_argument("--num-samples", type=int, help="one for each of these label maps if not given")
     parser.add_argument("--first-sample", type=int, default=0, help="index of the first volume")
     parser.add_argument("--num-steps", type=int, default=50, help="of DDIM")
@@ -107,7 +108,10 @@ def main() -> None:
         size=tuple(options.size), autoencoder_share=options.autoencoder_share, precision=options.precision
     )
     cohort = read_cohort(
-        options.dataset_dir, validation_fraction=options.validation_fraction, seed=options.split_seed
+        options.dataset_dir,
+        validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
+        seed=options.split_seed,
     )
     if cohort.schema is None:
         raise SystemExit("error: the cohort has no label maps, which this recipe is conditioned on")

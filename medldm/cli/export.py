@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validation-fraction", type=float, default=0.1, help="where the cohort has no lists"
     )
+    parser.add_argument("--test-fraction", type=float, default=0.1, help="the same for the test")
     parser.add_argument("--seed", type=int, default=0, help="of that split")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
@@ -56,6 +57,7 @@ def run_command(options: argparse.Namespace) -> int:
         suffixes=_read_suffixes(options.suffix),
         enhanced=options.enhanced,
         validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
         seed=options.seed,
         channels=tuple(options.channels.split(",")) if options.channels else (),
         overwrite=options.overwrite,

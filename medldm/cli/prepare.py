@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--affine", choices=("sform", "qform"), help="which counts in NIfTI files whose two are at odds"
     )
     parser.add_argument("--validation-fraction", type=float, default=0.1)
+    parser.add_argument(
+        "--test-fraction", type=float, default=0.1, help="of the subjects, to compare with in the end"
+    )
     parser.add_argument("--workers", type=int, help="processes; one for each core if not given")
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the output")
 
@@ -81,6 +84,7 @@ def run_command(options: argparse.Namespace) -> int:
         spacing_mm=tuple(options.spacing) if options.spacing else None,
         affine=options.affine,
         validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
         workers=options.workers,
         overwrite=options.overwrite,
     )

@@ -1,10 +1,11 @@
 """Cohorts: their cases, their labels, and the checks before training."""
 
 from medldm.data.checks import check_cohort, require_sound, run_check
-from medldm.data.cohort import Cohort, read_cohort, split_by_subject
+from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
 from medldm.data.listing import Case
+from medldm.data.splits import split_by_subject
 
 __all__ = [
     "Case",

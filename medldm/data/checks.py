@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from medldm.data.case_checks import check_cases, volume_files
-from medldm.data.cohort import Cohort, read_cohort
+from medldm.data.cohort import Cohort, describe_split, read_cohort
 from medldm.data.cohort_checks import check_across
 from medldm.data.file_info import inspect_header
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue, format_table
 from medldm.data.name_checks import check_names
+from medldm.data.splits import TEST_FRACTION
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,8 @@ def check_cohort(cohort: Cohort, *, full: bool = False) -> list[Issue]:
         file_info = {file: inspect_header(file) for file, _ in files}
     issues = list(cohort.issues)
     issues += check_cases(cohort.cases, schema=cohort.schema, name_of=cohort.relative, file_info=file_info)
-    splits = {"training": cohort.training, "validation": cohort.validation}
-    issues += check_across(splits, file_info=file_info, schema=cohort.schema, name_of=cohort.relative)
-    issues += check_names(splits, root=cohort.root, name_of=cohort.relative)
+    issues += check_across(cohort.splits, file_info=file_info, schema=cohort.schema, name_of=cohort.relative)
+    issues += check_names(cohort.splits, root=cohort.root, name_of=cohort.relative)
     return sorted(dict.fromkeys(issues))
 
 
@@ -87,7 +87,11 @@ def run_check(
     Returns:
         The text to show, and the exit code: 0 without errors, 1 with.
     """
-    chosen: dict[str, Any] = {"channels": channels, "drop_incomplete": drop_incomplete}
+    chosen: dict[str, Any] = {
+        "channels": channels,
+        "drop_incomplete": drop_incomplete,
+        "test_fraction": TEST_FRACTION,
+    }
     cohort = read_cohort(cohort_dir, require_labels=False, strict=False, **chosen)
     if not cohort.cases:
         # Nothing can be read: say all that a cohort may have, label maps too.
@@ -97,7 +101,7 @@ def run_check(
     if as_json:
         return _as_json(cohort, issues, n_errors=n_errors, full=full), int(n_errors > 0)
     layout = f"{cohort.layout} layout: " if cohort.layout else ""
-    counted = f"{layout}{len(cohort.training)} training and {len(cohort.validation)} validation cases"
+    counted = f"{layout}{describe_split(cohort)}"
     counted += f" of the channels {', '.join(cohort.channels)}" if cohort.channels else ""
     summary = f"{counted}: {n_errors} errors, {len(issues) - n_errors} warnings"
     return "\n".join([format_table(issues), "", summary] if issues else [summary]), int(n_errors > 0)
@@ -110,6 +114,7 @@ def _as_json(cohort: Cohort, issues: list[Issue], *, n_errors: int, full: bool) 
         "layout": cohort.layout,
         "n_training": len(cohort.training),
         "n_validation": len(cohort.validation),
+        "n_test": len(cohort.test),
         "n_errors": n_errors,
         "n_warnings": len(issues) - n_errors,
         "channels": list(cohort.channels),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medldm.data.case_checks import check_cases, image_files
@@ -12,9 +12,9 @@ from medldm.data.channels import check_channel_names, choose_channels, select_ch
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
-from medldm.data.listing import SPLITS, Case, read_lists
-from medldm.errors import ConfigError, MissingFileError
-from medldm.seeds import subject_rank
+from medldm.data.listing import Case, read_lists
+from medldm.data.splits import SPLITS, VALIDATION_FRACTION, check_fractions, complete_split
+from medldm.errors import MissingFileError
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ class Cohort:
         training: MONAI dictionaries with "id", "subject", "image", "label" (absolute paths); where they are
             given, "condition_image" (a path), "class" (a number), "classes" (column to category), "scalars"
             (column to number) and "text". With several channels "image" is a list of paths in their order.
-        validation: the same form.
+        validation: the same form; they choose epochs and limits.
+        test: the same form; they choose nothing.
         schema: the structures of the label maps; None where the cohort has no label maps.
         channels: names of the channels of an image, in their order; () for one without a name.
         layout: name of a foreign layout that was read where it lies; "" for the toolkit's own and for lists.
@@ -40,6 +41,7 @@ class Cohort:
     root: Path
     training: list[Case]
     validation: list[Case]
+    test: list[Case] = field(default_factory=list)
     schema: LabelSchema | None
     channels: tuple[str, ...] = ()
     layout: str = ""
@@ -48,7 +50,17 @@ class Cohort:
     @property
     def cases(self) -> list[Case]:
         """Return all cases, training first."""
-        return [*self.training, *self.validation]
+        return [*self.training, *self.validation, *self.test]
+
+    @property
+    def splits(self) -> dict[str, list[Case]]:
+        """Return "training", "validation" and "test" -> cases."""
+        return {split: getattr(self, split) for split in SPLITS}
+
+    def map_cases(self, change: Callable[[Case], Case]) -> Cohort:
+        """Return the cohort with each case changed."""
+        changed = {split: [change(case) for case in cases] for split, cases in self.splits.items()}
+        return replace(self, **changed)  # type: ignore[arg-type]
 
     def with_channels(self, names: Sequence[str]) -> Cohort:
         """Return the cohort with some of its channels, in the given order.
@@ -57,17 +69,17 @@ class Cohort:
             ConfigError: for a channel that it does not have.
         """
         chosen = choose_channels(self.channels, names)
-        training, validation = (
-            select_channels(
+        lists = {
+            split: select_channels(
                 [case | {"image": image_files(case)} if "image" in case else case for case in cases],
                 self.channels,
                 wanted=chosen,
                 drop_incomplete=False,
                 issues=[],
             )
-            for cases in (self.training, self.validation)
-        )
-        return replace(self, training=training, validation=validation, channels=chosen)
+            for split, cases in self.splits.items()
+        }
+        return replace(self, **lists, channels=chosen)  # type: ignore[arg-type]
 
     def relative(self, path: str | Path) -> str:
         """Return a file's name relative to the cohort's folder, for messages."""
@@ -78,7 +90,8 @@ class Cohort:
 def read_cohort(
     dataset_dir: str | Path,
     *,
-    validation_fraction: float = 0.1,
+    validation_fraction: float = VALIDATION_FRACTION,
+    test_fraction: float = 0.0,
     seed: int = 0,
     require_labels: bool = True,
     require_images: bool = True,
@@ -92,10 +105,12 @@ def read_cohort(
         dataset_dir: a folder with images/ and labels/ (same file names) and, if wanted, labels.json and
             condition_images/ (other contrasts on the same grid, of all cases or some); where it holds
             channels.json, images are named <case>_<channel>; or a folder holding cohort.json; or a MONAI
-            datalist JSON with "training" and, if wanted, "validation", whose paths are relative to the
-            file's folder; or a folder that nnU-Net, MSD, BIDS, TotalSegmentator or FreeSurfer has made.
+            datalist JSON with "training" and, if wanted, "validation" and "test", whose paths are relative to
+            the file's folder; or a folder that nnU-Net, MSD, BIDS, TotalSegmentator or FreeSurfer has made.
             subjects.csv in it says which cases are of one subject where names leave it open.
         validation_fraction: share of the subjects set aside where no validation list is given, at least one.
+        test_fraction: share of the subjects set aside as a test set where neither list is given, see
+            `split_by_subject`.
         seed: of the split; the same seed and subjects always give the same split, on every machine.
         require_labels: refuse cases without label map; else such a case has no "label".
         require_images: refuse a folder with labels/ and no images/; else its cases have no "image".
@@ -107,12 +122,9 @@ def read_cohort(
         CohortError: listing every file that is missing or does not match, and, where files are at odds, also
             what a check of the remaining ones finds.
         MissingFileError: where `dataset_dir` does not exist.
-        ConfigError: for a fraction outside 0 to 1, or a channel that the cohort does not have.
+        ConfigError: for fractions outside 0 to 1, or a channel that the cohort does not have.
     """
-    if not 0 <= validation_fraction < 1:
-        raise ConfigError(
-            f"validation_fraction is {validation_fraction}; 0 up to but not including 1 is allowed"
-        )
+    check_fractions(validation_fraction=validation_fraction, test_fraction=test_fraction)
     path = Path(dataset_dir).expanduser().resolve()
     if not path.exists():
         raise MissingFileError(
@@ -129,9 +141,9 @@ def read_cohort(
     root, known, lists = listing.root, listing.channels, listing.lists
     if not known and _errors(issues):
         channels = None  # the names could not be read; that is the error to show
-    if "validation" not in lists:
-        parts = split_by_subject(lists["training"], validation_fraction=validation_fraction, seed=seed)
-        lists = dict(zip(SPLITS, parts, strict=True))
+    lists = complete_split(
+        lists, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed
+    )
     # After the split, which must not depend on the contrasts that are wanted.
     lists = {
         split: select_channels(cases, known, wanted=channels, drop_incomplete=drop_incomplete, issues=issues)
@@ -141,8 +153,7 @@ def read_cohort(
         issues.append(Issue.error("empty", path.name, "it lists no training case; at least one is needed"))
     cohort = Cohort(
         root=root,
-        training=lists["training"],
-        validation=lists["validation"],
+        **lists,  # type: ignore[arg-type]
         schema=None,
         channels=choose_channels(known, channels),
         layout=listing.layout,
@@ -151,7 +162,7 @@ def read_cohort(
     cohort = replace(cohort, schema=schema, issues=tuple(issues))
     if strict and _errors(issues):
         raise CohortError(_with_header_errors(cohort))
-    logger.info("cohort: %d training and %d validation cases", len(cohort.training), len(cohort.validation))
+    logger.info("cohort: %s", describe_split(cohort))
     if 0 < (n := count_unlabelled(cohort.cases)) < len(cohort.cases):
         logger.info("cohort: %d of %d cases have no label map", n, len(cohort.cases))
     return cohort
@@ -187,29 +198,10 @@ def _errors(issues: Sequence[Issue]) -> list[Issue]:
     return [issue for issue in issues if issue.severity == "error"]
 
 
-def split_by_subject(
-    cases: Sequence[Case], *, validation_fraction: float, seed: int
-) -> tuple[list[Case], list[Case]]:
-    """Set subjects aside for validation, all cases of a subject on the same side.
-
-    Subjects are ranked by a hash of seed and identifier, so that the split depends on nothing else: not on
-    the order of files, not on a library's generator.
-
-    Args:
-        cases: with "subject".
-        validation_fraction: share of the subjects; at least one where it is over 0 and there are two or more.
-        seed: of the split.
-
-    Returns:
-        Training and validation cases in their given order.
-    """
-    ranked = sorted({case["subject"] for case in cases}, key=lambda subject: subject_rank(seed, subject))
-    n_validation = round(validation_fraction * len(ranked))
-    if validation_fraction > 0 and len(ranked) > 1:
-        n_validation = max(1, min(n_validation, len(ranked) - 1))
-    held_out = set(ranked[:n_validation])
-    training = [case for case in cases if case["subject"] not in held_out]
-    return training, [case for case in cases if case["subject"] in held_out]
+def describe_split(cohort: Cohort) -> str:
+    """Say how many cases train, validate and test."""
+    counts = {split: len(cases) for split, cases in cohort.splits.items()}
+    return "{training} training, {validation} validation and {test} test cases".format(**counts)
 
 
 def _find_schema(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from itertools import zip_longest
+from itertools import combinations, zip_longest
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ def check_across(
     """Check what only the cohort as a whole shows.
 
     Args:
-        splits: "training" and "validation" -> cases.
+        splits: "training", "validation" and "test" -> cases.
         file_info: path -> what is known of it.
         schema: the declared structures.
         name_of: from a path to the name shown.
@@ -52,9 +52,13 @@ def check_across(
 
 def _split_leaks(splits: Splits) -> list[Issue]:
     subjects = {split: {case["subject"] for case in cases} for split, cases in splits.items()}
-    shared = sorted(subjects.get("training", set()) & subjects.get("validation", set()))
-    message = "the subject is in training and in validation; put all its cases on one side"
-    issues = [Issue.error("subject leak", subject, message) for subject in shared]
+    issues = [
+        Issue.error(
+            "subject leak", name, f"the subject is in {one} and in {other}; put all its cases on one side"
+        )
+        for one, other in combinations(splits, 2)
+        for name in sorted(subjects[one] & subjects[other])
+    ]
     counts = Counter(case["id"] for cases in splits.values() for case in cases)
     message = "the case identifier is used more than once; give each case its own"
     return issues + [
@@ -76,9 +80,10 @@ def _duplicates(splits: Splits, *, file_info: FileInfos, name_of: Callable[[str]
         if len(members) < 2:
             continue
         first, others = name_of(members[0][1]), members[1:]
-        crosses = len({split for split, _ in members}) > 1
+        crossed = dict.fromkeys(split for split, _ in members)
+        crosses = len(crossed) > 1
         for _, file in others:
-            where = "across training and validation" if crosses else "within one split"
+            where = f"across {' and '.join(crossed)}" if crosses else "within one split"
             message = f"its voxels are those of {first}, {where}; keep one of them"
             make = Issue.error if crosses else Issue.warning
             issues.append(make("duplicate", name_of(file), message))

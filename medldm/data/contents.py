@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 
 from medldm.data.case_checks import volume_files
 from medldm.data.cohort import Cohort
@@ -31,11 +30,7 @@ def with_contents(cohort: Cohort) -> Cohort:
             contents.setdefault(key, []).append(_hash_info(known[file]))
         return case | {CONTENT: contents}
 
-    return replace(
-        cohort,
-        training=[extend(case) for case in cohort.training],
-        validation=[extend(case) for case in cohort.validation],
-    )
+    return cohort.map_cases(extend)
 
 
 def _hash_info(info: FileInfo) -> str:

@@ -9,9 +9,9 @@ from medldm.configs import nearest_name
 from medldm.data.issues import Issue
 
 ENTRY_KEYS = ("image", "label", "condition_image", "id", "subject", "class", "classes", "scalars", "text")
-"""What an entry of "training" or "validation" may say."""
+"""What an entry of a split's list may say."""
 
-LIST_KEYS = ("training", "validation", "channels")
+LIST_KEYS = ("training", "validation", "test", "channels")
 """What a list may hold; those of other tools, such as "name" or "modality", are passed over."""
 
 _ALIKE = 0.75
@@ -48,7 +48,7 @@ def check_list_keys(content: Mapping[str, Any], *, name: str) -> list[Issue]:
 
 
 def _entries(content: Mapping[str, Any]) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    for split in ("training", "validation"):
+    for split in ("training", "validation", "test"):
         for index, entry in enumerate(content.get(split, ())):
             if isinstance(entry, Mapping):
                 yield f"{split}[{index}]", entry

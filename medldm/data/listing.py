@@ -19,6 +19,7 @@ from medldm.data.layouts.cases import list_cases
 from medldm.data.layouts.detect import read_where_it_lies
 from medldm.data.layouts.records import Layout
 from medldm.data.layouts.trees import volumes_below
+from medldm.data.splits import SPLITS
 from medldm.data.unlisted import find_unlisted
 from medldm.errors import ConfigError
 from medldm.files import is_clutter
@@ -28,7 +29,6 @@ from medldm.transforms.readers import VOLUME_SUFFIXES, volume_stem, volume_suffi
 Case = dict[str, Any]
 COHORT_FILE = "cohort.json"
 CONDITION_IMAGES = "condition_images"
-SPLITS = ("training", "validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,17 +97,17 @@ def read_lists(
 
 
 def _by_split(cases: list[Case], layout: Layout) -> dict[str, list[Case]]:
-    """Return the lists of a layout that says which cases are for validation, else one list of all cases."""
-    held_out = {
-        name for scan in layout.scans if scan.split == "validation" for name in (scan.name, scan.case)
+    """Return the lists that a layout tells apart; "training" is always among them."""
+    split_of = {
+        name: scan.stated_split
+        for scan in layout.scans
+        if scan.stated_split is not None
+        for name in (scan.name, scan.case)
     }
-    validation = [case for case in cases if case["id"] in held_out]
-    if not validation:
-        return {"training": cases}
-    return {
-        "training": [case for case in cases if case["id"] not in held_out],
-        "validation": validation,
-    }
+    lists: dict[str, list[Case]] = {"training": []}
+    for case in cases:
+        lists.setdefault(split_of.get(case["id"], "training"), []).append(case)
+    return lists
 
 
 def _foreign_layout(path: Path, issues: list[Issue]) -> Layout | None:
@@ -230,6 +230,8 @@ def _read_datalist(
     if listing.name == COHORT_FILE:
         issues += find_unlisted(listing, content)
     lists: dict[str, list[Case]] = {}
+    if require_labels:
+        content = _without_bare_tests(content, listing.name, issues)
     for split in SPLITS:
         if split in content:
             entries = content[split]
@@ -241,6 +243,16 @@ def _read_datalist(
                 case for case in cases if case and _has_files(case, issues, require_labels=require_labels)
             ]
     return channels, lists
+
+
+def _without_bare_tests(content: Mapping[str, Any], name: str, issues: list[Issue]) -> dict[str, Any]:
+    """Leave test images without label map out with a count, as MSD lists them."""
+    tests = content.get("test", ())
+    kept = [entry for entry in tests if isinstance(entry, Mapping) and "label" in entry]
+    if n_bare := len(tests) - len(kept):
+        message = f"{n_bare} test images without label map are left out"
+        issues.append(Issue.warning("datalist", name, message))
+    return {**content, "test": kept} if tests else dict(content)
 
 
 def _case_of(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 
 from medldm.data.case_checks import main_file
 from medldm.data.cohort import Cohort
@@ -35,11 +34,7 @@ def with_measured_scalars(cohort: Cohort) -> Cohort:
             measured |= structure_volumes_ml(file_info[case["label"]], cohort.schema)
         return case | {"scalars": measured | dict(case.get("scalars", {}))}
 
-    return replace(
-        cohort,
-        training=[extend(case) for case in cohort.training],
-        validation=[extend(case) for case in cohort.validation],
-    )
+    return cohort.map_cases(extend)
 
 
 def structure_volumes_ml(info: FileInfo, schema: LabelSchema) -> dict[str, float]:

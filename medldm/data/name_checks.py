@@ -21,7 +21,7 @@ def check_names(splits: Splits, *, root: Path, name_of: Callable[[str], str]) ->
     """Check the names of a cohort's files against its list.
 
     Args:
-        splits: "training" and "validation" -> cases.
+        splits: "training", "validation" and "test" -> cases.
         root: the cohort's folder.
         name_of: from a path to the name shown.
     """
@@ -123,9 +123,7 @@ def _split_persons(splits: Splits, root: Path) -> list[Issue]:
     for index, (split, case) in enumerate(cases):
         if index not in decided.unsure:
             found[decided.names[index]].add((split, case["subject"]))
-    message = (
-        "by its files' names it is one person, by its list {} subjects, and they lie in both splits; check it"
-    )
+    message = "by its files' names it is one person, by its list {} subjects in several splits; check it"
     return [
         Issue.warning("subject leak", name, message.format(len({subject for _, subject in members})))
         for name, members in sorted(found.items())

@@ -23,10 +23,12 @@ from medldm.transforms import LoadVolume
 logger = logging.getLogger(__name__)
 
 BUNDLE = Path(medldm.__file__).parent / "bundles" / "mri_label_ldm"
-N_SUBJECTS = 32
+N_SUBJECTS = 36
 N_SYNTHETIC = 8
+N_VALIDATION = 4
 
-COMMON: dict[str, Any] = {"validation_fraction": N_SYNTHETIC / N_SUBJECTS, "precision": "auto"}
+SPLIT = {"validation_fraction": N_VALIDATION / N_SUBJECTS, "test_fraction": N_SYNTHETIC / N_SUBJECTS}
+COMMON: dict[str, Any] = {**SPLIT, "precision": "auto"}
 STAGE_1: dict[str, Any] = {
     **COMMON,
     "spacing_mm": [4.0, 4.0, 4.0],
@@ -51,10 +53,10 @@ STAGE_2: dict[str, Any] = {
     "val_interval": 20,
 }
 INFERENCE: dict[str, Any] = {
-    "validation_fraction": COMMON["validation_fraction"],
+    **SPLIT,
     "num_samples": N_SYNTHETIC,
     "num_steps": 30,
-    "guidance_scale": 1.5,
+    "guidance_scale": 1.0,
 }
 
 
@@ -102,9 +104,9 @@ def _run(workflow: str, knobs: Mapping[str, Any]) -> None:
 
 
 def _compare(dataset_dir: Path, output_dir: Path) -> str:
-    cohort = read_cohort(dataset_dir, validation_fraction=COMMON["validation_fraction"], seed=0)
+    cohort = read_cohort(dataset_dir, **SPLIT, seed=0)
     synthetic = read_cohort(output_dir / "synthetic", validation_fraction=0.0)
-    real_cases = [_load(case) for case in cohort.validation[:N_SYNTHETIC]]
+    real_cases = [_load(case) for case in cohort.test]
     synthetic_cases = [_load(case) for case in synthetic.training]
     draw_overview(real_cases, synthetic_cases, output_dir / "overview.png", schema=cohort.schema)
     rows = compare_label_contrast(

@@ -163,6 +163,7 @@ def make_quality_gate(
     *,
     validation_fraction: float,
     split_seed: int,
+    test_fraction: float = 0.0,
     config: QualityGateConfig,
 ) -> QualityGate | None:
     """Build the gate from the cohort of the training; None where it is left out.
@@ -172,6 +173,7 @@ def make_quality_gate(
         dataset_dir: cohort that it was trained on.
         validation_fraction: as in training.
         split_seed: as in training.
+        test_fraction: as in training; test cases set no limit.
         config: of the gate.
 
     Raises:
@@ -186,6 +188,7 @@ def make_quality_gate(
     cohort = read_cohort(
         dataset_dir,
         validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
         seed=split_seed,
         require_labels=False,
         channels=space.channels or None,

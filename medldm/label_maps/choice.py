@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.configs import read_switch
-from medldm.data.cohort import Cohort, read_cohort
+from medldm.data.cohort import Cohort, count_unlabelled, read_cohort
 from medldm.errors import ConfigError
 from medldm.generation.requests import list_label_maps
 from medldm.label_maps.generation import generate_paired_label_maps
@@ -28,6 +28,7 @@ def choose_label_maps(
     dataset_dir: str,
     validation_fraction: float,
     split_seed: int,
+    test_fraction: float = 0.0,
     labels: str | None = None,
     unconditional: bool = False,
     drawing: Mapping[str, Any] | None = None,
@@ -37,9 +38,11 @@ def choose_label_maps(
     Args:
         model: that makes the images.
         label_dir: a folder of label maps.
-        dataset_dir: the cohort whose validation cases give the maps where no folder is given.
+        dataset_dir: the cohort whose test cases give the maps where no folder is given; its validation cases
+            where it has no test case with a label map.
         validation_fraction: of that cohort.
         split_seed: of that cohort.
+        test_fraction: of that cohort.
         labels: "synthetic" draws new maps instead; "training" takes those of the cohort's training cases.
         unconditional: take none, for volumes without labels.
         drawing: for "synthetic", the arguments of `draw_for_images`.
@@ -68,6 +71,7 @@ def choose_label_maps(
     cohort = read_cohort(
         dataset_dir,
         validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
         seed=split_seed,
         require_labels=False,
         channels=None if model.space is None else model.space.channels or None,
@@ -96,8 +100,15 @@ def _check_choice(
 
 
 def _maps_of_cohort(cohort: Cohort, *, is_training: bool) -> list[str]:
-    """Return the label maps of the validation or the training cases, and say which have none."""
-    name, cases = ("training", cohort.training) if is_training else ("validation", cohort.validation)
+    """Return the label maps of the held-out or the training cases, and say which have none."""
+    name = (
+        "training"
+        if is_training
+        else "test"
+        if count_unlabelled(cohort.test) < len(cohort.test)
+        else "validation"
+    )
+    cases = cohort.splits[name]
     files = [case["label"] for case in cases if "label" in case]
     if not files:
         raise ConfigError(

@@ -233,6 +233,7 @@ def open_cohort(
     *,
     validation_fraction: float,
     seed: int,
+    test_fraction: float = 0.0,
     channels: Sequence[str] | None = None,
     drop_incomplete: bool = False,
     autoencoder_path: str | None = None,
@@ -244,6 +245,7 @@ def open_cohort(
         dataset_dir: folder or datalist.
         validation_fraction: share of the subjects kept for validation.
         seed: of the split.
+        test_fraction: share of the subjects that choose nothing, see `split_by_subject`.
         channels: contrasts to take, in the order to take them; None for all that the cohort names.
         drop_incomplete: leave out cases that lack one of them.
         autoencoder_path: of a first stage, whose channels are then taken, in its order.
@@ -258,6 +260,7 @@ def open_cohort(
     cohort = read_cohort(
         dataset_dir,
         validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
         seed=seed,
         channels=channels,
         drop_incomplete=read_switch(drop_incomplete, name="drop_incomplete"),

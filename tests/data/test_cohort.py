@@ -54,9 +54,9 @@ def test_split_follows_from_the_seed_and_the_subjects_alone(make_cohort: MakeCoh
 
 def test_removing_a_training_subject_moves_no_other_subject() -> None:
     cases = [{"id": str(number), "subject": str(number)} for number in range(40)]
-    _, before = split_by_subject(cases, validation_fraction=0.1, seed=0)
+    _, before, _ = split_by_subject(cases, validation_fraction=0.1, seed=0)
     kept = [case for case in cases if case not in before][1:] + before
-    _, after = split_by_subject(kept, validation_fraction=0.1, seed=0)
+    _, after, _ = split_by_subject(kept, validation_fraction=0.1, seed=0)
     assert set(ids(after)) == set(ids(before))
 
 

@@ -135,7 +135,10 @@ def _write_participants(folder: Path, cases: Sequence[ExportCase], names: Mappin
     columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     lines = [[name, *(row.get(key, "n/a") for key in columns)] for name, row in sorted(rows.items())]
     _write_table(folder / "participants.tsv", ["participant_id", *columns], lines)
-    described = {"subject": "subject in the cohort", "split": "list of the cohort: training or validation"}
+    described = {
+        "subject": "subject in the cohort",
+        "split": "list of the cohort: training, validation or test",
+    }
     texts = {key: {"Description": described.get(key, f"condition {key} of the cohort")} for key in columns}
     write_json(folder / "participants.json", texts)
 

@@ -39,7 +39,7 @@ class ExportCase:
         id: its name in the export; a synthetic one's begins with "synthetic_".
         cohort_id: its name in the cohort.
         subject: as the cohort names it; a synthetic case is a subject of its own.
-        split: "training" or "validation"; synthetic cases are never for validation.
+        split: "training", "validation" or "test"; synthetic cases are always for training.
         is_synthetic: whether a model made it.
         images: files in the order of the channels.
         label: its label map; None for an unlabelled case.
@@ -66,6 +66,11 @@ class ExportCase:
     entry: Mapping[str, Any] = field(default_factory=dict)
     sidecar: Mapping[str, Any] = field(default_factory=dict)
     has_condition_image: bool = False
+
+    @property
+    def part(self) -> str:
+        """Return how its folders end in nnU-Net and MSD: "Ts" for the test and without a map, else "Tr"."""
+        return "Ts" if self.split == "test" or self.label is None else "Tr"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +105,8 @@ class ExportSet:
         return self.channels or ({"CT": "CT", "MR": "MRI"}[self.modality],)
 
     def leaking(self) -> set[str]:
-        """Return the ids of synthetic cases that stand on the label map of a real validation case."""
-        held_out = {case.label_hash for case in self.real if case.split == "validation"} - {""}
+        """Return the ids of synthetic cases that stand on the label map of a real case that is held out."""
+        held_out = {case.label_hash for case in self.real if case.split != "training"} - {""}
         return {case.id for case in self.synthetic if case.label_hash in held_out}
 
 
@@ -140,6 +145,7 @@ def _read(path: str | Path, options: ExportOptions) -> Cohort:
     cohort = read_cohort(
         path,
         validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
         seed=options.seed,
         require_labels=False,
         channels=options.channels or None,
@@ -162,7 +168,7 @@ def _cases_of(cohort: Cohort, all_synthetic: bool) -> list[ExportCase]:
         _case_of(
             case, split=split, sidecar=_read_sidecar(cohort, case), all_synthetic=all_synthetic, info=info
         )
-        for split, cases in (("training", cohort.training), ("validation", cohort.validation))
+        for split, cases in cohort.splits.items()
         for case in cases
     ]
 

@@ -25,7 +25,9 @@ def check_msd(cases: ExportSet, _: Path, __: ExportOptions) -> None:
 
 
 def write_msd(cases: ExportSet, folder: Path, options: ExportOptions) -> list[str]:
-    """Write imagesTr, labelsTr, imagesTs and dataset.json; several channels are the fourth axis of one file.
+    """Write imagesTr, labelsTr, imagesTs, labelsTs and dataset.json.
+
+    Several channels are the fourth axis of one file.
 
     Returns:
         What is worth saying.
@@ -41,8 +43,10 @@ def write_msd(cases: ExportSet, folder: Path, options: ExportOptions) -> list[st
     content = _describe(cases, options)
     write_json(folder / "dataset.json", content)
     notes = leak_notes(cases)
-    if content["numTest"]:
-        notes.append(f'{content["numTest"]} real cases without label map are listed under "test"')
+    if n_bare := sum(case.label is None for case in cases.cases):
+        notes.append(f'{n_bare} real cases without label map are listed under "test"')
+    if n_test := content["numTest"] - n_bare:
+        notes.append(f'{n_test} real cases are held out under "test"')
     if content["validation"]:
         notes.append(f'{len(content["validation"])} real cases are held out under "validation"')
     return notes
@@ -51,7 +55,9 @@ def write_msd(cases: ExportSet, folder: Path, options: ExportOptions) -> list[st
 def _describe(cases: ExportSet, options: ExportOptions) -> dict[str, Any]:
     labelled = [case for case in cases.cases if case.label is not None]
     training = [_entry(case) for case in labelled if is_for_training(case, cases)]
-    test = [f"./{_image_file(case)}" for case in cases.cases if case.label is None]
+    tests = [case for case in cases.cases if case.part == "Ts"]
+    has_labels = any(case.label is not None for case in tests)
+    test = [_entry(case) if has_labels else f"./{_image_file(case)}" for case in tests]
     names = {} if cases.schema is None else cases.schema.structures
     return {
         "name": options.name,
@@ -72,12 +78,13 @@ def _describe(cases: ExportSet, options: ExportOptions) -> dict[str, Any]:
 
 
 def _image_file(case: ExportCase) -> str:
-    return f"{'imagesTs' if case.label is None else 'imagesTr'}/{case.id}{SUFFIX}"
+    return f"images{case.part}/{case.id}{SUFFIX}"
 
 
 def _label_file(case: ExportCase) -> str:
-    return f"labelsTr/{case.id}{SUFFIX}"
+    return f"labels{case.part}/{case.id}{SUFFIX}"
 
 
 def _entry(case: ExportCase) -> dict[str, str]:
-    return {"image": f"./{_image_file(case)}", "label": f"./{_label_file(case)}"}
+    entry = {"image": f"./{_image_file(case)}"}
+    return entry if case.label is None else entry | {"label": f"./{_label_file(case)}"}

@@ -66,7 +66,7 @@ def require_labels(cases: ExportSet, layout: str) -> LabelSchema:
 
 
 def write_nnunet(cases: ExportSet, folder: Path, options: ExportOptions) -> list[str]:
-    """Write imagesTr, labelsTr, imagesTs, dataset.json and splits_final.json.
+    """Write imagesTr, labelsTr, imagesTs, labelsTs, dataset.json and splits_final.json.
 
     Returns:
         What is worth saying.
@@ -76,18 +76,18 @@ def write_nnunet(cases: ExportSet, folder: Path, options: ExportOptions) -> list
     mapping = None if is_plain else consecutive_values(schema)
     labelled = [case for case in cases.cases if case.label is not None]
     for case in cases.cases:
-        images = folder / ("imagesTs" if case.label is None else "imagesTr")
+        images = folder / f"images{case.part}"
         for number, image in enumerate(case.images):
             place_image(image, images / f"{case.id}_{number:04d}{SUFFIX}", link=options.link)
         if case.label is not None:
             place_label(
                 case.label,
-                folder / "labelsTr" / f"{case.id}{SUFFIX}",
+                folder / f"labels{case.part}" / f"{case.id}{SUFFIX}",
                 link=options.link,
                 affine=case.affine,
                 mapping=mapping,
             )
-    content = _describe(cases, schema, options, n_training=len(labelled))
+    content = _describe(cases, schema, options, n_training=sum(c.part == "Tr" for c in labelled))
     write_json(folder / "dataset.json", content)
     split = {
         "train": [case.id for case in labelled if is_for_training(case, cases)],
@@ -105,23 +105,25 @@ def write_nnunet(cases: ExportSet, folder: Path, options: ExportOptions) -> list
         notes.append(
             "label values became 1 to K, as nnU-Net asks; export.json holds the values of the cohort"
         )
+    if n_test := sum(case.split == "test" for case in labelled):
+        notes.append(f"{n_test} real cases are held out as a test set, in imagesTs and labelsTs")
     if n_bare := len(cases.cases) - len(labelled):
         notes.append(f"{n_bare} real cases without label map are in imagesTs")
     return notes
 
 
 def is_for_training(case: ExportCase, cases: ExportSet) -> bool:
-    """Tell whether a case may be trained on where the real validation cases are held out."""
+    """Tell whether a case may be trained on where the real validation and test cases are held out."""
     return case.split == "training" and case.id not in cases.leaking()
 
 
 def leak_notes(cases: ExportSet) -> list[str]:
-    """Say which synthetic cases are held back, because they stand on the label map of a validation case."""
+    """Say which synthetic cases are held back, because they stand on the label map of a held-out case."""
     leaking = cases.leaking()
     if not leaking:
         return []
     return [
-        f"{len(leaking)} synthetic cases, such as {min(leaking)}, stand on label maps of validation cases: "
+        f"{len(leaking)} synthetic cases, such as {min(leaking)}, stand on label maps of held-out cases: "
         "they are in no list of the split"
     ]
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from medldm.data.splits import TEST_FRACTION, VALIDATION_FRACTION
 from medldm.errors import ConfigError
 
 FORMATS = ("nnunet", "msd", "bids", "slicer", "dicom")
@@ -25,6 +26,7 @@ class ExportOptions:
         suffixes: BIDS suffix, such as "T1w", of each channel; "" stands for the only one.
         enhanced: write one multi-frame DICOM object a series, not one object a slice.
         validation_fraction: share of the real subjects set aside, where the cohort has no such list.
+        test_fraction: the same for the test, see `medldm.data.splits.split_by_subject`.
         seed: of that split.
         channels: the channels to export; () for all.
         overwrite: replace an earlier export.
@@ -38,7 +40,8 @@ class ExportOptions:
     link: str = "copy"
     suffixes: Mapping[str, str] = field(default_factory=dict)
     enhanced: bool = False
-    validation_fraction: float = 0.1
+    validation_fraction: float = VALIDATION_FRACTION
+    test_fraction: float = TEST_FRACTION
     seed: int = 0
     channels: tuple[str, ...] = ()
     overwrite: bool = False

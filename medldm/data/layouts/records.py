@@ -82,7 +82,7 @@ class Scan:
         images: channel -> file, or volume of a file, in the order of the channels; a single image has its
             contrast as key, or "" where its name says none; empty where the layout has a label map alone.
         label: its label map; a file of values, named structures, or None for an unlabelled scan.
-        split: "training", "validation", or None where the layout does not say.
+        split: "training", "validation", "test", or None where the layout does not say.
         case: what the contrasts of one case share, where each is a scan of its own; else "".
         doubt: why its subject is unsure; "" where the names say it.
         is_test: whether the layout keeps it apart as a test case, often without label map.
@@ -98,6 +98,11 @@ class Scan:
     doubt: str = field(default="", repr=False)
     is_test: bool = False
     entry: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def stated_split(self) -> str | None:
+        """Return the list the layout puts it into, None where it does not say."""
+        return "test" if self.is_test else self.split
 
     @property
     def image_files(self) -> tuple[Path, ...]:

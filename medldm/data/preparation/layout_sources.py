@@ -45,7 +45,7 @@ def _scan_source(scan: Scan, layout: Layout) -> Source:
         case=(scan.case or scan.name,),
         missing=tuple(name for name in layout.channels if name not in scan.images),
         doubt=scan.doubt,
-        split=scan.split,
+        split=None if scan.is_test and scan.label is None else scan.stated_split,
         entry=scan.entry,
     )
 

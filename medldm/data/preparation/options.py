@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medldm.data.channels import check_channel_names
 from medldm.data.layouts.subjects import SUBJECT_FROM
+from medldm.data.splits import TEST_FRACTION, VALIDATION_FRACTION, check_fractions
 from medldm.errors import ConfigError
 from medldm.transforms.nifti_affine import AffineChoice, check_affine_choice
 from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES
@@ -40,6 +41,7 @@ class PrepareOptions:
         spacing_mm: voxel spacing of .npy files.
         affine: "sform" or "qform", which counts in NIfTI files whose two are at odds; None refuses these.
         validation_fraction: share of the subjects set aside, where the table does not say.
+        test_fraction: share of the subjects set aside as a test set, where the table does not say.
         seed: of that split.
         workers: processes; None takes one for each core, up to eight.
         overwrite: replace what is in the output.
@@ -65,7 +67,8 @@ class PrepareOptions:
     regularise: bool = False
     spacing_mm: tuple[float, float, float] | None = None
     affine: AffineChoice | None = None
-    validation_fraction: float = 0.1
+    validation_fraction: float = VALIDATION_FRACTION
+    test_fraction: float = TEST_FRACTION
     seed: int = 0
     workers: int | None = None
     overwrite: bool = False
@@ -74,10 +77,7 @@ class PrepareOptions:
 
     def __post_init__(self) -> None:
         check_affine_choice(self.affine)
-        if not 0 <= self.validation_fraction < 1:
-            raise ConfigError(
-                f"validation_fraction is {self.validation_fraction}; 0 up to but not 1 is allowed"
-            )
+        check_fractions(validation_fraction=self.validation_fraction, test_fraction=self.test_fraction)
         for name, least in (("min_slices", 2), ("max_bytes", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; at least {least} is needed")

@@ -24,7 +24,7 @@ _NOT_OF_VOXELS = (
     *("strict_table", "private_list", "segmentation"),
     *("labels", "key_file", "modality", "description", "min_slices", "subject_from"),
     *("channels", "drop_incomplete", "priority"),
-    *("validation_fraction", "seed", "workers", "overwrite", "progress", "max_bytes"),
+    *("validation_fraction", "test_fraction", "seed", "workers", "overwrite", "progress", "max_bytes"),
 )
 """Options that choose cases or say how to work; labels, channels and priority count where a case has them."""
 

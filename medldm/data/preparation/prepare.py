@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.data.channels import CHANNELS_KEY
-from medldm.data.cohort import LABELS_FILE, split_by_subject
+from medldm.data.cohort import LABELS_FILE
 from medldm.data.delimited_table import show_lines
 from medldm.data.identity import load_key
 from medldm.data.listing import COHORT_FILE
@@ -34,6 +34,7 @@ from medldm.data.preparation.sources import find_sources
 from medldm.data.preparation.structures import is_named, structure_values
 from medldm.data.preparation.table import SubjectTable, read_subject_table
 from medldm.data.preparation.table_match import TableMatch, match_table
+from medldm.data.splits import complete_split
 from medldm.errors import ConfigError, MissingFileError
 
 logger = logging.getLogger(__name__)
@@ -207,7 +208,7 @@ def _left_over(records: Sequence[CaseRecord], labels: LabelTable) -> list[str]:
             )
     split = {record.subject for record in records if record.split is not None}
     n_open = sum(record.subject not in split for record in records)
-    if split and n_open:
+    if _is_split(records) and n_open:
         lines.append(f"{n_open} cases have no split in the subject table: they are in training")
     for line in lines:
         logger.warning("%s", line)
@@ -235,18 +236,18 @@ def _finish(
     schema = labels.schema(value for record in records for value in record.label_values)
     if schema is not None:
         write_json(root / LABELS_FILE, schema.to_dict())
-    training, validation = _split(records, options)
-    if training or validation:
+    lists = _split(records, options)
+    if any(lists.values()):
         classes = {"classes": dict(subjects.classes)} if subjects.classes else {}
         channels = {CHANNELS_KEY: list(records[0].channels)} if records[0].channels else {}
-        lists = {"training": training, "validation": validation}
         write_json(root / COHORT_FILE, {**channels, **lists, **classes})
     result = PrepareResult(
         cases=tuple(records),
         refused=tuple(refused),
         passed_over=dict(found.passed_over),
         n_subjects=len({record.subject for record in records}),
-        n_validation=len(validation),
+        n_validation=len(lists["validation"]),
+        n_test=len(lists["test"]),
         remarks=tuple(remarks),
         warnings=tuple(warnings),
         has_private_list=options.private_list is not False,
@@ -255,29 +256,33 @@ def _finish(
     return result
 
 
-def _split(
-    records: Sequence[CaseRecord], options: PrepareOptions
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _split(records: Sequence[CaseRecord], options: PrepareOptions) -> dict[str, list[dict[str, Any]]]:
     """Split by subject: as the table says, else by the seeded rank of the subjects it says nothing of."""
-    by_table: dict[str, set[str]] = defaultdict(set)
+    stated: dict[str, set[str]] = defaultdict(set)
     for record in records:
         if record.split is not None:
-            by_table[record.subject].add(record.split)
-    if mixed := [subject for subject, splits in by_table.items() if len(splits) > 1]:
+            stated[record.subject].add(record.split)
+    if mixed := [subject for subject, splits in stated.items() if len(splits) > 1]:
         raise ConfigError(
-            f"the subject table puts {len(mixed)} subjects into both splits, the first is {mixed[0]}"
+            f"the subject table puts {len(mixed)} subjects into several splits, the first is {mixed[0]}"
         )
-    lists: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
-    open_cases = []
+    lists: dict[str, list[dict[str, Any]]] = {"training": []}
     for record in records:
-        case = _case_of(record)
-        if record.subject in by_table:
-            lists[next(iter(by_table[record.subject]))].append(case)
-        else:
-            open_cases.append(case)
-    fraction = 0.0 if by_table else options.validation_fraction
-    training, validation = split_by_subject(open_cases, validation_fraction=fraction, seed=options.seed)
-    return lists["training"] + training, lists["validation"] + validation
+        place = min(stated.get(record.subject, {"training"}))
+        lists.setdefault(place, []).append(_case_of(record))
+    if _is_split(records):
+        lists.setdefault("validation", [])
+    return complete_split(
+        lists,
+        validation_fraction=options.validation_fraction,
+        test_fraction=options.test_fraction,
+        seed=options.seed,
+    )
+
+
+def _is_split(records: Sequence[CaseRecord]) -> bool:
+    """Whether more is stated than which cases are for the test; then what is open trains."""
+    return any(record.split in ("training", "validation") for record in records)
 
 
 def _case_of(record: CaseRecord) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class PrepareResult:
         passed_over: numbers of files and series that were not meant, by reason.
         n_subjects: in the output.
         n_validation: cases set aside.
+        n_test: cases set aside that are to choose nothing.
         remarks: what was decided on the way and should be looked at: maps paired by place, absent structures.
         has_private_list: whether the user's own list of files was written.
         warnings: what of the user's tables was left over, and other remarks on the whole.
@@ -42,6 +43,7 @@ class PrepareResult:
     passed_over: dict[str, int]
     n_subjects: int
     n_validation: int
+    n_test: int = 0
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     has_private_list: bool = False
@@ -67,7 +69,7 @@ class PrepareResult:
         n_labelled = sum(case.has_label for case in self.cases)
         lines = [
             f"{len(self.cases)} cases of {self.n_subjects} subjects, {n_labelled} with a label map, "
-            f"{self.n_validation} for validation"
+            f"{self.n_validation} for validation, {self.n_test} for the test"
         ]
         for case in self.cases:
             size = " x ".join(str(size) for size in case.shape)

@@ -19,11 +19,11 @@ from medldm.data.delimited_table import (
     show_lines,
 )
 from medldm.data.identity import check_identifier
+from medldm.data.splits import SPLITS
 from medldm.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("training", "validation")
 CLASS_PREFIX = "class:"
 RESERVED = ("source", "subject", "class", "text", "split", "label")
 BIDS_SUBJECT = "participant_id"
@@ -42,7 +42,7 @@ class SubjectRow:
 
     Args:
         subject: identifier in the outputs; None asks for a keyed hash.
-        split: "training", "validation" or None.
+        split: "training", "validation", "test" or None.
         label: the label map of this source, as a path relative to the input or a file name; None without.
         entry: "class" (int), "classes", "text" and "scalars" for the case's dictionary, where given.
         line: of the table; 0 for a source without a row.
@@ -80,10 +80,10 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
     Columns: "source" matches the DICOM PatientID, the folder, the file name or its stem; "subject" is the
     identifier to use in the outputs and, without "source", what is matched; "class" (numbers, or texts that
     are then numbered in alphabetical order); "class:<name>", further categories, whose texts are kept;
-    "text"; "split" ("training" or "validation"); "label", the label map of the source, where names do not
-    say which it is. Every other column whose values are numbers is a scalar; "sex" may hold F (0) and M (1);
-    between semicolons or tabs, "60,5" is a number. Empty cells, "NA" and "nan" are absent values. Other
-    columns are left out, with a note.
+    "text"; "split" ("training", "validation" or "test"); "label", the label map of the source, where names
+    do not say which it is. Every other column whose values are numbers is a scalar; "sex" may hold F (0) and
+    M (1); between semicolons or tabs, "60,5" is a number. Empty cells, "NA" and "nan" are absent values.
+    Other columns are left out, with a note.
 
     BIDS's "participant_id" and "subject_id" may stand for "subject"; "patient_id", "case", "case_id", "file",
     "filename" and "image" for "source".
@@ -196,7 +196,7 @@ def _row_of(
     split = cells.get("split") or None
     if split is not None and split not in SPLITS:
         raise ConfigError(
-            f"line {line} of the subject table has an unknown split; {' and '.join(SPLITS)} are known"
+            f"line {line} of the subject table has an unknown split; {', '.join(SPLITS)} are known"
         )
     return SubjectRow(subject=subject, split=split, label=cells.get("label") or None, entry=entry, line=line)
 

@@ -9,6 +9,7 @@ differ from scan to scan.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.load import share_grid
 from medldm.transforms.orientation import to_ras_affine
 from medldm.transforms.raw_volume import spacing_of
+
+logger = logging.getLogger(__name__)
 
 Read = Callable[..., tuple[Image | None, Labels | None, npt.NDArray[np.float64]]]
 CT_BELOW = -200.0
@@ -169,27 +172,50 @@ def split_cohort(
     *,
     validation_fraction: float,
     seed: int,
+    test_fraction: float = 0.0,
     channels: Sequence[str] | None = None,
     drop_incomplete: bool = False,
 ) -> tuple[Cohort, Cohort]:
-    """Split a cohort as training does: into its training and its validation cases.
+    """Split a cohort as training does: into its training cases, and those to compare with.
+
+    These are the test cases, which chose nothing. Where there are none, they are the validation cases, which
+    chose the epoch of the model; the log says so.
 
     Args:
         dataset: folder or datalist.
         validation_fraction: as in training.
         seed: of the split, as in training.
+        test_fraction: as in training.
         channels: contrasts to take; None for all that the cohort names.
         drop_incomplete: leave out cases that lack one of them, as in training.
     """
     cohort = read_cohort(
         dataset,
         validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
         seed=seed,
         require_labels=False,
         channels=channels,
         drop_incomplete=read_switch(drop_incomplete, name="drop_incomplete"),
     )
-    return replace(cohort, validation=[]), replace(cohort, training=cohort.validation, validation=[])
+    compared = _labelled_where_some_are(cohort.test, is_labelled=any("label" in c for c in cohort.training))
+    if not compared:
+        logger.warning(
+            "the cohort has no test cases: the real set is its validation cases, which also chose the epoch "
+            "of the model, so that figures may look a little better than they are"
+        )
+        compared = cohort.validation
+    parts = {"validation": [], "test": []}
+    return replace(cohort, **parts), replace(cohort, training=compared, **parts)  # type: ignore[arg-type]
+
+
+def _labelled_where_some_are(cases: list[Case], *, is_labelled: bool) -> list[Case]:
+    """Return the test cases to compare with a cohort: all, or those with a label map where it has some."""
+    kept = [case for case in cases if "label" in case] if is_labelled else cases
+    if len(kept) < len(cases):
+        message = "%d of %d test cases have no label map: they are left out"
+        logger.warning(message, len(cases) - len(kept), len(cases))
+    return kept
 
 
 def number_subjects(cases: Sequence[Case]) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ def test_texts_in_an_unknown_column_are_left_out_and_not_logged(
         ("source,age\na,1\na,2\n", "line 3 .* repeated"),
         ("source,age\n,1\n", "line 2 .* no source"),
         ("source,subject\na,Jane Doe\n", "line 2"),
-        ("source,split\na,test\n", "line 2 .* split"),
+        ("source,split\na,holdout\n", "line 2 .* split"),
         ("source,age,age\na,1,2\n", "two columns"),
     ],
 )
