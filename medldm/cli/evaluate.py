@@ -36,9 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-budget",
         type=float,
-        default=600.0,
+        default=1800.0,
         metavar="SECONDS",
         help="for the segmenter trainings of label agreement and usefulness; 0 leaves them out",
+    )
+    parser.add_argument(
+        "--usefulness-cases",
+        default="5,10,20,50",
+        metavar="N,N",
+        help="numbers of real cases beside which the synthetic ones are tried; none for none",
     )
     parser.add_argument(
         "--fail-on-copies",
@@ -48,6 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--without-real-pictures", action="store_true", help="keep real volumes out of the report"
     )
+
+
+def _read_numbers(text: str) -> tuple[int, ...]:
+    """Return the numbers of a list such as 5,10; "none" is an empty one."""
+    from medldm.errors import ConfigError
+
+    try:
+        return () if text == "none" else tuple(int(each) for each in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--usefulness-cases is {text!r}: give numbers such as 5,10, or none") from error
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -61,7 +77,9 @@ def run_command(options: argparse.Namespace) -> int:
     config = EvaluationConfig(
         seed=options.seed,
         show_real=not options.without_real_pictures,
-        usefulness=UsefulnessConfig(time_budget_s=options.time_budget),
+        usefulness=UsefulnessConfig(
+            time_budget_s=options.time_budget, few_cases=_read_numbers(options.usefulness_cases)
+        ),
     )
     resources = EvaluationResources(
         model=options.checkpoint,

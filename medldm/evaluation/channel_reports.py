@@ -86,6 +86,8 @@ def join_reports(reports: Mapping[str, Report], config: EvaluationConfig) -> Rep
             "joint_power": _least([reports[name]["copy_search"]["joint_power"] for name in names]),
             "fails": any(reports[name]["copy_search"]["fails"] for name in names),
         },
+        # Each channel's own report has its table; the gains stand among the figures.
+        "few_cases": [],
         "left_out": [
             *(line for line in _join_lines(reports, "left_out") if line != OF_ALL_CHANNELS),
             *reports[ALL]["left_out"],

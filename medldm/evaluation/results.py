@@ -23,6 +23,7 @@ from medldm.evaluation.sections.anatomy import anatomy_results, anatomy_tables
 from medldm.evaluation.sections.comparison import Comparison
 from medldm.evaluation.sections.diversity import diversity_results
 from medldm.evaluation.sections.feature_distances import feature_results
+from medldm.evaluation.sections.few_cases import FewCases, few_cases_results, measure_few_cases
 from medldm.evaluation.sections.fidelity import fidelity_results
 from medldm.evaluation.sections.membership import measure_membership
 from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
@@ -50,6 +51,7 @@ class EvaluationResults:
         tables: anatomy by set; empty without label maps.
         agreement: None where it could not be measured.
         usefulness: None where it could not be measured.
+        few_cases: usefulness beside few real cases; empty where it was not measured.
         detectors: searches for copies.
         republished: label maps of training cases among the synthetic ones; None where there are no maps.
         left_out: what was not asked for, in sentences.
@@ -63,6 +65,7 @@ class EvaluationResults:
     tables: dict[str, AnatomyTable] = field(default_factory=dict)
     agreement: LabelAgreement | None = None
     usefulness: Usefulness | None = None
+    few_cases: list[FewCases] = field(default_factory=list)
     detectors: list[privacy.DetectorResult] = field(default_factory=list)
     republished: RepublishedMaps | None = None
     left_out: list[str] = field(default_factory=list)
@@ -96,6 +99,7 @@ def collect_results(
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         collector = _Collector(sets, config, stages)
+        collector.republished(cohorts)
         if sets.has_images:
             cache = FeatureCache(resources.cache_dir)
             collector.fidelity(cache)
@@ -110,7 +114,6 @@ def collect_results(
         collector.anatomy()
         if sets.has_images:
             collector.privacy(n_channels=n_channels)
-        collector.republished(cohorts)
         if n_channels == 1:
             collector.membership(evaluated, cohorts)
         else:
@@ -326,7 +329,24 @@ class _Collector:
                 mark_too_weak(each, usefulness) if each.description.section in ON_SEGMENTERS else each
                 for each in self.metrics
             ]
+        else:
+            self._few_cases(n_steps)
         self.stages.done("usefulness")
+
+    def _few_cases(self, n_steps: int) -> None:
+        results, maps = self.results, self.results.republished
+        sources = {} if maps is None else maps.sources
+        results.few_cases = measure_few_cases(
+            *(self._labelled_images(name) for name in ("train", "synthetic", "test")),
+            n_structures=results.sets.known_schema().n_structures,
+            n_steps=n_steps,
+            config=self.config.usefulness,
+            sources=[sources.get(place) for place in range(len(results.sets.synthetic))],
+            subjects=results.sets.test.subjects,
+            seed=self.config.seed,
+            progress=self.stages.tell,
+        )
+        self.metrics += few_cases_results(results.few_cases)
 
     def _labelled_images(self, name: str) -> list[LabelledImage]:
         part: CaseSet = getattr(self.results.sets, name)

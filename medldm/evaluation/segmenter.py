@@ -1,12 +1,20 @@
 """A small 3D U-Net that segments the structures of a cohort: the measuring instrument of label agreement and
 usefulness.
 
-The same network, loss, number of steps and batches of the same seed whatever it is trained on, so that only
-the training data differ.
+The same network, loss, largest number of steps and batches of the same seed whatever it is trained on, so
+that only the training data differ. The learning rate is constant and the weights are averaged over the last
+part of the training, so that it may end at any step: where cases that it holds out of its own training set
+have not been segmented better for a while, its plateau.
+
+    average <- beta average + (1 - beta) weights,    beta = (1 - 1 / step)^(gamma + 1)                    (1)
+
+Source: (1) Karras et al. 2023, Analyzing and Improving the Training Dynamics of Diffusion Models, Eq. (4).
 """
 
 from __future__ import annotations
 
+import copy
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,10 +31,16 @@ from medldm.configs import Config
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.sets import LabelledImage
 from medldm.evaluation.errors import TooFewCasesError
+from medldm.evaluation.metrics.overlap import dice_scores
 from medldm.transforms.window import centre_crop_or_pad
 
 DIVISOR = 4
 """The network halves its input twice."""
+WARM_UP_STEPS = 30
+AVERAGE_GAMMA = 6.0
+"""The average looks back over about the last seventh of the steps."""
+MIN_CASES_TO_HOLD_OUT = 5
+MAX_HELD_OUT = 8
 
 
 @dataclass(kw_only=True)
@@ -39,15 +53,22 @@ class SegmenterConfig(Config):
         batch_size: patches in a step.
         n_steps: of a training; None lets the caller fit them into a time budget.
         max_steps: of a fitted training.
-        learning_rate: highest of AdamW, falling to 0 on a cosine.
+        learning_rate: of AdamW, reached after 30 steps.
+        patience: validations without a better one after which a training ends; None trains all steps.
+        validation_interval: steps between two validations.
+        validation_fraction: of the training cases, held out of the training to validate; at least 1, at most
+            8, none of fewer than 5.
     """
 
     channels: tuple[int, int, int] = (16, 32, 64)
     patch_size: tuple[int, int, int] = (48, 48, 48)
     batch_size: int = 2
     n_steps: int | None = None
-    max_steps: int = 600
+    max_steps: int = 4000
     learning_rate: float = 4e-3
+    patience: int | None = 10
+    validation_interval: int = 50
+    validation_fraction: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,7 +77,8 @@ class SegmenterConfig(Config):
                 f"channels {self.channels} and patch_size {self.patch_size} are given; three levels and "
                 f"three sizes of at least {DIVISOR} are needed"
             )
-        self.require("[1, inf)", "batch_size", "n_steps", "max_steps")
+        self.require("[1, inf)", "batch_size", "n_steps", "max_steps", "patience", "validation_interval")
+        self.require("[0, 0.5]", "validation_fraction")
 
 
 class Segmenter:
@@ -65,11 +87,13 @@ class Segmenter:
     Args:
         network: (B, 1, X, Y, Z) to (B, K + 1, X, Y, Z).
         patch: sliding window.
+        n_steps: that its training took.
     """
 
-    def __init__(self, network: nn.Module, patch: tuple[int, int, int]) -> None:
+    def __init__(self, network: nn.Module, patch: tuple[int, int, int], *, n_steps: int = 0) -> None:
         self.network = network.eval()
         self.patch = patch
+        self.n_steps = n_steps
 
     @torch.no_grad()
     def segment(self, image: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -88,56 +112,72 @@ def train_segmenter(
     n_structures: int,
     n_steps: int,
     seed: int = 0,
+    added: Sequence[LabelledImage] = (),
 ) -> Segmenter:
-    """Train a segmenter.
+    """Train a segmenter until its plateau, or for `n_steps`.
 
     Args:
         cases: images and labels 0..K, of any shapes.
         config: of network and training.
         n_structures: K.
-        n_steps: of the optimiser.
-        seed: of weights, patches and changes of intensity; the same seed and cases give the same segmenter.
+        n_steps: of the optimiser, at most.
+        seed: of weights, held out cases, patches and changes of intensity; the same seed and cases give the
+            same segmenter.
+        added: more cases to train on, in every other patch where they are more than `cases`; none of them is
+            held out.
 
     Raises:
         TooFewCasesError: for no cases.
         ValueError: for an image whose labels have another shape.
     """
     config = config or SegmenterConfig()
-    prepared = [_prepare(image, labels) for image, labels in cases]
-    if not prepared:
+    own, more = ([_prepare(*each) for each in some] for some in (cases, added))
+    if not own:
         raise TooFewCasesError("there is no case to train a segmenter on")
-    patch = patch_for([image.shape for image, _ in prepared], config)
-    shapes = [np.maximum(image.shape, patch).tolist() for image, _ in prepared]
-    prepared = [
-        (centre_crop_or_pad(image, shape), centre_crop_or_pad(labels, shape))
-        for (image, labels), shape in zip(prepared, shapes, strict=True)
-    ]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = UNet(
-            spatial_dims=3,
-            in_channels=1,
-            out_channels=n_structures + 1,
-            channels=config.channels,
-            strides=(2, 2),
-            num_res_units=1,
-            norm="INSTANCE",
-        )
+    patch = patch_for([image.shape for image, _ in own], config)
     generator = torch.Generator().manual_seed(seed)
+    own, held_out = _hold_out(own, config, generator=generator)
+    sources = [[_fit_to_patch(each, patch) for each in some] for some in (own, more) if some]
+    network = _make_network(config, n_structures=n_structures, seed=seed)
+    average = copy.deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.learning_rate, total_steps=max(n_steps, 2)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: min(1.0, (step + 1) / WARM_UP_STEPS))
     criterion = DiceCELoss(softmax=True, to_onehot_y=True)
+    plateau = _Plateau(config.patience if held_out else None)
     network.train()
-    for _ in range(n_steps):
-        images, labels = _draw_batch(prepared, patch, config.batch_size, generator=generator)
+    for step in range(1, n_steps + 1):
+        images, labels = _draw_batch(sources, patch, config.batch_size, generator=generator)
         loss = criterion(network(images), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-    return Segmenter(network, patch)
+        _follow(average, network, step=step)
+        if plateau.is_watched and (step % config.validation_interval == 0 or step == n_steps):
+            score = _validate(Segmenter(average, patch), held_out, n_structures=n_structures)
+            if plateau.is_reached(score, average):
+                break
+    average.load_state_dict(plateau.weights or average.state_dict())
+    return Segmenter(average, patch, n_steps=step)
+
+
+class _Plateau:
+    """Watch a score that is to rise, and keep the weights of the best one."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.is_watched = patience is not None
+        self.weights: dict[str, Tensor] | None = None
+        self._patience = patience or 0
+        self._best, self._n_worse = -math.inf, 0
+
+    def is_reached(self, score: float, network: nn.Module) -> bool:
+        """Whether the best score is `patience` validations old."""
+        if score > self._best:
+            self._best, self._n_worse = score, 0
+            self.weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+            return False
+        self._n_worse += 1
+        return self._n_worse >= self._patience
 
 
 def seconds_per_step(
@@ -163,6 +203,53 @@ def standardise(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray((image - image.mean()) / max(float(image.std()), 1e-6), dtype=np.float32)
 
 
+def _make_network(config: SegmenterConfig, *, n_structures: int, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet(
+            spatial_dims=3,
+            in_channels=1,
+            out_channels=n_structures + 1,
+            channels=config.channels,
+            strides=(2, 2),
+            num_res_units=1,
+            norm="INSTANCE",
+        )
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, *, step: int) -> None:
+    """Move the averaged weights towards the network's, Eq. (1)."""
+    share = 1 - (1 - 1 / step) ** (AVERAGE_GAMMA + 1)
+    for own, other in zip(average.parameters(), network.parameters(), strict=True):
+        own.lerp_(other, share)
+
+
+def _hold_out(
+    cases: list[LabelledImage], config: SegmenterConfig, *, generator: torch.Generator
+) -> tuple[list[LabelledImage], list[LabelledImage]]:
+    """Split cases into those to train on and those to validate on."""
+    if config.patience is None or config.validation_fraction == 0 or len(cases) < MIN_CASES_TO_HOLD_OUT:
+        return cases, []
+    n = min(max(round(config.validation_fraction * len(cases)), 1), MAX_HELD_OUT)
+    order = torch.randperm(len(cases), generator=generator).tolist()
+    return [cases[place] for place in order[n:]], [cases[place] for place in order[:n]]
+
+
+def _validate(segmenter: Segmenter, cases: Sequence[LabelledImage], *, n_structures: int) -> float:
+    """Return the mean Dice over cases and the structures that they have."""
+    scores = [
+        dice_scores(segmenter.segment(image), labels, n_structures=n_structures) for image, labels in cases
+    ]
+    return float(np.nanmean(np.stack(scores))) if np.isfinite(scores).any() else 0.0
+
+
+def _fit_to_patch(case: LabelledImage, patch: Sequence[int]) -> LabelledImage:
+    """Pad a case that is smaller than the patch."""
+    shape = np.maximum(case[0].shape, patch).tolist()
+    return centre_crop_or_pad(case[0], shape), centre_crop_or_pad(case[1], shape)
+
+
 def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> LabelledImage:
     if image.shape != labels.shape:
         raise ValueError(
@@ -172,12 +259,22 @@ def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> L
 
 
 def _draw_batch(
-    cases: Sequence[LabelledImage], patch: Sequence[int], size: int, *, generator: torch.Generator
+    sources: Sequence[Sequence[LabelledImage]],
+    patch: Sequence[int],
+    size: int,
+    *,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Return random patches with a random gain and offset: (B, 1, X, Y, Z) images and labels."""
     images, maps = [], []
-    for index in torch.randint(len(cases), (size,), generator=generator).tolist():
-        image, labels = cases[index]
+    counts = [len(cases) for cases in sources]
+    # Evenly from all cases, but at least every other patch from the first source.
+    share = max(counts[0] / sum(counts), 0.5)
+    for _ in range(size):
+        cases = sources[0]
+        if len(sources) > 1 and float(torch.rand(1, generator=generator)) >= share:
+            cases = sources[1]
+        image, labels = cases[int(torch.randint(len(cases), (1,), generator=generator))]
         starts = [
             int(torch.randint(n - part + 1, (1,), generator=generator))
             for n, part in zip(image.shape, patch, strict=True)

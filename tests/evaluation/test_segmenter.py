@@ -10,7 +10,15 @@ from monai.metrics import compute_hausdorff_distance
 from medldm.evaluation.cases.sets import LabelledImage
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.overlap import dice_scores, hausdorff95_mm
-from medldm.evaluation.segmenter import SegmenterConfig, patch_for, train_segmenter
+from medldm.evaluation.segmenter import (
+    SegmenterConfig,
+    _draw_batch,
+    _follow,
+    _hold_out,
+    _Plateau,
+    patch_for,
+    train_segmenter,
+)
 
 TINY = SegmenterConfig(channels=(4, 8, 8), patch_size=(12, 12, 12), learning_rate=1e-2)
 
@@ -85,6 +93,60 @@ def test_training_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     train_segmenter(make_cases(1), TINY, n_structures=1, n_steps=1)
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_training_ends_at_its_plateau_with_the_best_weights() -> None:
+    config = TINY.copy(patience=2, validation_interval=5)
+    cases = [
+        (np.random.default_rng(n).normal(size=(12, 12, 12)).astype(np.float32), labels)
+        for n, (_, labels) in enumerate(make_cases(6, shape=(12, 12, 12)))
+    ]
+    unlearnable = train_segmenter(cases, config, n_structures=1, n_steps=400)
+    assert 10 <= unlearnable.n_steps < 400 and unlearnable.n_steps % 5 == 0
+    assert train_segmenter(cases, config.copy(patience=None), n_structures=1, n_steps=12).n_steps == 12
+    plateau = _Plateau(2)
+    network = torch.nn.Linear(1, 1)
+    for score, is_reached in (
+        (0.1, False),
+        (0.5, False),
+        (0.4, False),
+        (0.6, False),
+        (0.6, False),
+        (0.2, True),
+    ):
+        torch.nn.init.constant_(network.weight, score)
+        assert plateau.is_reached(score, network) is is_reached
+    assert plateau.weights is not None and plateau.weights["weight"].item() == pytest.approx(0.6)
+
+
+def test_few_cases_are_all_trained_on_and_many_hold_some_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for n, n_held_out in ((4, 0), (5, 1), (40, 4), (400, 8)):
+        own, held_out = _hold_out(list(range(n)), SegmenterConfig(), generator=generator)
+        assert len(held_out) == n_held_out and sorted(own + held_out) == list(range(n))
+
+
+def test_added_cases_take_every_other_patch_at_most() -> None:
+    def source(value: int, n: int) -> list[LabelledImage]:
+        return [(np.zeros((4, 4, 4), dtype=np.float32), np.full((4, 4, 4), value))] * n
+
+    generator = torch.Generator().manual_seed(0)
+    for counts, share in (((2, 98), 0.5), ((80, 20), 0.8)):
+        sources = [source(1, counts[0]), source(0, counts[1])]
+        _, labels = _draw_batch(sources, (4, 4, 4), 1000, generator=generator)
+        assert float(labels[:, 0, 0, 0, 0].float().mean()) == pytest.approx(share, abs=0.05)
+
+
+def test_the_average_is_that_of_the_power_function() -> None:
+    average, network = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    values = torch.arange(1.0, 41.0)
+    for step, value in enumerate(values.tolist(), 1):
+        torch.nn.init.constant_(network.weight, value)
+        _follow(average, network, step=step)
+    betas = (1 - 1 / values) ** 7
+    weights = torch.stack([(1 - betas[n]) * betas[n + 1 :].prod() for n in range(len(values))])
+    assert float(weights.sum()) == pytest.approx(1)
+    assert average.weight.item() == pytest.approx(float(weights @ values), rel=1e-5)
 
 
 def test_patch_is_a_multiple_of_four_within_the_limit() -> None:

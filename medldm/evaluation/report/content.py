@@ -21,7 +21,7 @@ HEADLINES = {
     "diversity": ("diversity.ms_ssim", "diversity.feature_distance"),
     "anatomy": ("anatomy.volume_ml_", "anatomy.seen_volume_ml_", "anatomy.n_components_"),
     "agreement": ("agreement.mean",),
-    "usefulness": ("usefulness.ratio_synthetic",),
+    "usefulness": ("usefulness.ratio_synthetic", "usefulness.gain_"),
     "privacy": (
         "privacy.republished_maps",
         "privacy.copies_",
@@ -58,6 +58,7 @@ def make_report(results: EvaluationResults, config: EvaluationConfig) -> dict[st
             "fails": any(each.search is not None and each.search.fails for each in results.detectors),
         },
         "republished_label_maps": results.republished and results.republished.to_dict(),
+        "few_cases": [each.to_dict() for each in results.few_cases],
         "left_out": list(results.left_out),
         "model_sha256": results.model_sha256,
         "settings": config.to_dict(),
@@ -106,6 +107,9 @@ def _sentence(result: MetricResult) -> str:
         return f"{title}: not computed: {result.not_computed}"
     if result.description.key.startswith(("privacy.copies", "privacy.republished")):
         return result.note
+    if result.description.key.startswith("usefulness.gain_"):
+        gain = result.synthetic
+        return f"{title}: {gain.value:+.3f} Dice ({gain.lower:+.3f} to {gain.upper:+.3f})."
     unit = f" {result.description.unit}" if result.description.unit else ""
     real = f"; real {result.real.value:.3g}" if result.real else ""
     noise = f", noise {result.noise.value:.3g}" if result.noise else ""

@@ -32,6 +32,9 @@ INTRODUCTIONS = {
     "how well it would have found it.",
 }
 
+FEW_CASES = {"alone": "Dice, real alone", "with_synthetic": "with synthetic added", "gain": "Gain"}
+"""Columns of the table of usefulness beside few real cases."""
+
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;color:#1b1f24;max-width:1080px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.2rem;border-bottom:1px solid
@@ -159,9 +162,29 @@ def _section(section: str, report: Mapping[str, Any], plots: Sequence[tuple[str,
         return ""
     rows = "".join(_row(each) for each in figures)
     rule = _copy_rule(report) if section == "privacy" else ""
+    few = _few_cases(report) if section == "usefulness" else ""
     return f"""<h2>{SECTIONS[section]}</h2><p>{INTRODUCTIONS[section]}</p>{rule}
 <table><tr><th>Figure</th><th class=n>Synthetic</th><th class=n>Real</th><th class=n>Noise</th><th>Better</th>
-<th>Meaning</th></tr>{rows}</table>{_plots(plots)}"""
+<th>Meaning</th></tr>{rows}</table>{few}{_plots(plots)}"""
+
+
+def _few_cases(report: Mapping[str, Any]) -> str:
+    """Tabulate Dice and gain beside few real cases; empty where they were not measured."""
+    rows = "".join(
+        f"<tr><td class=n>{each['n_real']}</td>"
+        + "".join(f"<td class=n>{format_estimate(each[name])}</td>" for name in FEW_CASES)
+        + f"<td class=n>{each['n_synthetic']}</td><td class=n>{each['n_foreign']:.0f}</td></tr>"
+        for each in report["few_cases"]
+    )
+    if not rows:
+        return ""
+    heads = "".join(f"<th class=n>{title}</th>" for title in FEW_CASES.values())
+    return f"""<h3>Do synthetic cases help who has few?</h3>
+<table><tr><th class=n>Real cases</th>{heads}<th class=n>Synthetic cases</th>
+<th class=n>of them, label maps of other training cases</th></tr>{rows}</table>
+<p><small>Dice on real test subjects, mean over structures, with 95 % intervals over draws of the real cases
+and test subjects. The generator learned from all training cases: this is what its volumes give to somebody
+else, who has so few cases of the same kind.</small></p>"""
 
 
 def _copy_rule(report: Mapping[str, Any]) -> str:

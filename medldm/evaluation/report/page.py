@@ -69,6 +69,12 @@ def _draw_plots(results: EvaluationResults, config: EvaluationConfig) -> dict[st
     if results.usefulness is not None:
         caption = "Dice on real test subjects after training on each source, mean over seeds; bars are means."
         add("usefulness", plots.plot_usefulness(results.usefulness, names), caption)
+    if results.few_cases:
+        top = None if results.usefulness is None else results.usefulness.mean("real").value
+        caption = (
+            "Dice on real test subjects with few real cases; small points are draws, bars 95 % intervals."
+        )
+        add("usefulness", plots.plot_few_cases(results.few_cases, all_real=top), caption)
     for detector in results.detectors:
         if detector.search is None:
             continue

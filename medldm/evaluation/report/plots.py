@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as Canvas
 
 from medldm.evaluation.metrics.anatomy import AnatomyTable
 from medldm.evaluation.metrics.checks import Floats
+from medldm.evaluation.sections.few_cases import FewCases
 from medldm.evaluation.sections.metric_result import MetricResult
 from medldm.evaluation.sections.usefulness import Usefulness
 
@@ -121,6 +122,39 @@ def plot_usefulness(usefulness: Usefulness, names: Sequence[str]) -> str:
         panel.set_ylim(0, 1)
         panel.set_title(f"{structure}, trained on", fontsize=9)
         panel.set_ylabel("Dice on real test subjects", fontsize=8)
+    return to_data_uri(canvas)
+
+
+def plot_few_cases(found: Sequence[FewCases], *, all_real: float | None) -> str:
+    """Draw Dice against the number of real cases, alone and with the synthetic ones, beside their gain.
+
+    Args:
+        found: for each number of real cases.
+        all_real: mean Dice after training on all real cases.
+    """
+    canvas, (panel, gains) = _make_canvas(2, width=4.2)
+    places = np.arange(len(found))
+    for arm, name, shift in (("alone", "real", -0.08), ("with_synthetic", "both", 0.08)):
+        means = [each.mean(arm).value for each in found]
+        label = "real alone" if arm == "alone" else "with synthetic"
+        panel.plot(places + shift, means, "o-", color=COLOURS[name], markersize=5, linewidth=1.2, label=label)
+        for place, each in zip(places, found, strict=True):
+            draws = np.nanmean(getattr(each, arm), axis=1)
+            panel.scatter(np.full(len(draws), place + shift), draws, s=7, color=COLOURS[name], alpha=0.6)
+    if all_real is not None:
+        panel.axhline(all_real, color="black", linewidth=0.8, linestyle=":", label="all real cases")
+    panel.set(ylabel="Dice on real test subjects", title="Beside few real cases")
+    panel.legend(fontsize=7, frameon=False)
+    for place, each in zip(places, found, strict=True):
+        gain = each.gain()
+        gains.plot([place] * 2, [gain.lower, gain.upper], color=COLOURS["both"], linewidth=1.6)
+        gains.plot(place, gain.value, "o", color=COLOURS["both"], markersize=5)
+    gains.axhline(0, color="black", linewidth=0.8, linestyle=":")
+    gains.set(ylabel="gain in Dice", title="Gain from the synthetic cases")
+    for each in (panel, gains):
+        each.set_xticks(places, [str(one.n_real) for one in found])
+        each.set_xlabel("real cases")
+        each.set_xlim(-0.5, len(found) - 0.5)
     return to_data_uri(canvas)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from medldm.configs import Config
 from medldm.data.labels import LabelSchema
+from medldm.errors import ConfigError
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats
@@ -44,19 +45,25 @@ class UsefulnessConfig(Config):
     """The trainings.
 
     Args:
-        n_seeds: trainings of each regime, at least 1; 3 for a result to be trusted.
+        n_seeds: trainings of each regime, and draws of few real cases, at least 1; 3 for a result to be
+            trusted.
         time_budget_s: of all trainings together; how many steps fit is measured on this machine first. 0
             leaves usefulness and label agreement out.
         segmenter: network and training; its `n_steps`, where given, overrides the time budget, so that two
             machines do exactly the same.
+        few_cases: numbers of real cases beside which the synthetic ones are tried; those that are not fewer
+            than the training cases are left out. They share the time budget.
     """
 
     n_seeds: int = 3
-    time_budget_s: float = 600.0
+    time_budget_s: float = 1800.0
     segmenter: SegmenterConfig = field(default_factory=SegmenterConfig)
+    few_cases: tuple[int, ...] = (5, 10, 20, 50)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if any(n < 1 for n in self.few_cases):
+            raise ConfigError(f"few_cases are {self.few_cases}: each must be at least 1; give [] for none")
         self.require("[1, inf)", "n_seeds")
         self.require("[0, inf]", "time_budget_s")
 
@@ -80,13 +87,15 @@ class Usefulness:
 
     Args:
         regimes: by name; "blind" is the answer that looks at no image, of one "seed".
-        n_steps: of each training.
+        n_steps: of each training, at most.
         subjects: of the test cases.
+        steps_taken: until each training's plateau, by regime.
     """
 
     regimes: dict[str, RegimeScores]
     n_steps: int
     subjects: tuple[Hashable, ...]
+    steps_taken: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def mean(
         self, regime: str, structure: int | None = None, *, score: Score = "dice", seed: int = 0
@@ -115,6 +124,14 @@ class Usefulness:
         It then learned too little for its scores to say anything about the cases it learned from.
         """
         return self.mean("real").lower <= self.mean("blind").value
+
+    def of_plateau(self, regime: str) -> str:
+        """Say how many trainings the budget ended before their plateau; nothing where none."""
+        taken = (*self.steps_taken.get(regime, ()), *self.steps_taken.get("real", ()))
+        n_cut = sum(each >= self.n_steps for each in taken)
+        if not n_cut:
+            return ""
+        return f" The budget ended {n_cut} of the {len(taken)} trainings compared before their plateau."
 
     def spread_over_seeds(self, regime: str) -> tuple[float, float]:
         """Return the lowest and highest seed's mean Dice."""
@@ -173,7 +190,11 @@ def _ratio_result(usefulness: Usefulness, regime: str, *, seed: int) -> MetricRe
         + ", divided by that of one trained on real cases. Noise is an answer that looks at no image.",
         better="higher",
     )
-    note = f"{n_seeds} trainings of {usefulness.n_steps} steps; mean Dice {low:.3f} to {high:.3f} over seeds."
+    note = (
+        f"{n_seeds} trainings of {usefulness.n_steps} steps at most; mean Dice {low:.3f} to {high:.3f} over "
+        f"seeds, {usefulness.mean('real').value:.3f} after training on all real cases."
+        f"{usefulness.of_plateau(regime)}"
+    )
     return compute_result(description, measure, note=note)
 
 

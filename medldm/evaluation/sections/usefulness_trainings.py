@@ -12,6 +12,7 @@ from medldm.evaluation.cases.sets import LabelledImage
 from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.overlap import dice_scores, hausdorff95_mm
+from medldm.evaluation.sections import few_cases
 from medldm.evaluation.sections.usefulness import RegimeScores, Usefulness, UsefulnessConfig
 from medldm.evaluation.segmenter import Segmenter, seconds_per_step, train_segmenter
 from medldm.runtime.distributed import broadcast_from_first, gather_rows
@@ -60,25 +61,28 @@ def measure_usefulness(
             f"{len(real)} real, {len(synthetic)} synthetic and {len(test)} test cases; 1, 1 and 2 are needed "
             f"at least"
         )
-    sources = dict(zip(REGIMES, (real, synthetic, [*real, *synthetic]), strict=True))
+    sources = {"real": (real, ()), "synthetic": (synthetic, ()), "both": (real, synthetic)}
 
     def train_and_score(regime: str, number: int) -> Floats:
         if progress is not None:
             progress(f"segmenter on {regime} cases, seed {number + 1} of {config.n_seeds}")
         known = real_segmenters[number] if regime == "real" and number < len(real_segmenters) else None
         segmenter = known or train_segmenter(
-            sources[regime],
+            sources[regime][0],
             config.segmenter,
             n_structures=n_structures,
             n_steps=n_steps,
             seed=numbered_seed(seed, number),
+            added=sources[regime][1],
         )
         answers = [segmenter.segment(image) for image, _ in test]
-        return np.ravel(_score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures))
+        scores = _score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures)
+        return np.append(np.ravel(scores), segmenter.n_steps)
 
     trainings = [(regime, number) for regime in sources for number in range(config.n_seeds)]
     rows = gather_rows(trainings, lambda own: [train_and_score(*each) for each in own])
-    scores = rows.reshape(len(sources), config.n_seeds, 2, len(test), n_structures)
+    scores = rows[:, :-1].reshape(len(sources), config.n_seeds, 2, len(test), n_structures)
+    taken = rows[:, -1].astype(int).reshape(len(sources), config.n_seeds)
     regimes = {
         regime: RegimeScores(dice=each[:, 0], hd95_mm=each[:, 1])
         for regime, each in zip(sources, scores, strict=True)
@@ -91,14 +95,26 @@ def measure_usefulness(
         regimes=regimes,
         n_steps=n_steps,
         subjects=tuple(range(len(test)) if subjects is None else subjects),
+        steps_taken={regime: tuple(each.tolist()) for regime, each in zip(sources, taken, strict=True)},
     )
+
+
+def count_trainings(config: UsefulnessConfig, n_real: int) -> int:
+    """Return how many trainings share the time budget.
+
+    Args:
+        config: of the trainings.
+        n_real: real training cases.
+    """
+    n_few = len(few_cases.ARMS) * len(few_cases.choose_counts(config, n_real))
+    return config.n_seeds * (len(REGIMES) + n_few)
 
 
 def fit_steps(cases: Sequence[LabelledImage], config: UsefulnessConfig, *, n_structures: int) -> int:
     """Return how many steps each training may take.
 
     Args:
-        cases: some training cases.
+        cases: the real training cases.
         config: the configured steps, or the time budget to measure against.
         n_structures: K.
 
@@ -111,12 +127,13 @@ def fit_steps(cases: Sequence[LabelledImage], config: UsefulnessConfig, *, n_str
         raise NotMeasurableError("the time budget of the segmenter trainings is 0")
     measured = seconds_per_step(cases, config.segmenter, n_structures=n_structures)
     seconds = float(broadcast_from_first(torch.tensor(measured, dtype=torch.float64)))
-    n_steps = int(config.time_budget_s / (len(REGIMES) * config.n_seeds * seconds))
+    n_trainings = count_trainings(config, len(cases))
+    n_steps = int(config.time_budget_s / (n_trainings * seconds))
     if n_steps < MIN_STEPS:
-        needed = MIN_STEPS * seconds * len(REGIMES) * config.n_seeds
+        needed = MIN_STEPS * seconds * n_trainings
         raise NotMeasurableError(
             f"the time budget of {config.time_budget_s:g} s holds {n_steps} steps for each of "
-            f"{len(REGIMES) * config.n_seeds} trainings; {MIN_STEPS} steps, about {needed:.0f} s, are needed "
+            f"{n_trainings} trainings; {MIN_STEPS} steps, about {needed:.0f} s, are needed "
             f"at least"
         )
     return min(n_steps, config.segmenter.max_steps)
