@@ -33,6 +33,7 @@ from medldm.training.resume.resumable_trainer import ResumableTrainer
 
 if TYPE_CHECKING:
     from medldm.conditioning.text_encoder import TextEncoder
+    from medldm.training.decoder import DecoderAdaptation
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +81,12 @@ def _among_processes() -> Iterator[None]:
     distributed.close_distributed()
 
 
-def run_training(trainer: ResumableTrainer) -> None:
+def run_training(trainer: ResumableTrainer, *, then: Sequence[DecoderAdaptation] = ()) -> None:
     """Train.
+
+    Args:
+        trainer: of the workflow.
+        then: what is trained when it has ended.
 
     Raises:
         TrainingStopped: after SIGTERM, SIGUSR1 or Ctrl-C, with the exit code of a command that ends so.
@@ -89,6 +94,8 @@ def run_training(trainer: ResumableTrainer) -> None:
     """
     with _among_processes():
         trainer.run()
+        for further in then:
+            further.run()
 
 
 def run_generation(evaluator: GenerationEvaluator) -> None:

@@ -13,7 +13,7 @@ from medldm.diffusion.kernel import PREDICTION_TYPES
 from medldm.diffusion.loss import LOSS_WEIGHTINGS, denoising_losses
 from medldm.diffusion.paths import DDPMPath, FlowPath, NoisePath, make_path
 from medldm.diffusion.solvers import PRESETS, SOLVERS, Callback, Denoise, make_solver, run_solver
-from medldm.diffusion.time_grids import make_steps
+from medldm.diffusion.time_grids import make_steps, steps_from_level
 
 __all__ = [
     "LOSS_WEIGHTINGS",
@@ -37,4 +37,5 @@ __all__ = [
     "make_steps",
     "run_solver",
     "sample_from",
+    "steps_from_level",
 ]

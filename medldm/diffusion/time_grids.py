@@ -83,3 +83,24 @@ def make_steps(path: NoisePath, num_steps: int, *, grid: str = "trailing") -> li
         raise ConfigError(f"num_steps is {num_steps}: at least 1 is needed")
     times = path.snap_to_path([path.final_time, *GRIDS[grid](path, num_steps)[1:]])
     return [path.step(t, s) for t, s in pairwise([*times, path.final_time * 0])]
+
+
+def steps_from_level(path: NoisePath, level: float, num_steps: int) -> list[Step]:
+    """Return steps from the time with sigma / alpha = `level` to 0, evenly spaced in lambda.
+
+    Args:
+        path: noise path.
+        level: of the noise, above 0; clamped to what the path has between its ends.
+        num_steps: at most; times of the path that fall together count once.
+
+    Examples:
+        >>> from medldm.diffusion import FlowPath
+        >>> [(step.t, step.s) for step in steps_from_level(FlowPath(), 1.0, 1)]
+        [(0.5, 0.0)]
+    """
+    if level <= 0 or num_steps < 1:
+        raise ConfigError(f"level is {level} and num_steps {num_steps}: above 0, and at least 1, are needed")
+    last = path.half_log_snr_range[1]
+    first = min(max(-math.log(level), path.half_log_snr_range[0]), last)
+    times = {path.time_at(value) for value in linspace(first, last, num_steps)}
+    return [path.step(t, s) for t, s in pairwise([*sorted(times, reverse=True), path.final_time * 0])]

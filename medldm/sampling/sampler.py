@@ -141,6 +141,33 @@ class LatentDiffusionSampler:
         )
 
     @torch.no_grad()
+    def denoise(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        *,
+        level: float,
+        num_steps: int,
+        conditions: Conditions | None = None,
+    ) -> Tensor:
+        """Put noise on standardised latents and take it off again, without guidance.
+
+        Args:
+            latents: (B, C, x, y, z).
+            noise: of the same shape, standard normal.
+            level: sigma / alpha of the noise.
+            num_steps: of the solver dpm_solver_2m; with 1 the denoiser's estimate of the latents.
+            conditions: of the latents.
+
+        Source: Meng et al. 2022, "SDEdit", Section 3.
+        """
+        path = self.config.noise_path()
+        steps = diffusion.steps_from_level(path, level, num_steps)
+        x = path.add_noise(latents, noise, steps[0].t)
+        denoise = self._denoiser(path, conditions, SamplingConfig())
+        return diffusion.run_solver(diffusion.SOLVERS["dpm_solver_2m"], denoise, x, steps)
+
+    @torch.no_grad()
     def invert(
         self,
         latents: Tensor,

@@ -135,12 +135,12 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         return parts
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
-        volume = torch.as_tensor(batchdata["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
         index = (engine.state.iteration - 1) % engine.state.epoch_length
         position = {"index": index, "epoch_length": engine.state.epoch_length}
-        shard = shard_of_batch(self.data_loader, index=index, n_rows=len(volume))
+        shard = shard_of_batch(self.data_loader, index=index, n_rows=len(batchdata["image"]))
+        given, volume = self._read(batchdata, shard)
         is_adversarial = self._discriminator_step is not None and self._has_begun_adversary(engine)
-        output, terms = self._train_network(volume, shard, position, is_adversarial=is_adversarial)
+        output, terms = self._train_network(given, volume, shard, position, is_adversarial=is_adversarial)
         if is_adversarial:
             terms["discriminator"] = self._train_discriminator(volume, output.reconstruction, shard, position)
         terms = shard.mean_terms({**terms, **output.metrics})
@@ -151,13 +151,25 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
             TERMS: terms,
         }
 
+    def _read(self, batch: dict[str, Any], shard: BatchShard) -> tuple[Tensor, Tensor]:
+        """Return what the network is given of a batch's own rows, and the volume it should make."""
+        engine: Any = self
+        volume = torch.as_tensor(batch["image"]).to(engine.state.device, non_blocking=engine.non_blocking)
+        return volume, volume
+
     def _has_begun_adversary(self, engine: Any) -> bool:
         n_batches = engine.state.max_epochs * engine.state.epoch_length
         before = batches_before_adversary(self.loss.adversarial_start, n_batches=n_batches)
         return bool(engine.state.iteration > before)
 
     def _train_network(
-        self, volume: Tensor, shard: BatchShard, position: dict[str, int], *, is_adversarial: bool
+        self,
+        given: Tensor,
+        volume: Tensor,
+        shard: BatchShard,
+        position: dict[str, int],
+        *,
+        is_adversarial: bool,
     ) -> tuple[AutoencoderOutput, dict[str, Tensor]]:
         network = self.state.g_network.train()
         # The network's own module judges: its gradients are no concern of this step.
@@ -165,7 +177,7 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         self._step.prepare(network, index=position["index"])
         with accumulating(self._network, is_last=self._step.ends_with(**position)):
             with autocast(self.state.device, self.precision):
-                output = self._run_network(volume, shard)
+                output = self._run_network(given, shard)
                 terms = self.loss.for_autoencoder(
                     output, volume, discriminator=discriminator, shard=shard, **self._for_adaptive_weight()
                 )
@@ -173,10 +185,10 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
                 self.average.update_parameters(network)
         return output, terms
 
-    def _run_network(self, volume: Tensor, shard: BatchShard) -> AutoencoderOutput:
+    def _run_network(self, given: Tensor, shard: BatchShard) -> AutoencoderOutput:
         noise_sd = self.noise.draw(shard)
-        options = {} if noise_sd is None else {"noise_sd": noise_sd.to(volume.device)}
-        output: AutoencoderOutput = self.g_inferer(volume, self._network, shard=shard, **options)
+        options = {} if noise_sd is None else {"noise_sd": noise_sd.to(given.device)}
+        output: AutoencoderOutput = self.g_inferer(given, self._network, shard=shard, **options)
         if output.latents is not None:
             self.noise.follow(output.latents, shard)
         return output
@@ -226,10 +238,10 @@ class AutoencoderEvaluator(SupervisedEvaluator):
             device=device,
             val_data_loader=val_data_loader,
             network=network,
-            key_val_metric={"psnr": PeakSignalToNoiseRatio(max_val=1.0, output_transform=_pairs)},
+            key_val_metric={"psnr": PeakSignalToNoiseRatio(max_val=1.0, output_transform=pairs)},
             additional_metrics={
                 "ssim": IgniteMetricHandler(
-                    metric_fn=SSIMMetric(spatial_dims=3, data_range=1.0, win_size=7), output_transform=_pairs
+                    metric_fn=SSIMMetric(spatial_dims=3, data_range=1.0, win_size=7), output_transform=pairs
                 )
             },
             val_handlers=val_handlers,
@@ -244,6 +256,6 @@ class AutoencoderEvaluator(SupervisedEvaluator):
         return {Keys.IMAGE: volume, Keys.PRED: reconstruction.float()}
 
 
-def _pairs(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def pairs(output: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return reconstruction and volume in [0, 1], the range PSNR and SSIM are usually stated in."""
     return (output[Keys.PRED] + 1) / 2, (output[Keys.IMAGE] + 1) / 2
