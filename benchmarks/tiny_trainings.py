@@ -22,7 +22,9 @@ from medldm.training import (
     RunConfig,
     build_autoencoder_training,
     build_diffusion_training,
+    measure_latent_statistics,
 )
+from medldm.training.decoder import DecoderCases, DecoderConfig, build_decoder_training
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 from medldm.training.resume.state_tree import flatten_state
 from medldm.training.volumes import RandomPatchd
@@ -91,6 +93,64 @@ def make_second_stage(folder: Path, *, sharding: str = "ddp", **running: Any) ->
         run=make_run(folder, **running),
         sharding=sharding,
     ).trainer
+
+
+def make_third_stage(folder: Path, *, kind: str = "vae", **running: Any) -> ResumableTrainer:
+    """Build the training of a decoder on denoised latents, with a discriminator, on random patches.
+
+    Args:
+        folder: for all it writes.
+        kind: "vae" or "vqvae".
+        running: fields of `RunConfig`.
+    """
+    seed_everything(SEED)
+    model = make_small_model(FIRST_STAGES[kind])
+    volumes = make_volumes(N_CASES)
+    return build_decoder_training(
+        model,
+        DecoderCases(encode_all(model, volumes), volumes),
+        validation_set=DecoderCases(encode_all(model, volumes[:1]), volumes[:1]),
+        config=DecoderConfig(
+            n_steps=6,
+            batch_size=BATCH,
+            patch_size=(8, 8, 8),
+            denoising_steps=2,
+            learning_rate=1e-2,
+            warmup_steps=2,
+            adaptive_weight=0.5,
+            ema_decay=0.9,
+            seed=SEED,
+        ),
+        diffusion=LatentDiffusionConfig(prediction_type="v_prediction"),
+        discriminator=PatchDiscriminator(PatchDiscriminatorConfig(channels=4, n_layers=1)),
+        run=make_run(folder, **running),
+    ).trainer
+
+
+def make_small_model(autoencoder: VAEConfig | VQVAEConfig) -> LatentDiffusionModel:
+    """Return a model with a class as its condition, every weight of which matters."""
+    model = LatentDiffusionModel(
+        autoencoder_config=autoencoder,
+        conditioning_config=ConditioningConfig(conditioning_type=("class",), num_classes=3, context_dim=8),
+        unet_config=LatentUNetConfig(down_channels=(8, 16), n_groups=4, n_heads=2, n_res_blocks=1),
+    )
+    for weight in model.denoiser.unet.parameters():
+        if weight.ndim > 1 and not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
+
+
+def encode_all(model: LatentDiffusionModel, volumes: list[dict[str, Any]]) -> LatentDataset:
+    """Return the latents of volumes, with a class each; the model gets their statistics."""
+    entries: list[Any] = []
+    for number, case in enumerate(volumes):
+        with torch.no_grad():
+            mean, std = model.autoencoder.encode_moments(case["image"][None])
+        entries.append({"mean": mean[0], "std": std[0], "class": torch.tensor(number % 3)})
+    latents = LatentDataset(entries)
+    if len(volumes) > 1:
+        measure_latent_statistics(model, latents)
+    return latents
 
 
 STAGES = {"autoencoder": make_first_stage, "diffusion": make_second_stage}

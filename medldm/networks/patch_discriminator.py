@@ -6,7 +6,7 @@ features as in Wang et al. 2018, pix2pixHD, Eq. 4; Miyato et al. 2018 for the sp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -123,6 +123,28 @@ class PatchDiscriminator(nn.Module):
         for layer in (*self.layers, self.to_logits):
             features.append(layer(features[-1]))
         return features[1:]
+
+
+def fit_discriminator(
+    in_channels: int, *, size: Sequence[int], patch_size: Sequence[int] | None = None
+) -> PatchDiscriminator:
+    """Build a discriminator with as many of its usual three layers as volumes have room for.
+
+    Args:
+        in_channels: of the volumes.
+        size: of the volumes.
+        patch_size: of the patches that are judged in their place; None for whole volumes.
+
+    Examples:
+        >>> [len(fit_discriminator(1, size=(n, 64, 64)).layers) - 1 for n in (24, 23, 8)]
+        [3, 2, 1]
+    """
+    shortest = min(size if patch_size is None else patch_size)
+    for n_layers in (3, 2):
+        discriminator = PatchDiscriminator(in_channels=in_channels, n_layers=n_layers)
+        if discriminator.min_size <= shortest:
+            return discriminator
+    return PatchDiscriminator(in_channels=in_channels, n_layers=1)
 
 
 def half_padding(kernel_size: int) -> int:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
-from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig
+from medldm.networks.patch_discriminator import fit_discriminator
 from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.seeds import restart_noise
 from medldm.training.assembly import Training
@@ -72,7 +72,7 @@ def build_decoder_training(
         length=config.n_batches // config.n_epochs * config.batch_size,
     )
     loss = loss or _make_loss(config, model)
-    discriminator = discriminator or _make_discriminator(config, model)
+    discriminator = discriminator or _make_discriminator(config, model, training_set)
     identity = TrainingIdentity(
         device=device,
         config=config,
@@ -156,11 +156,17 @@ def _start_of_adversary(config: DecoderConfig) -> float:
     return float(round((1 - config.adversarial_share) * config.n_batches))
 
 
-def _make_discriminator(config: DecoderConfig, model: LatentDiffusionModel) -> nn.Module | None:
+def _make_discriminator(
+    config: DecoderConfig, model: LatentDiffusionModel, cases: DecoderCases
+) -> nn.Module | None:
     if model.makes_label_maps or config.adversarial_share == 0:
         return None
-    channels = model.autoencoder_config.out_channels
-    return PatchDiscriminator(PatchDiscriminatorConfig(in_channels=channels)).to(model.latent_shift.device)
+    latent_size = cases.latents_of(0)["mean"].shape[1:]
+    size = [n * f for n, f in zip(latent_size, model.autoencoder.downsampling, strict=True)]
+    patch = config.patch_size or size
+    shown = [min(own, whole) for own, whole in zip(patch, size, strict=True)]
+    discriminator = fit_discriminator(model.autoencoder_config.out_channels, size=shown)
+    return discriminator.to(model.latent_shift.device)
 
 
 def _make_evaluator(

@@ -89,7 +89,7 @@ def crop_same_place(
     Returns:
         (B, C, a, b, c) and (B, C', a f, b g, c h) for factors f, g, h.
     """
-    volume = pad_to_multiple(volume, tuple(downsampling))  # type: ignore[arg-type]
+    volume = pad_to_multiple(volume, downsampling)
     if patch_size is None:
         return latents, volume
     n = [

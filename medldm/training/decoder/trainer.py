@@ -1,6 +1,7 @@
 """Train the decoder on latents that the denoiser has made, towards the volumes they were made from.
 
-    x_t = alpha_t x_0 + sigma_t eps,    sigma_t / alpha_t uniform in [0, s],    z = what a few steps make of x_t
+    x_t = alpha_t x_0 + sigma_t eps,    sigma_t / alpha_t uniform in [0, s]
+    z   = x_t denoised in a few steps
     L   = |decode(z) - x|_1 + w_perc L_perc + w_adv L_adv
 
 as in the first stage, with the encoder, its latents' statistics and the denoiser fixed. The decoder so learns
