@@ -111,7 +111,7 @@ def make_third_stage(folder: Path, *, kind: str = "vae", **running: Any) -> Resu
         DecoderCases(encode_all(model, volumes), volumes),
         validation_set=DecoderCases(encode_all(model, volumes[:1]), volumes[:1]),
         config=DecoderConfig(
-            n_steps=6,
+            n_steps=9,
             batch_size=BATCH,
             patch_size=(8, 8, 8),
             denoising_steps=2,

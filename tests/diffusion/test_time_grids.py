@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from medldm.diffusion import DDPMPath, FlowPath, NoisePath, make_steps
+from medldm.diffusion import DDPMPath, FlowPath, NoisePath, make_steps, steps_from_level
 from medldm.diffusion.time_grids import GRIDS
 
 PATHS: list[NoisePath] = [
@@ -94,3 +94,24 @@ def test_impossible_grids_are_refused() -> None:
         make_steps(FlowPath(), 0)
     with pytest.raises(ValueError, match="num_steps is 11: this path has 10 steps at most"):
         make_steps(DDPMPath(n_timesteps=10), 11)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+@pytest.mark.parametrize("level", [1e-9, 0.05, 0.5, 2.0, 1e9])
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: "-".join(map(str, path.to_dict().values())))
+def test_steps_from_a_level_begin_at_its_noise_and_end_at_the_data(path, level, num_steps) -> None:
+    steps = steps_from_level(path, level, num_steps)
+    assert 1 <= len(steps) <= num_steps
+    assert all(step.t > step.s for step in steps)
+    assert all(before.s == after.t for before, after in pairwise(steps))
+    assert steps[-1].s == 0
+    low, high = path.half_log_snr_range
+    wanted = min(max(-math.log(level), low), high)
+    # A path of whole steps has the level up to half of one.
+    assert path.half_log_snr(steps[0].t) == pytest.approx(wanted, abs=1e-9 if path.kind == "flow" else 0.35)
+    assert path.first_time <= steps[0].t
+
+
+def test_a_level_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="level is 0"):
+        steps_from_level(FlowPath(), 0, 1)

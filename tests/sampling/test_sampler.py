@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -190,3 +192,29 @@ def test_the_decoder_does_not_run_beside_the_denoisers_reordered_weights(sampler
     )
     sampler.sample(SHAPE, **FEW)
     assert set(forgotten) == {sampler.model.denoiser}
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_denoising_gives_back_latents_that_the_denoiser_knows(sampler, monkeypatch, num_steps) -> None:
+    """With an exact estimate every level and number of steps leads to the latents themselves."""
+    known, noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+    def exact(path, conditions, settings):
+        return lambda x, t: (known, (x - path.alpha_sigma(t)[0] * known) / path.alpha_sigma(t)[1])
+
+    monkeypatch.setattr(sampler, "_denoiser", exact)
+    for level in (0.05, 0.5, 3.0):
+        found = sampler.denoise(known, noise, level=level, num_steps=num_steps)
+        assert torch.allclose(found, known, atol=1e-4)
+
+
+def test_one_step_of_denoising_is_the_estimate_at_the_level(sampler, conditions) -> None:
+    latents, noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
+    path = sampler.config.noise_path()
+    t = path.time_at(-math.log(0.5))
+    denoise = sampler._denoiser(path, conditions, SamplingConfig())
+    with torch.no_grad():
+        expected, _ = denoise(path.add_noise(latents, noise, t), t)
+    found = sampler.denoise(latents, noise, level=0.5, num_steps=1, conditions=conditions)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, sampler.denoise(latents, noise, level=0.5, num_steps=3), atol=1e-3)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from monai.data import CacheDataset, Dataset
 
-from benchmarks.tiny_trainings import make_first_stage, make_second_stage
+from benchmarks.tiny_trainings import make_first_stage, make_second_stage, make_third_stage
 from medldm import ConditioningConfig
 from medldm.configs import Config
 from medldm.training import (
@@ -25,6 +25,7 @@ from medldm.training import (
     open_cohort,
     volume_transforms,
 )
+from medldm.training.decoder import build_decoder_training
 from medldm.training.identity import MAY_CHANGE, TrainingIdentity, describe, flatten, hash_cases
 from medldm.training.resume.setting import check_setting
 from medldm.training.resume.state_files import StateError
@@ -65,6 +66,7 @@ def identity_of(make, folder) -> TrainingIdentity:
     [
         (make_first_stage, assembly.build_autoencoder_training),
         (make_second_stage, assembly.build_diffusion_training),
+        (make_third_stage, build_decoder_training),
     ],
 )
 def test_every_argument_of_an_assembly_takes_part(tmp_path, make, build) -> None:
@@ -74,7 +76,7 @@ def test_every_argument_of_an_assembly_takes_part(tmp_path, make, build) -> None
         assert any(each == wanted or each.startswith(f"{wanted}.") for each in values), name
 
 
-@pytest.mark.parametrize("make", [make_first_stage, make_second_stage])
+@pytest.mark.parametrize("make", [make_first_stage, make_second_stage, make_third_stage])
 def test_every_field_of_a_configuration_takes_part(tmp_path, make) -> None:
     identity = identity_of(make, tmp_path)
     for config in (identity._config, identity._run):

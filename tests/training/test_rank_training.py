@@ -11,7 +11,15 @@ import pytest
 import torch
 from monai.data import CacheDataset
 
-from benchmarks.tiny_trainings import EPOCHS, LENGTH, SMALL, make_first_stage, make_run, make_second_stage
+from benchmarks.tiny_trainings import (
+    EPOCHS,
+    LENGTH,
+    SMALL,
+    make_first_stage,
+    make_run,
+    make_second_stage,
+    make_third_stage,
+)
 from medldm.data.labels import LabelSchema
 from medldm.latent_diffusion.model import make_autoencoder
 from medldm.networks import VAEConfig
@@ -59,12 +67,13 @@ def makers() -> dict[str, Callable[..., Any]]:
         "vqvae": partial(make_first_stage, kind="vqvae"),
         "label_maps": make_label_maps,
         "diffusion": make_second_stage,
+        "decoder": make_third_stage,
     }
     return {kind: partial(smooth, make) for kind, make in makers.items()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["vae", "vqvae", "label_maps", "diffusion"])
+@pytest.mark.parametrize("kind", ["vae", "vqvae", "label_maps", "diffusion", "decoder"])
 def test_two_processes_train_as_one_and_go_on_bit_for_bit(makers, tmp_path, kind) -> None:
     """An epoch ends with a batch of one case, less than one for each process; one may go on alone, too."""
     alone = makers[kind](tmp_path / "alone")

@@ -83,7 +83,7 @@ def build_decoder_training(
         latents=[model.latent_shift, model.latent_scale],
         autoencoder=model.autoencoder_config,
         conditioning=model.conditioning_config,
-        unet=model.unet_config,
+        denoiser=model.unet_config,
         space=model.space,
         loss=loss,
         discriminator=discriminator,
