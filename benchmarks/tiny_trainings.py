@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,15 @@ SMALL: dict[str, Any] = {"down_channels": (4, 8), "n_groups": 4, "mid_attention"
 FIRST_STAGES = {"vae": VAEConfig(**SMALL), "vqvae": VQVAEConfig(**SMALL, n_codes=8, restart_after=2)}
 
 
-def make_first_stage(folder: Path, kind: str = "vqvae", **running: Any) -> ResumableTrainer:
+def make_first_stage(
+    folder: Path, kind: str = "vqvae", *, settings: Mapping[str, Any] | None = None, **running: Any
+) -> ResumableTrainer:
     """Build the training of an autoencoder with a discriminator on random patches.
 
     Args:
         folder: for all it writes.
         kind: "vae" or "vqvae".
+        settings: fields of the training's configuration.
         running: fields of `RunConfig`.
     """
     seed_everything(SEED)
@@ -60,17 +64,20 @@ def make_first_stage(folder: Path, kind: str = "vqvae", **running: Any) -> Resum
             warmup_steps=2,
             ema_decay=0.9,
             seed=SEED,
-        ),
+        ).copy(**(settings or {})),
         run=make_run(folder, **running),
     ).trainer
 
 
-def make_second_stage(folder: Path, *, sharding: str = "ddp", **running: Any) -> ResumableTrainer:
+def make_second_stage(
+    folder: Path, *, sharding: str = "ddp", settings: Mapping[str, Any] | None = None, **running: Any
+) -> ResumableTrainer:
     """Build the training of a denoiser with a class as its condition.
 
     Args:
         folder: for all it writes.
         sharding: how several processes share the denoiser.
+        settings: fields of the training's configuration.
         running: fields of `RunConfig`.
     """
     seed_everything(SEED)
@@ -89,7 +96,7 @@ def make_second_stage(folder: Path, *, sharding: str = "ddp", **running: Any) ->
         validation_set=LatentDataset(make_latents(1)),
         config=LatentDiffusionConfig(
             n_epochs=EPOCHS, learning_rate=1e-3, warmup_steps=2, ema_decay=0.9, seed=SEED
-        ),
+        ).copy(**(settings or {})),
         run=make_run(folder, **running),
         sharding=sharding,
     ).trainer

@@ -133,6 +133,19 @@ def write_atomically(path: str | Path, content: bytes, *, is_private: bool = Fal
         temporary.write_bytes(content)
 
 
+def move_file(source: Path, path: Path) -> None:
+    """Put a whole file in the place of another one, in folders of one disk.
+
+    Raises:
+        StorageError: if it cannot be moved.
+    """
+    try:
+        source.replace(path)
+        flush_folder(path.parent)
+    except OSError as error:
+        raise _name_cause(path, error) from error
+
+
 def is_clutter(path: str | Path) -> bool:
     """Say whether macOS left a file beside others: AppleDouble files "._*", and .DS_Store.
 

@@ -49,6 +49,10 @@ class LatentDiffusionConfig(Config):
         n_epochs: passes over the training cohort.
         weight_decay: of AdamW.
         warmup_steps: optimiser steps of linear learning-rate increase.
+        patience: validations without improvement after which the learning rate falls and the training ends;
+            None falls along a cosine over all steps and trains to the end.
+        min_improvement: with patience: what counts as improvement, relative to the value to beat.
+        decay_share: with patience: share of the steps, the last ones, in which the learning rate falls.
         accumulation_steps: batches whose gradients are added up before a step.
         gradient_clip: largest gradient norm.
         ema_decay: of the averaged weights that are validated and saved; 0 turns averaging off.
@@ -83,6 +87,9 @@ class LatentDiffusionConfig(Config):
     n_epochs: int = 100
     weight_decay: float = 0.01
     warmup_steps: int = 100
+    patience: int | None = None
+    min_improvement: float = 0.002
+    decay_share: float = 0.2
     accumulation_steps: int = 1
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
@@ -94,6 +101,9 @@ class LatentDiffusionConfig(Config):
         self.require("[1, inf)", "n_timesteps", "n_epochs", "accumulation_steps")
         self.require("(0, inf]", "learning_rate", "gradient_clip", "latent_scaling_factor")
         self.require("[0, 1)", "ema_decay")
+        self.require("[0, inf)", "min_improvement")
+        self.require("(0, 1)", "decay_share")
+        self.require("[1, inf)", "patience")
         self.noise_path().check_prediction_type(self.prediction_type)
 
     def noise_path(self) -> NoisePath:

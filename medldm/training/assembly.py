@@ -17,7 +17,7 @@ from monai.handlers import ValidationHandler
 from monai.inferers import Inferer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
@@ -32,12 +32,15 @@ from medldm.training.batches import ValidationBatches
 from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
 from medldm.training.denoising_task import averaged_denoiser
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
+from medldm.training.early_snapshot import EarlySnapshot
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
 from medldm.training.identity import TrainingIdentity
 from medldm.training.latent_cache import LatentDataset, measure_latent_statistics
 from medldm.training.loader import leave_signals_to_parent, training_loader
 from medldm.training.losses.reconstruction import FirstStageLoss
+from medldm.training.memorisation import GapWarning
 from medldm.training.optimisation import make_schedule
+from medldm.training.patience import DecayPhase, Patience
 from medldm.training.previews import SampleWriter, SliceWriter
 from medldm.training.quarantine import Quarantine
 from medldm.training.resume.resumable_trainer import ResumableTrainer
@@ -45,6 +48,7 @@ from medldm.training.resume.state_handler import TrainingStateHandler
 from medldm.training.sharding import share_denoiser
 
 TrainerType = TypeVar("TrainerType", bound=ResumableTrainer)
+TrainingConfig = AutoencoderTrainingConfig | LatentDiffusionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +133,7 @@ def build_autoencoder_training(
         evaluator=make_evaluator,
     )
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
+    decay = _last_phase(config, n_batches=len(loader))
     average = average_weights(network, config.ema_decay)
     averaged: Any = average.module
     evaluator = None
@@ -147,6 +152,8 @@ def build_autoencoder_training(
         preview=SliceWriter,
         quarantine=quarantine,
         identity=identity,
+        config=config,
+        decay=decay,
         further=handlers,
     )
     optimizer = _make_adam(network, config.learning_rate, weight_decay=0.0)
@@ -163,7 +170,7 @@ def build_autoencoder_training(
         loss=loss,
         discriminator=discriminator,
         discriminator_optimizer=adversary,
-        schedule=_make_schedule(optimizer, config, n_batches=len(loader)),
+        schedule=_make_schedule(optimizer, config, n_batches=len(loader), decay=decay),
         accumulation_steps=config.accumulation_steps,
         gradient_clip=config.gradient_clip,
         average=average,
@@ -221,6 +228,7 @@ def build_diffusion_training(
     )
     measure_latent_statistics(model, training_set)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
+    decay = _last_phase(config, n_batches=len(loader))
     average = average_weights(model.denoiser, config.ema_decay)
     denoiser = share_denoiser(model.denoiser, sharding=sharding, average=average, device=device)
     evaluator = None
@@ -231,6 +239,9 @@ def build_diffusion_training(
             network=model,
             config=config,
             average=average,
+            training_loader=_load_validation(
+                _as_many(training_set, len(validation_set)), run, batch_size=run.batch_size
+            ),
             val_handlers=list(val_handlers),
         )
     describe = describe_latent_diffusion(model, config, denoiser=averaged_denoiser(average))
@@ -243,6 +254,8 @@ def build_diffusion_training(
         preview=preview,
         quarantine=quarantine,
         identity=identity,
+        config=config,
+        decay=decay,
         further=handlers,
     )
     # After the sharding, which replaces the weights.
@@ -255,7 +268,7 @@ def build_diffusion_training(
         config=config,
         optimizer=optimizer,
         denoiser=denoiser,
-        schedule=_make_schedule(optimizer, config, n_batches=len(loader)),
+        schedule=_make_schedule(optimizer, config, n_batches=len(loader), decay=decay),
         average=average,
         train_handlers=all_handlers,
     )
@@ -272,6 +285,8 @@ def _standard_handlers(
     preview: Callable[..., SliceWriter],
     quarantine: Quarantine | None,
     identity: TrainingIdentity,
+    config: TrainingConfig,
+    decay: DecayPhase | None,
     further: Sequence[Any],
 ) -> list[Any]:
     """Return validation, log, bar, preview, checkpoints, what the caller adds, and last of all the state."""
@@ -288,21 +303,48 @@ def _standard_handlers(
         larger_is_better=evaluator is None or bool(evaluator.metric_cmp_fn(1.0, 0.0)),
         identity=identity,
     )
+    followers = _follow_validations(writer, config, decay)
     state_handler = TrainingStateHandler(
         folder / "state" / stage,
         resume=run.resume,
-        handlers=[log, writer],
+        handlers=[log, writer, *followers],
         evaluator=evaluator,
         every_minutes=run.save_minutes,
         every_steps=run.save_batches,
         quarantine=quarantine,
         identity=identity,
     )
-    kept = [writer, *further, state_handler]
+    kept = [writer, *followers, *further, state_handler]
     if evaluator is None:
         return [log, LossBar(stage), *kept]
     validation = ValidationHandler(run.val_interval, evaluator)
-    return [validation, log, LossBar(stage), preview(log, evaluator=evaluator), *kept]
+    shown = [log, LossBar(stage), preview(log, evaluator=evaluator)]
+    if isinstance(evaluator, DiffusionEvaluator):
+        shown.append(GapWarning(evaluator))
+    return [validation, *shown, *kept]
+
+
+def _follow_validations(
+    writer: CheckpointWriter, config: TrainingConfig, decay: DecayPhase | None
+) -> list[EarlySnapshot | Patience]:
+    """Return what draws conclusions from the validations, beside the writer: these handlers have a state."""
+    followers: list[EarlySnapshot | Patience] = []
+    evaluator: Any = writer.evaluator
+    if evaluator is None:
+        return followers
+    if isinstance(evaluator, DiffusionEvaluator):
+        followers.append(EarlySnapshot(writer, evaluator=evaluator))
+    if decay is not None and config.patience is not None:
+        patience = Patience(
+            evaluator,
+            metric=str(writer.metric),
+            larger_is_better=writer.sign > 0,
+            patience=config.patience,
+            min_improvement=config.min_improvement,
+            decay=decay,
+        )
+        followers.append(patience)
+    return followers
 
 
 def _load_training(
@@ -333,11 +375,25 @@ def _make_adam(module: nn.Module, learning_rate: float, **options: Any) -> torch
     return torch.optim.AdamW(module.parameters(), lr=learning_rate, fused=True, **options)
 
 
+def _as_many(dataset: Any, n: int) -> Subset[Any]:
+    """Return as many cases of a data set, spread evenly over it; all where it has fewer."""
+    n = min(n, len(dataset))
+    return Subset(dataset, [place * len(dataset) // n for place in range(n)])
+
+
+def _n_steps(config: TrainingConfig, *, n_batches: int) -> int:
+    return config.n_epochs * n_batches // config.accumulation_steps
+
+
+def _last_phase(config: TrainingConfig, *, n_batches: int) -> DecayPhase | None:
+    """Return the phase in which the learning rate falls; None for a cosine over all steps."""
+    if config.patience is None:
+        return None
+    return DecayPhase(total_steps=_n_steps(config, n_batches=n_batches), share=config.decay_share)
+
+
 def _make_schedule(
-    optimizer: torch.optim.Optimizer,
-    config: AutoencoderTrainingConfig | LatentDiffusionConfig,
-    *,
-    n_batches: int,
+    optimizer: torch.optim.Optimizer, config: TrainingConfig, *, n_batches: int, decay: DecayPhase | None
 ) -> LambdaLR:
-    n_steps = config.n_epochs * n_batches // config.accumulation_steps
-    return make_schedule(optimizer, warmup_steps=config.warmup_steps, total_steps=n_steps)
+    n_steps = _n_steps(config, n_batches=n_batches)
+    return make_schedule(optimizer, warmup_steps=config.warmup_steps, total_steps=n_steps, decay=decay)

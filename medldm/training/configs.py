@@ -49,6 +49,10 @@ class AutoencoderTrainingConfig(Config):
         learning_rate: of the network's AdamW, reached after the warm-up; it falls along a cosine.
         discriminator_learning_rate: constant.
         warmup_steps: optimiser steps of linear learning-rate increase.
+        patience: validations without improvement after which the learning rate falls and the training ends;
+            None falls along a cosine over all steps and trains to the end.
+        min_improvement: with patience: what counts as improvement, relative to the value to beat.
+        decay_share: with patience: share of the steps, the last ones, in which the learning rate falls.
         accumulation_steps: batches whose gradients are added up before a step.
         gradient_clip: largest gradient norm.
         ema_decay: of the averaged weights that are validated and saved; 0 turns averaging off.
@@ -65,6 +69,9 @@ class AutoencoderTrainingConfig(Config):
     learning_rate: float = 5e-4
     discriminator_learning_rate: float = 1e-4
     warmup_steps: int = 100
+    patience: int | None = None
+    min_improvement: float = 0.002
+    decay_share: float = 0.2
     accumulation_steps: int = 1
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
@@ -77,4 +84,7 @@ class AutoencoderTrainingConfig(Config):
         self.require("[1, inf)", "n_epochs", "accumulation_steps")
         self.require("(0, inf]", "learning_rate", "discriminator_learning_rate", "gradient_clip")
         self.require("[0, 1)", "ema_decay")
+        self.require("[0, inf)", "min_improvement")
+        self.require("(0, 1)", "decay_share")
+        self.require("[1, inf)", "patience")
         self.require("[0, inf)", "latent_noise")

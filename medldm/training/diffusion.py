@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
@@ -23,6 +24,7 @@ from medldm.training.averaging import average_weights
 from medldm.training.batches import batch_number, shard_of_batch
 from medldm.training.denoising_task import DenoisingTask, averaged_denoiser
 from medldm.training.handlers import TERMS
+from medldm.training.memorisation import GAP, TRAINING_LOSS
 from medldm.training.optimisation import OptimiserStep
 from medldm.training.precision import autocast, make_scaler
 from medldm.training.resume.resumable_trainer import BufferState, GeneratorState, HasState, ResumableTrainer
@@ -129,12 +131,16 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
 class DiffusionEvaluator(SupervisedEvaluator):
     """Validate the averaged denoiser: the loss at fixed times with fixed noise, the same in every epoch.
 
+    The loss of as many training cases at the same times, with the same noise, says whether the denoiser
+    remembers them: "training_loss", and "gap", the validation loss less it.
+
     Args:
         device: where to evaluate.
         val_data_loader: batches of a `LatentDataset`, not shuffled.
         network: the model.
         config: noise path and prediction type.
         average: whose `.module` is validated.
+        training_loader: the same of as many training cases; None leaves their loss out.
         n_times: times at which each case's loss is taken, evenly spread over the path.
         val_handlers: attached in their order.
     """
@@ -147,6 +153,7 @@ class DiffusionEvaluator(SupervisedEvaluator):
         network: LatentDiffusionModel,
         config: LatentDiffusionConfig,
         average: AveragedModel,
+        training_loader: Iterable[Any] | None = None,
         n_times: int = 8,
         val_handlers: Sequence[Any] | None = None,
     ) -> None:
@@ -155,6 +162,7 @@ class DiffusionEvaluator(SupervisedEvaluator):
         self.model = network
         self.denoiser = averaged_denoiser(average)
         self.n_times = n_times
+        self.training_loader = training_loader
         super().__init__(
             device=device,
             val_data_loader=val_data_loader,
@@ -164,17 +172,32 @@ class DiffusionEvaluator(SupervisedEvaluator):
             val_handlers=val_handlers,
             decollate=False,
         )
+        self.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self._measure_gap())
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
         """Validate, with all weights of the average in each process where they are sharded."""
         with whole_weights(self.denoiser):
             super().run(global_epoch)
 
-    @torch.no_grad()
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
-        device = engine.state.device
-        denoiser = self.denoiser.eval()
         number = batch_number(self.data_loader, engine.state.iteration)
+        return {Keys.LOSS: self._loss_of(batchdata, number)}
+
+    def _measure_gap(self) -> None:
+        if self.training_loader is None:
+            return
+        average = Average()
+        for iteration, batch in enumerate(self.training_loader, start=1):
+            average.update(self._loss_of(batch, batch_number(self.training_loader, iteration)))
+        loss = float(average.compute())
+        self.state.metrics[TRAINING_LOSS] = loss
+        self.state.metrics[GAP] = self.state.metrics["validation_loss"] - loss
+
+    @torch.no_grad()
+    def _loss_of(self, batchdata: dict[str, Any], number: int) -> float:
+        """Return the mean loss of a batch; its number, from 1, says which noise it gets."""
+        device = self.state.device
+        denoiser = self.denoiser.eval()
         generator = torch.Generator().manual_seed(numbered_seed(self.config.seed, number))
         x_0 = self.task.draw_latents(batchdata, generator=generator)
         conditions = gather_conditions(batchdata, denoiser.conditioning.names).to(device)
@@ -184,4 +207,4 @@ class DiffusionEvaluator(SupervisedEvaluator):
             times = torch.full((len(x_0),), step.t, device=device)
             with autocast(device, self.config.precision):
                 losses.append(self.task.loss(denoiser, x_0, conditions, t=times, noise=noise))
-        return {Keys.LOSS: torch.stack(losses).mean().item()}
+        return torch.stack(losses).mean().item()

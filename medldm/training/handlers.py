@@ -239,16 +239,16 @@ class CheckpointWriter:
         return self.directory / f"{self.name}.safetensors"
 
     def _save_last(self, trainer: Engine) -> None:
-        self._save(self.directory / f"{self.name}_last.safetensors", trainer)
+        self.save(self.directory / f"{self.name}_last.safetensors", trainer)
         if self.evaluator is None:
-            self._save(self.best_path, trainer)
+            self.save(self.best_path, trainer)
 
     def _save_unless_chosen(self, trainer: Engine) -> None:
         """Keep the promise of a file where no validation gave a number, or its file was removed."""
         is_there = torch.tensor(self.best is not None and self.best_path.is_file())
         if not bool(broadcast_from_first(is_there)):
             logger.warning("no validation chose the best weights: %s gets the last", self.best_path.name)
-            self._save(self.best_path, trainer)
+            self.save(self.best_path, trainer)
 
     def _validate_last_epoch(self, trainer: Engine) -> None:
         """Validate once more where the interval of the validations left the last epoch out."""
@@ -264,10 +264,18 @@ class CheckpointWriter:
             )
         elif self.best is None or self.sign * value > self.sign * self.best:
             self.best = value
-            self._save(self.best_path, trainer, selected_by=str(self.metric))
+            self.save(self.best_path, trainer, selected_by=str(self.metric), **{str(self.metric): value})
             logger.info("best %s so far: %.5g (epoch %d)", self.metric, value, trainer.state.epoch)
 
-    def _save(self, path: Path, trainer: Engine, *, selected_by: str = LAST) -> None:
+    def save(self, path: Path, trainer: Engine, *, selected_by: str = LAST, **said: Any) -> None:
+        """Write the averaged weights; every process takes part.
+
+        Args:
+            path: of the checkpoint.
+            trainer: whose epoch and iteration the card states.
+            selected_by: what chose these weights.
+            said: what else the card says under "training".
+        """
         weights, card = self.describe()
         weights = gather_state(weights)
         if not is_main_process():
@@ -276,6 +284,4 @@ class CheckpointWriter:
         training[SELECTED_BY] = selected_by
         if self.identity is not None:
             training["identity"] = self.identity.digest
-        if selected_by != LAST:
-            training[selected_by] = self.best
-        save_checkpoint(path, weights, {**card, "training": training})
+        save_checkpoint(path, weights, {**card, "training": training | said})

@@ -13,16 +13,24 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from medldm.errors import ConfigError
 from medldm.runtime.distributed import all_reduce_any
+from medldm.training.patience import DecayPhase
 from medldm.training.sharding import shard_optimiser_state, whole
 
 logger = logging.getLogger(__name__)
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """Return a schedule in optimiser steps: linear warm-up, and a cosine down to 1 % at the end."""
+def make_schedule(
+    optimizer: torch.optim.Optimizer, *, warmup_steps: int, total_steps: int, decay: DecayPhase | None = None
+) -> LambdaLR:
+    """Return a schedule in optimiser steps: linear warm-up, then a cosine down to 1 % at the end.
+
+    With a last phase the rate stays until it begins, and falls within it.
+    """
 
     def factor(step: int) -> float:
         warmup = min(1.0, (step + 1) / max(1, warmup_steps))
+        if decay is not None:
+            return warmup * decay.factor(step)
         progress = min(1.0, step / max(1, total_steps))
         return warmup * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 

@@ -98,6 +98,7 @@ class TrainingStateHandler:
         self._is_rolling_back = False
         self._at_epoch_end: dict[str, Any] | None = None
         self._epoch_end = 0
+        self._n_epochs = 0
 
     def attach(self, trainer: Any) -> None:
         """Keep a `ResumableTrainer`.
@@ -109,6 +110,7 @@ class TrainingStateHandler:
             raise TypeError(f"a {type(trainer).__name__} cannot be kept: make it a ResumableTrainer")
         trainer.state_handler = self
         engine: Any = trainer
+        self._n_epochs = engine.state.max_epochs  # patience may make it fewer on the way
         engine.add_event_handler(Events.STARTED, self._begin)
         engine.add_event_handler(Events.ITERATION_STARTED, self._before_batch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_batch)
@@ -158,7 +160,7 @@ class TrainingStateHandler:
     def _restore(self, trainer: Any, saved: SavedState) -> None:
         light = {name: saved.parts[name] for name in _LIGHT}
         check_setting(light["training"]["setting"], self._setting(trainer))
-        self._report_length(trainer, light["training"]["n_epochs"])
+        self._report_length(light["training"]["n_epochs"])
         trainer.load_training_state({name: part for name, part in saved.parts.items() if name not in _LIGHT})
         self._load_light(trainer, light, step=saved.step)
         self._saved_step, self._saved_at = saved.step, time.monotonic()
@@ -198,8 +200,8 @@ class TrainingStateHandler:
         if trainer.optimiser_steps[0].is_complete:
             self._save(trainer, is_end=True)
 
-    def _report_length(self, trainer: Any, n_epochs: int) -> None:
-        own = trainer.state.max_epochs
+    def _report_length(self, n_epochs: int) -> None:
+        own = self._n_epochs
         if own != n_epochs:
             logger.warning(
                 "n_epochs is %d here and was %d: from here on the learning rate is that of a training of %d "
@@ -265,7 +267,7 @@ class TrainingStateHandler:
         return {
             "training": {
                 "setting": self._setting(trainer),
-                "n_epochs": trainer.state.max_epochs,
+                "n_epochs": self._n_epochs,
                 "has_ended": has_ended,
                 "divergence": self.guard.state_dict(),
                 "quarantine": self.quarantine.state_dict(),
