@@ -76,6 +76,8 @@ def shorten(command: str) -> list[str]:
     for name, knobs in SMALL.items():
         if "--config_file" in words and name in words[words.index("--config_file") + 1]:
             for knob, value in zip(*[iter(knobs.split())] * 2, strict=True):
+                if knob == "--n_epochs" and "--n_steps" in words:
+                    knob = "--n_steps"  # both together are an error
                 if knob in words:
                     words[words.index(knob) + 1] = value
                 else:

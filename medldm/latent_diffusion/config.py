@@ -56,6 +56,8 @@ class LatentDiffusionConfig(Config):
         accumulation_steps: batches whose gradients are added up before a step.
         gradient_clip: largest gradient norm.
         ema_decay: of the averaged weights that are validated and saved; 0 turns averaging off.
+        ema_length: width of a power-function average in its place, as a share of the training, see
+            `average_weights`; None for `ema_decay`.
         precision: "float32", "bfloat16" or "float16" (CUDA only) for autocast; "auto" is bfloat16 where the
             device computes in it natively, else float32.
         seed: of all randomness in the training.
@@ -93,6 +95,7 @@ class LatentDiffusionConfig(Config):
     accumulation_steps: int = 1
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
+    ema_length: float | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
 
@@ -101,6 +104,7 @@ class LatentDiffusionConfig(Config):
         self.require("[1, inf)", "n_timesteps", "n_epochs", "accumulation_steps")
         self.require("(0, inf]", "learning_rate", "gradient_clip", "latent_scaling_factor")
         self.require("[0, 1)", "ema_decay")
+        self.require("(0, 0.28)", "ema_length")
         self.require("[0, inf)", "min_improvement")
         self.require("(0, 1)", "decay_share")
         self.require("[1, inf)", "patience")

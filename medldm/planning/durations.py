@@ -34,7 +34,9 @@ def measure_rate(networks: PlannedNetworks) -> float:
 
 
 def training_seconds(plan: Plan, *, rate: float, n_cases: int) -> tuple[float, float]:
-    """Return the seconds of both trainings, validations and reading left out.
+    """Return the seconds of both trainings at most, validations and reading left out.
+
+    Patience may end a training earlier.
 
     Args:
         plan: of the trainings.
@@ -42,7 +44,10 @@ def training_seconds(plan: Plan, *, rate: float, n_cases: int) -> tuple[float, f
         n_cases: training cases of an epoch.
     """
     first, second = (
-        stage.operations_per_sample * n_cases * stage.knobs.n_epochs / (rate * plan.budget.n_devices)
+        stage.operations_per_sample
+        * n_cases
+        * stage.knobs.count_epochs(n_cases=n_cases)
+        / (rate * plan.budget.n_devices)
         for stage in (plan.autoencoder, plan.diffusion)
     )
     return first, second

@@ -16,7 +16,8 @@ from medldm.errors import ConfigError, MissingFileError
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.model import AUTOENCODER_CONFIGS
 from medldm.networks import LatentUNetConfig, VAEConfig, VQVAEConfig
-from medldm.training.precision import DTYPES
+from medldm.training.length import count_epochs
+from medldm.training.precision import PRECISIONS
 
 ASSUMED_STRUCTURES = 16
 """Structures of a label map where no cohort tells; they change the memory of a plan by less than 1 %."""
@@ -24,7 +25,7 @@ ASSUMED_STRUCTURES = 16
 _ENCODER = ("down_channels", "downsampling", "latent_channels", "n_res_blocks", "n_groups")
 _OPTIONAL = ("downsampling",)
 _UNET = ("down_channels", "attention_levels", "n_heads", "n_groups")
-_STAGE = ("batch_size", "accumulation_steps", "n_epochs", "precision", "checkpointing")
+_STAGE = ("batch_size", "accumulation_steps", "n_steps", "n_epochs", "precision", "checkpointing")
 STAGES = {
     "autoencoder": ("size", "channels", "patch_size", "autoencoder_type", *_ENCODER, *_STAGE),
     "diffusion": ("conditioning_type", "image_token_grid", *_UNET, *_STAGE),
@@ -39,6 +40,7 @@ class StageKnobs:
     Args:
         batch_size: samples of a batch.
         accumulation_steps: batches of an optimiser step.
+        n_steps: optimiser steps of the training; None for `n_epochs`, or for `DEFAULT_STEPS` without either.
         n_epochs: passes over the cohort.
         precision: of autocast.
         checkpointing: whether blocks are computed again in the backward pass.
@@ -47,18 +49,34 @@ class StageKnobs:
 
     batch_size: int
     accumulation_steps: int = 1
-    n_epochs: int = 1
+    n_steps: int | None = None
+    n_epochs: int | None = None
     precision: str = "float32"
     checkpointing: bool = False
     patch_size: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation_steps", "n_epochs"):
+        for name in ("batch_size", "accumulation_steps"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}: a whole number of at least 1 is needed")
-        if self.precision not in DTYPES:
-            raise ConfigError(f"precision is {self.precision!r}: choose from {list(DTYPES)}")
+        self.count_epochs(n_cases=1)
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}: choose from {list(PRECISIONS)}")
+
+    def count_epochs(self, *, n_cases: int) -> int:
+        """Return the epochs of a training of so many cases.
+
+        Raises:
+            ConfigError: if the length is given twice, or below 1.
+        """
+        return count_epochs(
+            n_steps=self.n_steps,
+            n_epochs=self.n_epochs,
+            cases=range(n_cases),
+            batch_size=self.batch_size,
+            accumulation_steps=self.accumulation_steps,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+import torch
+
 from medldm.errors import ConfigError
 from medldm.networks.streaming.memory_limit import choose_plan
 from medldm.planning import workloads
 from medldm.planning.dry_run import DryRun
 from medldm.planning.networks import PlannedNetworks, StageKnobs
+from medldm.training.precision import choose_precision
 
 MARGIN = 1.15
 """How far a measured peak may lie above the prediction; a plan fits with it."""
@@ -184,6 +187,10 @@ def _candidates(stage: _Stage, networks: PlannedNetworks, budget: Budget) -> Ite
     asked = stage.knobs_of(networks)
     n_samples = asked.accumulation_steps * asked.batch_size
     precisions = [asked.precision]
+    if asked.precision == "auto":
+        precisions = [
+            "bfloat16" if budget.device == "cuda" else choose_precision(torch.device("cpu"), "auto")
+        ]
     if budget.device == "cuda" and asked.precision == "float32":
         precisions.append("bfloat16")
     for precision, checkpointing in product(precisions, sorted({asked.checkpointing, True})):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from medldm.planning.networks import PlannedNetworks, StageKnobs
 from medldm.planning.plan import MARGIN, RUNTIME_BYTES, Plan, StagePlan
+from medldm.training.length import DEFAULT_STEPS
 
 _HEADER = ("work", "batch", "precision", "checkpoints", "volume", "predicted peak", "fits", "largest batch")
 
@@ -72,10 +73,15 @@ def _times(plan: Plan, seconds: Sequence[float] | None) -> list[str]:
             "--tflops, what the GPU sustains."
         ]
     first, second = (_duration(value) for value in seconds)
+    lengths = [_length(stage.knobs) for stage in (plan.autoencoder, plan.diffusion)]
     return [
-        f"Time on {plan.budget.n_devices} device(s): autoencoder {first} ({plan.autoencoder.knobs.n_epochs} "
-        f"epochs), diffusion {second} ({plan.diffusion.knobs.n_epochs} epochs)."
+        f"Time on {plan.budget.n_devices} device(s), at most: autoencoder {first} ({lengths[0]}), diffusion "
+        f"{second} ({lengths[1]})."
     ]
+
+
+def _length(knobs: StageKnobs) -> str:
+    return f"{knobs.n_epochs} epochs" if knobs.n_epochs else f"{knobs.n_steps or DEFAULT_STEPS} steps"
 
 
 def _duration(seconds: float) -> str:
@@ -116,7 +122,7 @@ def _knobs(stage: StagePlan, asked: StageKnobs, size: Sequence[int]) -> str:
     found = []
     for name in ("batch_size", "accumulation_steps", "precision", "checkpointing", "patch_size"):
         value = getattr(stage.knobs, name)
-        if value == getattr(asked, name):
+        if value == getattr(asked, name) or (name == "precision" and asked.precision == "auto"):
             continue
         if isinstance(value, tuple):
             value = '"[' + ",".join(str(n) for n in value) + ']"'

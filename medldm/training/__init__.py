@@ -16,6 +16,7 @@ from medldm.training.denoising_task import DenoisingTask
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
 from medldm.training.latent_cache import LatentDataset, cache_latents, encode_cases, measure_latent_statistics
+from medldm.training.length import count_epochs
 from medldm.training.loader import training_loader
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.optimisation import OptimiserStep, make_schedule
@@ -63,6 +64,7 @@ __all__ = [
     "cache_latents",
     "case_transforms",
     "conditioning_of",
+    "count_epochs",
     "encode_cases",
     "gather_conditions",
     "make_schedule",

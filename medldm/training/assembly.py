@@ -134,7 +134,7 @@ def build_autoencoder_training(
     )
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     decay = _last_phase(config, n_batches=len(loader))
-    average = average_weights(network, config.ema_decay)
+    average = average_weights(network, config.ema_decay, length=config.ema_length)
     averaged: Any = average.module
     evaluator = None
     if validation_set is not None:
@@ -229,7 +229,7 @@ def build_diffusion_training(
     measure_latent_statistics(model, training_set)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     decay = _last_phase(config, n_batches=len(loader))
-    average = average_weights(model.denoiser, config.ema_decay)
+    average = average_weights(model.denoiser, config.ema_decay, length=config.ema_length)
     denoiser = share_denoiser(model.denoiser, sharding=sharding, average=average, device=device)
     evaluator = None
     if validation_set is not None:

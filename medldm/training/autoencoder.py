@@ -75,6 +75,7 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         train_handlers: Sequence[Any] | None = None,
     ) -> None:
         self.precision = precision
+        self.planned_epochs = max_epochs  # patience may make it fewer on the way
         self.loss = loss
         self.average = average or average_weights(network, 0.0)
         self.noise = LatentNoise(network.latent_channels, largest=latent_noise)
@@ -158,7 +159,7 @@ class AutoencoderTrainer(ResumableTrainer, AdversarialTrainer):  # type: ignore[
         return volume, volume
 
     def _has_begun_adversary(self, engine: Any) -> bool:
-        n_batches = engine.state.max_epochs * engine.state.epoch_length
+        n_batches = self.planned_epochs * engine.state.epoch_length
         before = batches_before_adversary(self.loss.adversarial_start, n_batches=n_batches)
         return bool(engine.state.iteration > before)
 

@@ -56,6 +56,8 @@ class AutoencoderTrainingConfig(Config):
         accumulation_steps: batches whose gradients are added up before a step.
         gradient_clip: largest gradient norm.
         ema_decay: of the averaged weights that are validated and saved; 0 turns averaging off.
+        ema_length: width of a power-function average in its place, as a share of the training, see
+            `average_weights`; None for `ema_decay`.
         latent_noise: largest noise on the latents that the decoder is trained on, in standard deviations of
             each of their channels; see `medldm.training.latent_noise`. 0 turns it off.
         precision: "float32", "bfloat16", "float16" (CUDA only) or "auto", see `choose_precision`.
@@ -75,6 +77,7 @@ class AutoencoderTrainingConfig(Config):
     accumulation_steps: int = 1
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
+    ema_length: float | None = None
     latent_noise: float = 0.0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     seed: int = 0
@@ -84,6 +87,7 @@ class AutoencoderTrainingConfig(Config):
         self.require("[1, inf)", "n_epochs", "accumulation_steps")
         self.require("(0, inf]", "learning_rate", "discriminator_learning_rate", "gradient_clip")
         self.require("[0, 1)", "ema_decay")
+        self.require("(0, 0.28)", "ema_length")
         self.require("[0, inf)", "min_improvement")
         self.require("(0, 1)", "decay_share")
         self.require("[1, inf)", "patience")

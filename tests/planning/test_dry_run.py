@@ -97,7 +97,7 @@ def test_networks_of_a_bundle_take_its_knobs_and_name_unknown_ones() -> None:
     assert found.autoencoder == VAEConfig(
         down_channels=(4, 8), n_groups=4, n_res_blocks=1, mid_attention=False
     )
-    assert found.second == StageKnobs(batch_size=8, n_epochs=300)
+    assert found.second == StageKnobs(batch_size=8, precision="auto")
     assert found.conditioning == assumed_conditioning(["label_map"])
     assert isinstance(found.unet, Config)
     with pytest.raises(

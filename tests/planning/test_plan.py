@@ -11,6 +11,7 @@ from medldm.cli.main import main
 from medldm.cli.plan import read_knobs
 from medldm.planning import plan as planning
 from medldm.planning import workloads
+from medldm.planning.durations import training_seconds
 from medldm.planning.networks import networks_of_bundle
 from medldm.planning.plan import Budget, make_plan
 from medldm.planning.report import report_plan
@@ -47,7 +48,13 @@ def simple(monkeypatch) -> None:
 
 def networks(batch: int = 4):
     bundle = "medldm/bundles/mri_label_ldm"
-    return networks_of_bundle(bundle, size=(128, 128, 128), diffusion_knobs={"batch_size": batch})
+    plain = {"precision": "float32"}
+    return networks_of_bundle(
+        bundle,
+        size=(128, 128, 128),
+        autoencoder_knobs=plain,
+        diffusion_knobs={"batch_size": batch, **plain},
+    )
 
 
 def memory(usable_gb: float) -> float:
@@ -135,3 +142,22 @@ def test_channels_are_planned_by_their_names() -> None:
     assert (found.autoencoder.in_channels, found.autoencoder.out_channels) == (2, 2)
     assert networks().autoencoder.in_channels == 1
     workloads.train_autoencoder(found)()
+
+
+def test_precision_auto_is_that_of_the_device_and_no_option(simple) -> None:
+    asked = networks().with_second(precision="auto", checkpointing=True)
+    plan = make_plan(asked, Budget(memory_gb=memory(33), device="cuda"))
+    assert plan.diffusion.knobs.precision == "bfloat16"
+    assert "--precision" not in report_plan(plan, asked, seconds=None, assumptions=())
+
+
+def test_a_length_in_steps_takes_as_long_as_its_epochs(simple) -> None:
+    def seconds(**length):
+        plan = make_plan(networks().with_second(**length), Budget(memory_gb=memory(33)))
+        return training_seconds(plan, rate=1.0, n_cases=10)[1]
+
+    assert seconds(n_steps=30) == seconds(n_epochs=10)  # ten cases in batches of four are three steps
+    text = report_plan(
+        make_plan(networks(), Budget(memory_gb=memory(33))), networks(), seconds=(1.0, 2.0), assumptions=()
+    )
+    assert "at most: autoencoder 1 s (20000 steps), diffusion 2 s (20000 steps)" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from medldm.errors import ConfigError
 from medldm.seeds import seed_everything
 from medldm.training import make_schedule
 from medldm.training.patience import DecayPhase, Patience
+from tests.rank_processes import run_on_ranks
+from tests.training.rank_trainings import load, straight_and_stopped
 from tests.training.resume.training_states import differences, everything
 from tests.training.small_trainings import run_killed_after
 
@@ -139,3 +142,15 @@ def test_killed_around_the_start_of_the_last_phase_it_goes_on_bit_for_bit(after:
     last.run()
     assert last.state.iteration == 4 * LENGTH
     assert differences(everything(straight), everything(last)) == []
+
+
+@pytest.mark.slow
+def test_two_processes_end_together_and_go_on_bit_for_bit(tmp_path: Path) -> None:
+    work = partial(straight_and_stopped, make=partial(make_second_stage, settings=IMPATIENT), folder=tmp_path)
+    assert run_on_ranks(work, tmp_path / "ranks") == [0, 0]
+    (terms, first), (_, second) = (load(tmp_path / f"straight_{rank}.pt") for rank in range(2))
+    assert len(terms) == 4 * LENGTH
+    assert differences(first, second) == []
+    for rank in range(2):
+        code, _, state = load(tmp_path / f"stopped_{rank}.pt")
+        assert code == 75 and differences(first, state) == []
