@@ -77,14 +77,14 @@ def join_reports(reports: Mapping[str, Report], config: EvaluationConfig) -> Rep
         "summary": {section: _join_summaries(reports, section) for section in SECTIONS},
         "figures": [figure for section in SECTIONS for figure in _figures(reports, section)],
         "copies": {
-            f"{detector}, {name}": search
-            for name in names
-            for detector, search in reports[name]["copies"].items()
+            f"{detector}, {name}" if name != ALL else detector: search
+            for name, report in reports.items()
+            for detector, search in report["copies"].items()
         },
         "copy_search": {
             "rule": first["copy_search"]["rule"],
             "joint_power": _least([reports[name]["copy_search"]["joint_power"] for name in names]),
-            "fails": any(reports[name]["copy_search"]["fails"] for name in names),
+            "fails": any(report["copy_search"]["fails"] for report in reports.values()),
         },
         # Each channel's own report has its table; the gains stand among the figures.
         "few_cases": [],

@@ -17,7 +17,7 @@ from medldm.evaluation.metrics.anatomy import AnatomyTable
 from medldm.evaluation.metrics.copy_search import Detector
 from medldm.evaluation.metrics.neighbours import NeighbourIndex
 from medldm.evaluation.resources import EvaluationResources
-from medldm.evaluation.sections import privacy
+from medldm.evaluation.sections import autoencoded_copies, privacy
 from medldm.evaluation.sections.agreement import LabelAgreement, agreement_results, measure_label_agreement
 from medldm.evaluation.sections.anatomy import anatomy_results, anatomy_tables
 from medldm.evaluation.sections.comparison import Comparison
@@ -35,6 +35,9 @@ from medldm.evaluation.stages import Stages, record_refusal
 from medldm.transforms.errors import VoxelValueError
 
 OF_ALL_CHANNELS = "Membership inference takes all channels together: see the common report."
+
+N_SEARCHES = 2
+"""Searches for copies in the images of one channel."""
 
 ON_SEGMENTERS = ("agreement", "usefulness")
 """Sections whose results stand on trained segmenters."""
@@ -91,7 +94,7 @@ def collect_results(
     """
     resources = resources or EvaluationResources()
     asked = resources if n_channels == 1 else resources.copy(model=None)
-    n_more = 2 * (asked.model is not None) + (resources.feature_weights is not None)
+    n_more = 3 * (asked.model is not None) + (resources.feature_weights is not None)
     with Stages(7 + n_more) as stages:
         evaluated = open_model(asked, of_label_maps=bool(cohorts.without_images))
         weights = resources.feature_weights
@@ -112,8 +115,11 @@ def collect_results(
             whose = " and the ".join(cohorts.without_images)
             collector.results.left_out.append(f"Only anatomy was evaluated: the {whose} set has no images.")
         collector.anatomy()
+        n_own = len(autoencoded_copies.NAMES) * (resources.model is not None)
         if sets.has_images:
-            collector.privacy(n_channels=n_channels)
+            collector.privacy(n_channels=n_channels, n_own=n_own)
+        if sets.has_images and evaluated is not None:
+            collector.autoencoded(evaluated, cohorts, n_others=N_SEARCHES)
         if n_channels == 1:
             collector.membership(evaluated, cohorts)
         else:
@@ -136,12 +142,14 @@ def collect_model_results(
         config: settings.
         resources: the model; without one the results say that it was left out.
     """
-    with Stages(2) as stages:
+    with Stages(3) as stages:
         evaluated = open_model(resources or EvaluationResources())
         collector = _Collector(sets, config, stages)
         if evaluated is not None:
             require_channels(evaluated, cohorts.synthetic.channels)
             collector.latents(evaluated, cohorts)
+            n_channels = len(cohorts.synthetic.channels)
+            collector.autoencoded(evaluated, cohorts, n_others=N_SEARCHES * n_channels)
         collector.membership(evaluated, cohorts)
     return collector.finish(evaluated)
 
@@ -235,7 +243,25 @@ class _Collector:
             self.metrics += anatomy_results(self.compare, results.tables)
         self.stages.done("anatomy")
 
-    def privacy(self, *, n_channels: int) -> None:
+    def autoencoded(self, evaluated: EvaluatedModel, cohorts: Cohorts, *, n_others: int) -> None:
+        """Search copies against autoencoded cases, beside `n_others` searches in images."""
+        title = "Copies among autoencoded cases"
+        with record_refusal("privacy", self.metrics, part="copies_autoencoded", title=title):
+            searches = autoencoded_copies.search_autoencoded(
+                evaluated,
+                cohorts,
+                neighbours=self.config.neighbours,
+                quantile=self.config.copy_quantile,
+                n_planted=self.config.n_planted,
+                n_searches=n_others + len(autoencoded_copies.NAMES),
+                seed=self.config.seed,
+                progress=self.stages.tell,
+            )
+            self.results.detectors += searches
+            self.metrics += privacy.privacy_results(searches, None)
+        self.stages.done("copies among autoencoded cases")
+
+    def privacy(self, *, n_channels: int, n_own: int) -> None:
         config, sets, features = self.config, self.results.sets, self.results.features
         with record_refusal("privacy", self.metrics):
             index = NeighbourIndex(sets.train.boxed_images(sets.shape), config.neighbours)
@@ -252,7 +278,7 @@ class _Collector:
                     sets,
                     quantile=config.copy_quantile,
                     n_planted=config.n_planted,
-                    n_searches=len(found) * n_channels,
+                    n_searches=len(found) * n_channels + n_own,
                     seed=config.seed,
                 )
                 self.results.detectors.append(search)

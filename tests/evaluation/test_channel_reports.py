@@ -116,7 +116,8 @@ def test_each_channel_has_the_figures_that_it_has_alone(
     page = (tmp_path / "out" / "report.html").read_text()
     assert 'href="channels/t2w/report.html"' in page and "report above" not in page
     assert report["copies"].keys() == {
-        f"{detector}, {name}" for name in CHANNELS for detector in ("correlation", "contrastive")
+        *(f"{detector}, {name}" for name in CHANNELS for detector in ("correlation", "contrastive")),
+        *("autoencoded", "latents"),
     }
     assert exit_code(report) and "t2w: " in summary_text(report) and "ct: " in summary_text(report)
     other = make_model((), channels=CHANNELS[::-1])

@@ -202,11 +202,31 @@ def find_planted(
     Raises:
         ValueError: for a detector that returns another shape.
     """
-    copies, sources = plant_copies(train, n, seed=seed)
+    return score_planted(detector, *plant_copies(train, n, seed=seed), n_train=len(train))
+
+
+def score_planted(
+    detector: Detector, copies: Sequence[npt.ArrayLike], sources: npt.NDArray[np.int64], *, n_train: int
+) -> Floats:
+    """Return how similar a detector finds planted copies to their sources.
+
+    Args:
+        detector: volumes to similarities (n, T).
+        copies: n of them.
+        sources: (n,) places in the training set.
+        n_train: T.
+
+    Returns:
+        (n,) as in `find_planted`.
+
+    Raises:
+        ValueError: for a detector that returns another shape.
+    """
     similarity = _check_similarity(detector(copies), "the detector's result")
-    if similarity.shape != (n, len(train)):
+    n = len(copies)
+    if similarity.shape != (n, n_train):
         raise ValueError(
-            f"the detector returned {similarity.shape} for {n} volumes and {len(train)} training volumes"
+            f"the detector returned {similarity.shape} for {n} volumes and {n_train} training volumes"
         )
     return np.where(similarity.argmax(axis=1) == sources, similarity.max(axis=1), -np.inf)
 

@@ -169,7 +169,7 @@ def plot_similarity(best: dict[str, Floats], *, threshold: float, title: str) ->
     canvas, (panel,) = _make_canvas(1, width=5.2)
     low = min(float(each.min()) for each in best.values())
     bins = np.linspace(min(low, threshold), max(1.0, threshold), 41)
-    for name in ("noise", "test", "synthetic"):
+    for name in (each for each in ("noise", "test", "synthetic") if each in best):
         share = np.full(len(best[name]), 1 / len(best[name]))
         panel.hist(best[name], bins=bins, weights=share, alpha=0.55, color=COLOURS[name], label=NAMES[name])
     panel.axvline(threshold, color="black", linewidth=1, linestyle="--", label=f"threshold {threshold:.3f}")

@@ -4,7 +4,7 @@ near to the training set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,11 +18,16 @@ from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.data_copying import data_copying_test
 from medldm.evaluation.metrics.neighbours import cosine_neighbours
+from medldm.evaluation.metrics.planted_copies import plant_copies
 from medldm.evaluation.sections.metric_result import Column, Description, Light, MetricResult, compute_result
 
 GOOD_POWER = 0.8
 ALARM_RATE = 0.01
 """Probability of failing a cohort without copies, of all searches together."""
+
+
+TITLES = {"autoencoded": "against autoencoded cases", "latents": "in the model's latents"}
+"""Of detectors whose names alone say too little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +70,52 @@ def search_with(
         n_searches: detectors of the evaluation, which share the false alarms that are allowed.
         seed: of the planted copies.
     """
-    boxed = {
-        each: getattr(sets, each).boxed_images(sets.shape) for each in ("train", "test", "synthetic", "noise")
-    }
-    similarity = {each: np.asarray(detector(boxed[each])) for each in ("test", "synthetic", "noise")}
+    kinds = ("train", "test", "synthetic", "noise")
+    boxed = {each: getattr(sets, each).boxed_images(sets.shape) for each in kinds}
+    train = boxed.pop("train")
+    return search_volumes(
+        name,
+        detector,
+        boxed,
+        train_subjects=sets.train.subjects,
+        plant=lambda: plant_copies(train, n_planted, seed=seed),
+        quantile=quantile,
+        n_searches=n_searches,
+    )
+
+
+def search_volumes(
+    name: str,
+    detector: copy_search.Detector,
+    volumes: Mapping[str, Sequence[npt.ArrayLike]],
+    *,
+    train_subjects: Sequence[object],
+    plant: Callable[[], tuple[Sequence[npt.ArrayLike], npt.NDArray[np.int64]]],
+    quantile: float,
+    n_searches: int,
+) -> DetectorResult:
+    """Search copies in volumes of any kind.
+
+    Args:
+        name: of the detector.
+        detector: volumes to their similarity to each training volume.
+        volumes: of "test" and "synthetic", and "noise" where it is to be shown.
+        train_subjects: of the training volumes.
+        plant: returns copies of training volumes and the places of their sources.
+        quantile: of the test volumes, for the threshold.
+        n_searches: detectors of the evaluation, which share the false alarms that are allowed.
+    """
+    similarity = {each: np.asarray(detector(some)) for each, some in volumes.items()}
     best = {each: table.max(axis=1).astype(np.float64) for each, table in similarity.items()}
     try:
         search = copy_search.search_copies(
             similarity["synthetic"],
             similarity["test"],
             quantile=quantile,
-            train_subjects=sets.train.subjects,
+            train_subjects=train_subjects,
             alarm_rate=ALARM_RATE / n_searches,
         )
-        planted = copy_search.find_planted(detector, boxed["train"], n=n_planted, seed=seed)
+        planted = copy_search.score_planted(detector, *plant(), n_train=len(train_subjects))
     except NotMeasurableError as error:
         return DetectorResult(name=name, search=None, best=best, not_computed=str(error))
     search = replace(
@@ -129,7 +166,7 @@ def joint_power(searches: Sequence[DetectorResult]) -> Estimate | None:
 def _copies_result(detector: DetectorResult) -> MetricResult:
     description = Description(
         key=f"privacy.copies_{detector.name}",
-        title=f"Copies ({detector.name})",
+        title=f"Copies ({TITLES.get(detector.name, detector.name)})",
         meaning="Share of synthetic volumes that are more like a training patient than real test patients "
         "are; the real column is the share of real test volumes above the same threshold.",
         better="lower",
@@ -138,11 +175,13 @@ def _copies_result(detector: DetectorResult) -> MetricResult:
     if search is None:
         return MetricResult(description=description, not_computed=detector.not_computed)
 
-    def measure(column: Column) -> Estimate:
+    def measure(column: Column) -> Estimate | None:
         if column == "real":
             return copy_search.share_with_interval(
                 round(search.false_positive_rate * search.n_test), search.n_test
             )
+        if column == "noise" and "noise" not in detector.best:
+            return None
         values = detector.best["synthetic" if column == "synthetic" else "noise"]
         return copy_search.share_with_interval(int((values > search.threshold).sum()), len(values))
 
