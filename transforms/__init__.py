@@ -1,6 +1,8 @@
 """Array and dictionary transforms, imported as `medldm.transforms`."""
 
 from medldm.transforms.bias_field import N4BiasCorrection, N4BiasCorrectiond
+from medldm.transforms.deform import DeformVolume, DeformVolumed
+from medldm.transforms.deformation import Deformation
 from medldm.transforms.errors import (
     CorruptVolumeError,
     GeometryError,
@@ -22,6 +24,9 @@ __all__ = [
     "CentreCropOrPad",
     "CentreCropOrPadd",
     "CorruptVolumeError",
+    "DeformVolume",
+    "DeformVolumed",
+    "Deformation",
     "ForegroundCrop",
     "ForegroundCropd",
     "GeometryError",

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from medldm.data.mirror import check_pairs, find_pairs
 from medldm.errors import ConfigError
 from medldm.transforms.errors import VoxelValueError
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+_MIRROR = "mirror"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +64,21 @@ class LabelSchema:
         structures: value in the files (over 0) -> name; 0 is background and is not listed.
         colours: value -> "#rrggbb", for pictures; may be empty or cover some values only.
         codes: value -> what it is in a terminology, for exports; may be empty or cover some values only.
+        mirror: name -> name of the structure on the other side, one entry for a pair; None finds pairs by
+            "left" and "right" in the names, see `medldm.data.mirror`.
 
     Examples:
         >>> schema = LabelSchema(structures={1: "anterior", 5: "posterior"})
         >>> schema.index_map(np.array([0, 5, 1])).tolist()
         [0, 2, 1]
+        >>> LabelSchema(structures={3: "right parotid", 4: "left parotid", 6: "larynx"}).mirror_values
+        {3: 4, 4: 3}
     """
 
     structures: Mapping[int, str]
     colours: Mapping[int, str] = field(default_factory=dict)
     codes: Mapping[int, Code] = field(default_factory=dict)
+    mirror: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         structures = {_as_value(value): _as_name(name, value) for value, name in self.structures.items()}
@@ -94,6 +101,20 @@ class LabelSchema:
             raise ConfigError(f"codes are given for the values {unknown}, which name no structure")
         object.__setattr__(self, "colours", dict(sorted(colours.items())))
         object.__setattr__(self, "codes", dict(sorted(codes.items())))
+        if self.mirror is not None:
+            object.__setattr__(self, _MIRROR, check_pairs(self.mirror, names))
+
+    @property
+    def mirror_pairs(self) -> dict[str, str]:
+        """Return name -> name of the structures that change places in a mirror image, each pair once."""
+        return find_pairs(self.names) if self.mirror is None else dict(self.mirror)
+
+    @property
+    def mirror_values(self) -> dict[int, int]:
+        """Return value -> value for every structure that changes places in a mirror image."""
+        value_of = {name: value for value, name in self.structures.items()}
+        pairs = [(value_of[one], value_of[other]) for one, other in self.mirror_pairs.items()]
+        return dict(sorted([*pairs, *((other, one) for one, other in pairs)]))
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -157,17 +178,23 @@ class LabelSchema:
             raise VoxelValueError(unknown_values_reason(unknown, self), file=file)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form, {"1": {"name": ..., "colour": ...}}; also the form of labels.json."""
-        return {
+        """Return a JSON-able form, {"1": {"name": ..., "colour": ...}}; also the form of labels.json.
+
+        Pairs that were given stand under "mirror".
+        """
+        structures: dict[str, Any] = {
             str(value): {"name": name}
             | ({"colour": self.colours[value]} if value in self.colours else {})
             | ({"code": asdict(self.codes[value])} if value in self.codes else {})
             for value, name in self.structures.items()
         }
+        return structures if self.mirror is None else structures | {_MIRROR: dict(self.mirror)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LabelSchema:
         """Rebuild from `to_dict`, or from the short form {"1": "name"}; an entry for 0 is passed over."""
+        values = dict(values)
+        mirror = values.pop(_MIRROR, None)
         structures: dict[int, str] = {}
         colours: dict[int, str] = {}
         codes: dict[int, Code] = {}
@@ -187,7 +214,7 @@ class LabelSchema:
                 colours[value] = entry["colour"]
             if "code" in entry:
                 codes[value] = Code.from_dict(entry["code"])
-        return cls(structures=structures, colours=colours, codes=codes)
+        return cls(structures=structures, colours=colours, codes=codes, mirror=mirror)
 
     @classmethod
     def inferred(cls, values: Any) -> LabelSchema:

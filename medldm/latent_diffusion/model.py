@@ -77,11 +77,25 @@ class ConditionalDenoiser(nn.Module):
             conditions, batch_size=len(latents), latent_size=latents.shape[2:], drop=drop
         )
 
-    def predict(self, x_t: Tensor, timesteps: Tensor, told: EncodedConditions) -> Tensor:
-        """Predict from noisy latents (B, C, x, y, z), told what `encode_conditions` returns."""
+    def predict(
+        self,
+        x_t: Tensor,
+        timesteps: Tensor,
+        told: EncodedConditions,
+        *,
+        augmentation: Tensor | None = None,
+    ) -> Tensor:
+        """Predict from noisy latents (B, C, x, y, z), told what `encode_conditions` returns.
+
+        Args:
+            x_t: noisy latents.
+            timesteps: (B,) network times.
+            told: of the conditions.
+            augmentation: (B, n) how samples of a training were augmented; sampling gives none.
+        """
         hidden = x_t if told.spatial is None else torch.cat([x_t, told.spatial.to(x_t.dtype)], dim=1)
         pooled = told.pooled if self.unet.config.pooled_context else None
-        return self.unet(hidden, timesteps, context=told.context, pooled=pooled)
+        return self.unet(hidden, timesteps, context=told.context, pooled=pooled, augmentation=augmentation)
 
     def forward(
         self,
@@ -90,6 +104,7 @@ class ConditionalDenoiser(nn.Module):
         conditions: Conditions | None = None,
         *,
         drop: Mapping[str, Tensor] | None = None,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
         """Predict what the training's prediction type says.
 
@@ -98,11 +113,13 @@ class ConditionalDenoiser(nn.Module):
             timesteps: (B,) network times.
             conditions: values for the batch; None for the null of each condition.
             drop: name to (B,) bool, the samples whose condition is replaced by its null.
+            augmentation: (B, n) how samples of a training were augmented; None for samples as they are.
 
         Returns:
             (B, C, x, y, z).
         """
-        return self.predict(x_t, timesteps, self.encode_conditions(conditions, x_t, drop=drop))
+        told = self.encode_conditions(conditions, x_t, drop=drop)
+        return self.predict(x_t, timesteps, told, augmentation=augmentation)
 
 
 class LatentDiffusionModel(nn.Module):

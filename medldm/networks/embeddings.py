@@ -1,6 +1,7 @@
-"""How the denoiser is told the time, and where a voxel lies in its grid.
+"""How the denoiser is told the time, how a sample was augmented, and where a voxel lies in its grid.
 
-Source: Vaswani et al. 2017, Section 3.5, as used by Ho et al. 2020, Appendix B, for the time.
+Source: Vaswani et al. 2017, Section 3.5, as used by Ho et al. 2020, Appendix B, for the time; Karras et al.
+2022, Appendix F, for augmentations.
 """
 
 from __future__ import annotations
@@ -45,6 +46,24 @@ class TimeEmbedding(nn.Module):
         """Embed times (B,); `dtype` is that of the network's input."""
         embedding = sinusoidal_embedding(timesteps, self.dim).to(dtype)
         return self.linear2(F.silu(self.linear1(embedding)))
+
+
+class AugmentationEmbedding(nn.Module):
+    """Two linear layers without bias, (B, n) -> (B, dim) -> (B, out_dim); the second starts at zero.
+
+    Zeros, which stand for a sample as it is, are embedded as zeros by any weights: a network that is told
+    zeros is the network that is told nothing.
+    """
+
+    def __init__(self, n_channels: int, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(n_channels, dim, bias=False)
+        self.linear2 = nn.Linear(dim, out_dim, bias=False)
+        nn.init.zeros_(self.linear2.weight)
+
+    def forward(self, augmentation: Tensor) -> Tensor:
+        """Embed what was done (B, n)."""
+        return self.linear2(F.silu(self.linear1(augmentation)))
 
 
 def with_position(x: Tensor, n_frequencies: int) -> Tensor:

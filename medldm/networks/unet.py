@@ -14,7 +14,7 @@ from medldm.errors import ConfigError
 from medldm.networks.attention import Context
 from medldm.networks.blocks import crop_to, pad_to_multiple, run_block
 from medldm.networks.config_checks import check_shape
-from medldm.networks.embeddings import TimeEmbedding, with_position
+from medldm.networks.embeddings import AugmentationEmbedding, TimeEmbedding, with_position
 from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
 from medldm.networks.layers import Norm, conv, zero_init
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
@@ -49,6 +49,11 @@ class LatentUNet(nn.Module):
         if config.pooled_context:
             self.pooled_projection = nn.Linear(config.context_dim or 0, self.time_embedding.out_dim)
             zero_init(self.pooled_projection)
+        self.augmentation_embedding: AugmentationEmbedding | None = None
+        if config.augmentation_channels:
+            self.augmentation_embedding = AugmentationEmbedding(
+                config.augmentation_channels, self.time_embedding.dim, self.time_embedding.out_dim
+            )
         in_channels = config.in_channels + config.position_channels
         self.conv_in = conv(in_channels, channels[0], spatial_dims=dims)
         maker = LevelMaker(config, self.time_embedding.out_dim)
@@ -63,6 +68,7 @@ class LatentUNet(nn.Module):
         context: Context | None = None,
         class_labels: Tensor | None = None,
         pooled: Tensor | None = None,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
         """Predict.
 
@@ -73,6 +79,7 @@ class LatentUNet(nn.Module):
                 StaticContext where many calls share it and the weights are fixed.
             class_labels: (B,) int64, needed if and only if the network has class embeddings.
             pooled: (B, context_dim) summary of the context, needed if and only if the network pools it.
+            augmentation: (B, augmentation_channels) how samples were augmented; None for samples as they are.
 
         Returns:
             (B, out_channels, X, Y, Z).
@@ -81,11 +88,14 @@ class LatentUNet(nn.Module):
             ValueError: if an input that the network needs is missing, or one that it has no use for is given.
         """
         self._check_inputs(x, timesteps, context=context, class_labels=class_labels, pooled=pooled)
+        self._check_augmentation(x, augmentation)
         embedding = self.time_embedding(timesteps, dtype=x.dtype)
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(class_labels).to(embedding.dtype)
         if self.pooled_projection is not None:
             embedding = embedding + self.pooled_projection(pooled)
+        if self.augmentation_embedding is not None and augmentation is not None:
+            embedding = embedding + self.augmentation_embedding(augmentation.to(embedding.dtype))
         placed = with_position(x, self.config.position_frequencies)
         h = self.conv_in(pad_to_multiple(placed, self.config.downsampling))
         skips = [h]
@@ -132,6 +142,14 @@ class LatentUNet(nn.Module):
         if context is not None and (len(context) != len(x) or context.shape[-1] != config.context_dim):
             needed = f"({len(x)}, tokens, {config.context_dim})"
             raise ValueError(f"context has shape {tuple(context.shape)}: {needed} is needed")
+
+    def _check_augmentation(self, x: Tensor, augmentation: Tensor | None) -> None:
+        n_channels = self.config.augmentation_channels
+        if augmentation is not None and augmentation.shape != (len(x), n_channels):
+            raise ValueError(
+                f"augmentation has shape {tuple(augmentation.shape)}: ({len(x)}, {n_channels}) is needed"
+                + ("" if n_channels else "; leave it out, or set augmentation_channels of the network")
+            )
 
 
 class UNet(LatentUNet):

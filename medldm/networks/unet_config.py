@@ -29,6 +29,8 @@ class LatentUNetConfig(LevelsConfig):
         position_frequencies: with k > 0, the network is told where each voxel lies, in 2 k channels for each
             axis; see `with_position`.
         attention_levels: levels with attention; None for all but the finest, for that one too if it is alone.
+        augmentation_channels: numbers that say how a training sample was augmented (Karras et al. 2022,
+            Appendix F); zeros, as at sampling, change nothing. 0 for a network that is told of none.
         n_class_embeds: classes that are added to the time embedding; None for none.
         n_transformer_layers: transformer blocks at each place with cross-attention.
         residual_resampling: change the size inside residual blocks in place of strided convolutions.
@@ -50,6 +52,7 @@ class LatentUNetConfig(LevelsConfig):
     context_dim: int | None = 512
     pooled_context: bool = False
     position_frequencies: int = 0
+    augmentation_channels: int = 0
     n_class_embeds: int | None = None
     n_transformer_layers: int = 1
     residual_resampling: bool = False
@@ -77,7 +80,7 @@ class LatentUNetConfig(LevelsConfig):
     def _check_numbers(self, owner: str) -> None:
         self.require("[1, inf)", "in_channels", "out_channels", "time_emb_dim", "n_heads")
         self.require("[1, inf)", "n_transformer_layers", "n_class_embeds")
-        self.require("[0, inf)", "position_frequencies")
+        self.require("[0, inf)", "position_frequencies", "augmentation_channels")
         if self.cross_attention and self.context_dim is None:
             raise ConfigError(
                 f"{owner}: cross_attention is True but context_dim is None: give the width of the context, "

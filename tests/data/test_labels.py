@@ -62,6 +62,9 @@ def test_schema_is_read_from_either_json_form(tmp_path: Path, content: dict[str,
         ('{"1": "x", "2": "x"}', "more than one value"),
         ('{"1": {"name": "x", "color": "#ffffff"}}', "unknown keys"),
         ('{"1": {"name": "x", "colour": "red"}}', "#rrggbb"),
+        ('{"1": "x", "mirror": ["x"]}', "pairs such as"),
+        ('{"1": "x", "mirror": {"x": "y"}}', r"mirror names \['y'\], which are no structures"),
+        ('{"1": "x", "2": "y", "3": "z", "mirror": {"x": "y", "z": "y"}}', "in one pair at most"),
     ],
 )
 def test_unsound_schema_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -72,3 +75,14 @@ def test_unsound_schema_is_refused(tmp_path: Path, content: str, message: str) -
 
 def test_inferred_names_carry_the_value() -> None:
     assert dict(LabelSchema.inferred([0, 7, 3]).structures) == {3: "structure_3", 7: "structure_7"}
+
+
+def test_pairs_given_in_the_file_take_the_place_of_those_found_by_name(tmp_path: Path) -> None:
+    content = {"1": "left eye", "2": "right eye", "3": "lobe A", "4": "lobe B", "5": "nose"}
+    found = LabelSchema.from_dict(content)
+    assert found.mirror_values == {1: 2, 2: 1}
+    assert "mirror" not in found.to_dict()
+    given = LabelSchema.from_dict({**content, "mirror": {"lobe A": "lobe B", "lobe B": "lobe A"}})
+    assert given.mirror_values == {3: 4, 4: 3}
+    assert LabelSchema.from_dict(json.loads(json.dumps(given.to_dict()))) == given
+    assert LabelSchema.from_dict({**content, "mirror": {}}).mirror_values == {}

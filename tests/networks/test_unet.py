@@ -213,3 +213,27 @@ def test_blocks_run_in_the_order_in_which_they_are_listed(residual_resampling: b
     }
     outer = (unet.time_embedding, unet.conv_in, unet.norm_out, unet.conv_out)
     assert outside == {id(weight) for module in outer for weight in module.parameters()}
+
+
+def test_a_network_told_of_augmentations_starts_as_the_one_told_of_none(
+    randomise: Randomise, generator: torch.Generator
+) -> None:
+    """At the start any augmentation, and with any weights zeros, give what no augmentation gives."""
+    plain, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
+    told = LatentUNet(SMALL.copy(augmentation_channels=4))
+    told.load_state_dict(plain.state_dict(), strict=False)
+    done = torch.randn(3, 4, generator=generator)
+    assert torch.equal(told(**inputs, augmentation=done), plain(**inputs))
+    randomise(told.augmentation_embedding)
+    assert torch.equal(told(**inputs, augmentation=torch.zeros(3, 4)), plain(**inputs))
+    assert torch.equal(told(**inputs), plain(**inputs))
+    changed = told(**inputs, augmentation=torch.stack([done[0], 0 * done[1], done[2]]))
+    assert torch.equal(changed[1], plain(**inputs)[1])
+    assert not torch.allclose(changed[0], plain(**inputs)[0], atol=1e-4)
+
+
+def test_an_augmentation_the_network_is_not_told_of_is_refused(generator: torch.Generator) -> None:
+    for n_channels in (0, 3):
+        unet = LatentUNet(SMALL.copy(augmentation_channels=n_channels))
+        with pytest.raises(ValueError, match=r"augmentation has shape \(3, 4\)"):
+            unet(**make_inputs(generator), augmentation=torch.zeros(3, 4))

@@ -21,6 +21,7 @@ def renumber(schema: LabelSchema) -> LabelSchema:
         structures={numbers[value]: name for value, name in schema.structures.items()},
         colours={numbers[value]: colour for value, colour in schema.colours.items()},
         codes={numbers[value]: code for value, code in schema.codes.items()},
+        mirror=schema.mirror,
     )
 
 

@@ -28,6 +28,7 @@ class LabelTable:
         lines: source value -> line of the user's table; empty for a preset or a labels.json.
         by_name: name of a structure that comes as a mask, a segment or contours -> cohort value; 0 drops it.
         name_lines: such a name -> line of the user's table.
+        mirror: pairs of structures that a labels.json gives, see `LabelSchema`.
 
     Examples:
         >>> table = LabelTable(mapping={2: 1, 41: 1}, names={1: "white matter"})
@@ -41,6 +42,7 @@ class LabelTable:
     lines: Mapping[int, int] = field(default_factory=dict)
     by_name: Mapping[str, int] = field(default_factory=dict)
     name_lines: Mapping[str, int] = field(default_factory=dict)
+    mirror: Mapping[str, str] | None = None
 
     def unused_lines(self, values: Iterable[int]) -> list[int]:
         """Return the lines of the user's table whose source value is none of those found in label maps."""
@@ -77,9 +79,15 @@ class LabelTable:
         found = sorted({int(value) for value in values} - {0})
         if not found:
             return None
+        structures = {value: self.names.get(value, f"structure_{value}") for value in found}
+        pairs = None
+        if self.mirror is not None:
+            names = set(structures.values())
+            pairs = {one: other for one, other in self.mirror.items() if {one, other} <= names}
         return LabelSchema(
-            structures={value: self.names.get(value, f"structure_{value}") for value in found},
+            structures=structures,
             colours={value: self.colours[value] for value in found if value in self.colours},
+            mirror=pairs,
         )
 
 
@@ -110,7 +118,10 @@ def read_label_table(source: str | Path | None) -> LabelTable:
 
 def _identity(schema: LabelSchema) -> LabelTable:
     return LabelTable(
-        mapping={value: value for value in schema.values}, names=schema.structures, colours=schema.colours
+        mapping={value: value for value in schema.values},
+        names=schema.structures,
+        colours=schema.colours,
+        mirror=schema.mirror,
     )
 
 
