@@ -68,6 +68,23 @@ def case_seed(seed: int, *, attempt: int, epoch: int, case: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
+def augmentation_generator(seed: int, *, content: str, copy: int) -> np.random.Generator:
+    """Return what draws how a numbered copy of a case is augmented.
+
+    Args:
+        seed: of the training.
+        content: hash of what the case holds, wherever it lies in the cohort.
+        copy: from 1; 0 is the case as it is.
+    """
+    digest = hashlib.sha256(content.encode()).digest()
+    return _stream(seed, int.from_bytes(digest[:16], "big"), copy)
+
+
+def copy_generator(drawn_seed: int) -> np.random.Generator:
+    """Return what draws which copy of a case an epoch takes, from the seed of `case_seed`."""
+    return _stream(drawn_seed, 2)
+
+
 def subject_rank(seed: int, subject: str) -> bytes:
     """Return what orders the subjects of a cohort before it is split.
 

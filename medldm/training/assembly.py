@@ -6,6 +6,7 @@ and what the card says.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ from medldm.training.quarantine import Quarantine
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 from medldm.training.resume.state_handler import TrainingStateHandler
 from medldm.training.sharding import share_denoiser
+
+logger = logging.getLogger(__name__)
 
 TrainerType = TypeVar("TrainerType", bound=ResumableTrainer)
 TrainingConfig = AutoencoderTrainingConfig | LatentDiffusionConfig
@@ -227,6 +230,7 @@ def build_diffusion_training(
         space=model.space,
     )
     measure_latent_statistics(model, training_set)
+    _check_augmentation(model, training_set)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     decay = _last_phase(config, n_batches=len(loader))
     average = average_weights(model.denoiser, config.ema_decay, length=config.ema_length)
@@ -273,6 +277,23 @@ def build_diffusion_training(
         train_handlers=all_handlers,
     )
     return Training(trainer=trainer, evaluator=evaluator, handlers=all_handlers)
+
+
+def _check_augmentation(model: LatentDiffusionModel, training_set: LatentDataset) -> None:
+    """Refuse a denoiser that expects to be told something else; warn of one that is not told."""
+    augmentation = getattr(training_set, "augmentation", None)
+    n_channels = model.unet_config.augmentation_channels
+    if augmentation is None or augmentation.n_channels == n_channels:
+        return
+    if n_channels:
+        raise ConfigError(
+            f"the denoiser has {n_channels} augmentation_channels, but the training cases' augmentation has "
+            f"{augmentation.n_channels}: set augmentation_channels to that"
+        )
+    logger.warning(
+        "the training cases are augmented, but the denoiser is not told how (augmentation_channels is 0): "
+        "it will make augmented volumes, too"
+    )
 
 
 def _standard_handlers(

@@ -13,6 +13,7 @@ from medldm.diffusion import denoising_losses
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.runtime.batch_shard import BatchShard, whole_batch
+from medldm.training.augmented_cases import VECTOR
 
 
 class DenoisingTask:
@@ -45,6 +46,15 @@ class DenoisingTask:
         sample = mean + std * (shard or whole_batch(len(mean))).draw_normal(mean, generator=generator)
         return self.model.standardise(sample.to(self.model.latent_shift.device))
 
+    def told_augmentation(self, batch: dict[str, Any]) -> Tensor | None:
+        """Return how the samples of a batch were augmented (B, n); None for a denoiser that is not told."""
+        n_channels = self.model.unet_config.augmentation_channels
+        if n_channels == 0:
+            return None
+        found = batch.get(VECTOR)
+        told = torch.zeros(len(batch["mean"]), n_channels) if found is None else torch.as_tensor(found)
+        return told.to(self.model.latent_shift.device)
+
     def loss(
         self,
         denoiser: nn.Module,
@@ -54,10 +64,22 @@ class DenoisingTask:
         t: Tensor,
         noise: Tensor,
         drop: dict[str, Tensor] | None = None,
+        augmentation: Tensor | None = None,
     ) -> Tensor:
-        """Return the squared error (B,) of the prediction at the times t (B,)."""
+        """Return the squared error (B,) of the prediction at the times t (B,).
+
+        Args:
+            denoiser: to call.
+            x_0: (B, C, x, y, z) standardised latents.
+            conditions: of the samples.
+            t: (B,) times.
+            noise: of the latents' shape.
+            drop: see `ConditionalDenoiser`.
+            augmentation: of `told_augmentation`; None for samples as they are.
+        """
+        told = {} if augmentation is None else {"augmentation": augmentation}
         return denoising_losses(
-            lambda x_t, time: denoiser(x_t, time, conditions, drop=drop),
+            lambda x_t, time: denoiser(x_t, time, conditions, drop=drop, **told),
             x_0,
             t=t,
             noise=noise,

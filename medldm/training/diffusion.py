@@ -124,8 +124,12 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         conditions = gather_conditions(batch, conditioning.names).to(device)
         masks = conditioning.draw_dropout(shard.total, generator=self.generator)
         drop = {name: shard.own(mask).to(device) for name, mask in masks.items()}
+        told = self.task.told_augmentation(batch)
         with autocast(device, self.config.precision):
-            return self.task.loss(self._denoiser, x_0, conditions, t=t, noise=noise, drop=drop).mean()
+            losses = self.task.loss(
+                self._denoiser, x_0, conditions, t=t, noise=noise, drop=drop, augmentation=told
+            )
+        return losses.mean()
 
 
 class DiffusionEvaluator(SupervisedEvaluator):

@@ -19,7 +19,7 @@ import torch
 from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
@@ -29,6 +29,8 @@ from medldm.files import write_atomically
 from medldm.latent_diffusion.checkpoints import hash_weights
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.runtime.distributed import all_reduce_sum, barrier, is_main_process, items_of_rank, world_size
+from medldm.training.augmentation import Augmentation
+from medldm.training.augmented_cases import CopyTransforms, load_entry, pick_copy
 from medldm.training.identity import describe, hash_case
 from medldm.training.quarantine import BadCase, GuardedTransforms, Quarantine, find_fault
 from medldm.training.volumes import ABSENT, SPATIAL_KEYS
@@ -47,6 +49,8 @@ class LatentDataset(Dataset[Any]):
             or the `BadCase` that it is.
         made_from: a hash of what each case holds; None takes the entries' own.
         transform: that the cases went through, as plain values.
+        copies: further, augmented entries of each case.
+        augmentation: that made them; None for cases as they are alone.
     """
 
     def __init__(
@@ -55,17 +59,23 @@ class LatentDataset(Dataset[Any]):
         *,
         made_from: Sequence[str] | None = None,
         transform: Any = None,
+        copies: Sequence[Sequence[dict[str, Tensor] | Path | BadCase]] = (),
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.entries = entries
         self.made_from = made_from
         self.transform = transform
+        self.copies = copies
+        self.augmentation = augmentation
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> dict[str, Tensor] | BadCase:
-        entry = self.entries[index]
-        return load_file(entry) if isinstance(entry, Path) else entry
+        """Return an entry; of augmented cases, the copy that a `DrawnCase` says, else the case as it is."""
+        if self.augmentation is None:
+            return load_entry(self.entries[index])
+        return pick_copy([self.entries[index], *self.copies[index]], self.augmentation, index)
 
     def case_hashes(self) -> list[str]:
         """Return a hash of what each case holds, wherever its files lie, in their order."""
@@ -143,7 +153,7 @@ def cache_latents(
                 continue
             entry = _encode(model, own)
             entries.append(entry if path is None else _write(path, entry))
-    _report(len(entries), n_found, folder)
+    _report(len(entries), len(entries) - n_found, folder)
     return LatentDataset(entries, made_from=made_from)
 
 
@@ -155,8 +165,9 @@ def encode_cases(
     directory: str | Path | None = None,
     num_workers: int = 0,
     quarantine: Quarantine | None = None,
+    augmentation: Augmentation | None = None,
 ) -> LatentDataset:
-    """Load, transform and encode a cohort's cases once.
+    """Load, transform and encode a cohort's cases once, and augmented copies of them.
 
     Args:
         model: its frozen autoencoder encodes, on the device it is on.
@@ -168,40 +179,90 @@ def encode_cases(
         num_workers: processes that load.
         quarantine: if given, a case that cannot be loaded or whose latents are not finite is quarantined, and
             its entry is a `BadCase`.
+        augmentation: makes the copies; None encodes the cases as they are alone. Those of an earlier run are
+            taken if what is done to them is the same.
 
     Returns:
         The latents of the cases, in their order.
 
     Raises:
+        ConfigError: if cases that go through this transform cannot be augmented.
         FileNotFoundError: if processes do not see each other's files.
         QuarantineError: if more cases are bad than the quarantine bears.
     """
     folder = _open_folder(model, directory)
     made_from = [hash_case(case, transform) for case in cases]
     steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-    kept: dict[str, Any] = {"made_from": made_from, "transform": describe(list(steps))}
-    if quarantine is not None:
-        transform = GuardedTransforms(transform if isinstance(transform, Compose) else Compose([transform]))
-    if folder is None and quarantine is None:
+    plain = describe(list(steps))
+    kept: dict[str, Any] = {"made_from": made_from, "transform": plain}
+    is_guarded = quarantine is not None
+    maker = None
+    if augmentation is not None:
+        kept |= {"transform": [*plain, describe(augmentation)], "augmentation": augmentation}
+        maker = CopyTransforms(transform, augmentation, is_guarded=is_guarded)
+    if folder is None and not is_guarded and maker is None:
         return LatentDataset(cache_latents(model, _load(cases, transform, num_workers)).entries, **kept)
-    names = [f"{_name_entry(each, model, kept['transform'])}.safetensors" for each in made_from]
-    # Equal cases share a file; each file is written once, by the process whose part it is in.
-    numbers = {name: number for number, name in enumerate(names)}
-    mine = items_of_rank(list(numbers)) if folder is not None else list(numbers)
-    missing = [name for name in mine if folder is None or not _is_valid(folder / name)]
+    names = [_name_copies(each, model, plain, maker) for each in made_from]
+    jobs = _list_jobs(names, folder)
+    if is_guarded and maker is None:
+        transform = GuardedTransforms(transform if isinstance(transform, Compose) else Compose([transform]))
+    items = [_item(cases[n], made_from[n], copies, maker) for n, copies in jobs.items()]
+    bar = tqdm(
+        _load(items, maker or transform, num_workers),
+        desc="encoding latents",
+        leave=False,
+        disable=None if is_main_process() else True,
+    )
     made: dict[str, dict[str, Tensor] | Path | BadCase] = {}
-    loader = _load([cases[numbers[name]] for name in missing], transform, num_workers)
-    bar = tqdm(loader, desc="encoding latents", leave=False, disable=None if is_main_process() else True)
-    for name, batch in zip(missing, bar, strict=True):
-        entry = _make_entry(model, batch, is_guarded=quarantine is not None)
-        if isinstance(entry, BadCase) and quarantine is not None:
-            quarantine.add(numbers[name], entry.reason, n_cases=len(cases))
-        made[name] = entry if folder is None or isinstance(entry, BadCase) else _write(folder / name, entry)
-    entries = [made[name] if name in made else Path(folder or "") / name for name in names]
-    _await_others([entry for entry in entries if isinstance(entry, Path)], folder)
-    n_missing = all_reduce_sum(torch.tensor(len(missing)))
-    _report(len(names), len(names) - int(n_missing), folder)
-    return LatentDataset(entries, **kept)
+    for (number, copies), batch in zip(jobs.items(), bar, strict=True):
+        for copy, volumes in zip(copies, batch if maker else [batch], strict=True):
+            entry = _make_entry(model, volumes, is_guarded=is_guarded)
+            name = names[number][copy]
+            if isinstance(entry, BadCase):
+                made[name] = entry
+                if quarantine is not None:
+                    quarantine.add(number, entry.reason, n_cases=len(cases))
+                continue
+            entry |= {} if maker is None else maker.told(made_from[number], copy)
+            made[name] = entry if folder is None else _write(folder / name, entry)
+    entries = [[made.get(name, Path(folder or "") / name) for name in found] for found in names]
+    _await_others([entry for found in entries for entry in found if isinstance(entry, Path)], folder)
+    n_made = all_reduce_sum(torch.tensor(sum(map(len, jobs.values()))))
+    _report(sum(map(len, names)), int(n_made), folder, augmentation)
+    first = [next((entry for entry in found if isinstance(entry, BadCase)), found[0]) for found in entries]
+    return LatentDataset(first, copies=[found[1:] for found in entries], **kept)
+
+
+def _list_jobs(names: Sequence[Sequence[str]], folder: Path | None) -> dict[int, list[int]]:
+    """Return number of a case -> copies that this process is to encode.
+
+    Equal cases share files; each file is written once, by the process whose part the case is in.
+    """
+    numbers = list({found[0]: number for number, found in enumerate(names)}.values())
+    mine = numbers if folder is None else items_of_rank(numbers)
+    missing = {
+        number: [copy for copy, name in enumerate(names[number]) if not _is_kept(folder, name)]
+        for number in mine
+    }
+    return {number: copies for number, copies in missing.items() if copies}
+
+
+def _name_copies(
+    made_from: str, model: LatentDiffusionModel, transform: Any, maker: CopyTransforms | None
+) -> list[str]:
+    """Return the names of the files of a case and of its augmented copies."""
+    n_copies = 1 if maker is None else maker.augmentation.copies
+    draws = [None if maker is None else maker.draw(made_from, copy) for copy in range(n_copies)]
+    return [f"{_name_entry(made_from, model, transform, drawn)}.safetensors" for drawn in draws]
+
+
+def _item(
+    case: dict[str, Any], made_from: str, copies: Sequence[int], maker: CopyTransforms | None
+) -> dict[str, Any]:
+    """Return what the loader's transform takes: a case, with what is done to its copies if there are any."""
+    if maker is None:
+        return case
+    return {"case": case, "draws": [maker.draw(made_from, copy) for copy in copies]}
 
 
 def _await_others(paths: Sequence[Path], folder: Path | None) -> None:
@@ -226,6 +287,8 @@ def _load(
 
 
 def _collate_one(cases: Sequence[Any]) -> Any:
+    if isinstance(cases[0], list):
+        return [_collate_one([copy]) for copy in cases[0]]
     return cases[0] if isinstance(cases[0], BadCase) else default_collate(list(cases))
 
 
@@ -250,6 +313,10 @@ def _write(path: Path, entry: dict[str, Tensor]) -> Path:
     own = {name: tensor.contiguous() for name, tensor in entry.items()}
     write_atomically(path, save(own, metadata={_HASH: hash_weights(own)}))
     return path
+
+
+def _is_kept(folder: Path | None, name: str) -> bool:
+    return folder is not None and _is_valid(folder / name)
 
 
 def _is_valid(path: Path) -> bool:
@@ -278,22 +345,24 @@ def _open_folder(model: LatentDiffusionModel, directory: str | Path | None) -> P
     return Path(directory) / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _name_entry(made_from: str, model: LatentDiffusionModel, transform: Any) -> str:
+def _name_entry(made_from: str, model: LatentDiffusionModel, transform: Any, drawn: Any = None) -> str:
     """Return a hash of all that an entry depends on beside autoencoder and space.
 
     Neither paths nor identifiers can be read from it.
     """
     key = [made_from, model.denoiser.conditioning.config.to_dict(), transform, __version__]
+    key += [] if drawn is None else [describe(drawn)]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _report(n_cases: int, n_found: int, folder: Path | None) -> None:
+def _report(n_all: int, n_made: int, folder: Path | None, augmentation: Augmentation | None = None) -> None:
     logger.info(
-        "latents of %d cases%s: %d encoded, %d as before",
-        n_cases,
+        "latents of %d %s%s: %d encoded, %d as before",
+        n_all,
+        "cases" if augmentation is None else f"volumes, {augmentation.copies} for each case",
         "" if folder is None else " in the cache",
-        n_cases - n_found,
-        n_found,
+        n_made,
+        n_all - n_made,
     )
 
 
