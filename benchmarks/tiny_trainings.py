@@ -16,6 +16,8 @@ from medldm.latent_diffusion.model import make_autoencoder
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig, VAEConfig, VQVAEConfig
 from medldm.seeds import seed_everything
 from medldm.training import (
+    Augmentation,
+    AugmentationConfig,
     AutoencoderLoss,
     AutoencoderLossConfig,
     AutoencoderTrainingConfig,
@@ -70,7 +72,12 @@ def make_first_stage(
 
 
 def make_second_stage(
-    folder: Path, *, sharding: str = "ddp", settings: Mapping[str, Any] | None = None, **running: Any
+    folder: Path,
+    *,
+    sharding: str = "ddp",
+    settings: Mapping[str, Any] | None = None,
+    is_augmented: bool = False,
+    **running: Any,
 ) -> ResumableTrainer:
     """Build the training of a denoiser with a class as its condition.
 
@@ -78,13 +85,19 @@ def make_second_stage(
         folder: for all it writes.
         sharding: how several processes share the denoiser.
         settings: fields of the training's configuration.
+        is_augmented: whether each case has two further copies, of which the denoiser is told.
         running: fields of `RunConfig`.
     """
     seed_everything(SEED)
+    augmentation = Augmentation(AugmentationConfig(), spacing_mm=(1, 1, 1), copies=3, seed=SEED)
+    copies = make_copies(augmentation) if is_augmented else ()
+    told = augmentation.n_channels if is_augmented else 0
     model = LatentDiffusionModel(
         autoencoder_config=VAEConfig(**SMALL, latent_channels=3),
         conditioning_config=ConditioningConfig(conditioning_type=("class",), num_classes=3, context_dim=8),
-        unet_config=LatentUNetConfig(down_channels=(8, 16), n_groups=4, n_heads=2, n_res_blocks=1),
+        unet_config=LatentUNetConfig(
+            down_channels=(8, 16), n_groups=4, n_heads=2, n_res_blocks=1, augmentation_channels=told
+        ),
     )
     # Some layers start at zero; random weights make every part of the state matter.
     for weight in model.denoiser.unet.parameters():
@@ -92,7 +105,9 @@ def make_second_stage(
             torch.nn.init.normal_(weight, std=0.1)
     return build_diffusion_training(
         model,
-        LatentDataset(make_latents(N_CASES)),
+        LatentDataset(
+            make_latents(N_CASES), copies=copies, augmentation=augmentation if is_augmented else None
+        ),
         validation_set=LatentDataset(make_latents(1)),
         config=LatentDiffusionConfig(
             n_epochs=EPOCHS, learning_rate=1e-3, warmup_steps=2, ema_decay=0.9, seed=SEED
@@ -192,3 +207,17 @@ def make_latents(n: int) -> list[Any]:
         }
         for i in range(n)
     ]
+
+
+def make_copies(augmentation: Augmentation) -> list[list[dict[str, Any]]]:
+    """Return two further entries of each case, with what is told of them."""
+    made = []
+    for number, entry in enumerate(make_latents(N_CASES)):
+        draws = [augmentation.draw(str(number), copy, size=(8, 8, 8)) for copy in (1, 2)]
+        made.append(
+            [
+                {**entry, "mean": entry["mean"].flip(k + 1), "augmentation": torch.tensor(drawn.vector)}
+                for k, drawn in enumerate(draws)
+            ]
+        )
+    return made

@@ -42,8 +42,8 @@ _MEDLDM = {
     "medldm.sampling.config": "SamplingConfig",
     "medldm.training": """
         AutoencoderLoss AutoencoderLossConfig AutoencoderTrainingConfig GuardedTransforms Quarantine
-        build_autoencoder_training build_diffusion_training case_transforms conditioning_of count_epochs
-        measure_space open_cohort trainer_of volume_transforms
+        build_autoencoder_training build_diffusion_training case_transforms choose_augmentation
+        choose_denoiser conditioning_of count_epochs measure_space open_cohort trainer_of volume_transforms
         """,
     "medldm.training.losses.label_maps": "LabelMapLoss LabelMapLossConfig measure_class_weights",
     "medldm.training.label_maps": """

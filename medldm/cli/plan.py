@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="KNOB=VALUE",
             help=f"knobs of train_{stage}.yaml, such as down_channels=[32,64] batch_size=2",
         )
-    parser.add_argument("--cases", type=int, default=100, help="training cases of an epoch, for the time")
+    parser.add_argument(
+        "--cases", type=int, default=100, help="training cases, for the time and the denoiser"
+    )
     parser.add_argument("--tflops", type=float, help="10^12 operations that a device sustains each second")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
@@ -56,6 +58,7 @@ def run_command(options: argparse.Namespace) -> int:
         size=options.size,
         autoencoder_knobs=read_knobs(options.autoencoder),
         diffusion_knobs=read_knobs(options.diffusion),
+        n_cases=options.cases,
     )
     if options.checkpoint:
         networks = networks_of_checkpoint(options.checkpoint, networks)

@@ -16,6 +16,9 @@ from medldm.errors import ConfigError, MissingFileError
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.model import AUTOENCODER_CONFIGS
 from medldm.networks import LatentUNetConfig, VAEConfig, VQVAEConfig
+from medldm.networks.downsampling import latent_size
+from medldm.training.augmentation_choice import read_augmentation
+from medldm.training.denoiser_size import fit_denoiser_size
 from medldm.training.length import count_epochs
 from medldm.training.precision import PRECISIONS
 
@@ -23,12 +26,12 @@ ASSUMED_STRUCTURES = 16
 """Structures of a label map where no cohort tells; they change the memory of a plan by less than 1 %."""
 
 _ENCODER = ("down_channels", "downsampling", "latent_channels", "n_res_blocks", "n_groups")
-_OPTIONAL = ("downsampling",)
+_OPTIONAL = ("downsampling", "augmentation")
 _UNET = ("down_channels", "attention_levels", "n_heads", "n_groups")
 _STAGE = ("batch_size", "accumulation_steps", "n_steps", "n_epochs", "precision", "checkpointing")
 STAGES = {
     "autoencoder": ("size", "channels", "patch_size", "autoencoder_type", *_ENCODER, *_STAGE),
-    "diffusion": ("conditioning_type", "image_token_grid", *_UNET, *_STAGE),
+    "diffusion": ("conditioning_type", "image_token_grid", "augmentation", *_UNET, *_STAGE),
 }
 """The knobs of each stage that a plan depends on."""
 
@@ -90,6 +93,7 @@ class PlannedNetworks:
         size: voxels (X, Y, Z) of the volumes.
         first: knobs of the first stage.
         second: knobs of the second.
+        denoiser_choice: what `choose_denoiser_size` chose and why; "" where the user says all.
     """
 
     autoencoder: VAEConfig | VQVAEConfig
@@ -98,6 +102,7 @@ class PlannedNetworks:
     size: tuple[int, ...]
     first: StageKnobs
     second: StageKnobs
+    denoiser_choice: str = ""
 
     def __post_init__(self) -> None:
         if len(self.size) != 3 or min(self.size) < 1:
@@ -118,6 +123,7 @@ def networks_of_bundle(
     size: Sequence[int] | None = None,
     autoencoder_knobs: Mapping[str, Any] | None = None,
     diffusion_knobs: Mapping[str, Any] | None = None,
+    n_cases: int = 100,
 ) -> PlannedNetworks:
     """Read networks and knobs from the training workflows of a bundle.
 
@@ -126,19 +132,28 @@ def networks_of_bundle(
         size: voxels of the volumes; None for the workflow's.
         autoencoder_knobs: values that replace those of the first workflow.
         diffusion_knobs: values that replace those of the second.
+        n_cases: training cases, by which "auto" chooses the denoiser's size.
 
     Raises:
         ValueError: if a knob is unknown, or the bundle has none of a name that is needed.
     """
     first = _read_knobs(bundle, "autoencoder", autoencoder_knobs)
     second = _read_knobs(bundle, "diffusion", diffusion_knobs)
+    autoencoder, voxels = _autoencoder_config(first), tuple(size or first["size"])
+    unet, choice = fit_denoiser_size(
+        {name: second[name] for name in _UNET},
+        n_cases=n_cases,
+        is_augmented=read_augmentation(second["augmentation"], n_cases=n_cases) is not None,
+        latents=latent_size(voxels, autoencoder.downsampling or ()),
+    )
     return PlannedNetworks(
-        autoencoder=_autoencoder_config(first),
-        unet=LatentUNetConfig(**{name: second[name] for name in _UNET}),
+        autoencoder=autoencoder,
+        unet=LatentUNetConfig(**unet),
         conditioning=assumed_conditioning(second["conditioning_type"], second["image_token_grid"]),
-        size=tuple(size or first["size"]),
+        size=voxels,
         first=_stage_knobs(first),
         second=_stage_knobs(second),
+        denoiser_choice=choice,
     )
 
 
@@ -156,7 +171,7 @@ def networks_of_checkpoint(path: str | Path, networks: PlannedNetworks) -> Plann
     if card["kind"] == "latent_diffusion":
         conditioning = ConditioningConfig.from_dict(card["conditioning"])
         unet = LatentUNetConfig.from_dict(card["unet"])
-        networks = replace(networks, unet=unet, conditioning=conditioning)
+        networks = replace(networks, unet=unet, conditioning=conditioning, denoiser_choice="")
     return networks
 
 

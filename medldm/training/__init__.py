@@ -6,12 +6,15 @@ from medldm.training.assembly import (
     build_diffusion_training,
     trainer_of,
 )
+from medldm.training.augmentation import Augmentation, AugmentationConfig
+from medldm.training.augmentation_choice import choose_augmentation
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
 from medldm.training.averaging import average_weights
 from medldm.training.batches import ValidationBatches
 from medldm.training.cohort_space import measure_space
 from medldm.training.condition_columns import conditioning_of
 from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
+from medldm.training.denoiser_size import choose_denoiser, choose_denoiser_size
 from medldm.training.denoising_task import DenoisingTask
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
@@ -34,6 +37,8 @@ from medldm.training.volumes import (
 )
 
 __all__ = [
+    "Augmentation",
+    "AugmentationConfig",
     "AutoencoderEvaluator",
     "AutoencoderLoss",
     "AutoencoderLossConfig",
@@ -63,6 +68,9 @@ __all__ = [
     "build_diffusion_training",
     "cache_latents",
     "case_transforms",
+    "choose_augmentation",
+    "choose_denoiser",
+    "choose_denoiser_size",
     "conditioning_of",
     "count_epochs",
     "encode_cases",

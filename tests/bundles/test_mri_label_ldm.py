@@ -32,6 +32,7 @@ TINY_2 = {
     "n_heads": 2,
     "n_groups": 4,
     "n_epochs": 2,
+    "augmentation_copies": 2,
 }
 
 pytestmark = [

@@ -25,6 +25,7 @@ from tests.training.small_trainings import Killed, run_killed_after
 MAKERS: dict[str, Callable[..., Any]] = {
     "vae": partial(make_first_stage, kind="vae", val_interval=2),
     "diffusion": partial(make_second_stage, val_interval=2),
+    "augmented": partial(make_second_stage, val_interval=2, is_augmented=True),
 }
 """The last of three epochs is validated although it is off the interval."""
 
@@ -125,6 +126,10 @@ def check_moments(kind: str, how: str, tmp_path: Path, monkeypatch, *, every: in
 @pytest.mark.parametrize("how", ["kill", "signal"])
 def test_a_stop_at_some_moments_changes_nothing(tmp_path, monkeypatch, how) -> None:
     check_moments("vae", how, tmp_path, monkeypatch, every=13)
+
+
+def test_a_kill_of_an_augmented_training_changes_nothing(tmp_path, monkeypatch) -> None:
+    check_moments("augmented", "kill", tmp_path, monkeypatch, every=23)
 
 
 @pytest.mark.slow
