@@ -63,6 +63,7 @@ DIFFERING = {
 }
 DIFFERING_PARTS = {
     "cohort": {"require_labels"},
+    "augmenter": {"image_intensity"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
     "training::config": {"discriminator_learning_rate"},
     "train": {"inferer"},
