@@ -120,7 +120,7 @@ def test_a_denoiser_that_is_told_something_else_is_refused_and_one_that_is_not_t
     unet = choose_denoiser(
         cohort=cohort(30), autoencoder_path=first_stage, down_channels=[8], n_groups=4, n_heads=2
     )
-    options = {"config": LatentDiffusionConfig(n_epochs=1), "run": RunConfig(batch_size=2)}
+    options = {"config": LatentDiffusionConfig(n_epochs=3), "run": RunConfig(batch_size=2)}
     untold = make_latent_diffusion(first_stage, unet_config=unet)
     build_diffusion_training(untold, data, **options).trainer.run()
     assert "the denoiser is not told how" in caplog.text
@@ -128,6 +128,7 @@ def test_a_denoiser_that_is_told_something_else_is_refused_and_one_that_is_not_t
     with pytest.raises(ConfigError, match=r"3 augmentation_channels.*has 15"):
         build_diffusion_training(other, data, **options)
     told = make_latent_diffusion(first_stage, unet_config=unet.copy(augmentation_channels=15))
+    # What the time and the augmentation reach starts at zero, and so needs a step or two to move.
     torch.nn.init.normal_(told.denoiser.unet.conv_out.weight)
     build_diffusion_training(told, data, **options).trainer.run()
     assert told.denoiser.unet.augmentation_embedding.linear2.weight.any(), (
