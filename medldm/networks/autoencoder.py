@@ -148,7 +148,7 @@ class Autoencoder(nn.Module, ABC):
         """Turn latents into what the decoder takes."""
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """Weights of the decoder's last layer."""
         return self.decoder.last_layer
 

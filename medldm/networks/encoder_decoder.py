@@ -89,7 +89,7 @@ class Decoder(nn.Module):
         self.conv_out = conv(channels[-1], config.out_channels, spatial_dims=config.spatial_dims)
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """Weights of the layer that makes the volume."""
         return self.conv_out.weight
 

@@ -81,7 +81,7 @@ class StridedDecoder(nn.Module):
             self.levels.append(nn.Sequential(*units, up, activation))
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """Weights of the layer that makes the volume."""
         *_, up, _ = self.levels[-1].children()
         return up.weight  # type: ignore[return-value]

@@ -66,6 +66,7 @@ DIFFERING_PARTS = {
     "augmenter": {"image_intensity"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
     "training::config": {"discriminator_learning_rate"},
+    "decoder::config": {"adversarial_share", "adaptive_weight"},
     "train": {"inferer"},
     "train::preprocessing": {"_target_", "schema", "text_encoder"},
     "train::preprocessing::transforms": {"_target_", "schema"},

@@ -57,7 +57,7 @@ class LatentDecoder(nn.Module):
         return self.autoencoder.latent_channels
 
     @property
-    def last_layer(self) -> nn.Parameter:
+    def last_layer(self) -> Tensor:
         """Weights of the decoder's last layer."""
         return self.autoencoder.last_layer
 
