@@ -7,10 +7,12 @@ import pytest
 
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.kernel_distance import (
+    bandwidth_grid,
     median_distance,
     mmd_permutation_test,
     polynomial_kernel,
     rbf_kernel,
+    rbf_mixture,
     squared_mmd,
 )
 from tests.evaluation.measures import kernel_inception_distance
@@ -91,3 +93,72 @@ def test_bad_settings_are_refused() -> None:
         squared_mmd(np.eye(2), np.eye(3), np.ones((3, 2)))
     with pytest.raises(TooFewCasesError):
         kernel_inception_distance(draw(0, 1, 2), draw(0, 3, 2))
+
+
+def expected_kernel(shift: float, variance: float, *, width: float, d: int) -> float:
+    """Mean of exp(-|x - y|^2 / (2 width^2)); x - y is normal with this mean and variance along each axis."""
+    total = width**2 + variance
+    return float((width**2 / total) ** (d / 2) * np.exp(-d * shift**2 / (2 * total)))
+
+
+def test_mixture_estimates_the_closed_form_between_two_normal_distributions() -> None:
+    d, shift, sd = 3, 0.7, 1.6
+    widths = (0.6, 1.2, 2.4, 4.8)
+    expected = np.mean(
+        [
+            expected_kernel(0, 2, width=width, d=d)
+            + expected_kernel(0, 2 * sd**2, width=width, d=d)
+            - 2 * expected_kernel(shift, 1 + sd**2, width=width, d=d)
+            for width in widths
+        ]
+    )
+    found = []
+    for seed in range(150):
+        a, b = draw(seed, 40, d), shift + sd * draw(seed + 9000, 30, d)
+        found.append(
+            squared_mmd(*(rbf_mixture(*pair, bandwidths=widths) for pair in ((a, a), (b, b), (a, b))))
+        )
+    assert np.mean(found) == pytest.approx(expected, abs=3 * np.std(found) / np.sqrt(150))
+    assert expected > 20 * np.std(found) / np.sqrt(150)
+
+
+def test_several_widths_see_what_the_median_distance_is_blind_to() -> None:
+    """Half of the cases far away set the median distance; the difference is within the other half."""
+    generator = np.random.default_rng(3)
+    far = 60.0 * np.repeat([0.0, 1.0], 20)[:, None]
+    p_values = {"one": [], "grid": []}
+    for _ in range(12):
+        a, b = far + generator.normal(size=(40, 1)), far + 0.2 * generator.normal(size=(40, 1))
+        widths = tuple(0.5 * 2.0**power for power in range(8))
+        p_values["one"].append(mmd_permutation_test(a, b, bandwidth=40.0, n_permutations=99).p_value)
+        p_values["grid"].append(mmd_permutation_test(a, b, bandwidth=widths, n_permutations=99).p_value)
+    assert np.mean(np.array(p_values["grid"]) <= 0.05) > 0.9 > np.mean(np.array(p_values["one"]) <= 0.05)
+
+
+def test_test_with_several_widths_has_size_five_percent() -> None:
+    generator = np.random.default_rng(10)
+    p_values = []
+    for seed in range(800):
+        a, b = generator.normal(size=(2, 12, 2))
+        widths = bandwidth_grid(a)
+        p_values.append(mmd_permutation_test(a, b, bandwidth=widths, n_permutations=39, seed=seed).p_value)
+    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.02)
+
+
+def test_grid_is_the_median_distance_times_powers_of_two() -> None:
+    assert bandwidth_grid([[0.0], [3.0], [4.0]]) == (0.75, 1.5, 3.0, 6.0, 12.0)
+    with pytest.raises(ValueError, match="no bandwidth"):
+        rbf_mixture(draw(0, 2, 2), draw(0, 2, 2), bandwidths=())
+
+
+def test_a_copy_of_each_case_is_at_distance_zero_on_average_only_without_the_pairs() -> None:
+    found = {True: [], False: []}
+    for seed in range(100):
+        a = draw(seed, 20, 4)
+        k = rbf_kernel(a, a, bandwidth=1.5)
+        for are_paired in found:
+            found[are_paired].append(squared_mmd(k, k, k, are_paired=are_paired))
+    assert found[True] == pytest.approx(np.zeros(100), abs=1e-12)
+    assert max(found[False]) < -0.05
+    with pytest.raises(ValueError, match="20 and 19 cases are no pairs"):
+        squared_mmd(k, k[:19, :19], k[:, :19], are_paired=True)
