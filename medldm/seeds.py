@@ -108,6 +108,11 @@ def label_noise_generator(seed: int) -> np.random.Generator:
     return _stream(seed, 1)
 
 
+def rounding_generator(digest: str) -> np.random.Generator:
+    """Return what draws the rounding of a volume's values, from the hexadecimal hash of its content."""
+    return _stream(int(digest[:16], 16))
+
+
 def _mix(*numbers: int) -> int:
     """Return a seed in [0, 2^63) that is another one where any of the numbers is."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

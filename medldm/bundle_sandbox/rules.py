@@ -21,6 +21,7 @@ _MEDLDM = {
     "medldm.evaluation.config": "EvaluationConfig",
     "medldm.evaluation.quality_gate": "QualityGateConfig make_quality_gate",
     "medldm.evaluation.segmenter": "SegmenterConfig",
+    "medldm.evaluation.sections.classifier_trainings": "RealOrSyntheticConfig",
     "medldm.evaluation.sections.usefulness": "UsefulnessConfig",
     "medldm.generation.engine": "GenerationEvaluator LatentDiffusionInferer SamplingConfig",
     "medldm.generation.requests": "GenerationDataset make_preparer",

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=1800.0,
         metavar="SECONDS",
-        help="for the segmenter trainings of label agreement and usefulness; 0 leaves them out",
+        help="for the segmenter trainings of label agreement and usefulness, and a sixth more for the "
+        "network that tells real from synthetic; 0 leaves all of them out",
     )
     parser.add_argument(
         "--usefulness-cases",
@@ -72,11 +73,13 @@ def run_command(options: argparse.Namespace) -> int:
     from medldm.evaluation.cases.reading import open_cohort
     from medldm.evaluation.evaluate import EvaluationConfig, evaluate, require_clean, summary_text
     from medldm.evaluation.resources import EvaluationResources
+    from medldm.evaluation.sections.classifier_trainings import RealOrSyntheticConfig
     from medldm.evaluation.sections.usefulness import UsefulnessConfig
 
     config = EvaluationConfig(
         seed=options.seed,
         show_real=not options.without_real_pictures,
+        real_or_synthetic=RealOrSyntheticConfig(time_budget_s=options.time_budget / 6),
         usefulness=UsefulnessConfig(
             time_budget_s=options.time_budget, few_cases=_read_numbers(options.usefulness_cases)
         ),

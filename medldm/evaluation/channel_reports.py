@@ -11,7 +11,7 @@ import html
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medldm.evaluation.cases.channels import of_channel
 from medldm.evaluation.cases.reading import Cohorts
@@ -22,11 +22,14 @@ from medldm.evaluation.report.html import render_report
 from medldm.evaluation.report.page import make_page
 from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.results import OF_ALL_CHANNELS, collect_model_results, collect_results
+from medldm.evaluation.sections.classifier_trainings import RealOrSyntheticConfig
 from medldm.evaluation.sections.metric_result import SECTIONS
+from medldm.evaluation.sections.usefulness import UsefulnessConfig
 
 logger = logging.getLogger(__name__)
 
 Report = dict[str, Any]
+Timed = TypeVar("Timed", UsefulnessConfig, RealOrSyntheticConfig)
 FOLDER = "channels"
 LIGHTS = ("red", "amber", "green", "grey")
 ALL = ""
@@ -48,8 +51,10 @@ def evaluate_channels(
         The common report: as of one channel, with the name of the channel in each figure's key and title.
     """
     names = cohorts.synthetic.channels
-    seconds = config.usefulness.time_budget_s / len(names)
-    own = config.copy(usefulness=config.usefulness.copy(time_budget_s=seconds))
+    own = config.copy(
+        usefulness=_share_time(config.usefulness, len(names)),
+        real_or_synthetic=_share_time(config.real_or_synthetic, len(names)),
+    )
     reports: dict[str, Report] = {}
     for name in names:
         logger.info("channel %s: %d of %d", name, len(reports) + 1, len(names))
@@ -63,6 +68,10 @@ def evaluate_channels(
     page = render_report(report, plots={}, viewer=_links(reports), n_real_shown=0)
     write_report(output_dir, report, page)
     return report
+
+
+def _share_time(config: Timed, n: int) -> Timed:
+    return config.copy(time_budget_s=config.time_budget_s / n)
 
 
 def join_reports(reports: Mapping[str, Report], config: EvaluationConfig) -> Report:

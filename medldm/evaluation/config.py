@@ -8,6 +8,7 @@ from medldm.configs import Config
 from medldm.evaluation.cases.reading import GridConfig
 from medldm.evaluation.features.contrastive import ContrastiveConfig
 from medldm.evaluation.metrics.neighbours import NeighbourConfig
+from medldm.evaluation.sections.classifier_trainings import RealOrSyntheticConfig
 from medldm.evaluation.sections.membership import MembershipConfig
 from medldm.evaluation.sections.usefulness import UsefulnessConfig
 
@@ -28,6 +29,7 @@ class EvaluationConfig(Config):
         viewer_max_voxels: of each volume in the viewer.
         grid: common grid and scale.
         contrastive: encoder and its training.
+        real_or_synthetic: classifiers that tell the sets apart, and their time budget.
         neighbours: what counts as the same volume.
         membership: how the model is asked whether it knows a case, where it is given.
         usefulness: segmenter trainings and their time budget.
@@ -43,6 +45,7 @@ class EvaluationConfig(Config):
     viewer_max_voxels: int = 300_000
     grid: GridConfig = field(default_factory=GridConfig)
     contrastive: ContrastiveConfig = field(default_factory=ContrastiveConfig)
+    real_or_synthetic: RealOrSyntheticConfig = field(default_factory=RealOrSyntheticConfig)
     neighbours: NeighbourConfig = field(default_factory=NeighbourConfig)
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     usefulness: UsefulnessConfig = field(default_factory=UsefulnessConfig)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from medldm.evaluation.cases.ceiling import make_ceiling
 from medldm.evaluation.cases.model_cases import EvaluatedModel, open_model, require_channels
 from medldm.evaluation.cases.reading import Cohorts, load_case_sets
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, LabelledImage
@@ -24,9 +25,10 @@ from medldm.evaluation.sections.comparison import Comparison
 from medldm.evaluation.sections.diversity import diversity_results
 from medldm.evaluation.sections.feature_distances import feature_results
 from medldm.evaluation.sections.few_cases import FewCases, few_cases_results, measure_few_cases
-from medldm.evaluation.sections.fidelity import fidelity_results
+from medldm.evaluation.sections.fidelity import TOO_FEW_FOR_MANIFOLDS, fidelity_results, has_manifolds
 from medldm.evaluation.sections.membership import measure_membership
 from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
+from medldm.evaluation.sections.real_or_synthetic import real_or_synthetic_results
 from medldm.evaluation.sections.republished import RepublishedMaps, find_republished, republished_result
 from medldm.evaluation.sections.usefulness import Usefulness, mark_too_weak, usefulness_results
 from medldm.evaluation.sections.usefulness_trainings import fit_steps, measure_usefulness
@@ -94,18 +96,22 @@ def collect_results(
     """
     resources = resources or EvaluationResources()
     asked = resources if n_channels == 1 else resources.copy(model=None)
-    n_more = 3 * (asked.model is not None) + (resources.feature_weights is not None)
+    n_more = 1 + 4 * (asked.model is not None) + (resources.feature_weights is not None)
     with Stages(7 + n_more) as stages:
         evaluated = open_model(asked, of_label_maps=bool(cohorts.without_images))
         weights = resources.feature_weights
         network = None if weights is None else networks.load_feature_network(weights)
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
+        if evaluated is not None and sets.has_images:
+            sets = replace(sets, ceiling=make_ceiling(evaluated, cohorts.test, sets, progress=stages.tell))
+            stages.done("ceiling")
         collector = _Collector(sets, config, stages)
         collector.republished(cohorts)
         if sets.has_images:
             cache = FeatureCache(resources.cache_dir)
             collector.fidelity(cache)
+            collector.real_or_synthetic(cache)
             if network is not None:
                 collector.published(network, cache)
             if evaluated is not None:
@@ -184,6 +190,8 @@ class _Collector:
             self.results.features = features
             self.stages.done("features")
             tell("fidelity")
+            if not has_manifolds(self.compare):
+                self.results.left_out.append(TOO_FEW_FOR_MANIFOLDS)
             self.metrics += fidelity_results(self.compare, features)
         if self.results.features is None:
             return
@@ -191,6 +199,20 @@ class _Collector:
             tell("diversity")
             self.metrics += diversity_results(self.compare, self.results.features, n_pairs=config.n_pairs)
         self.stages.done("fidelity and diversity")
+
+    def real_or_synthetic(self, cache: FeatureCache) -> None:
+        config = self.config.real_or_synthetic
+        if not config.has_network:
+            self.results.left_out.append("The real-or-synthetic network was left out: its time budget is 0.")
+        with record_refusal("fidelity", self.metrics, part="c2st", title="Real or synthetic"):
+            self.metrics += real_or_synthetic_results(
+                self.compare,
+                config,
+                n_workers=self.config.grid.n_workers,
+                cache=cache,
+                progress=self.stages.tell,
+            )
+        self.stages.done("real or synthetic")
 
     def published(self, network: networks.FeatureNetwork, cache: FeatureCache) -> None:
         title = f"Distances in features of {network.file_name}"

@@ -150,7 +150,7 @@ def load_case_sets(
             "test set must hold subjects that the model never saw. Take them out of one of the two"
         )
     is_ct = config.intensity == "ct" or (config.intensity == "auto" and read[0].file_range[0] < CT_BELOW)
-    train, test, made = read if is_ct else [_scale_set(each) for each in read]
+    train, test, made = read if is_ct else [scale_set(each) for each in read]
     schema = cohorts.train.schema or cohorts.test.schema
     shape = np.median([each.shape for each in train.images or train.known_labels()], axis=0).astype(int)
     sets = CaseSets(
@@ -279,7 +279,8 @@ def _read_label_map(
     return None, labels[0].numpy().astype(np.int64), own
 
 
-def _scale_set(cases: CaseSet) -> CaseSet:
+def scale_set(cases: CaseSet) -> CaseSet:
+    """Map each image from its 0.5th to 99.5th percentile onto 0 to 1."""
     scaled = []
     for image in cases.images:
         low, high = np.percentile(image, (0.5, 99.5))

@@ -77,6 +77,7 @@ class CaseSets:
         shape: voxels that measures of one shape crop or pad to.
         is_ct: whether intensities are Hounsfield units.
         issues: what the reader should know about the sets, without identifiers.
+        ceiling: the test cases, place by place, through the autoencoder of the model; None without a model.
     """
 
     train: CaseSet
@@ -88,6 +89,12 @@ class CaseSets:
     shape: tuple[int, int, int]
     is_ct: bool
     issues: tuple[str, ...]
+    ceiling: CaseSet | None = None
+
+    def named(self) -> dict[str, CaseSet]:
+        """Return the sets by name: train, test, synthetic, noise and, where there is one, ceiling."""
+        parts = {name: getattr(self, name) for name in ("train", "test", "synthetic", "noise", "ceiling")}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def known_schema(self) -> LabelSchema:
         """Return the structures.

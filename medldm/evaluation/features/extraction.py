@@ -29,7 +29,7 @@ MAX_COMPONENTS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class SetFeatures:
-    """Features of the sets "train", "test", "synthetic" and "noise".
+    """Features of the sets "train", "test", "synthetic", "noise" and, where there is one, "ceiling".
 
     Args:
         radiomics: (N, D) standardised on the real training set.
@@ -67,7 +67,7 @@ def extract_features(
     """
     cache = cache or FeatureCache(None)
     tell = progress or (lambda _: None)
-    parts = {name: getattr(sets, name) for name in ("train", "test", "synthetic", "noise")}
+    parts = sets.named()
     tell("radiomics features")
     limits = sets.train.file_range if sets.is_ct else (0.0, 1.0)
     raw = {

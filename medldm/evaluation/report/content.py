@@ -17,7 +17,13 @@ from medldm.version import __version__
 NOT_ASKED = "Not asked for."
 
 HEADLINES = {
-    "fidelity": ("fidelity.mmd", "fidelity.kid_contrastive", "fidelity.coverage", "fidelity.spectrum"),
+    "fidelity": (
+        "fidelity.c2st_",
+        "fidelity.mmd",
+        "fidelity.kid_contrastive",
+        "fidelity.coverage",
+        "fidelity.spectrum",
+    ),
     "diversity": ("diversity.ms_ssim", "diversity.feature_distance"),
     "anatomy": ("anatomy.volume_ml_", "anatomy.seen_volume_ml_", "anatomy.n_components_"),
     "agreement": ("agreement.mean",),
@@ -113,4 +119,5 @@ def _sentence(result: MetricResult) -> str:
     unit = f" {result.description.unit}" if result.description.unit else ""
     real = f"; real {result.real.value:.3g}" if result.real else ""
     noise = f", noise {result.noise.value:.3g}" if result.noise else ""
-    return f"{title}: {result.synthetic.value:.3g}{unit}{real}{noise}."
+    ceiling = f", autoencoder alone {result.ceiling.value:.3g}" if result.ceiling else ""
+    return f"{title}: {result.synthetic.value:.3g}{unit}{real}{noise}{ceiling}."

@@ -22,8 +22,18 @@ WORDS = {
     "grey": "not judged",
 }
 
+HEADINGS = {
+    "synthetic": "Synthetic",
+    "real": "Real",
+    "noise": "Noise",
+    "ceiling": "Autoencoder alone",
+}
+"""Of the columns of figures; the last stands only where a model was given."""
+
 INTRODUCTIONS = {
-    "fidelity": "Do synthetic volumes look like real ones? Each column is compared with the real test set.",
+    "fidelity": "Do synthetic volumes look like real ones? Each column is compared with the real test set. "
+    "Autoencoder alone, where a model was given, is the real test set encoded and decoded again: what is "
+    "lost there no denoiser can bring back.",
     "diversity": "Do they differ from each other as patients do?",
     "anatomy": "Are structures of the right size, in one piece, with the right surface?",
     "agreement": "Does each image show the label map it was made from?",
@@ -160,12 +170,13 @@ def _section(section: str, report: Mapping[str, Any], plots: Sequence[tuple[str,
     figures = [each for each in report["figures"] if each["key"].split(".")[0] == section]
     if not figures:
         return ""
-    rows = "".join(_row(each) for each in figures)
+    columns = [name for name in HEADINGS if name != "ceiling" or any(map(_has_ceiling, figures))]
+    heads = "".join(f"<th class=n>{HEADINGS[name]}</th>" for name in columns)
+    rows = "".join(_row(each, columns) for each in figures)
     rule = _copy_rule(report) if section == "privacy" else ""
     few = _few_cases(report) if section == "usefulness" else ""
     return f"""<h2>{SECTIONS[section]}</h2><p>{INTRODUCTIONS[section]}</p>{rule}
-<table><tr><th>Figure</th><th class=n>Synthetic</th><th class=n>Real</th><th class=n>Noise</th><th>Better</th>
-<th>Meaning</th></tr>{rows}</table>{few}{_plots(plots)}"""
+<table><tr><th>Figure</th>{heads}<th>Better</th><th>Meaning</th></tr>{rows}</table>{few}{_plots(plots)}"""
 
 
 def _few_cases(report: Mapping[str, Any]) -> str:
@@ -201,16 +212,28 @@ def _copy_rule(report: Mapping[str, Any]) -> str:
     return f"<p>{html.escape(search['rule'])} <b>{verdict}</b> {html.escape(planted)}</p>"
 
 
-def _row(figure: Mapping[str, Any]) -> str:
+def _has_ceiling(figure: Mapping[str, Any]) -> bool:
+    return figure.get("ceiling") is not None
+
+
+def _row(figure: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Write a figure.
+
+    Args:
+        figure: as in report.json.
+        names: of the columns.
+    """
     unit = f" ({html.escape(figure['unit'])})" if figure["unit"] else ""
     light = f'<span class="light {figure["light"]}" title="{WORDS[figure["light"]]}"></span>'
     head = f"<td>{light}{html.escape(figure['title'])}{unit}</td>"
     if figure["not_computed"]:
-        return f"<tr>{head}<td colspan=5>not computed: {html.escape(figure['not_computed'])}</td></tr>"
-    columns = "".join(
-        f"<td class=n>{format_estimate(figure[name])}</td>" for name in ("synthetic", "real", "noise")
-    )
-    better = {"near": "near real"}.get(figure["better"], figure["better"])
+        return (
+            f"<tr>{head}<td colspan={len(names) + 2}>not computed: {html.escape(figure['not_computed'])}</td>"
+            "</tr>"
+        )
+    columns = "".join(f"<td class=n>{format_estimate(figure.get(name))}</td>" for name in names)
+    target = "real" if figure.get("target") is None else _number(figure["target"])
+    better = f"near {target}" if figure["better"] == "near" else figure["better"]
     note = f"<br><small>{html.escape(figure['note'])}</small>" if figure["note"] else ""
     return f"<tr>{head}{columns}<td>{better}</td><td>{html.escape(figure['meaning'])}{note}</td></tr>"
 

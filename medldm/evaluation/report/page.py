@@ -54,6 +54,10 @@ def _draw_plots(results: EvaluationResults, config: EvaluationConfig) -> dict[st
     cases = _draw_cases(results, config)
     add("cases", cases, "Real test and synthetic cases, in the order of their files.")
     shown = [each for each in results.metrics if each.description.section == "fidelity"]
+    if told := [each for each in shown if "c2st_" in each.description.key and each.synthetic]:
+        add(
+            "fidelity", plots.plot_aucs(told), "How well classifiers tell real from synthetic, with controls."
+        )
     if any(each.synthetic and each.real and each.noise for each in shown):
         caption = "Each figure between the real training set (0) and noise (1)."
         add("fidelity", plots.plot_columns(shown), caption)

@@ -23,11 +23,18 @@ COLOURS = {
     "test": "#56b4e9",
     "synthetic": "#d55e00",
     "noise": "#999999",
+    "ceiling": "#cc79a7",
     "both": "#009e73",
     "blind": "#999999",
     "real": "#0072b2",
 }
-NAMES = {"train": "real training", "test": "real test", "synthetic": "synthetic", "noise": "noise"}
+NAMES = {
+    "train": "real training",
+    "test": "real test",
+    "synthetic": "synthetic",
+    "noise": "noise",
+    "ceiling": "real test, autoencoded",
+}
 MAX_STRUCTURES = 12
 
 
@@ -48,7 +55,9 @@ def plot_features(features: dict[str, Floats]) -> str:
     _, _, axes = np.linalg.svd(features["train"] - centre, full_matrices=False)
     canvas, (panel,) = _make_canvas(1, width=5.2)
     limits = []
-    for name in ("noise", "train", "test", "synthetic"):
+    for name in ("noise", "train", "test", "ceiling", "synthetic"):
+        if name not in features:
+            continue
         x, y = (
             ((features[name] - centre) @ axes[:2].T).T
             if len(axes) > 1
@@ -204,15 +213,18 @@ def plot_columns(results: Sequence[MetricResult]) -> str:
         results: with all three columns; others are left out.
     """
     shown = [
-        (each.description.title, each.synthetic, each.real, each.noise.value - each.real.value)
+        (each.description.title, each.synthetic, each.ceiling, each.real, each.noise.value - each.real.value)
         for each in reversed(results)
         if each.synthetic and each.real and each.noise and each.noise.value != each.real.value
     ]
     canvas = _open_canvas(6.4, 0.24 * len(shown) + 0.9)
     panel = canvas.subplots()
-    for row, (_, synthetic, real, way) in enumerate(shown):
+    for row, (_, synthetic, ceiling, real, way) in enumerate(shown):
         base = real.value
-        for estimate, name, shift in ((real, "train", 0.16), (synthetic, "synthetic", -0.16)):
+        columns = [(real, "train", 0.22), (ceiling, "ceiling", 0.0), (synthetic, "synthetic", -0.22)]
+        for estimate, name, shift in columns:
+            if estimate is None:
+                continue
             ends = sorted(((estimate.lower - base) / way, (estimate.upper - base) / way))
             panel.plot(ends, [row + shift] * 2, color=COLOURS[name], linewidth=1.6, alpha=0.6)
             panel.plot((estimate.value - base) / way, row + shift, "o", color=COLOURS[name], markersize=4)
@@ -220,10 +232,44 @@ def plot_columns(results: Sequence[MetricResult]) -> str:
     panel.axvline(1, color=COLOURS["noise"], linewidth=0.8, linestyle=":")
     panel.set_yticks(range(len(shown)), [title for title, *_ in shown], fontsize=7)
     panel.set_xlabel(
-        "0: real training set (blue), 1: noise\nsynthetic set in red, with 95 % intervals", fontsize=7
+        "0: real training set (blue), 1: noise\nsynthetic set in red"
+        + (", autoencoded real test cases in pink" if any(each[2] for each in shown) else "")
+        + ", with 95 % intervals",
+        fontsize=7,
     )
     panel.set_xlim(-0.6, 1.2)
     panel.tick_params(labelsize=7)
+    return to_data_uri(canvas)
+
+
+def plot_aucs(results: Sequence[MetricResult]) -> str:
+    """Draw how well each classifier tells the sets from the real test set, with intervals.
+
+    Args:
+        results: AUCs.
+    """
+    canvas = _open_canvas(6.4, 0.9 * len(results) + 0.9)
+    panel = canvas.subplots()
+    columns = {"real": "train", "ceiling": "ceiling", "synthetic": "synthetic"}
+    known: set[str] = set()
+    for row, result in enumerate(reversed(results)):
+        for place, (column, name) in enumerate(columns.items()):
+            estimate = getattr(result, column)
+            if estimate is None:
+                continue
+            y = row + 0.25 * (1 - place)
+            panel.plot(
+                (estimate.lower, estimate.upper), (y, y), color=COLOURS[name], linewidth=1.6, alpha=0.6
+            )
+            label = None if name in known else NAMES[name]
+            panel.plot(estimate.value, y, "o", color=COLOURS[name], markersize=5, label=label)
+            known.add(name)
+    panel.axvline(0.5, color="black", linewidth=0.8, linestyle=":")
+    panel.set_yticks(range(len(results)), [each.description.title for each in reversed(results)], fontsize=7)
+    panel.set(xlim=(0, 1.02), ylim=(-0.6, len(results) - 0.4))
+    panel.set_xlabel("AUC against the real test set; 0.5 is guessing, 1 always right", fontsize=7)
+    panel.tick_params(labelsize=7)
+    panel.legend(fontsize=7, frameon=False, loc="lower left")
     return to_data_uri(canvas)
 
 

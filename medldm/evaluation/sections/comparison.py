@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from medldm.evaluation.cases.sets import CaseSet, CaseSets
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats
-from medldm.evaluation.sections.metric_result import Column, at_least_zero
+from medldm.evaluation.sections.metric_result import COLUMNS, OWN_COLUMNS, Column, at_least_zero
 
-COLUMN_SETS: dict[Column, str] = {"synthetic": "synthetic", "real": "train", "noise": "noise"}
+COLUMN_SETS: dict[Column, str] = {
+    "synthetic": "synthetic",
+    "real": "train",
+    "noise": "noise",
+    "ceiling": "ceiling",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,11 @@ class Comparison:
     sets: CaseSets
     n_resamples: int
     seed: int
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Return the columns of a result of images."""
+        return COLUMNS if self.sets.ceiling is not None else OWN_COLUMNS
 
     def part(self, column: Column) -> CaseSet:
         """Return the set that a column measures."""

@@ -56,6 +56,6 @@ def diversity_results(compare: Comparison, features: SetFeatures, *, n_pairs: in
         return diversity.pairwise_feature_distance(features.radiomics[COLUMN_SETS[column]], pairs)
 
     return [
-        compute_result(MS_SSIM, mean(similarity)),
-        compute_result(FEATURE_DISTANCE, mean(distance)),
+        compute_result(MS_SSIM, mean(similarity), columns=compare.columns),
+        compute_result(FEATURE_DISTANCE, mean(distance), columns=compare.columns),
     ]

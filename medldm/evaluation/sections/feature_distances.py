@@ -70,13 +70,14 @@ def frechet_result(
             is_distance=True,
         )
 
+    columns = [each for each in compare.columns if COLUMN_SETS[each] in features]
     note = f"{test.shape[1]} principal components, {len(test)} cases of each set. {note}".strip()
     try:
         infinite = extrapolated_frechet_distance(features["test"], features["synthetic"], seed=compare.seed)
         note += f" Extrapolated to infinitely many cases: {infinite:.3g}."
     except TooFewCasesError:
         pass
-    return compute_result(description, measure, note=note)
+    return compute_result(description, measure, note=note, columns=columns)
 
 
 def kid_result(compare: Comparison, features: dict[str, Floats], kind: FeatureKind) -> MetricResult:
@@ -105,7 +106,15 @@ def kernel_result(
     def measure(column: Column) -> Estimate:
         name = COLUMN_SETS[column]
         return compare.with_test(
-            column, lambda u, v: squared_mmd(within["test"], within[name], between[name], weights=(u, v))
+            column,
+            lambda u, v: squared_mmd(
+                within["test"],
+                within[name],
+                between[name],
+                weights=(u, v),
+                are_paired=column == "ceiling",
+            ),
         )
 
-    return compute_result(description, measure, note=note)
+    columns = [each for each in compare.columns if COLUMN_SETS[each] in features]
+    return compute_result(description, measure, note=note, columns=columns)

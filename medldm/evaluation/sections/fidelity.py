@@ -7,6 +7,7 @@ set, which neither the model nor any encoder saw. So compared, copying the train
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
@@ -16,15 +17,21 @@ from medldm.evaluation.cases.sets import CaseSet
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.extraction import SetFeatures
 from medldm.evaluation.features.space import FeatureKind
-from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_mean
+from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.histograms import HistogramPair, stack_quantiles
-from medldm.evaluation.metrics.kernel_distance import median_distance, mmd_permutation_test, rbf_kernel
-from medldm.evaluation.metrics.precision_recall import measure_manifolds
+from medldm.evaluation.metrics.kernel_distance import bandwidth_grid, mmd_permutation_test, rbf_mixture
+from medldm.evaluation.metrics.precision_recall import K_COVERAGE, MIN_CASES, K, manifold_estimates
 from medldm.evaluation.metrics.spectrum import spectral_distance
 from medldm.evaluation.sections import feature_distances
 from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
-from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
+from medldm.evaluation.sections.metric_result import (
+    OWN_COLUMNS,
+    Column,
+    Description,
+    MetricResult,
+    compute_result,
+)
 
 RADIOMICS = FeatureKind(
     key="radiomics",
@@ -47,8 +54,8 @@ FRECHET = Description(
 MMD = Description(
     key="fidelity.mmd",
     title="Kernel distance, MMD (radiomics)",
-    meaning="The same comparison with a kernel that sees every kind of difference at the scale of "
-    "typical patients.",
+    meaning="The same comparison with Gaussian kernels of several widths, which see every kind of "
+    "difference from a quarter to four times the distance of typical patients.",
     better="lower",
 )
 SPECTRUM = Description(
@@ -66,6 +73,11 @@ MANIFOLD_MEANINGS = {
     "missing.",
 }
 
+TOO_FEW_FOR_MANIFOLDS = (
+    "Precision, recall, density and coverage were left out: they need at least "
+    f"{MIN_CASES} subjects in each set."
+)
+
 
 def fidelity_results(compare: Comparison, features: SetFeatures) -> list[MetricResult]:
     """Compute the fidelity results."""
@@ -78,50 +90,80 @@ def fidelity_results(compare: Comparison, features: SetFeatures) -> list[MetricR
         # Features of length sqrt(D) give kernel values of cosines, not of cosines / D.
         scaled = {name: each * np.sqrt(each.shape[1]) for name, each in features.contrastive.items()}
         results.append(feature_distances.kid_result(compare, scaled, CONTRASTIVE))
-    results += _manifold_results(compare, features.reduced)
+    if has_manifolds(compare):
+        results += manifold_results(compare, features.reduced, key="", name="radiomics")
+        if features.contrastive is not None:
+            results += manifold_results(compare, features.contrastive, key="_contrastive", name="contrastive")
     results.append(_spectrum_result(compare, features.power))
     return results + _histogram_results(compare)
 
 
+def has_manifolds(compare: Comparison) -> bool:
+    """Whether the sets are large enough for precision, recall, density and coverage."""
+    sets = compare.sets
+    return min(len(set(part.subjects)) for part in (sets.train, sets.test, sets.synthetic)) >= MIN_CASES
+
+
 def _mmd_result(compare: Comparison, features: dict[str, Floats]) -> MetricResult:
-    width = median_distance(features["train"])
+    widths = bandwidth_grid(features["train"])
     p_values = {
         column: mmd_permutation_test(
-            features["test"], features[name], bandwidth=width, seed=compare.seed
+            features["test"], features[COLUMN_SETS[column]], bandwidth=widths, seed=compare.seed
         ).p_value
-        for column, name in COLUMN_SETS.items()
+        for column in OWN_COLUMNS
     }
     note = (
-        f"Permutation test against the real test set: p = {p_values['synthetic']:.3f} for synthetic, "
-        f"{p_values['real']:.3f} for real training cases. A small p says that the two can be told apart."
+        f"Mean of {len(widths)} widths. Permutation test against the real test set, by the width that sees "
+        f"most: p = {p_values['synthetic']:.3f} for synthetic, {p_values['real']:.3f} for real training "
+        "cases. A small p says that the two can be told apart."
     )
-    return feature_distances.kernel_result(
-        compare, features, partial(rbf_kernel, bandwidth=width), MMD, note=note
+    result = feature_distances.kernel_result(
+        compare, features, partial(rbf_mixture, bandwidths=widths), MMD, note=note
     )
+    return replace(result, p_values=p_values)
 
 
-def _manifold_results(compare: Comparison, features: dict[str, Floats]) -> list[MetricResult]:
+def manifold_results(
+    compare: Comparison, features: dict[str, Floats], *, key: str, name: str
+) -> list[MetricResult]:
+    """Compute precision, recall, density and coverage in one kind of features.
+
+    Args:
+        compare: the sets.
+        features: (N, D) by set.
+        key: end of the figures' keys; empty for the first kind.
+        name: of the features.
+    """
+
     @cache
-    def scores(column: Column) -> tuple[dict[str, Floats], list[int]]:
-        own = features[COLUMN_SETS[column]]
-        places = feature_distances.match_cases(compare, len(own))
-        found = measure_manifolds(features["test"], own[places])
-        return vars(found), [compare.part(column).subjects[place] for place in places]
-
-    def measure(key: str, column: Column) -> Estimate:
-        values, subjects = scores(column)
-        is_of_test = key in ("recall", "coverage")
-        return bootstrap_mean(
-            values[key], compare.sets.test.subjects if is_of_test else subjects, seed=compare.seed
+    def estimates(column: Column) -> dict[str, Estimate]:
+        own, subjects = features[COLUMN_SETS[column]], compare.part(column).subjects
+        is_paired = column == "ceiling"
+        places = np.arange(len(own)) if is_paired else feature_distances.match_cases(compare, len(own))
+        return manifold_estimates(
+            features["test"],
+            own[places],
+            subjects=(compare.sets.test.subjects, [subjects[place] for place in places]),
+            are_paired=is_paired,
+            seed=compare.seed,
         )
 
-    return [
-        compute_result(
-            Description(key=f"fidelity.{key}", title=key.capitalize(), meaning=meaning, better="higher"),
-            partial(measure, key),
+    def result(score: str, meaning: str) -> MetricResult:
+        k = K if score in ("precision", "recall") else K_COVERAGE
+        description = Description(
+            key=f"fidelity.{score}{key}",
+            title=f"{score.capitalize()} ({name})",
+            meaning=meaning,
+            better="higher",
         )
-        for key, meaning in MANIFOLD_MEANINGS.items()
-    ]
+        return compute_result(
+            description,
+            lambda column: estimates(column)[score],
+            note=f"k = {k}, {features['test'].shape[1]} features.",
+            columns=compare.columns,
+        )
+
+    return [result(*each) for each in MANIFOLD_MEANINGS.items()]
 
 
 def _spectrum_result(compare: Comparison, power: dict[str, Floats]) -> MetricResult:
@@ -137,7 +179,7 @@ def _spectrum_result(compare: Comparison, power: dict[str, Floats]) -> MetricRes
             is_distance=True,
         )
 
-    return compute_result(SPECTRUM, measure)
+    return compute_result(SPECTRUM, measure, columns=compare.columns)
 
 
 def _histogram_results(compare: Comparison) -> list[MetricResult]:
@@ -169,4 +211,4 @@ def _histogram_result(compare: Comparison, structure: int | None, name: str) -> 
         better="lower",
         unit="HU" if sets.is_ct else "of range",
     )
-    return compute_result(description, measure)
+    return compute_result(description, measure, columns=compare.columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -12,9 +12,11 @@ from medldm.evaluation.metrics.bootstrap import Estimate
 
 Light = Literal["green", "amber", "red", "grey"]
 Better = Literal["lower", "higher", "near"]
-Column = Literal["synthetic", "real", "noise"]
+Column = Literal["synthetic", "real", "noise", "ceiling"]
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
+OWN_COLUMNS: tuple[Column, ...] = ("synthetic", "real", "noise")
+"""Columns of every result; "ceiling", real test cases through the model's autoencoder, is of some alone."""
 
 SECTIONS = {
     "fidelity": "Fidelity",
@@ -34,8 +36,10 @@ class Description:
         key: "section.name"; the section is one of `SECTIONS`.
         title: of its row.
         meaning: one sentence that says what the result tells.
-        better: "lower", "higher", or "near" the real column.
+        better: "lower", "higher", or "near" the real column or the target.
         unit: of the numbers; empty for pure numbers.
+        target: with "near", a value that is best in itself, such as 0.5 of guessing, in place of the real
+            column's.
     """
 
     key: str
@@ -43,6 +47,7 @@ class Description:
     meaning: str
     better: Better
     unit: str = ""
+    target: float | None = None
 
     def __post_init__(self) -> None:
         if self.section not in SECTIONS:
@@ -63,8 +68,11 @@ class MetricResult:
         synthetic: of the synthetic set.
         real: the same measure between real sets.
         noise: the same measure of noise.
+        ceiling: the same measure of real test cases through the model's autoencoder.
         note: a sentence about this result.
         not_computed: why `synthetic` is None.
+        p_values: by column, of the hypothesis that its set and the real test set come from one distribution;
+            None where no such test was done.
         verdict: a traffic light by a rule of the measure's own, instead of that of `light`.
     """
 
@@ -72,13 +80,15 @@ class MetricResult:
     synthetic: Estimate | None = None
     real: Estimate | None = None
     noise: Estimate | None = None
+    ceiling: Estimate | None = None
     note: str = ""
     not_computed: str = ""
+    p_values: dict[Column, float] | None = None
     verdict: Light | None = None
 
     @property
     def light(self) -> Light:
-        """Return the traffic light, from the three columns alone.
+        """Return the traffic light, from the synthetic and the real column alone.
 
         Green: no worse than the worse end of the real column's interval. Amber: worse, but its own interval
         reaches that far. Red: worse than that. Grey: not computed, or without a real column.
@@ -97,36 +107,44 @@ class MetricResult:
         texts = ("key", "title", "unit", "better", "meaning")
         return {
             **{name: getattr(self.description, name) for name in texts},
+            "target": self.description.target,
             "light": self.light,
             **{name: estimate_to_dict(getattr(self, name)) for name in COLUMNS},
+            "p_values": self.p_values,
             "note": self.note,
             "not_computed": self.not_computed or None,
         }
 
 
 def compute_result(
-    description: Description, measure: Callable[[Column], Estimate | None], *, note: str = ""
+    description: Description,
+    measure: Callable[[Column], Estimate | None],
+    *,
+    note: str = "",
+    columns: Sequence[Column] = OWN_COLUMNS,
 ) -> MetricResult:
-    """Compute a result's three columns; what cannot be measured becomes "not computed: why".
+    """Compute a result's columns; what cannot be measured becomes "not computed: why".
 
     Args:
         description: what it is.
         measure: returns a column's estimate, or None for a column that has none; raises
             `NotMeasurableError` where it does not apply.
         note: a sentence about this result.
+        columns: that this result has.
     """
-    columns: dict[Column, Estimate | None] = {}
-    for column in COLUMNS:
+    found: dict[Column, Estimate | None] = {}
+    for column in columns:
         try:
-            columns[column] = measure(column)
+            found[column] = measure(column)
         except NotMeasurableError as error:
             if column == "synthetic":
                 return MetricResult(description=description, not_computed=str(error))
     return MetricResult(
         description=description,
-        synthetic=columns["synthetic"],
-        real=columns.get("real"),
-        noise=columns.get("noise"),
+        synthetic=found["synthetic"],
+        real=found.get("real"),
+        noise=found.get("noise"),
+        ceiling=found.get("ceiling"),
         note=note,
     )
 
@@ -158,7 +176,8 @@ def _as_distance(estimate: Estimate, result: MetricResult) -> Estimate:
     real = result.real
     if real is None:
         return estimate
-    centre = real.value
+    target = result.description.target
+    centre = real.value if target is None else target
     width = max(real.upper - centre, centre - real.lower)
     if estimate is real:
         return replace(estimate, value=0.0, lower=0.0, upper=width)
