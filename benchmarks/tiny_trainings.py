@@ -36,7 +36,11 @@ SEED, N_CASES, BATCH, EPOCHS = 3, 5, 2, 3
 LENGTH = 3
 """Batches of an epoch; the last one has one case."""
 SMALL: dict[str, Any] = {"down_channels": (4, 8), "n_groups": 4, "mid_attention": False, "n_res_blocks": 1}
-FIRST_STAGES = {"vae": VAEConfig(**SMALL), "vqvae": VQVAEConfig(**SMALL, n_codes=8, restart_after=2)}
+FIRST_STAGES = {
+    "vae": VAEConfig(**SMALL),
+    "vqvae": VQVAEConfig(**SMALL, n_codes=8, restart_after=2),
+    "linear": VAEConfig(**SMALL, linear_path=True, latent_channels=6),
+}
 
 
 def make_first_stage(
@@ -46,7 +50,7 @@ def make_first_stage(
 
     Args:
         folder: for all it writes.
-        kind: "vae" or "vqvae".
+        kind: one of `FIRST_STAGES`.
         settings: fields of the training's configuration.
         running: fields of `RunConfig`.
     """

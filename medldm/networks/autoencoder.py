@@ -1,78 +1,19 @@
-"""What the autoencoders of the first stage and their configurations share."""
+"""What the autoencoders of the first stage share."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from medldm.networks import config_checks as checks
+from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.blocks import crop_to, pad_to_multiple
-from medldm.networks.downsampling import check_factors, strides_of
+from medldm.networks.linear_path import LinearPath
 from medldm.runtime.batch_shard import BatchShard, whole_batch
-
-
-@dataclass(kw_only=True)
-class AutoencoderConfig(checks.LevelsConfig):
-    """Describe an encoder and a decoder of residual blocks; the levels are the encoder's.
-
-    Args:
-        up_channels: channels of the decoder's levels, coarsest first; None for the encoder's reversed.
-        latent_channels: channels of the latent grid.
-        in_channels: of the volume.
-        out_channels: of the reconstruction.
-        attention_levels: the encoder's levels with self-attention; None for none.
-        mid_attention: whether a middle block (residual, self-attention, residual) stands at the coarsest
-            level.
-        decoder_mid_attention: the same in the decoder; None for as in the encoder.
-        upsampling: "nearest" (and a convolution) or "transposed" (convolution, kernel 2, stride 2).
-        downsampling: how many voxels of each axis become one latent, powers of two, such as (4, 4, 2); None
-            for what the levels give, on all axes alike. The largest must be that; the finest levels halve
-            the axes of larger factors alone, see `medldm.networks.downsampling`.
-    """
-
-    follows: ClassVar[tuple[str, ...]] = ("up_channels", "downsampling")
-
-    down_channels: tuple[int, ...] = (64, 128, 256, 512)
-    up_channels: tuple[int, ...] | None = None
-    latent_channels: int = 4
-    in_channels: int = 1
-    out_channels: int = 1
-    decoder_mid_attention: bool | None = None
-    upsampling: Literal["nearest", "transposed"] = "nearest"
-    downsampling: tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        owner = type(self).__name__
-        channels: Any = self.down_channels[::-1] if self.up_channels is None else self.up_channels
-        checks.check_channels(owner, "up_channels", channels, self._divisor_of_channels)
-        self.up_channels = checks.per_level(owner, "up_channels", channels, len(self.down_channels))
-        if self.decoder_mid_attention is None:
-            self.decoder_mid_attention = self.mid_attention
-        self.require("[1, inf)", "latent_channels", "in_channels", "out_channels")
-        if not self.is_strided:
-            self._check_downsampling(owner)
-
-    def _check_downsampling(self, owner: str) -> None:
-        largest = 2 ** (len(self.down_channels) - 1)
-        if self.downsampling is None:
-            self.downsampling = (largest,) * self.spatial_dims
-        check_factors(owner, self.downsampling, spatial_dims=self.spatial_dims, largest=largest)
-
-    @property
-    def strides(self) -> tuple[tuple[int, ...], ...]:
-        """Strides per axis between the levels of residual blocks, finest first."""
-        return strides_of(self.downsampling or ())
-
-    @property
-    def is_strided(self) -> bool:
-        """Whether encoder and decoder are strided convolutions, in place of residual blocks."""
-        return False
 
 
 class AutoencoderOutput(NamedTuple):
@@ -123,11 +64,15 @@ class Autoencoder(nn.Module, ABC):
     A subclass makes `encoder` and `decoder` and says what stands between them. Latents and their moments are
     (B, latent_channels, x, y, z) with x = ceil(X / f) for the factor f of the axis in
     `downsampling`: sizes that are no multiple are padded at their end with the edge voxels.
+
+    With a `linear_path` encoder and decoder stand beside it, and the encoder's output follows, along the
+    channels, that of the path.
     """
 
     config: AutoencoderConfig
     encoder: Any
     decoder: Any
+    linear_path: LinearPath | None
 
     @property
     def downsampling(self) -> tuple[int, ...]:
@@ -163,9 +108,19 @@ class Autoencoder(nn.Module, ABC):
         """Turn the encoder's output for volumes of `n_voxels` into latents, with their regularisation."""
 
     def features(self, volume: Tensor) -> Tensor:
-        """Run the encoder on volumes (B, in_channels, X, Y, Z) of any size."""
+        """Run the encoder on volumes (B, in_channels, X, Y, Z) of any size; linear latents go first."""
         self.check_volume(volume)
-        return self.encoder(pad_to_multiple(volume, self.downsampling))
+        volume, path = pad_to_multiple(volume, self.downsampling), self.linear_path
+        if path is None:
+            return self.encoder(volume)
+        return torch.cat([path.encode(volume), self.encoder(path.to_half_size(volume))], dim=1)
+
+    def run_decoder(self, x: Tensor) -> Tensor:
+        """Run the decoder on what `decoder_input` gives, and add what the linear path makes of it."""
+        path = self.linear_path
+        if path is None:
+            return self.decoder(x)
+        return path.decode(x) + path.to_full_size(self.decoder(x))
 
     def encode_moments(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Encode volumes (B, in_channels, X, Y, Z) to mean and standard deviation of their latents."""
@@ -174,7 +129,7 @@ class Autoencoder(nn.Module, ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (B, latent_channels, x, y, z) to volumes (B, out_channels, x f, y f, z f)."""
         self.check_latents(latents)
-        return self.decoder(self.decoder_input(latents))
+        return self.run_decoder(self.decoder_input(latents))
 
     def reconstruct(self, volume: Tensor) -> Tensor:
         """Encode volumes to the mean of their latents and decode it, in the size of the volumes."""
@@ -206,7 +161,7 @@ class Autoencoder(nn.Module, ABC):
             noise = shard.draw_normal(latents, generator=generator)
             spread = noise_sd.to(latents).view(*noise_sd.shape, *[1] * len(size))
             decoder_input = self.decoder_input(latents + spread * noise)
-        volume = crop_to(self.decoder(decoder_input), size)
+        volume = crop_to(self.run_decoder(decoder_input), size)
         return AutoencoderOutput(volume, regularisation, metrics, latents)
 
     def check_volume(self, x: Tensor) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 
 from medldm.networks.attention import ResidualLayer, SpatialSelfAttention
-from medldm.networks.autoencoder import AutoencoderConfig
+from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.blocks import Downsample, ResidualBlock, TransposedUpsample, Upsample, run_block
 from medldm.networks.kernels.dispatch import fusable
 from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medldm.networks.autoencoder import Autoencoder, AutoencoderConfig, Bottleneck
+from medldm.networks.autoencoder import Autoencoder, Bottleneck
+from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.encoder_decoder import Decoder, Encoder
 from medldm.networks.layers import conv
+from medldm.networks.linear_path import LinearPath, start_at_zero
 from medldm.runtime.batch_shard import BatchShard, whole_batch
 
 MIN_LOGVAR, MAX_LOGVAR = -30.0, 20.0
@@ -93,13 +95,20 @@ class VAE(Autoencoder):
         super().__init__()
         self.config = config = VAEConfig.coerce(config, **options)
         channels, dims = config.latent_channels, config.spatial_dims
-        self.encoder = Encoder(config)
+        networks = config.of_networks()
+        self.encoder = Encoder(networks)
         self.to_moments = conv(channels, 2 * channels, spatial_dims=dims, kernel_size=1)
         # With a spread near 1 the first steps would have to learn through noise that drowns the mean.
         if self.to_moments.bias is not None:
             nn.init.constant_(self.to_moments.bias[channels:], FIRST_LOGVAR)
-        self.from_latents = conv(channels, channels, spatial_dims=dims, kernel_size=1)
-        self.decoder = Decoder(config)
+        self.from_latents: nn.Module = nn.Identity()
+        if not config.linear_path:
+            self.from_latents = conv(channels, channels, spatial_dims=dims, kernel_size=1)
+        self.decoder = Decoder(networks)
+        self.linear_path = LinearPath(config) if config.linear_path else None
+        if config.linear_path:
+            start_at_zero(self.to_moments, n_channels=channels)
+            start_at_zero(self.decoder.conv_out)
 
     def encode(self, volume: Tensor) -> DiagonalGaussian:
         """Encode volumes (B, in_channels, X, Y, Z) to the posterior over their latents."""
@@ -128,4 +137,8 @@ class VAE(Autoencoder):
         return Bottleneck(latents, self.from_latents(latents), kl, {"kl": kl.detach()})
 
     def _posterior(self, features: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(*self.to_moments(features).contiguous().chunk(2, dim=1))
+        if self.linear_path is None:
+            return DiagonalGaussian(*self.to_moments(features).contiguous().chunk(2, dim=1))
+        linear, rest = features.chunk(2, dim=1)
+        mean, logvar = self.to_moments(rest).contiguous().chunk(2, dim=1)
+        return DiagonalGaussian(linear + mean, logvar)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medldm.networks.autoencoder import Autoencoder, Bottleneck
 from medldm.networks.encoder_decoder import Decoder, Encoder
+from medldm.networks.linear_path import LinearPath, start_at_zero
 from medldm.networks.quantiser import Quantised, VectorQuantiser
 from medldm.networks.strided_encoder_decoder import StridedDecoder, StridedEncoder
 from medldm.networks.vqvae_config import VQVAEConfig
@@ -41,8 +42,13 @@ class VQVAE(Autoencoder):
     def __init__(self, config: VQVAEConfig | Mapping[str, Any] | None = None, **options: Any) -> None:
         super().__init__()
         self.config = config = VQVAEConfig.coerce(config, **options)
-        self.encoder = StridedEncoder(config) if config.is_strided else Encoder(config)
-        self.decoder = StridedDecoder(config) if config.is_strided else Decoder(config)
+        networks = config.of_networks()
+        self.encoder = StridedEncoder(config) if config.is_strided else Encoder(networks)
+        self.decoder = StridedDecoder(config) if config.is_strided else Decoder(networks)
+        self.linear_path = LinearPath(config) if config.linear_path else None
+        if config.linear_path:
+            start_at_zero(self.encoder.conv_out)
+            start_at_zero(self.decoder.conv_out)
         self.quantiser = VectorQuantiser(
             config.n_codes,
             config.latent_channels,
@@ -55,11 +61,16 @@ class VQVAE(Autoencoder):
 
     def encode(self, volume: Tensor) -> Tensor:
         """Encode volumes (B, in_channels, X, Y, Z) to latents that are not yet quantised."""
-        return self.features(volume)
+        return self._latents(self.features(volume))
 
     def moments_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the encoder's output and a standard deviation of zero, as a VAE gives mean and deviation."""
-        return features, torch.zeros_like(features)
+        """Return the latents and a standard deviation of zero, as a VAE gives mean and deviation."""
+        latents = self._latents(features)
+        return latents, torch.zeros_like(latents)
+
+    def _latents(self, features: Tensor) -> Tensor:
+        """Add what the encoder found to the latents of the linear path, where there is one."""
+        return features if self.linear_path is None else torch.stack(features.chunk(2, dim=1)).sum(dim=0)
 
     def quantise(self, latents: Tensor) -> Quantised:
         """Replace latents (B, latent_channels, x, y, z) by their nearest codes."""
@@ -72,7 +83,7 @@ class VQVAE(Autoencoder):
 
     def decode_indices(self, indices: Tensor) -> Tensor:
         """Decode indices of codes (B, x, y, z) to volumes (B, out_channels, x f, y f, z f)."""
-        return self.decoder(self.quantiser.embed(indices))
+        return self.run_decoder(self.quantiser.embed(indices))
 
     def decoding_modules(self) -> Sequence[nn.Module]:
         """Return the decoder: the codebook belongs to the latents."""
@@ -82,11 +93,12 @@ class VQVAE(Autoencoder):
         self, features: Tensor, *, n_voxels: int, generator: torch.Generator | None, shard: BatchShard
     ) -> Bottleneck:
         """Quantise; in training mode the codebook learns from the batch."""
+        latents = self._latents(features)
         if not self.training:
-            quantised = self.quantiser(features)
+            quantised = self.quantiser(latents)
         else:
-            self.quantiser.initialise(features, generator=generator, shard=shard)
-            quantised = self.quantiser(features, shard=shard)
-            self.quantiser.update(features, quantised.indices, generator=generator, shard=shard)
+            self.quantiser.initialise(latents, generator=generator, shard=shard)
+            quantised = self.quantiser(latents, shard=shard)
+            self.quantiser.update(latents, quantised.indices, generator=generator, shard=shard)
         metrics = {"perplexity": quantised.perplexity}
-        return Bottleneck(features, quantised.latents, quantised.loss, metrics)
+        return Bottleneck(latents, quantised.latents, quantised.loss, metrics)

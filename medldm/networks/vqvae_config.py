@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from medldm.errors import ConfigError
-from medldm.networks.autoencoder import AutoencoderConfig
+from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.config_checks import per_level, positive_per_level
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

@@ -25,8 +25,8 @@ from medldm.training.precision import PRECISIONS
 ASSUMED_STRUCTURES = 16
 """Structures of a label map where no cohort tells; they change the memory of a plan by less than 1 %."""
 
-_ENCODER = ("down_channels", "downsampling", "latent_channels", "n_res_blocks", "n_groups")
-_OPTIONAL = ("downsampling", "augmentation")
+_ENCODER = ("down_channels", "downsampling", "linear_path", "latent_channels", "n_res_blocks", "n_groups")
+_OPTIONAL = ("downsampling", "linear_path", "augmentation")
 _UNET = ("down_channels", "attention_levels", "n_heads", "n_groups")
 _STAGE = ("batch_size", "accumulation_steps", "n_steps", "n_epochs", "precision", "checkpointing")
 STAGES = {
@@ -215,6 +215,6 @@ def _autoencoder_config(knobs: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:
     if kind not in AUTOENCODER_CONFIGS:
         raise ConfigError(f"autoencoder_type is {kind!r}: choose from {list(AUTOENCODER_CONFIGS)}")
     n_channels = 1 if knobs["channels"] is None else len(check_channel_names(knobs["channels"]))
-    options = {name: knobs[name] for name in _ENCODER}
+    options = {name: knobs[name] for name in _ENCODER if knobs[name] is not None}
     options |= {"in_channels": n_channels, "out_channels": n_channels}
     return AUTOENCODER_CONFIGS[kind](**options, mid_attention=False)

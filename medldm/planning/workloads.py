@@ -75,6 +75,7 @@ def first_stage(networks: PlannedNetworks, *, n_steps: int = N_STEPS) -> Trainin
         discriminator=PatchDiscriminator(PatchDiscriminatorConfig(in_channels=channels)),
         config=AutoencoderTrainingConfig(n_epochs=1, precision=_on_cpu(knobs.precision)),
         run=RunConfig(batch_size=knobs.batch_size),
+        fits_linear_path=False,
     )
 
 

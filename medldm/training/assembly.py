@@ -37,6 +37,7 @@ from medldm.training.early_snapshot import EarlySnapshot
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
 from medldm.training.identity import TrainingIdentity
 from medldm.training.latent_cache import LatentDataset, measure_latent_statistics
+from medldm.training.linear_path import fit_linear_path
 from medldm.training.loader import leave_signals_to_parent, training_loader
 from medldm.training.losses.reconstruction import FirstStageLoss
 from medldm.training.memorisation import GapWarning
@@ -98,10 +99,11 @@ def build_autoencoder_training(
     make_evaluator: Callable[..., SupervisedEvaluator] = AutoencoderEvaluator,
     extend_card: Callable[[Describe], Describe] | None = None,
     quarantine: Quarantine | None = None,
+    fits_linear_path: bool = True,
     handlers: Sequence[Any] = (),
     val_handlers: Sequence[Any] = (),
 ) -> Training[AutoencoderTrainer]:
-    """Put the first stage together.
+    """Put the first stage together, and set the network's linear path, if it has one, to the training cases.
 
     Args:
         network: to train, on the device where it is trained.
@@ -116,9 +118,12 @@ def build_autoencoder_training(
         make_evaluator: makes the validation engine; its key metric decides which weights are the best.
         extend_card: adds to the checkpoints' card, such as the structures of label maps.
         quarantine: for training cases that turn out bad.
+        fits_linear_path: False leaves a linear path as it is, for work that is measured only.
         handlers: further ones of the trainer.
         val_handlers: of the evaluator.
     """
+    if fits_linear_path:
+        fit_linear_path(network, training_set)
     restart_noise(config.seed)
     device = next(network.parameters()).device
     validation_set = _unless_empty(validation_set)

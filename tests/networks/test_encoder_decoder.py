@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medldm.networks.autoencoder import AutoencoderConfig
+from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.encoder_decoder import Decoder, Encoder
 
 

@@ -95,7 +95,12 @@ def test_the_peak_grows_with_the_volume_and_falls_with_checkpoints() -> None:
 def test_networks_of_a_bundle_take_its_knobs_and_name_unknown_ones() -> None:
     found = networks()
     assert found.autoencoder == VAEConfig(
-        down_channels=(4, 8), n_groups=4, n_res_blocks=1, mid_attention=False
+        down_channels=(4, 8),
+        n_groups=4,
+        n_res_blocks=1,
+        mid_attention=False,
+        linear_path=True,
+        latent_channels=16,
     )
     assert found.second == StageKnobs(batch_size=8, precision="auto")
     assert found.conditioning == assumed_conditioning(["label_map"])

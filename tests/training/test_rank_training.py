@@ -64,6 +64,7 @@ def make_label_maps(folder: Path, **running: Any) -> Any:
 def makers() -> dict[str, Callable[..., Any]]:
     makers = {
         "vae": partial(make_first_stage, kind="vae"),
+        "linear": partial(make_first_stage, kind="linear"),
         "vqvae": partial(make_first_stage, kind="vqvae"),
         "label_maps": make_label_maps,
         "diffusion": make_second_stage,
@@ -73,7 +74,7 @@ def makers() -> dict[str, Callable[..., Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["vae", "vqvae", "label_maps", "diffusion", "decoder"])
+@pytest.mark.parametrize("kind", ["vae", "vqvae", "linear", "label_maps", "diffusion", "decoder"])
 def test_two_processes_train_as_one_and_go_on_bit_for_bit(makers, tmp_path, kind) -> None:
     """An epoch ends with a batch of one case, less than one for each process; one may go on alone, too."""
     alone = makers[kind](tmp_path / "alone")

@@ -27,6 +27,7 @@ from medldm.networks.kernels.dispatch import may_fuse
 from medldm.networks.kernels.residual import add_to_branch, run_residual
 from medldm.networks.kernels.tiled_convolution import convolved, convolved_transposed
 from medldm.networks.kernels.tiled_maps import TiledMap, as_stored, from_stored, from_tensor, stored
+from medldm.networks.linear_path import LinearPath
 from medldm.networks.strided_encoder_decoder import ResidualUnit, StridedDecoder, StridedEncoder
 from medldm.networks.vqvae_config import ACTIVATIONS
 
@@ -59,8 +60,12 @@ def stream_decode(
     """
     check_positive("stream_decode", tile=tile)
     autoencoder.check_latents(latents)
-    cut = _cut(autoencoder.decoder_input(latents), tile)
-    return stored(_run_decoder(autoencoder.decoder, cut, recompute=recompute), into=out).tensor
+    x = autoencoder.decoder_input(latents)
+    h = _run_decoder(autoencoder.decoder, _cut(x, tile), recompute=recompute)
+    if autoencoder.linear_path is None:
+        return stored(h, into=out).tensor
+    volume = stored(_to_full_size(h, autoencoder.linear_path), into=out).tensor
+    return _add_linear(volume, autoencoder.linear_path, x, axis=h.axis, tile=tile)
 
 
 @torch.no_grad()
@@ -82,9 +87,46 @@ def stream_encode_moments(
     check_positive("stream_encode_moments", tile=tile)
     autoencoder.check_volume(volume)
     device = next(autoencoder.parameters()).device
-    cut = _cut(pad_to_multiple(volume, autoencoder.downsampling), tile, device=device)
+    volume = pad_to_multiple(volume, autoencoder.downsampling)
+    path = autoencoder.linear_path
+    cut = _cut(volume, tile, device=device) if path is None else _half_size(volume, path, tile, device=device)
     h = stored(_run_encoder(autoencoder.encoder, cut, recompute=recompute)).tensor
+    if path is not None:
+        h = torch.cat([_linear_latents(volume, path, axis=cut.axis, tile=tile, device=device), h], dim=1)
     return autoencoder.moments_of(h)
+
+
+def _half_size(volume: Tensor, path: LinearPath, tile: int, *, device: torch.device) -> TiledMap:
+    """Cut a volume into tiles of the map that the encoder beside a linear path is given."""
+    sizes = [size // half for size, half in zip(volume.shape[2:], path.halves, strict=True)]
+    axis = 2 + sizes.index(max(sizes))
+    cut = from_tensor(volume, axis=axis, thickness=tile * path.halves[axis - 2], device=device)
+    tiles = cut.map(path.to_half_size)
+    return TiledMap(read=tiles.read, length=sizes[axis - 2], axis=axis, thickness=tile)
+
+
+def _to_full_size(h: TiledMap, path: LinearPath) -> TiledMap:
+    half = path.halves[h.axis - 2]
+    tiles = h.map(path.to_full_size)
+    return TiledMap(read=tiles.read, length=h.length * half, axis=h.axis, thickness=h.thickness * half)
+
+
+def _linear_latents(
+    volume: Tensor, path: LinearPath, *, axis: int, tile: int, device: torch.device
+) -> Tensor:
+    """Return what the linear path makes of a volume; blocks do not overlap, so each tile stands alone."""
+    parts = volume.split(tile * path.factors[axis - 2], dim=axis)
+    return torch.cat([path.encode(part.to(device)) for part in parts], dim=axis)
+
+
+def _add_linear(volume: Tensor, path: LinearPath, latents: Tensor, *, axis: int, tile: int) -> Tensor:
+    """Add to a volume, tile by tile, what the linear path makes of latents."""
+    start = 0
+    for part in latents.split(tile, dim=axis):
+        linear = path.decode(part)
+        volume.narrow(axis, start, linear.shape[axis]).add_(linear.to(volume))
+        start += linear.shape[axis]
+    return volume
 
 
 def _cut(x: Tensor, tile: int, *, device: torch.device | None = None) -> TiledMap:

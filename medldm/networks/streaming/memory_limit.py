@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from medldm.errors import ConfigError
-from medldm.networks.autoencoder import Autoencoder, AutoencoderConfig
+from medldm.networks.autoencoder import Autoencoder
+from medldm.networks.autoencoder_config import AutoencoderConfig
 from medldm.networks.kernels.dispatch import compute_dtype
 from medldm.networks.quantiser import MAX_DISTANCES
 from medldm.networks.streaming.encode_decode import stream_decode, stream_encode_moments
@@ -104,8 +105,14 @@ def estimate_bytes(
     """
     factors = config.downsampling or ()
     volume_size = [n * factor for n, factor in zip(size, factors, strict=True)] if is_decoder else size
-    levels = _levels(config, volume_size, is_decoder=is_decoder)
-    values = _count_values(config, levels, tile=tile, recompute=recompute)
+    networks, halves = config.of_networks(), config.halves
+    size_of_networks = [-(-n // half) for n, half in zip(volume_size, halves, strict=True)]
+    levels = _levels(networks, size_of_networks, is_decoder=is_decoder)
+    values = _count_values(networks, levels, tile=tile, recompute=recompute)
+    if config.linear_path:
+        # Whole: the volume with its voxels as channels twice, for the network and for the path.
+        copies = 3 if tile is None else 1
+        values += copies * config.in_channels * math.prod(volume_size)
     if is_decoder and isinstance(config, VQVAEConfig):
         values = max(values, min(math.prod(size) * config.n_codes, MAX_DISTANCES))
     values += (config.out_channels if is_decoder else config.in_channels) * math.prod(volume_size)
