@@ -18,7 +18,7 @@ from monai.handlers import ValidationHandler
 from monai.inferers import Inferer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
@@ -40,7 +40,7 @@ from medldm.training.latent_cache import LatentDataset, measure_latent_statistic
 from medldm.training.linear_path import fit_linear_path
 from medldm.training.loader import leave_signals_to_parent, training_loader
 from medldm.training.losses.reconstruction import FirstStageLoss
-from medldm.training.memorisation import GapWarning
+from medldm.training.memorisation import GapWarning, as_many_cases
 from medldm.training.optimisation import make_schedule
 from medldm.training.patience import DecayPhase, Patience
 from medldm.training.previews import SampleWriter, SliceWriter
@@ -249,7 +249,7 @@ def build_diffusion_training(
             config=config,
             average=average,
             training_loader=_load_validation(
-                _as_many(training_set, len(validation_set)), run, batch_size=run.batch_size
+                as_many_cases(training_set, len(validation_set)), run, batch_size=run.batch_size
             ),
             val_handlers=list(val_handlers),
         )
@@ -399,12 +399,6 @@ def _unless_empty(dataset: Any) -> Any:
 
 def _make_adam(module: nn.Module, learning_rate: float, **options: Any) -> torch.optim.AdamW:
     return torch.optim.AdamW(module.parameters(), lr=learning_rate, fused=True, **options)
-
-
-def _as_many(dataset: Any, n: int) -> Subset[Any]:
-    """Return as many cases of a data set, spread evenly over it; all where it has fewer."""
-    n = min(n, len(dataset))
-    return Subset(dataset, [place * len(dataset) // n for place in range(n)])
 
 
 def _n_steps(config: TrainingConfig, *, n_batches: int) -> int:

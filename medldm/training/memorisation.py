@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from ignite.engine import Engine, Events
+from torch.utils.data import Subset
 
 from medldm.runtime.distributed import is_main_process
+from medldm.training.latent_cache import LatentDataset
+from medldm.training.quarantine import BadCase
 
 logger = logging.getLogger(__name__)
 
@@ -14,6 +18,13 @@ TRAINING_LOSS, GAP = "training_loss", "gap"
 """Metrics of a validation: the loss on as many training cases; how much more that on unseen cases is."""
 LARGE_GAP = 0.2
 """Share of the validation loss above which a gap is warned of."""
+
+
+def as_many_cases(dataset: LatentDataset, n: int) -> Subset[Any]:
+    """Return n sound cases of a training, not augmented and spread evenly over it; all where it has fewer."""
+    sound = [index for index, entry in enumerate(dataset.entries) if not isinstance(entry, BadCase)]
+    n = min(n, len(sound))
+    return Subset(dataset, [sound[place * len(sound) // n] for place in range(n)])
 
 
 class GapWarning:

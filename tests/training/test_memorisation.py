@@ -14,7 +14,8 @@ from medldm import LatentDiffusionConfig
 from medldm.training import LatentDataset
 from medldm.training.averaging import average_weights
 from medldm.training.diffusion import DiffusionEvaluator
-from medldm.training.memorisation import GapWarning
+from medldm.training.memorisation import GapWarning, as_many_cases
+from medldm.training.quarantine import BadCase
 
 
 def evaluate(model, validation, training) -> dict[str, float]:
@@ -49,3 +50,11 @@ def test_a_large_gap_is_warned_of_once_with_what_to_do(caplog: pytest.LogCapture
     assert caplog.text.count("begins to remember") == 1
     assert "(1) is 43 % above that of training cases (0.7)" in caplog.text
     assert "down_channels" in caplog.text and "latent_diffusion_early" in caplog.text
+
+
+def test_as_many_sound_cases_are_spread_over_the_training() -> None:
+    latents = make_latents(7)
+    entries = [latents[0], BadCase("damaged"), *latents[2:]]
+    picked = as_many_cases(LatentDataset(entries), 3)
+    assert [index for index in picked.indices] == [0, 3, 5]
+    assert len(as_many_cases(LatentDataset(entries), 20)) == 6

@@ -28,6 +28,7 @@ from medldm.data.case_checks import main_file, only_image
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.file_info import inspect_header
+from medldm.data.issues import Issue
 from medldm.data.listing import Case
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, count_equal, make_noise
 from medldm.evaluation.errors import NotMeasurableError
@@ -39,6 +40,11 @@ from medldm.transforms.raw_volume import spacing_of
 logger = logging.getLogger(__name__)
 
 Read = Callable[..., tuple[Image | None, Labels | None, npt.NDArray[np.float64]]]
+CHOSE_EPOCH = "chose epoch"
+NO_TEST_CASES = (
+    "The cohort has no test cases: the real test set is its validation cases, which also chose the epoch of "
+    "the model, so that figures may look a little better than they are."
+)
 CT_BELOW = -200.0
 """A real training set whose images typically reach below this many units is taken for CT."""
 
@@ -164,7 +170,8 @@ def load_case_sets(
         is_ct=is_ct,
         issues=(),
     )
-    return replace(sets, issues=tuple(sets.find_issues(n_shared=n_shared)))
+    of_split = [issue.message for issue in cohorts.test.issues if issue.check == CHOSE_EPOCH]
+    return replace(sets, issues=(*of_split, *sets.find_issues(n_shared=n_shared)))
 
 
 def split_cohort(
@@ -179,7 +186,7 @@ def split_cohort(
     """Split a cohort as training does: into its training cases, and those to compare with.
 
     These are the test cases, which chose nothing. Where there are none, they are the validation cases, which
-    chose the epoch of the model; the log says so.
+    chose the epoch of the model; log and report say so.
 
     Args:
         dataset: folder or datalist.
@@ -199,14 +206,13 @@ def split_cohort(
         drop_incomplete=read_switch(drop_incomplete, name="drop_incomplete"),
     )
     compared = _labelled_where_some_are(cohort.test, is_labelled=any("label" in c for c in cohort.training))
+    issues = cohort.issues
     if not compared:
-        logger.warning(
-            "the cohort has no test cases: the real set is its validation cases, which also chose the epoch "
-            "of the model, so that figures may look a little better than they are"
-        )
+        logger.warning("%s", NO_TEST_CASES)
+        issues = (*issues, Issue.warning(CHOSE_EPOCH, cohort.root.name, NO_TEST_CASES))
         compared = cohort.validation
-    parts = {"validation": [], "test": []}
-    return replace(cohort, **parts), replace(cohort, training=compared, **parts)  # type: ignore[arg-type]
+    train = replace(cohort, validation=[], test=[])
+    return train, replace(train, training=compared, issues=issues)
 
 
 def _labelled_where_some_are(cases: list[Case], *, is_labelled: bool) -> list[Case]:
