@@ -38,6 +38,7 @@ _MEDLDM = {
         LatentUNet LatentUNetConfig PatchDiscriminator PatchDiscriminatorConfig UNet VAE VAEConfig VQVAE
         VQVAEConfig
         """,
+    "medldm.networks.patch_discriminator": "fit_discriminator",
     "medldm.networks.unet_config": "UNetConfig",
     "medldm.sampling.sampler": "LatentDiffusionSampler",
     "medldm.sampling.config": "SamplingConfig",
