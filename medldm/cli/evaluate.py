@@ -18,6 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         help="latent_diffusion.safetensors that made it: does the model give away its patients?",
     )
+    parser.add_argument(
+        "--reference-checkpoint",
+        help="a second model of the same recipe that saw none of these cases, for membership inference",
+    )
+    parser.add_argument(
+        "--reference-train",
+        help="cohort that the second model was trained on: both are then compared on swapped halves",
+    )
     parser.add_argument("--text-encoder", help="folder of the text encoder of the model's training")
     parser.add_argument("--device", default="auto", help="where the model runs")
     parser.add_argument(
@@ -86,6 +94,8 @@ def run_command(options: argparse.Namespace) -> int:
     )
     resources = EvaluationResources(
         model=options.checkpoint,
+        reference_model=options.reference_checkpoint,
+        reference_train=options.reference_train,
         text_encoder=options.text_encoder,
         device=options.device,
         feature_weights=options.feature_weights,

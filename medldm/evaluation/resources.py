@@ -13,6 +13,10 @@ class EvaluationResources(Config):
 
     Args:
         model: latent_diffusion.safetensors that made the synthetic cohort, for membership inference.
+        reference_model: a second model of the same recipe that saw neither the real training nor the real
+            test set: membership inference compares each case's loss with the loss of this model.
+        reference_train: folder or datalist of the cases that the reference model was trained on: both models
+            are then compared on swapped halves.
         text_encoder: folder of the text encoder of its training; None takes that of the extra
             ``medldm[text]``.
         device: where the model runs.
@@ -23,6 +27,8 @@ class EvaluationResources(Config):
     """
 
     model: str | None = None
+    reference_model: str | None = None
+    reference_train: str | None = None
     text_encoder: str | None = None
     device: str = "auto"
     feature_weights: str | None = None

@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from medldm.evaluation.cases.ceiling import make_ceiling
-from medldm.evaluation.cases.model_cases import EvaluatedModel, open_model, require_channels
-from medldm.evaluation.cases.reading import Cohorts, load_case_sets
+from medldm.evaluation.cases.model_cases import (
+    EvaluatedModel,
+    open_model,
+    open_reference_model,
+    require_channels,
+)
+from medldm.evaluation.cases.reading import Cohorts, load_case_sets, open_cohort
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, LabelledImage
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.errors import NotMeasurableError
@@ -30,6 +35,7 @@ from medldm.evaluation.sections.membership import measure_membership
 from medldm.evaluation.sections.metric_result import SECTIONS, MetricResult
 from medldm.evaluation.sections.real_or_synthetic import real_or_synthetic_results
 from medldm.evaluation.sections.republished import RepublishedMaps, find_republished, republished_result
+from medldm.evaluation.sections.swapped_halves import measure_swapped_halves
 from medldm.evaluation.sections.usefulness import Usefulness, mark_too_weak, usefulness_results
 from medldm.evaluation.sections.usefulness_trainings import fit_steps, measure_usefulness
 from medldm.evaluation.segmenter import Segmenter, train_segmenter
@@ -95,10 +101,12 @@ def collect_results(
             them together, is not asked, see `collect_model_results`.
     """
     resources = resources or EvaluationResources()
-    asked = resources if n_channels == 1 else resources.copy(model=None)
+    without = {"model": None, "reference_model": None, "reference_train": None}
+    asked = resources if n_channels == 1 else resources.copy(**without)
     n_more = 1 + 4 * (asked.model is not None) + (resources.feature_weights is not None)
     with Stages(7 + n_more) as stages:
         evaluated = open_model(asked, of_label_maps=bool(cohorts.without_images))
+        reference = open_reference_model(asked, evaluated, of_label_maps=bool(cohorts.without_images))
         weights = resources.feature_weights
         network = None if weights is None else networks.load_feature_network(weights)
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
@@ -127,7 +135,8 @@ def collect_results(
         if sets.has_images and evaluated is not None:
             collector.autoencoded(evaluated, cohorts, n_others=N_SEARCHES)
         if n_channels == 1:
-            collector.membership(evaluated, cohorts)
+            collector.membership(evaluated, cohorts, reference)
+            collector.swapped_halves(evaluated, cohorts, reference, asked.reference_train)
         else:
             collector.results.left_out.append(OF_ALL_CHANNELS)
     return collector.finish(evaluated)
@@ -149,14 +158,17 @@ def collect_model_results(
         resources: the model; without one the results say that it was left out.
     """
     with Stages(3) as stages:
-        evaluated = open_model(resources or EvaluationResources())
+        resources = resources or EvaluationResources()
+        evaluated = open_model(resources)
+        reference = open_reference_model(resources, evaluated)
         collector = _Collector(sets, config, stages)
         if evaluated is not None:
             require_channels(evaluated, cohorts.synthetic.channels)
             collector.latents(evaluated, cohorts)
             n_channels = len(cohorts.synthetic.channels)
             collector.autoencoded(evaluated, cohorts, n_others=N_SEARCHES * n_channels)
-        collector.membership(evaluated, cohorts)
+        collector.membership(evaluated, cohorts, reference)
+        collector.swapped_halves(evaluated, cohorts, reference, resources.reference_train)
     return collector.finish(evaluated)
 
 
@@ -323,7 +335,31 @@ class _Collector:
             self.results.republished = found
             self.metrics.append(republished_result(found))
 
-    def membership(self, evaluated: EvaluatedModel | None, cohorts: Cohorts) -> None:
+    def swapped_halves(
+        self,
+        evaluated: EvaluatedModel | None,
+        cohorts: Cohorts,
+        reference: EvaluatedModel | None,
+        reference_train: str | None,
+    ) -> None:
+        if evaluated is None or reference is None or reference_train is None:
+            return
+        title = "Membership by two models on swapped halves"
+        with record_refusal("privacy", self.metrics, part="membership_auc_swapped", title=title):
+            other = open_cohort(reference_train, channels=cohorts.train.channels or None)
+            self.metrics += measure_swapped_halves(
+                (evaluated, reference),
+                (cohorts.train, other),
+                self.config.membership,
+                n_resamples=self.config.n_resamples,
+                seed=self.config.seed,
+                progress=self.stages.tell,
+            )
+        self.stages.done("swapped halves")
+
+    def membership(
+        self, evaluated: EvaluatedModel | None, cohorts: Cohorts, reference: EvaluatedModel | None
+    ) -> None:
         if evaluated is None:
             self.results.left_out.append("Membership inference was left out: no model was given.")
             return
@@ -335,6 +371,7 @@ class _Collector:
                 n_resamples=self.config.n_resamples,
                 seed=self.config.seed,
                 progress=self.stages.tell,
+                reference=reference,
             )
         self.stages.done("membership inference")
 

@@ -14,7 +14,7 @@ from medldm.conditioning import ConditioningConfig, Conditions, open_text_encode
 from medldm.data.cohort import Cohort
 from medldm.data.listing import Case
 from medldm.data.measured_scalars import with_measured_scalars
-from medldm.errors import CheckpointError
+from medldm.errors import CheckpointError, ConfigError
 from medldm.evaluation.cases.reading import number_subjects
 from medldm.evaluation.resources import EvaluationResources
 from medldm.latent_diffusion.config import LatentDiffusionConfig
@@ -51,6 +51,11 @@ class EvaluatedModel:
         """Return the model's conditions."""
         return self.model.conditioning_config
 
+    @property
+    def is_augmented(self) -> bool:
+        """Whether its training augmented cases, and may have swapped left and right."""
+        return self.model.unet_config.augmentation_channels > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCase:
@@ -64,18 +69,22 @@ class ModelCase:
     volume: Tensor
     conditions: Conditions | None = None
 
-    def mirrored(self) -> ModelCase:
-        """Return the left-right mirror image and its maps: as difficult, but not trained on.
+    def mirrored(self, axis: int = 0) -> ModelCase:
+        """Return the mirror image along an axis and its maps: as difficult, but not trained on.
 
-        Of no use where training flipped volumes.
+        Of no use where training flipped volumes along this axis.
+
+        Args:
+            axis: 0 swaps left and right, 2 top and bottom.
         """
         conditions = self.conditions
         if conditions is not None:
             flipped = {
-                name: value.flip(2) if value.ndim == 5 else value for name, value in conditions.values.items()
+                name: value.flip(2 + axis) if value.ndim == 5 else value
+                for name, value in conditions.values.items()
             }
             conditions = Conditions(flipped, conditions.absent)
-        return ModelCase(volume=self.volume.flip(2), conditions=conditions)
+        return ModelCase(volume=self.volume.flip(2 + axis), conditions=conditions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +115,34 @@ class ModelCases:
         names = self.evaluated.conditioning.names
         batch = default_collate([dict(self.evaluated.transform(self.cases[place]))])
         return ModelCase(volume=batch["image"], conditions=gather_conditions(batch, names) if names else None)
+
+
+def open_reference_model(
+    resources: EvaluationResources, evaluated: EvaluatedModel | None, *, of_label_maps: bool = False
+) -> EvaluatedModel | None:
+    """Load the second model of an evaluation; None without one.
+
+    Args:
+        resources: names the model.
+        evaluated: the first one.
+        of_label_maps: as in `open_model`.
+
+    Raises:
+        ConfigError: where there is no first model, or it is the same.
+        CheckpointError: as of `open_model`.
+    """
+    if resources.reference_model is None:
+        if resources.reference_train is not None:
+            raise ConfigError("reference_train is given and no reference model: give the model trained on it")
+        return None
+    if evaluated is None:
+        raise ConfigError("a reference model is given and no model: give the one that made the synthetic set")
+    found = open_model(resources.copy(model=resources.reference_model), of_label_maps=of_label_maps)
+    if found is not None and found.weights_sha256 == evaluated.weights_sha256:
+        raise ConfigError(
+            "the reference model is the model itself: give one of the same recipe, trained on others"
+        )
+    return found
 
 
 def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -> EvaluatedModel | None:
@@ -160,7 +197,9 @@ def require_channels(evaluated: EvaluatedModel, channels: Sequence[str]) -> None
         )
 
 
-def choose_model_cases(cohort: Cohort, evaluated: EvaluatedModel, *, n_max: int, seed: int) -> ModelCases:
+def choose_model_cases(
+    cohort: Cohort, evaluated: EvaluatedModel, *, n_max: int, seed: int, also: EvaluatedModel | None = None
+) -> ModelCases:
     """Choose the cases of a cohort that a model can be asked about.
 
     A case whose class, category or scalar the training never saw is left out, not given the null condition:
@@ -171,12 +210,16 @@ def choose_model_cases(cohort: Cohort, evaluated: EvaluatedModel, *, n_max: int,
         evaluated: the model.
         n_max: cases at most; more are drawn from.
         seed: of the draw.
+        also: another model that must be able to take them, too.
     """
-    own = with_measured_scalars(cohort) if evaluated.conditioning.scalars else cohort
+    models = [evaluated] if also is None else [evaluated, also]
+    own = with_measured_scalars(cohort) if any(each.conditioning.scalars for each in models) else cohort
     known = [
         case
         for case in own.cases
-        if ("label" in case or not evaluated.needs_label) and is_known(case, evaluated.conditioning)
+        if all(
+            ("label" in case or not each.needs_label) and is_known(case, each.conditioning) for each in models
+        )
     ]
     chosen = np.sort(np.random.default_rng(seed).permutation(len(known))[:n_max])
     taken = [known[place] for place in chosen]

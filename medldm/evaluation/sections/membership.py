@@ -1,14 +1,16 @@
 """Membership inference as results: does the model itself give away whom it was trained on?
 
-Two attackers hold the model and a volume. One takes the model's loss as it is; the other compares it with the
-loss on the volume's mirror image, which is as difficult but was not trained on, so that a difference between
-the two sets of patients is not taken for memory. The real test cases are the non-members. The real column
-measures one half of them against the other, whom no model can tell apart.
+The attackers hold the model and a volume. One takes the model's loss as it is; one compares it with the loss
+on the volume's mirror image, which is as difficult but was not trained on, so that a difference between the
+two sets of patients is not taken for memory; one takes the autoencoder's own error, less the volume's
+difficulty; and one, where there is a second model of the same recipe, compares the losses of both. The real
+test cases are the non-members. The real column measures one half of them against the other, whom no model
+can tell apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
@@ -16,9 +18,10 @@ import numpy as np
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.evaluation.cases.model_cases import EvaluatedModel, ModelCases, choose_model_cases
+from medldm.evaluation.cases.model_cases import EvaluatedModel, ModelCase, ModelCases, choose_model_cases
 from medldm.evaluation.cases.reading import Cohorts
 from medldm.evaluation.features.denoising_loss import make_case_loss
+from medldm.evaluation.features.reconstruction_score import make_reconstruction_score
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.membership import MembershipResult, infer_membership
 from medldm.evaluation.sections.metric_result import Column, Description, Light, MetricResult, compute_result
@@ -27,17 +30,29 @@ from medldm.runtime.distributed import gather_rows
 ATTACKS = {
     "mirror": (
         "loss against the mirror image",
-        "A difference between the two sets of patients alone does not count. Of no use where the training "
-        "mirrored volumes.",
+        "A difference between the two sets of patients alone does not count.",
     ),
     "loss": (
         "loss",
         "A difference between the two sets of patients counts as well: compare with the row of the mirror "
         "image.",
     ),
+    "autoencoder": (
+        "the autoencoder's error against the volume's detail",
+        "The autoencoder alone is asked, not the denoiser.",
+    ),
+    "reference": (
+        "loss against that of a second model",
+        "The second model must have seen none of these patients; it tells how difficult each one is.",
+    ),
 }
+"""Title, and what to know; the last one needs a second model."""
+UPSIDE_DOWN = (
+    "The training augmented cases and may have swapped left and right: the image upside down, which it never "
+    "saw, is the mirror image here."
+)
 ALARM_RATE = 0.01
-"""Probability that the AUC of either attack is red for a model that remembers nobody; likewise of the TPR."""
+"""Probability that the AUC of any attack is red for a model that remembers nobody; likewise of the TPR."""
 
 NOTICEABLE_AUC = 0.6
 """An interval that reaches beyond it cannot exclude that patients are recognised: amber."""
@@ -79,32 +94,53 @@ class MembershipScores:
     subjects: tuple[int, ...]
 
 
-def score_membership(cases: ModelCases, config: MembershipConfig, *, seed: int) -> MembershipScores:
-    """Ask the model for its loss on each case and on its mirror image.
+def score_membership(
+    cases: ModelCases, config: MembershipConfig, *, seed: int, reference: EvaluatedModel | None = None
+) -> MembershipScores:
+    """Ask the model for its losses on each case and on its mirror image.
 
     Args:
         cases: of one set.
         config: of the loss.
         seed: of the noise, the same for every case.
+        reference: a second model, whose loss each case's is compared with.
 
     Raises:
         ValueError: for a case that the training's way of preparing cases refuses.
     """
     evaluated = cases.evaluated
-    loss = make_case_loss(
+    loss = _case_loss(evaluated, config, seed=seed)
+    of_autoencoder = make_reconstruction_score(evaluated.model)
+    axis = 2 if evaluated.is_augmented else 0
+    second = None if reference is None else replace(cases, evaluated=reference)
+    second_loss = None if reference is None else _case_loss(reference, config, seed=seed)
+
+    def ask(place: int) -> Floats:
+        case = cases.load(place)
+        scores = [-loss(case), -loss(case.mirrored(axis)), of_autoencoder(case)]
+        if second is not None and second_loss is not None:
+            scores.append(-second_loss(second.load(place)))
+        return np.array(scores, dtype=np.float64)
+
+    plain, mirrored, autoencoder, *others = gather_rows(
+        range(len(cases)), lambda places: [ask(place) for place in places]
+    ).T
+    by_attack = {"mirror": plain - mirrored, "loss": plain, "autoencoder": autoencoder}
+    if others:
+        by_attack["reference"] = plain - others[0]
+    return MembershipScores(by_attack=by_attack, subjects=cases.subjects)
+
+
+def _case_loss(
+    evaluated: EvaluatedModel, config: MembershipConfig, *, seed: int
+) -> Callable[[ModelCase], float]:
+    return make_case_loss(
         evaluated.model,
         evaluated.config,
         half_log_snrs=config.half_log_snrs,
         n_noises=config.n_noises,
         seed=seed,
     )
-
-    def ask(place: int) -> Floats:
-        case = cases.load(place)
-        return np.array([-loss(case), -loss(case.mirrored())], dtype=np.float64)
-
-    plain, mirrored = gather_rows(range(len(cases)), lambda places: [ask(place) for place in places]).T
-    return MembershipScores(by_attack={"mirror": plain - mirrored, "loss": plain}, subjects=cases.subjects)
 
 
 def measure_membership(
@@ -115,6 +151,7 @@ def measure_membership(
     n_resamples: int,
     seed: int,
     progress: Callable[[str], None],
+    reference: EvaluatedModel | None = None,
 ) -> list[MetricResult]:
     """Ask the model about training cases and about real test cases, and compare.
 
@@ -125,19 +162,27 @@ def measure_membership(
         n_resamples: of the intervals.
         seed: of the draw of the cases, the noise, the resamples and the halves.
         progress: told what is being done.
+        reference: a second model of the same recipe that saw none of these cases.
     """
     scores, n_unknown = [], 0
     for name, cohort in (("members", cohorts.train), ("non-members", cohorts.test)):
         progress(f"the model's loss on {name}")
-        cases = choose_model_cases(cohort, evaluated, n_max=config.n_cases, seed=seed)
-        scores.append(score_membership(cases, config, seed=seed))
+        cases = choose_model_cases(cohort, evaluated, n_max=config.n_cases, seed=seed, also=reference)
+        scores.append(score_membership(cases, config, seed=seed, reference=reference))
         n_unknown += cases.n_unknown
     note = f"{n_unknown} cases that the training had no place for are left out." if n_unknown else ""
-    return membership_results(*scores, n_resamples=n_resamples, seed=seed, note=note)
+    remarks = {"mirror": UPSIDE_DOWN} if evaluated.is_augmented else {}
+    return membership_results(*scores, n_resamples=n_resamples, seed=seed, note=note, remarks=remarks)
 
 
 def membership_results(
-    members: MembershipScores, others: MembershipScores, *, n_resamples: int, seed: int, note: str = ""
+    members: MembershipScores,
+    others: MembershipScores,
+    *,
+    n_resamples: int,
+    seed: int,
+    note: str = "",
+    remarks: Mapping[str, str] | None = None,
 ) -> list[MetricResult]:
     """Compute the AUC and the true positive rate at 1 % false positives of each attack.
 
@@ -147,6 +192,7 @@ def membership_results(
         n_resamples: of the intervals.
         seed: of the resamples and of the halves.
         note: about the cases, for every result.
+        remarks: more to know, by attack.
     """
     halves = split_by_subject(others, seed=seed)
 
@@ -158,14 +204,16 @@ def membership_results(
             second.by_attack[attack],
             subjects=(first.subjects, second.subjects),
             n_resamples=n_resamples,
-            alarm_rate=ALARM_RATE / len(ATTACKS),
+            alarm_rate=ALARM_RATE / len(members.by_attack),
             seed=seed,
         )
 
     results = []
-    for attack in ATTACKS:
+    for attack in (each for each in ATTACKS if each in members.by_attack):
         own = partial(infer, attack)
-        results += [_auc_result(attack, own, note), _rate_result(attack, own, note)]
+        said = f"{(remarks or {}).get(attack, '')} {note}".strip()
+        n_attacks = len(members.by_attack)
+        results += [_auc_result(attack, own, said), _rate_result(attack, own, note, n_attacks=n_attacks)]
     return results
 
 
@@ -201,7 +249,9 @@ def _auc_result(attack: str, infer: Callable[[Column], MembershipResult], note: 
     return replace(result, note=counted, verdict=auc_verdict(found))
 
 
-def _rate_result(attack: str, infer: Callable[[Column], MembershipResult], note: str) -> MetricResult:
+def _rate_result(
+    attack: str, infer: Callable[[Column], MembershipResult], note: str, *, n_attacks: int
+) -> MetricResult:
     title, _ = ATTACKS[attack]
     description = Description(
         key=f"privacy.membership_tpr_{attack}",
@@ -221,7 +271,7 @@ def _rate_result(attack: str, infer: Callable[[Column], MembershipResult], note:
             f" With {n} non-members, fewer than 100, no false alarm is allowed at all and 1 in {n + 1} "
             "training patients would be found by guessing."
         )
-    return replace(result, note=f"{text} {note}".strip(), verdict=rate_verdict(found))
+    return replace(result, note=f"{text} {note}".strip(), verdict=rate_verdict(found, n_attacks=n_attacks))
 
 
 def auc_verdict(found: MembershipResult) -> Light:
@@ -234,8 +284,8 @@ def auc_verdict(found: MembershipResult) -> Light:
     return "green" if 0.5 <= found.auc.upper <= NOTICEABLE_AUC else "amber"
 
 
-def rate_verdict(found: MembershipResult) -> Light:
+def rate_verdict(found: MembershipResult, *, n_attacks: int = len(ATTACKS)) -> Light:
     """Red: more than chance finds. Amber: too few non-members to say, or nearly so. Green: neither."""
-    if found.p_value < ALARM_RATE / len(ATTACKS):
+    if found.p_value < ALARM_RATE / n_attacks:
         return "red"
     return "green" if found.is_resolved and found.p_value >= 0.05 else "amber"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from medldm.evaluation.cases.model_cases import EvaluatedModel, ModelCases
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.membership import MembershipResult
 from medldm.evaluation.sections.membership import (
+    ATTACKS,
+    UPSIDE_DOWN,
     MembershipConfig,
     MembershipScores,
     auc_verdict,
@@ -28,7 +31,8 @@ from medldm.evaluation.sections.metric_result import MetricResult
 
 def make_scores(mean: float, n: int, *, seed: int) -> MembershipScores:
     values = np.random.default_rng(seed).normal(mean, 1, (2, n))
-    return MembershipScores(by_attack={"mirror": values[0], "loss": values[1]}, subjects=tuple(range(n)))
+    by_attack = {attack: values[place % 2] for place, attack in enumerate(ATTACKS)}
+    return MembershipScores(by_attack=by_attack, subjects=tuple(range(n)))
 
 
 def by_key(results: list[MetricResult]) -> dict[str, MetricResult]:
@@ -42,7 +46,7 @@ def test_members_that_stand_out_are_red_and_others_are_not() -> None:
         assert sorted(results) == [
             f"privacy.membership_{measure}_{attack}"
             for measure in ("auc", "tpr")
-            for attack in ("loss", "mirror")
+            for attack in sorted(ATTACKS)
         ]
         assert {result.light for result in results.values()} == {light}
         for result in results.values():
@@ -97,6 +101,18 @@ def test_light_of_a_rate(p_value: float, is_resolved: bool, light: str) -> None:
     assert rate_verdict(make_result(0, 1, p_value=p_value, is_resolved=is_resolved)) == light
 
 
+def test_an_attack_is_said_to_be_upside_down_and_left_out_without_a_second_model() -> None:
+    scores = make_scores(0, 20, seed=0)
+    del scores.by_attack["reference"]
+    results = by_key(
+        membership_results(scores, scores, n_resamples=20, seed=0, remarks={"mirror": UPSIDE_DOWN})
+    )
+    assert not any("reference" in key for key in results)
+    assert {key for key, each in results.items() if "upside down" in each.note} == {
+        "privacy.membership_auc_mirror"
+    }
+
+
 def test_halves_share_no_subject_and_hold_all_cases() -> None:
     scores = make_scores(0, 20, seed=3)
     scores = MembershipScores(by_attack=scores.by_attack, subjects=tuple(n // 2 for n in range(20)))
@@ -149,11 +165,13 @@ def test_a_model_that_knows_its_cases_by_heart_is_red(make_model: Callable[..., 
         for numbers in (range(8), range(100, 124))
     )
 
+    reference = replace(evaluated, model=make_model(()))
+
     def measure() -> dict[str, MetricResult]:
-        scores = (score_membership(each, settings, seed=0) for each in (members, others))
+        scores = (score_membership(each, settings, seed=0, reference=reference) for each in (members, others))
         return by_key(membership_results(*scores, n_resamples=200, seed=0))
 
-    auc_keys = [f"privacy.membership_auc_{attack}" for attack in ("mirror", "loss")]
+    auc_keys = [f"privacy.membership_auc_{attack}" for attack in ("mirror", "loss", "reference")]
     before = measure()
     assert "red" not in {before[key].light for key in auc_keys}
     overfit(evaluated, list(members), n_steps=400)
@@ -162,3 +180,7 @@ def test_a_model_that_knows_its_cases_by_heart_is_red(make_model: Callable[..., 
         assert after[key].light == "red"
         estimate = after[key].synthetic
         assert estimate is not None and estimate.value > 0.75
+    # The autoencoder learned nothing.
+    of_autoencoder = "privacy.membership_auc_autoencoder"
+    assert after[of_autoencoder] == before[of_autoencoder]
+    assert after[of_autoencoder].light != "red"
