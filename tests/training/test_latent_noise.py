@@ -52,10 +52,11 @@ def test_levels_are_even_up_to_the_largest_and_one_for_each_sample(generator) ->
     assert torch.equal(part, drawn[1000:3000])
 
 
+@pytest.mark.parametrize("linear_path", [False, True])
 @pytest.mark.parametrize("make", [VAE, VQVAE])
-def test_noise_of_no_size_changes_nothing_and_noise_reaches_the_decoder(make, generator) -> None:
+def test_noise_of_no_size_changes_nothing_and_noise_reaches_the_decoder(make, linear_path, generator) -> None:
     torch.manual_seed(0)
-    network = make(**SMALL).eval()
+    network = make(**SMALL, linear_path=linear_path).eval()
     volume = torch.rand(2, 1, 9, 8, 8, generator=generator)
 
     def run(sd):
@@ -68,10 +69,13 @@ def test_noise_of_no_size_changes_nothing_and_noise_reaches_the_decoder(make, ge
     assert torch.equal(plain.regularisation, some.regularisation)
 
 
+@pytest.mark.parametrize("linear_path", [False, True])
 @pytest.mark.parametrize("make", [VAE, VQVAE])
-def test_the_parts_of_decoding_are_all_that_decoding_takes_and_encoding_does_not(make, generator) -> None:
+def test_the_parts_of_decoding_are_all_that_decoding_takes_and_encoding_does_not(
+    make, linear_path, generator
+) -> None:
     torch.manual_seed(0)
-    network = make(**SMALL).eval()
+    network = make(**SMALL, linear_path=linear_path).eval()
     volume = torch.rand(1, 1, 8, 8, 8, generator=generator)
     latents = network.encode_moments(volume)[0].detach()
     decoding = [weight for part in network.decoding_modules() for weight in part.parameters()]

@@ -11,6 +11,7 @@ from ignite.engine import Events
 
 from benchmarks.tiny_trainings import (
     FIRST_STAGES,
+    SMALL,
     encode_all,
     make_run,
     make_small_model,
@@ -18,16 +19,19 @@ from benchmarks.tiny_trainings import (
     make_volumes,
 )
 from medldm import LatentDiffusionConfig
+from medldm.networks import VAEConfig
 from medldm.seeds import seed_everything
 from medldm.training.decoder import DecoderCases, DecoderConfig, LatentDecoder, build_decoder_training
 from medldm.training.handlers import TERMS
 from tests.training.resume.training_states import differences, everything
 from tests.training.small_trainings import run_killed_after
 
+AUTOENCODERS = {**FIRST_STAGES, "linear_path": VAEConfig(**SMALL, linear_path=True)}
+
 
 def build(folder, *, kind="vae", patch_size=(8, 8, 8), **options):
     seed_everything(0)
-    model = make_small_model(FIRST_STAGES[kind])
+    model = make_small_model(AUTOENCODERS[kind])
     volumes = make_volumes(4)
     training = build_decoder_training(
         model,
@@ -41,7 +45,7 @@ def build(folder, *, kind="vae", patch_size=(8, 8, 8), **options):
     return model, training.trainer
 
 
-@pytest.mark.parametrize("kind", ["vae", "vqvae"])
+@pytest.mark.parametrize("kind", list(AUTOENCODERS))
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_only_the_weights_of_the_decoder_change(tmp_path, kind, ema_decay) -> None:
     model, trainer = build(
