@@ -48,6 +48,7 @@ _MEDLDM = {
         choose_denoiser conditioning_of count_epochs measure_space open_cohort trainer_of volume_transforms
         """,
     "medldm.training.losses.label_maps": "LabelMapLoss LabelMapLossConfig measure_class_weights",
+    "medldm.training.decoder": "DecoderConfig",
     "medldm.training.label_maps": """
         LabelMapEvaluator LabelMapSampleWriter OneHotInferer label_map_case_transforms label_map_transforms
         """,
@@ -82,6 +83,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "medldm.generation.files.SyntheticWriter": ("output_dir",),
     "medldm.training.RunConfig": ("output_dir",),
     "medldm.training.TrainingLog": ("directory",),
+    "medldm.training.decoder.DecoderAdaptation": ("path", "latents_dir"),
 }
 """Components that write files, and their arguments that name the folder."""
 
