@@ -11,6 +11,8 @@ import random
 import numpy as np
 import torch
 
+_TEXTURE = 2**33 + 2**31
+"""Beyond the number of any attempt, so that texture is drawn from noise of its own."""
 _LABEL_MAPS = 2**32
 """Beyond the index of any volume, so that label maps begin from noise of their own."""
 
@@ -41,6 +43,11 @@ def label_map_seed(seed: int) -> int:
     With the seed itself, an image would begin from the noise that its own label map began from.
     """
     return _mix(seed, _LABEL_MAPS)
+
+
+def texture_seed(seed: int, index: int) -> int:
+    """Return the seed of the texture of one volume, the same alone or in a batch."""
+    return _mix(seed, index, _TEXTURE)
 
 
 def attempt_seed(seed: int, index: int, attempt: int) -> int:

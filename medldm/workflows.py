@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from packaging.version import Version
 
@@ -33,7 +33,6 @@ from medldm.training.resume.resumable_trainer import ResumableTrainer
 
 if TYPE_CHECKING:
     from medldm.conditioning.text_encoder import TextEncoder
-    from medldm.training.decoder import DecoderAdaptation
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +80,19 @@ def _among_processes() -> Iterator[None]:
     distributed.close_distributed()
 
 
-def run_training(trainer: ResumableTrainer, *, then: Sequence[DecoderAdaptation] = ()) -> None:
+class RunsAfter(Protocol):
+    """What comes after a training, such as `DecoderAdaptation` or `TextureFitting`."""
+
+    def run(self) -> None:
+        """Run; every process takes part."""
+
+
+def run_training(trainer: ResumableTrainer, *, then: Sequence[RunsAfter] = ()) -> None:
     """Train.
 
     Args:
         trainer: of the workflow.
-        then: what is trained when it has ended.
+        then: what follows when it has ended, in this order.
 
     Raises:
         TrainingStopped: after SIGTERM, SIGUSR1 or Ctrl-C, with the exit code of a command that ends so.

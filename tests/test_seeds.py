@@ -50,6 +50,14 @@ def test_label_maps_begin_from_other_noise_than_any_volume_of_their_seed() -> No
 
 
 def test_all_generators_of_the_process_follow_from_one_seed() -> None:
+def test_texture_is_drawn_from_noise_that_no_volume_and_no_attempt_begins_from() -> None:
+    assert seeds.texture_seed(7, 3) == 4168159850378333817
+    found = {seeds.texture_seed(7, index) for index in range(50)}
+    others = {seeds.attempt_seed(7, index, attempt) for index in range(50) for attempt in range(20)}
+    others |= {seeds.volume_seed(7, index) for index in range(50)} | {seeds.label_map_seed(7)}
+    assert len(found) == 50 and not found & others
+
+
     def draw() -> tuple[float, float, float]:
         seeds.seed_everything(2**32 + 5)
         return random.random(), float(np.random.rand()), float(torch.rand(()))

@@ -44,6 +44,7 @@ _MEDLDM = {
     "medldm.sampling.config": "SamplingConfig",
     "medldm.training": """
         AutoencoderLoss AutoencoderLossConfig AutoencoderTrainingConfig GuardedTransforms Quarantine
+        TextureFitting
         build_autoencoder_training build_diffusion_training case_transforms choose_augmentation
         choose_denoiser conditioning_of count_epochs measure_space open_cohort trainer_of volume_transforms
         """,

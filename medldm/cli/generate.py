@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Literal
 
+from medldm.configs import read_switch
 from medldm.errors import ConfigError
 
 HELP = "make synthetic volumes with a trained model"
@@ -36,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", type=float, default=1.0)
     parser.add_argument("--preset", default="balanced", help="fast, balanced or reference")
     parser.add_argument("--num-steps", type=int, help="the preset's if not given")
+    parser.add_argument(
+        "--texture",
+        default="auto",
+        type=_read_texture,
+        help="auto draws the fine grain that the decoder leaves out, noise and not anatomy; false draws none",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace volumes that exist")
     parser.add_argument(
         "--channel-endings",
@@ -67,6 +75,7 @@ def run_command(options: argparse.Namespace) -> int:
             guidance_scale=options.guidance_scale,
             preset=options.preset,
             num_steps=options.num_steps,
+            texture=options.texture,
         ),
         overwrite=options.overwrite,
         channel_endings=options.channel_endings,
@@ -77,6 +86,10 @@ def run_command(options: argparse.Namespace) -> int:
     lines += [f"{'warning' if note.is_warning else 'note'}: {note.text}" for note in evaluator.notes]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
+
+
+def _read_texture(value: str) -> bool | Literal["auto"]:
+    return "auto" if value == "auto" else read_switch(value, name="texture")
 
 
 def _draw_labels(options: argparse.Namespace) -> list[str]:

@@ -20,7 +20,8 @@ from medldm.diffusion import InpaintingMask, PartialStart
 from medldm.editing.regions import blend_region, editable_latents, feather_weights
 from medldm.errors import ConfigError
 from medldm.sampling.config import SamplingConfig
-from medldm.sampling.sampler import LatentDiffusionSampler
+from medldm.sampling.sampler import LatentDiffusionSampler, choose_texture
+from medldm.seeds import texture_seed
 
 
 @dataclass(kw_only=True)
@@ -79,10 +80,12 @@ class RegeneratedRegion(NamedTuple):
     Attributes:
         decoded: the new volumes, outside of the region only as good as the autoencoder.
         reconstruction: the original ones through the autoencoder.
+        textured: `decoded` with texture; None where none is drawn.
     """
 
     decoded: Tensor
     reconstruction: Tensor
+    textured: Tensor | None = None
 
 
 @torch.no_grad()
@@ -142,7 +145,12 @@ def regenerate_region(
         settings=sampling,
     )
     size = tuple(volume.shape[2:])
-    return RegeneratedRegion(model.decode(latents, size=size), model.decode(original, size=size))
+    decoded, texture = model.decode(latents, size=size), choose_texture(model, sampling)
+    textured = None
+    if texture is not None:
+        numbers = range(len(volume)) if indices is None else indices
+        textured = texture.draw(decoded, [texture_seed(sampling.seed, number) for number in numbers])
+    return RegeneratedRegion(decoded, model.decode(original, size=size), textured)
 
 
 def inpaint(
@@ -170,11 +178,13 @@ def inpaint(
     space = sampler.model.space
     spacing_mm = (1.0, 1.0, 1.0) if space is None else space.spacing_mm
     result = volume.clone()
-    for row, (mask, new, old) in enumerate(zip(region, *redrawn, strict=True)):
+    for row, mask in enumerate(region):
         edge = mask[0].cpu().numpy()
         weights = feather_weights(edge, feather_mm=config.feather_mm, spacing_mm=spacing_mm)
-        parts = (part[0].cpu().numpy() for part in (volume[row], new, old))
-        result[row, 0] = torch.from_numpy(blend_region(*parts, region=edge, weights=weights)).to(volume)
+        parts = [part[row, 0].cpu().numpy() for part in (volume, redrawn.decoded, redrawn.reconstruction)]
+        textured = None if redrawn.textured is None else redrawn.textured[row, 0].cpu().numpy()
+        edited = blend_region(*parts, region=edge, weights=weights, textured=textured)
+        result[row, 0] = torch.from_numpy(edited).to(volume)
     return result
 
 

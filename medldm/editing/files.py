@@ -28,7 +28,7 @@ from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
 from medldm.latent_diffusion.volume_space import require_one_channel
 from medldm.runtime.distributed import DistributedError, world_size
 from medldm.sampling.config import SamplingConfig
-from medldm.sampling.sampler import LatentDiffusionSampler
+from medldm.sampling.sampler import LatentDiffusionSampler, describe_texture
 from medldm.transforms import LoadVolume, ResampleToSpacing, write_nifti
 from medldm.transforms.load import share_grid
 from medldm.transforms.orientation import to_ras_affine, turn
@@ -166,13 +166,17 @@ class Editor:
         return torch.as_tensor(intensity.to_model(volume, limits=limits))[None], limits
 
     def _compose(self, redrawn: RegeneratedRegion, limits: tuple[float, float]) -> np.ndarray:
-        decoded, reconstruction = (
-            np.asarray(self.intensity.from_model(self.grid.to_file_grid(part[0]), limits=limits))
-            for part in redrawn
-        )
+        def in_file(part: torch.Tensor) -> np.ndarray:
+            return np.asarray(self.intensity.from_model(self.grid.to_file_grid(part[0]), limits=limits))
+
         weights = feather_weights(self.region, feather_mm=self.config.feather_mm, spacing_mm=self.spacing_mm)
         return blend_region(
-            self.image.intensities, decoded, reconstruction, region=self.region, weights=weights
+            self.image.intensities,
+            in_file(redrawn.decoded),
+            in_file(redrawn.reconstruction),
+            region=self.region,
+            weights=weights,
+            textured=None if redrawn.textured is None else in_file(redrawn.textured),
         )
 
     def _file(self, folder: str, suffix: str) -> Path:
@@ -206,6 +210,7 @@ class Editor:
             "conditions": self.described,
             "weights_sha256": hash_weights(self.sampler.model.state_dict()),
             "versions": describe_versions(),
+            **describe_texture(self.sampler.model, self.sampling),
         } | ({"notes": self.notes} if self.notes else {})
 
 

@@ -48,13 +48,17 @@ def blend_region(
     *,
     region: np.ndarray,
     weights: np.ndarray,
+    textured: np.ndarray | None = None,
 ) -> np.ndarray:
     """Put a redrawn region into the original; outside of it, the original's bits.
 
     Towards the region's border, the redrawn volume is corrected by what the autoencoder loses there, so that
     no edge is seen:
 
-        edited = redrawn + (1 - w) (original - reconstruction)
+        edited = redrawn + (1 - w) (original - reconstruction) + sqrt(1 - (1 - w)^2) (textured - redrawn)
+
+    The last term is there where texture is drawn. It is independent of the original's, so that with these
+    factors the variance is that of one of them at every depth.
 
     Args:
         original: (X, Y, Z).
@@ -62,6 +66,7 @@ def blend_region(
         reconstruction: the original through the autoencoder.
         region: bool, the voxels that change.
         weights: w, of `feather_weights`.
+        textured: the redrawn volume with texture; None for none.
 
     Returns:
         (X, Y, Z) float64 within float64 originals, else float32.
@@ -69,4 +74,6 @@ def blend_region(
     kind = np.float64 if original.dtype == np.float64 else np.float32
     values = original.astype(kind)
     edited = redrawn.astype(kind) + (1 - weights) * (values - reconstruction)
+    if textured is not None:
+        edited = edited + np.sqrt(1 - (1 - weights) ** 2) * (textured.astype(kind) - redrawn)
     return np.where(region, edited.astype(kind), values)

@@ -40,7 +40,7 @@ from medldm.networks.downsampling import latent_size
 from medldm.runtime.devices import choose_device
 from medldm.runtime.distributed import barrier, is_main_process, items_of_rank
 from medldm.sampling.config import SamplingConfig
-from medldm.sampling.sampler import LatentDiffusionSampler
+from medldm.sampling.sampler import LatentDiffusionSampler, describe_texture
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +231,7 @@ class GenerationEvaluator(SupervisedEvaluator):
                 "weights_sha256": self.weights_sha256,
                 "versions": describe_versions(),
             }
+            | describe_texture(self.model, self.draw.sampling)
             | ({"notes": [note.text for note in self.notes]} if self.notes else {})
         )
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions, EncodedConditions
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LATENT_SCALING_FACTOR
+from medldm.latent_diffusion.texture import Texture
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
 from medldm.networks.streaming.memory_limit import decode_within, encode_moments_within
@@ -145,6 +146,9 @@ class LatentDiffusionModel(nn.Module):
         torch.Size([1, 4, 8, 8, 8])
     """
 
+    Attributes:
+        texture: what sampling draws on decoded volumes, see `Texture`; None for nothing.
+
     latent_shift: Tensor
     latent_scale: Tensor
 
@@ -187,6 +191,7 @@ class LatentDiffusionModel(nn.Module):
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Store the statistics (C,) of the training cohort's latents.
 
+        self.texture: Texture | None = None
         Standardised latents have mean 0, sd 1.
         """
         if not bool((std > 0).all()) or not bool(torch.isfinite(mean).all()):

@@ -27,9 +27,13 @@ from medldm.latent_diffusion.model import (
     make_autoencoder,
     name_autoencoder_type,
 )
+from medldm.latent_diffusion.texture import Texture
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNetConfig, VAEConfig, VQVAEConfig
 from medldm.networks.weights import load_weights
+
+TEXTURE_KEY = "texture"
+"""Name in a card of the texture of decoded volumes; the card of a model without has none."""
 
 Describe = Callable[[], tuple[Mapping[str, Tensor], dict[str, Any]]]
 
@@ -198,9 +202,19 @@ def describe_latent_diffusion(
             "diffusion": config.describe_diffusion(),
             "space": model.space.to_dict() if model.space is not None else None,
         }
-        return weights, card
+        return weights, card if model.texture is None else {**card, TEXTURE_KEY: model.texture.to_dict()}
 
     return describe
+
+
+def texture_of(checkpoint: Checkpoint) -> Texture | None:
+    """Return the texture in a checkpoint's card, None where it has none.
+
+    Raises:
+        ConfigError: if it does not describe one.
+    """
+    description = checkpoint.card.get(TEXTURE_KEY)
+    return None if description is None else Texture.from_dict(description)
 
 
 def load_latent_diffusion(
@@ -228,7 +242,9 @@ def load_latent_diffusion(
         config = LatentDiffusionConfig.from_dict(
             {"autoencoder_type": card["autoencoder"]["type"], **read_diffusion(card["diffusion"])}
         )
+        texture = texture_of(checkpoint)
     model = build_with_weights(lambda: LatentDiffusionModel(**parts), checkpoint.weights, source=str(path))
+    model.texture = texture
     if autoencoder_path is None:
         return model.eval(), config, checkpoint
     expected = card["autoencoder"]["weights_sha256"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from medldm.configs import Config
 from medldm.diffusion import PRESETS, SOLVERS
@@ -31,6 +32,8 @@ class SamplingConfig(Config):
             one (Lin et al. 2023, Eq. 15 and 16).
         max_memory_gb: memory of the decoder, in 10^9 bytes above its weights; larger volumes are streamed
             through its layers, with the same result. None for no limit.
+        texture: "auto" draws the texture of a model that has one: noise with the statistics of real volumes,
+            not anatomy, see `medldm.latent_diffusion.texture`. False draws none, True insists on one.
         seed: of all randomness; volume i of a seed is the same alone or among others.
 
     Raises:
@@ -50,6 +53,7 @@ class SamplingConfig(Config):
     guidance_interval: tuple[float, float] | None = None
     guidance_rescale: float = 0.0
     max_memory_gb: float | None = None
+    texture: bool | Literal["auto"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

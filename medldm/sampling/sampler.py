@@ -16,12 +16,13 @@ from medldm.errors import CheckpointError, ConfigError
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.config import LatentDiffusionConfig, read_diffusion
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
-from medldm.latent_diffusion.model_files import load_latent_diffusion
+from medldm.latent_diffusion.model_files import load_latent_diffusion, texture_of
+from medldm.latent_diffusion.texture import Texture
 from medldm.networks.kernels.cached_weights import clear_cached_weights
 from medldm.networks.weights import load_weights
 from medldm.sampling.conditions import SamplingConditions
 from medldm.sampling.config import SamplingConfig
-from medldm.seeds import volume_seed
+from medldm.seeds import texture_seed, volume_seed
 
 
 class SampleNoise:
@@ -97,6 +98,7 @@ class LatentDiffusionSampler:
                 f"{path} was trained with other conditions: {different} differ from this model's"
             )
         load_weights(self.model, checkpoint.weights, source=str(path))
+        self.model.texture = texture_of(checkpoint)
         self.config = self.config.copy(**read_diffusion(checkpoint.card["diffusion"]))
 
     @torch.no_grad()
@@ -221,13 +223,14 @@ class LatentDiffusionSampler:
             settings: fields of `SamplingConfig`: guidance_scale, num_steps, eta, solver, seed, ...
 
         Returns:
-            (B, 1, X, Y, Z) in [-1, 1] up to overshoot, on the model's device.
+            (B, C, X, Y, Z) in [-1, 1], without texture up to overshoot, on the model's device.
 
         Raises:
             ValueError: if a condition is unknown to the model or an argument outside its range.
         """
         self._check_shape(shape)
         config = SamplingConfig.from_dict(settings)
+        texture = choose_texture(self.model, config)
         conditions = _with_context(conditions, context)
         indices = list(range(shape[0]) if indices is None else indices)
         volumes = []
@@ -242,7 +245,11 @@ class LatentDiffusionSampler:
             )
             # The denoiser's reordered weights would lie beside the decoder's maps, which set the peak.
             clear_cached_weights(self.model.denoiser)
-            volumes.append(self.model.decode(latents, size=size, max_memory_gb=config.max_memory_gb))
+            volume = self.model.decode(latents, size=size, max_memory_gb=config.max_memory_gb)
+            if texture is not None:
+                seeds = [texture_seed(config.seed, index) for index in indices[rows]]
+                volume = texture.draw(volume, seeds)
+            volumes.append(volume)
         return torch.cat(volumes)
 
     def _check_shape(self, shape: Sequence[int]) -> None:
@@ -273,6 +280,27 @@ class LatentDiffusionSampler:
             interval=settings.interval,
             rescale_amount=settings.guidance_rescale,
         )
+
+
+def choose_texture(model: LatentDiffusionModel, settings: SamplingConfig) -> Texture | None:
+    """Return the texture to draw on the volumes of a model, None for none.
+
+    Raises:
+        ConfigError: if one is insisted on that the model does not have.
+    """
+    if settings.texture is True and model.texture is None:
+        raise ConfigError(
+            "texture is true, but the model has none: train it with fit_texture, or set texture to auto"
+        )
+    return None if settings.texture is False else model.texture
+
+
+def describe_texture(model: LatentDiffusionModel, settings: SamplingConfig) -> dict[str, Any]:
+    """Say for a sidecar whether texture was drawn, and which; nothing of a model without."""
+    if model.texture is None:
+        return {}
+    is_drawn = choose_texture(model, settings) is not None
+    return {"texture": {"drawn": is_drawn, "sha256": model.texture.sha256}}
 
 
 def _with_context(conditions: Conditions | None, context: Tensor | None) -> Conditions | None:

@@ -28,6 +28,8 @@ from medldm.training.previews import SampleWriter, SliceWriter
 from medldm.training.quarantine import GuardedTransforms, Quarantine
 from medldm.training.resume.divergence import DivergenceConfig
 from medldm.training.resume.state_handler import TrainingStateHandler
+from medldm.training.texture import TextureFitting
+from medldm.training.texture_fit import fit_texture
 from medldm.training.trainer import LatentDiffusionTrainer
 from medldm.training.volumes import (
     case_transforms,
@@ -58,6 +60,7 @@ __all__ = [
     "RunConfig",
     "SampleWriter",
     "SliceWriter",
+    "TextureFitting",
     "Training",
     "TrainingLog",
     "TrainingStateHandler",
@@ -74,6 +77,7 @@ __all__ = [
     "conditioning_of",
     "count_epochs",
     "encode_cases",
+    "fit_texture",
     "gather_conditions",
     "make_schedule",
     "measure_latent_statistics",

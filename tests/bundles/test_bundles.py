@@ -59,11 +59,12 @@ DIFFERING = {
         "discriminator_def",
         "discriminator",
     },
-    "train_diffusion": {"schema", "encoder_of_texts", "model"},
+    "train_diffusion": {"schema", "encoder_of_texts", "model", "texture", "afterwards"},
 }
 DIFFERING_PARTS = {
     "cohort": {"require_labels"},
     "augmenter": {"image_intensity"},
+    "config": {"region_weights"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
     "training::config": {"discriminator_learning_rate"},
     "decoder::config": {"adversarial_share", "adaptive_weight"},

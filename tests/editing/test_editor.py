@@ -10,6 +10,7 @@ from medldm import LatentDiffusionConfig, LatentDiffusionSampler
 from medldm.conditioning import Conditions
 from medldm.diffusion import SOLVERS
 from medldm.editing.editor import EditConfig, inpaint, regenerate_region
+from medldm.latent_diffusion.texture import TABLE_SHAPE, Texture
 from medldm.sampling.config import SamplingConfig
 
 FEW = SamplingConfig(num_steps=3, solver="ddim", grid="trailing")
@@ -165,3 +166,13 @@ def test_regions_and_solvers_that_do_not_fit_are_refused(sampler, volume, region
             config=EditConfig(method="inversion"),
             sampling=SamplingConfig(solver="ddpm"),
         )
+
+
+def test_texture_is_drawn_within_the_region_alone(sampler, volume, region) -> None:
+    plain = inpaint(sampler, volume, region, conditions=labels(2), sampling=FEW)
+    sampler.model.texture = Texture(torch.ones(1, 1, 1, 1), torch.full((1, *TABLE_SHAPE), 0.1))
+    off = inpaint(sampler, volume, region, conditions=labels(2), sampling=FEW.copy(texture=False))
+    drawn = inpaint(sampler, volume, region, conditions=labels(2), sampling=FEW)
+    assert torch.equal(off, plain)
+    assert torch.equal(drawn[~region], volume[~region])
+    assert (drawn[region] != plain[region]).float().mean() > 0.5

@@ -53,3 +53,16 @@ def test_composition_leaves_no_edge_where_the_model_changes_nothing(generator) -
     assert np.array_equal(result[~region], original[~region])
     expected = weights * reconstruction + (1 - weights) * original
     assert np.allclose(result[region], expected[region], atol=1e-6)
+
+
+def test_texture_takes_the_place_of_the_originals_with_the_same_variance_at_every_depth() -> None:
+    rng = np.random.default_rng(0)
+    shape = (200, 20, 20)
+    smooth = np.zeros(shape, dtype=np.float32)
+    original, textured = (rng.normal(0, 0.1, shape).astype(np.float32) for _ in range(2))
+    weights = np.broadcast_to(np.linspace(0, 1, 200, dtype=np.float32)[:, None, None], shape)
+    region = np.ones(shape, dtype=bool)
+    edited = blend_region(original, smooth, smooth, region=region, weights=weights, textured=textured)
+    assert np.allclose(edited[0], original[0]) and np.allclose(edited[-1], textured[-1])
+    # A standard deviation of 4000 values has the relative error 1 / sqrt(8000).
+    assert np.abs(edited.reshape(10, -1).std(axis=1) / 0.1 - 1).max() < 0.05

@@ -20,6 +20,7 @@ from medldm.generation.requests import make_preparer
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.label_maps import describe_with_schema
 from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_latent_diffusion
+from medldm.latent_diffusion.texture import TABLE_SHAPE, Texture
 
 FEW = SamplingConfig(num_steps=2, seed=3)
 
@@ -238,3 +239,20 @@ def test_a_model_of_label_maps_is_known_by_its_card(make_model, tmp_path) -> Non
     images.space = make_model().space
     with pytest.raises(CheckpointError, match="makes 2 channels, its card has the intensities of 1"):
         make_preparer(images)
+
+
+def test_the_sidecar_says_whether_texture_was_drawn(make_model, make_cohort, tmp_path) -> None:
+    model = make_model(("label_map",))
+    model.texture = Texture(torch.ones(1, 2, 2, 2), torch.full((1, *TABLE_SHAPE), 0.1))
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, *describe_latent_diffusion(model, LatentDiffusionConfig())())
+    labels = str(make_cohort(1) / "labels")
+    volumes = {}
+    for drawn, choice in ((True, "auto"), (False, False)):
+        folder = tmp_path / str(drawn)
+        (image,) = generate(path, folder, label_dir=labels, sampling=FEW.copy(texture=choice))
+        volumes[drawn] = nib.load(image).get_fdata()
+        sidecar = json.loads((folder / "sidecars" / "synthetic_0000.json").read_text())
+        assert sidecar["texture"] == {"drawn": drawn, "sha256": model.texture.sha256}
+        assert sidecar["sampling"]["texture"] == choice
+    assert not np.array_equal(volumes[True], volumes[False])

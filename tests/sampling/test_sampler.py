@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from medldm import Conditions, LatentDiffusionConfig, LatentDiffusionSampler
-from medldm.errors import CheckpointError
+from medldm.errors import CheckpointError, ConfigError
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
+from medldm.latent_diffusion.texture import TABLE_SHAPE, Texture
 from medldm.sampling.config import SamplingConfig
+from medldm.seeds import texture_seed
 
 SHAPE = (2, 3, 4, 5, 4)
 FEW = {"num_steps": 3, "seed": 7}
@@ -218,3 +220,35 @@ def test_one_step_of_denoising_is_the_estimate_at_the_level(sampler, conditions)
     found = sampler.denoise(latents, noise, level=0.5, num_steps=1, conditions=conditions)
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(found, sampler.denoise(latents, noise, level=0.5, num_steps=3), atol=1e-3)
+
+
+@pytest.fixture
+def texture() -> Texture:
+    return Texture(torch.rand(1, 3, 3, 3), torch.full((1, *TABLE_SHAPE), 0.05))
+
+
+def test_texture_is_drawn_with_the_seed_of_each_volume_and_off_changes_no_bit(sampler, texture) -> None:
+    plain = sampler.sample(SHAPE, **FEW)
+    sampler.model.texture = texture
+    assert torch.equal(sampler.sample(SHAPE, texture=False, **FEW), plain)
+    drawn = sampler.sample(SHAPE, **FEW)
+    assert torch.equal(drawn, texture.draw(plain, [texture_seed(7, 0), texture_seed(7, 1)]))
+    assert not torch.equal(drawn, plain)
+    alone = sampler.sample((1, *SHAPE[1:]), indices=[1], **FEW)
+    assert torch.equal(alone[0], drawn[1])
+
+
+def test_a_checkpoint_brings_its_texture_along(sampler, make_model, texture, tmp_path) -> None:
+    for name, own in (("with", texture), ("without", None)):
+        sampler.model.texture = own
+        described = describe_latent_diffusion(sampler.model, sampler.config)()
+        save_checkpoint(tmp_path / f"{name}.safetensors", *described)
+    found = LatentDiffusionSampler.from_checkpoint(tmp_path / "with.safetensors").model.texture
+    torch.testing.assert_close(found.filters, texture.filters, rtol=1e-5, atol=0)
+    other = LatentDiffusionSampler(make_model())
+    other.load_checkpoint(tmp_path / "with.safetensors")
+    assert other.model.texture.sha256 == found.sha256
+    other.load_checkpoint(tmp_path / "without.safetensors")
+    assert other.model.texture is None
+    with pytest.raises(ConfigError, match="texture is true, but the model has none"):
+        other.sample(SHAPE, texture=True, **FEW)
