@@ -100,7 +100,12 @@ def make_second_stage(
         autoencoder_config=VAEConfig(**SMALL, latent_channels=3),
         conditioning_config=ConditioningConfig(conditioning_type=("class",), num_classes=3, context_dim=8),
         unet_config=LatentUNetConfig(
-            down_channels=(8, 16), n_groups=4, n_heads=2, n_res_blocks=1, augmentation_channels=told
+            down_channels=(8, 16),
+            n_groups=4,
+            n_heads=2,
+            n_res_blocks=1,
+            augmentation_channels=told,
+            dropout=0.1,
         ),
     )
     # Some layers start at zero; random weights make every part of the state matter.

@@ -59,6 +59,11 @@ def attempt_seed(seed: int, index: int, attempt: int) -> int:
     return seed if attempt == 0 else _mix(seed, index, attempt)
 
 
+def dropout_seed(seed: int, number: int) -> int:
+    """Return the seed of a sample's mask in one of a network's dropout layers."""
+    return _mix(seed, number)
+
+
 def numbered_seed(seed: int, number: int) -> int:
     """Return the seed of a validation's batch, or of one of several trainings that are averaged."""
     return seed + number

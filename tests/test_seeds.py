@@ -16,6 +16,7 @@ def test_seeds_of_volumes_maps_and_attempts_are_those_of_earlier_versions() -> N
     assert seeds.label_map_seed(7) == 5730826186778930994
     assert seeds.attempt_seed(7, 3, 1) == 6665335680343557524
     assert seeds.numbered_seed(7, 3) == 10
+    assert seeds.dropout_seed(7, 3) == seeds.volume_seed(7, 3)
 
 
 def test_seeds_of_cases_are_those_of_earlier_versions_and_below_two_to_the_32() -> None:
@@ -49,7 +50,6 @@ def test_label_maps_begin_from_other_noise_than_any_volume_of_their_seed() -> No
     assert seeds.label_map_seed(7) not in {seeds.volume_seed(7, index) for index in range(1000)}
 
 
-def test_all_generators_of_the_process_follow_from_one_seed() -> None:
 def test_texture_is_drawn_from_noise_that_no_volume_and_no_attempt_begins_from() -> None:
     assert seeds.texture_seed(7, 3) == 4168159850378333817
     found = {seeds.texture_seed(7, index) for index in range(50)}
@@ -58,6 +58,7 @@ def test_texture_is_drawn_from_noise_that_no_volume_and_no_attempt_begins_from()
     assert len(found) == 50 and not found & others
 
 
+def test_all_generators_of_the_process_follow_from_one_seed() -> None:
     def draw() -> tuple[float, float, float]:
         seeds.seed_everything(2**32 + 5)
         return random.random(), float(np.random.rand()), float(torch.rand(()))

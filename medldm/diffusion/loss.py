@@ -23,6 +23,7 @@ def denoising_losses(
     path: NoisePath,
     prediction_type: str,
     weighting: str = "plain",
+    region_weights: Tensor | None = None,
 ) -> Tensor:
     """Return each sample's loss (B,), float32.
 
@@ -34,13 +35,15 @@ def denoising_losses(
         path: noise path.
         prediction_type: what the network predicts.
         weighting: see `loss_weight`.
+        region_weights: (B, 1, ...) of the squared errors, of mean 1 in each sample; None for 1.
 
     Source: Ho et al. 2020, Algorithm 1 and Eq. 14.
     """
     alpha, sigma = path.alpha_sigma(t)
     target = training_target(prediction_type, x_0, noise, alpha, sigma)
     output = predict(add_noise(x_0, noise, alpha, sigma), path.network_time(t))
-    error = ((output.float() - target.float()) ** 2).flatten(1).mean(dim=1)
+    squares = (output.float() - target.float()) ** 2
+    error = (squares if region_weights is None else squares * region_weights).flatten(1).mean(dim=1)
     if weighting == "plain":
         return error
     return error * loss_weight(weighting, prediction_type, alpha, sigma).to(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from medldm.configs import Config
 from medldm.diffusion import NoisePath, make_path
 from medldm.diffusion.paths import PATHS
+from medldm.errors import ConfigError
 
 FLOW = "flow"
 LATENT_SCALING_FACTOR = 0.18215
@@ -45,6 +47,9 @@ class LatentDiffusionConfig(Config):
         prediction_type: "epsilon", "sample", "v_prediction" (Salimans and Ho 2022) or "velocity".
         loss_weighting: of the error at each noise level: "plain", "min_snr" (Hang et al. 2023) or "p2" (Choi
             et al. 2022).
+        region_weights: of the loss in structures, by name, such as {"hippocampus": 3.0}; "background" is one,
+            those left out have 1. "inverse_volume" measures them; None for 1 everywhere. The model must be
+            told label maps. See `medldm.training.region_weights`.
         learning_rate: of AdamW, reached after `warmup_steps` of linear increase; it falls along a cosine.
         n_epochs: passes over the training cohort.
         weight_decay: of AdamW.
@@ -85,6 +90,7 @@ class LatentDiffusionConfig(Config):
     time_shift: float = 1.0
     prediction_type: Literal["epsilon", "sample", "v_prediction", "velocity"] = "epsilon"
     loss_weighting: Literal["plain", "min_snr", "p2"] = "plain"
+    region_weights: dict[str, float] | Literal["inverse_volume"] | None = None
     learning_rate: float = 1e-4
     n_epochs: int = 100
     weight_decay: float = 0.01
@@ -109,6 +115,10 @@ class LatentDiffusionConfig(Config):
         self.require("(0, 1)", "decay_share")
         self.require("[1, inf)", "patience")
         self.noise_path().check_prediction_type(self.prediction_type)
+        if isinstance(self.region_weights, dict):
+            for name, weight in self.region_weights.items():
+                if not 0 < weight < math.inf:
+                    raise ConfigError(f"region_weights.{name} is {weight}: a number above 0 is needed")
 
     def noise_path(self) -> NoisePath:
         """Build the noise path; its tables are float64."""

@@ -5,7 +5,7 @@ Source: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffus
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -85,6 +85,7 @@ class ConditionalDenoiser(nn.Module):
         told: EncodedConditions,
         *,
         augmentation: Tensor | None = None,
+        dropout_seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Predict from noisy latents (B, C, x, y, z), told what `encode_conditions` returns.
 
@@ -93,10 +94,18 @@ class ConditionalDenoiser(nn.Module):
             timesteps: (B,) network times.
             told: of the conditions.
             augmentation: (B, n) how samples of a training were augmented; sampling gives none.
+            dropout_seeds: see `LatentUNet.forward`.
         """
         hidden = x_t if told.spatial is None else torch.cat([x_t, told.spatial.to(x_t.dtype)], dim=1)
         pooled = told.pooled if self.unet.config.pooled_context else None
-        return self.unet(hidden, timesteps, context=told.context, pooled=pooled, augmentation=augmentation)
+        return self.unet(
+            hidden,
+            timesteps,
+            context=told.context,
+            pooled=pooled,
+            augmentation=augmentation,
+            dropout_seeds=dropout_seeds,
+        )
 
     def forward(
         self,
@@ -106,6 +115,7 @@ class ConditionalDenoiser(nn.Module):
         *,
         drop: Mapping[str, Tensor] | None = None,
         augmentation: Tensor | None = None,
+        dropout_seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Predict what the training's prediction type says.
 
@@ -115,12 +125,13 @@ class ConditionalDenoiser(nn.Module):
             conditions: values for the batch; None for the null of each condition.
             drop: name to (B,) bool, the samples whose condition is replaced by its null.
             augmentation: (B, n) how samples of a training were augmented; None for samples as they are.
+            dropout_seeds: see `LatentUNet.forward`.
 
         Returns:
             (B, C, x, y, z).
         """
         told = self.encode_conditions(conditions, x_t, drop=drop)
-        return self.predict(x_t, timesteps, told, augmentation=augmentation)
+        return self.predict(x_t, timesteps, told, augmentation=augmentation, dropout_seeds=dropout_seeds)
 
 
 class LatentDiffusionModel(nn.Module):
@@ -136,6 +147,9 @@ class LatentDiffusionModel(nn.Module):
         space: spacing, size and intensity of the training volumes; None for a model outside of a cohort.
         makes_label_maps: whether its channels are structures, not those of an image.
 
+    Attributes:
+        texture: what sampling draws on decoded volumes, see `Texture`; None for nothing.
+
     Examples:
         >>> from medldm import LatentDiffusionModel, LatentUNetConfig, VAEConfig
         >>> model = LatentDiffusionModel(
@@ -145,9 +159,6 @@ class LatentDiffusionModel(nn.Module):
         >>> model.encode(torch.zeros(1, 1, 16, 16, 16)).shape
         torch.Size([1, 4, 8, 8, 8])
     """
-
-    Attributes:
-        texture: what sampling draws on decoded volumes, see `Texture`; None for nothing.
 
     latent_shift: Tensor
     latent_scale: Tensor
@@ -181,6 +192,7 @@ class LatentDiffusionModel(nn.Module):
         self.register_buffer("latent_scale", torch.full((channels,), float(latent_scaling_factor)))
         self.space = space
         self.makes_label_maps = makes_label_maps
+        self.texture: Texture | None = None
 
     def train(self, mode: bool = True) -> LatentDiffusionModel:
         """Set the mode of the denoiser; the frozen autoencoder stays in evaluation mode."""
@@ -191,7 +203,6 @@ class LatentDiffusionModel(nn.Module):
     def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Store the statistics (C,) of the training cohort's latents.
 
-        self.texture: Texture | None = None
         Standardised latents have mean 0, sd 1.
         """
         if not bool((std > 0).all()) or not bool(torch.isfinite(mean).all()):

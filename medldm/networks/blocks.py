@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medldm.networks.dropout import SeededDropout
 from medldm.networks.kernels import dispatch
 from medldm.networks.kernels.convolution import double_and_convolve
 from medldm.networks.kernels.dispatch import fusable
@@ -36,7 +37,7 @@ def run_block(block: nn.Module, *inputs: Any, checkpointing: bool) -> Any:
 class ResidualBlock(nn.Module):
     """Two convolutions with pre-activation around a shortcut, optionally told the time and resampling by 2.
 
-    y = shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x))) + W silu(embedding))))
+    y = shortcut(x) + conv2(dropout(silu(norm2(conv1(silu(norm1(x))) + W silu(embedding)))))
 
     Args:
         in_channels: channels of the input.
@@ -46,6 +47,7 @@ class ResidualBlock(nn.Module):
         spatial_dims: 2 or 3.
         embedding_dim: width of the time embedding; None for a block without one.
         resample: "up" or "down" doubles or halves the size, between norm1 and conv1 and on the shortcut.
+        dropout: before the second convolution; None for none.
 
     The second convolution starts at zero, so that every block starts as its shortcut.
 
@@ -63,9 +65,11 @@ class ResidualBlock(nn.Module):
         spatial_dims: int,
         embedding_dim: int | None = None,
         resample: Direction | None = None,
+        dropout: SeededDropout | None = None,
     ) -> None:
         super().__init__()
         self.resample = resample
+        self.dropout = dropout
         self.norm1 = Norm(n_groups, in_channels, eps=norm_eps)
         self.conv1 = conv(in_channels, out_channels, spatial_dims=spatial_dims)
         self.norm2 = Norm(n_groups, out_channels, eps=norm_eps)
@@ -84,7 +88,13 @@ class ResidualBlock(nn.Module):
             return compute_residual(x, self, time)
         x, h = self.change_size(x), self.conv1(self.change_size(F.silu(self.norm1(x))))
         h = h if time is None else h + time
-        return self.shortcut(x) + self.conv2(F.silu(self.norm2(h)))
+        h = F.silu(self.norm2(h))
+        return self.shortcut(x) + self.conv2(h if self.dropout is None else self.dropout(h))
+
+    @property
+    def drops(self) -> bool:
+        """Whether values are dropped now: in a training of a network with dropout."""
+        return self.dropout is not None and self.dropout.training
 
     def change_size(self, x: Tensor) -> Tensor:
         """Double or halve the size, if the block does."""

@@ -5,7 +5,7 @@ Source: Ho et al. 2020, Appendix B; Rombach et al. 2022, Section 3.3 and Figure 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ class LatentUNet(nn.Module):
         self.conv_in = conv(in_channels, channels[0], spatial_dims=dims)
         maker = LevelMaker(config, self.time_embedding.out_dim)
         self.down, self.middle, self.up = maker.down_levels(), maker.middle(), maker.up_levels()
+        self._dropout_seeds = maker.dropout_seeds
         self.norm_out = Norm(config.n_groups, channels[0], eps=config.norm_eps)
         self.conv_out = zero_init(conv(channels[0], config.out_channels, spatial_dims=dims))
 
@@ -69,6 +70,7 @@ class LatentUNet(nn.Module):
         class_labels: Tensor | None = None,
         pooled: Tensor | None = None,
         augmentation: Tensor | None = None,
+        dropout_seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Predict.
 
@@ -80,6 +82,8 @@ class LatentUNet(nn.Module):
             class_labels: (B,) int64, needed if and only if the network has class embeddings.
             pooled: (B, context_dim) summary of the context, needed if and only if the network pools it.
             augmentation: (B, augmentation_channels) how samples were augmented; None for samples as they are.
+            dropout_seeds: one for each sample, from which its dropout follows in a training; None draws them
+                from torch's generator.
 
         Returns:
             (B, out_channels, X, Y, Z).
@@ -89,6 +93,8 @@ class LatentUNet(nn.Module):
         """
         self._check_inputs(x, timesteps, context=context, class_labels=class_labels, pooled=pooled)
         self._check_augmentation(x, augmentation)
+        if self.training and self.config.dropout > 0:
+            self._dropout_seeds.set(dropout_seeds, batch_size=len(x))
         embedding = self.time_embedding(timesteps, dtype=x.dtype)
         if self.class_embedding is not None:
             embedding = embedding + self.class_embedding(class_labels).to(embedding.dtype)

@@ -33,6 +33,8 @@ class LatentUNetConfig(LevelsConfig):
             Appendix F); zeros, as at sampling, change nothing. 0 for a network that is told of none.
         n_class_embeds: classes that are added to the time embedding; None for none.
         n_transformer_layers: transformer blocks at each place with cross-attention.
+        dropout: share of the values that each residual block sets to 0 before its second convolution, in
+            training alone.
         residual_resampling: change the size inside residual blocks in place of strided convolutions.
 
     Examples:
@@ -55,6 +57,7 @@ class LatentUNetConfig(LevelsConfig):
     augmentation_channels: int = 0
     n_class_embeds: int | None = None
     n_transformer_layers: int = 1
+    dropout: float = 0.0
     residual_resampling: bool = False
 
     def __post_init__(self) -> None:
@@ -81,6 +84,7 @@ class LatentUNetConfig(LevelsConfig):
         self.require("[1, inf)", "in_channels", "out_channels", "time_emb_dim", "n_heads")
         self.require("[1, inf)", "n_transformer_layers", "n_class_embeds")
         self.require("[0, inf)", "position_frequencies", "augmentation_channels")
+        self.require("[0, 1)", "dropout")
         if self.cross_attention and self.context_dim is None:
             raise ConfigError(
                 f"{owner}: cross_attention is True but context_dim is None: give the width of the context, "

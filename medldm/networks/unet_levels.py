@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from medldm.networks.attention import Context, ResidualLayer, SpatialSelfAttention, SpatialTransformer
 from medldm.networks.blocks import Direction, Downsample, ResidualBlock, Upsample, run_block
+from medldm.networks.dropout import DropoutSeeds, SeededDropout
 from medldm.networks.unet_config import LatentUNetConfig
 
 
@@ -54,6 +55,8 @@ class LevelMaker:
         self.config = config
         self.embedding_dim = embedding_dim
         self.skip_widths: list[int] = []
+        self.dropout_seeds = DropoutSeeds()
+        self._n_dropouts = 0
 
     def down_levels(self) -> nn.ModuleList:
         """Levels from fine to coarse."""
@@ -107,7 +110,21 @@ class LevelMaker:
     def residual(self, n_in: int, n_out: int, resample: Direction | None = None) -> ResidualBlock:
         """A residual block that is told the time."""
         options = self.config.block_options
-        return ResidualBlock(n_in, n_out, **options, embedding_dim=self.embedding_dim, resample=resample)
+        return ResidualBlock(
+            n_in,
+            n_out,
+            **options,
+            embedding_dim=self.embedding_dim,
+            resample=resample,
+            dropout=self.dropout(),
+        )
+
+    def dropout(self) -> SeededDropout | None:
+        """The dropout of the next residual block, if the network has any."""
+        if self.config.dropout == 0:
+            return None
+        self._n_dropouts += 1
+        return SeededDropout(self.config.dropout, number=self._n_dropouts, seeds=self.dropout_seeds)
 
     def resample(self, channels: int, direction: Direction) -> nn.Module:
         """Halve or double the size."""

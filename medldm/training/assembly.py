@@ -45,6 +45,7 @@ from medldm.training.optimisation import make_schedule
 from medldm.training.patience import DecayPhase, Patience
 from medldm.training.previews import SampleWriter, SliceWriter
 from medldm.training.quarantine import Quarantine
+from medldm.training.region_weights import resolve_region_weights
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 from medldm.training.resume.state_handler import TrainingStateHandler
 from medldm.training.sharding import share_denoiser
@@ -219,6 +220,9 @@ def build_diffusion_training(
         quarantine: for training cases that turn out bad.
         handlers: further ones of the trainer.
         val_handlers: of the evaluator.
+
+    Raises:
+        ConfigError: if region weights are given for structures that the model is not told.
     """
     restart_noise(config.seed)
     device = model.latent_shift.device
@@ -236,6 +240,7 @@ def build_diffusion_training(
     )
     measure_latent_statistics(model, training_set)
     _check_augmentation(model, training_set)
+    config = resolve_region_weights(config, model, training_set)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     decay = _last_phase(config, n_batches=len(loader))
     average = average_weights(model.denoiser, config.ema_decay, length=config.ema_length)

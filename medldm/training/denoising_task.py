@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.runtime.batch_shard import BatchShard, whole_batch
 from medldm.training.augmented_cases import VECTOR
+from medldm.training.region_weights import region_weights_of
 
 
 class DenoisingTask:
@@ -31,6 +33,7 @@ class DenoisingTask:
         self.path = config.noise_path()
         self.prediction_type = config.prediction_type
         self.weighting = config.loss_weighting
+        self.regions = region_weights_of(config, model)
 
     def draw_latents(
         self, batch: dict[str, Any], *, generator: torch.Generator, shard: BatchShard | None = None
@@ -65,6 +68,8 @@ class DenoisingTask:
         noise: Tensor,
         drop: dict[str, Tensor] | None = None,
         augmentation: Tensor | None = None,
+        region_weights: Tensor | None = None,
+        dropout_seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Return the squared error (B,) of the prediction at the times t (B,).
 
@@ -76,17 +81,29 @@ class DenoisingTask:
             noise: of the latents' shape.
             drop: see `ConditionalDenoiser`.
             augmentation: of `told_augmentation`; None for samples as they are.
+            region_weights: of `weigh_regions`; None for 1.
+            dropout_seeds: see `LatentUNet.forward`.
         """
         told = {} if augmentation is None else {"augmentation": augmentation}
+        # What does not drop is not told seeds: it may be any callable.
+        seeds = {} if dropout_seeds is None else {"dropout_seeds": dropout_seeds}
         return denoising_losses(
-            lambda x_t, time: denoiser(x_t, time, conditions, drop=drop, **told),
+            lambda x_t, time: denoiser(x_t, time, conditions, drop=drop, **told, **seeds),
             x_0,
             t=t,
             noise=noise,
             path=self.path,
             prediction_type=self.prediction_type,
             weighting=self.weighting,
+            region_weights=region_weights,
         )
+
+    def weigh_regions(self, batch: dict[str, Any], x_0: Tensor) -> Tensor | None:
+        """Return the weights (B, 1, x, y, z) of the structures of a batch's label maps; None for 1."""
+        if self.regions is None:
+            return None
+        labels = torch.as_tensor(batch["label"]).to(x_0.device)
+        return self.regions.on_latents(labels, x_0.shape[2:], self.model.autoencoder.downsampling)
 
 
 def averaged_denoiser(average: AveragedModel) -> ConditionalDenoiser:

@@ -124,11 +124,15 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         conditions = gather_conditions(batch, conditioning.names).to(device)
         masks = conditioning.draw_dropout(shard.total, generator=self.generator)
         drop = {name: shard.own(mask).to(device) for name, mask in masks.items()}
-        told = self.task.told_augmentation(batch)
+        terms: dict[str, Any] = {
+            "augmentation": self.task.told_augmentation(batch),
+            "region_weights": self.task.weigh_regions(batch, x_0),
+        }
+        if self.model.unet_config.dropout > 0:
+            seeds = torch.randint(2**62, (shard.total,), generator=self.generator)
+            terms["dropout_seeds"] = shard.own(seeds).tolist()
         with autocast(device, self.config.precision):
-            losses = self.task.loss(
-                self._denoiser, x_0, conditions, t=t, noise=noise, drop=drop, augmentation=told
-            )
+            losses = self.task.loss(self._denoiser, x_0, conditions, t=t, noise=noise, drop=drop, **terms)
         return losses.mean()
 
 
@@ -205,10 +209,12 @@ class DiffusionEvaluator(SupervisedEvaluator):
         generator = torch.Generator().manual_seed(numbered_seed(self.config.seed, number))
         x_0 = self.task.draw_latents(batchdata, generator=generator)
         conditions = gather_conditions(batchdata, denoiser.conditioning.names).to(device)
+        regions = self.task.weigh_regions(batchdata, x_0)
         losses = []
         for step in make_steps(self.task.path, self.n_times):
             noise = torch.randn(x_0.shape, generator=generator).to(device)
             times = torch.full((len(x_0),), step.t, device=device)
             with autocast(device, self.config.precision):
-                losses.append(self.task.loss(denoiser, x_0, conditions, t=times, noise=noise))
+                loss = self.task.loss(denoiser, x_0, conditions, t=times, noise=noise, region_weights=regions)
+                losses.append(loss)
         return torch.stack(losses).mean().item()

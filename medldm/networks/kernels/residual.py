@@ -28,7 +28,8 @@ def may_run_residual(block: Any) -> bool:
 
 def compute_residual(x: Tensor, block: Any, time: Tensor | None) -> Tensor:
     """Compute a `ResidualBlock` of (B, in, X, Y, Z), to which `time` (B, out, 1, 1, 1) is added inside."""
-    if time is None and block.resample is None and dispatch.run_in_tiles(x, *block.parameters()):
+    runs_whole = time is not None or block.resample is not None or block.drops
+    if not runs_whole and dispatch.run_in_tiles(x, *block.parameters()):
         x = dispatch.channels_last(x)
         tiles = tiled_maps.from_stored(x, axis=2, thickness=dispatch.planes_of_tile(x))
         return run_residual(tiles, block).tensor
@@ -40,6 +41,9 @@ def compute_residual(x: Tensor, block: Any, time: Tensor | None) -> Tensor:
         h = double_and_convolve(h, block.conv1) if up else block.conv1(block.change_size(h))
     if time is not None:
         h = _add(h, time)
+    if block.drops:
+        h = block.conv2(block.dropout(normalise(h, block.norm2, silu=True)))
+        return _add(h, block.shortcut(x))
     return _add(normalise_and_convolve(h, block.norm2, block.conv2, silu=True), block.shortcut(x))
 
 
