@@ -309,6 +309,7 @@ def write_cohort(
     schema: LabelSchema,
     indices: range,
     seed: int,
+    name: str = "MONAI",
 ) -> None:
     """Write images/, labels/ and sidecars/, each image on its label map's grid with its affine."""
     multiple = 2 ** (len(recipe.channels) - 1)
@@ -324,7 +325,7 @@ def write_cohort(
             index,
             np.asarray(grid.to_file_grid(volume), dtype=np.float32),
             affine=grid.affine,
-            sidecar={"synthetic": True, "index": index, "recipe": "MONAI", "seed": seed + index},
+            sidecar={"synthetic": True, "index": index, "recipe": name, "seed": seed + index},
             labels=grid.file_labels(),
             schema=schema,
         )
