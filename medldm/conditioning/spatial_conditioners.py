@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class DownsamplingEncoder(nn.Module):
 
     def __init__(self, width: int, *, out_channels: int, downsampling: Sequence[int]) -> None:
         super().__init__()
-        strides = strides_of(downsampling)
+        strides: Any = strides_of(downsampling)
         widths = [width * 2**level for level in range(len(strides) + 1)]
         self.halvings = nn.ModuleList(
             nn.Conv3d(narrow, wide, kernel_size=3, stride=stride, padding=1)

@@ -33,6 +33,9 @@ class LatentDiffusionConfig(Config):
             already holds a trained autoencoder.
         latent_scaling_factor: scale of the latents where no statistics are measured; a training measures
             them.
+        latent_scaling: "unit" gives each channel of the latents unit variance; "spectral" also scales the
+            channel of component i of a linear path by (variance_i / variance_1)^(1/4), so that channels that
+            carry little, and much noise, count less; "auto" is "spectral" where there is a linear path.
         noise_schedule: "linear" (Ho et al. 2020), "scaled_linear" (Rombach et al. 2022), "cosine", "sigmoid",
             or "flow" for a rectified flow (Liu et al. 2023).
         n_timesteps: T of the schedule.
@@ -79,6 +82,7 @@ class LatentDiffusionConfig(Config):
     autoencoder_type: Literal["vae", "vqvae"] = "vae"
     autoencoder_path: str | None = None
     latent_scaling_factor: float = LATENT_SCALING_FACTOR
+    latent_scaling: Literal["auto", "unit", "spectral"] = "unit"
     noise_schedule: str = "linear"
     n_timesteps: int = 1000
     beta_start: float = 1e-4

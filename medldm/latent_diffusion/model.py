@@ -200,10 +200,18 @@ class LatentDiffusionModel(nn.Module):
         self.autoencoder.eval()
         return self
 
-    def set_latent_statistics(self, mean: Tensor, std: Tensor) -> None:
+    def set_latent_statistics(self, mean: Tensor, std: Tensor, *, scaling: str = "unit") -> None:
         """Store the statistics (C,) of the training cohort's latents.
 
-        Standardised latents have mean 0, sd 1.
+        Standardised latents have mean 0 and sd 1, or what `scaling` says; `unstandardise` undoes either.
+
+        Args:
+            mean: of each channel.
+            std: of each channel.
+            scaling: `latent_scaling` of `LatentDiffusionConfig`.
+
+        Raises:
+            ConfigError: if a channel never varies, or "spectral" is asked of an autoencoder without a path.
         """
         if not bool((std > 0).all()) or not bool(torch.isfinite(mean).all()):
             raise ConfigError(
@@ -211,7 +219,19 @@ class LatentDiffusionModel(nn.Module):
                 "varies means that the autoencoder has collapsed; train it longer or with less regularisation"
             )
         self.latent_shift.copy_(mean)
-        self.latent_scale.copy_(1 / std)
+        self.latent_scale.copy_(self._spread_of_channels(scaling).to(std) / std)
+
+    def _spread_of_channels(self, scaling: str) -> Tensor:
+        """Return the standard deviation (C,) that standardised latents have."""
+        path = self.autoencoder.linear_path
+        if scaling == "unit" or (scaling == "auto" and path is None):
+            return torch.ones(self.autoencoder.latent_channels)
+        if path is None:
+            raise ConfigError(
+                "latent_scaling is 'spectral', but the autoencoder has no linear path, whose variances it "
+                "takes: set it to 'unit', or train stage 1 with linear_path: true"
+            )
+        return (path.deviations / path.deviations[0]).sqrt()
 
     def set_scaling_factor(self, factor: float) -> None:
         """Scale the latents by one number, unless statistics were measured or another number is loaded."""

@@ -133,7 +133,7 @@ class Downsample(nn.Module):
         if asymmetric:
             self.end_padding = tuple(width for stride in strides[::-1] for width in (0, stride - 1))
             padding = tuple(2 - stride for stride in strides)
-        layer = CONVOLUTIONS[len(strides)]
+        layer: Any = CONVOLUTIONS[len(strides)]
         self.conv = layer(channels, channels, 3, stride=tuple(strides), padding=padding)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
@@ -169,7 +169,8 @@ class TransposedUpsample(nn.Module):
     def __init__(self, channels: int, *, strides: Sequence[int]) -> None:
         super().__init__()
         kernel = tuple(strides)
-        self.conv = TRANSPOSED_CONVOLUTIONS[len(kernel)](channels, channels, kernel, stride=kernel)
+        layer: Any = TRANSPOSED_CONVOLUTIONS[len(kernel)]
+        self.conv = layer(channels, channels, kernel, stride=kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, X, Y, Z) to (B, C, 2X, 2Y, 2Z)."""

@@ -238,7 +238,7 @@ def build_diffusion_training(
         conditioning=model.conditioning_config,
         space=model.space,
     )
-    measure_latent_statistics(model, training_set)
+    measure_latent_statistics(model, training_set, scaling=config.latent_scaling)
     _check_augmentation(model, training_set)
     config = resolve_region_weights(config, model, training_set)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)

@@ -107,8 +107,15 @@ class LatentDataset(Dataset[Any]):
         return mean, (squares / n - mean**2).clamp(min=0).sqrt()
 
 
-def measure_latent_statistics(model: LatentDiffusionModel, dataset: LatentDataset) -> None:
+def measure_latent_statistics(
+    model: LatentDiffusionModel, dataset: LatentDataset, *, scaling: str = "unit"
+) -> None:
     """Measure the latents of the whole training cohort; the model keeps their mean and standard deviation.
+
+    Args:
+        model: whose latents they are.
+        dataset: of the training cohort.
+        scaling: `latent_scaling` of `LatentDiffusionConfig`.
 
     Raises:
         TypeError: if the dataset holds volumes, not latents.
@@ -121,7 +128,7 @@ def measure_latent_statistics(model: LatentDiffusionModel, dataset: LatentDatase
         )
     if len(dataset) == 0:
         raise ConfigError("there are no cases to encode: the cohort's list of training cases is empty")
-    model.set_latent_statistics(*dataset.measure_statistics())
+    model.set_latent_statistics(*dataset.measure_statistics(), scaling=scaling)
 
 
 def cache_latents(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medldm import LatentUNetConfig
+from medldm import LatentDiffusionConfig, LatentDiffusionModel, LatentUNetConfig, VAEConfig
+from medldm.errors import ConfigError
 
 
 def test_odd_volumes_are_encoded_and_come_back_in_their_size(make_model) -> None:
@@ -24,6 +25,40 @@ def test_standardising_has_an_exact_inverse_and_gives_mean_0_sd_1(make_model) ->
     assert torch.allclose(standard.mean((0, 2, 3, 4)), torch.zeros(3), atol=0.05)
     assert torch.allclose(standard.std((0, 2, 3, 4)), torch.ones(3), atol=0.02)
     assert torch.allclose(model.unstandardise(standard), latents, atol=1e-5)
+
+
+def make_linear_model() -> LatentDiffusionModel:
+    """Return a model whose linear path has components of variance 16, 1 and 0.0001."""
+    options = {"linear_path": True, "latent_channels": 3, "mid_attention": False, "n_res_blocks": 1}
+    model = LatentDiffusionModel(
+        autoencoder_config=VAEConfig(down_channels=(4,), n_groups=2, **options),
+        unet_config=LatentUNetConfig(down_channels=(4,), n_groups=2, n_heads=1, n_res_blocks=1),
+    )
+    assert model.autoencoder.linear_path is not None
+    model.autoencoder.linear_path.variances.copy_(torch.tensor([16.0, 1.0, 1e-4]))
+    return model
+
+
+@pytest.mark.parametrize("scaling", ["spectral", "auto"])
+def test_spectral_scaling_is_the_fourth_root_of_the_variances_and_is_undone(scaling: str) -> None:
+    model = make_linear_model()
+    std = torch.tensor([0.5, 1.0, 2.0])
+    model.set_latent_statistics(torch.ones(3), std, scaling=scaling)
+    torch.testing.assert_close(model.latent_scale * std, torch.tensor([1.0, 0.5, 0.05]))
+    latents = torch.randn(2, 3, 4, 4, 4)
+    torch.testing.assert_close(model.unstandardise(model.standardise(latents)), latents)
+    restored = make_linear_model()
+    restored.load_state_dict(model.state_dict())
+    assert torch.equal(restored.latent_scale, model.latent_scale)
+
+
+def test_spectral_scaling_needs_a_linear_path(make_model) -> None:
+    with pytest.raises(ConfigError, match="no linear path, whose variances it takes: set it to 'unit'"):
+        make_model().set_latent_statistics(torch.zeros(3), torch.ones(3), scaling="spectral")
+    model = make_model()
+    model.set_latent_statistics(torch.zeros(3), torch.ones(3), scaling="auto")
+    assert torch.equal(model.latent_scale, torch.ones(3))
+    assert LatentDiffusionConfig().latent_scaling == "unit"
 
 
 def test_latents_beyond_1_survive(make_model) -> None:

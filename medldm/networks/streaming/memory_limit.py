@@ -109,10 +109,9 @@ def estimate_bytes(
     size_of_networks = [-(-n // half) for n, half in zip(volume_size, halves, strict=True)]
     levels = _levels(networks, size_of_networks, is_decoder=is_decoder)
     values = _count_values(networks, levels, tile=tile, recompute=recompute)
-    if config.linear_path:
-        # Whole: the volume with its voxels as channels twice, for the network and for the path.
-        copies = 3 if tile is None else 1
-        values += copies * config.in_channels * math.prod(volume_size)
+    if config.linear_path and tile is None:
+        # The volume with its voxels as channels, for the networks and for the path, and their sum.
+        values += 3 * config.in_channels * math.prod(volume_size)
     if is_decoder and isinstance(config, VQVAEConfig):
         values = max(values, min(math.prod(size) * config.n_codes, MAX_DISTANCES))
     values += (config.out_channels if is_decoder else config.in_channels) * math.prod(volume_size)

@@ -27,6 +27,7 @@ from medldm.networks.streaming.memory_limit import (
 
 PLAIN = VAEConfig(down_channels=(8, 16, 32), n_groups=4, mid_attention=False)
 STRIDED = VQVAEConfig(down_channels=(8, 16), n_groups=4, trunk="strided", n_codes=64)
+LINEAR = VAEConfig(down_channels=(8, 16), n_groups=4, mid_attention=False, linear_path=True)
 SMALL = VAEConfig(down_channels=(4, 8), n_groups=2, n_res_blocks=1)
 
 
@@ -73,8 +74,9 @@ def count_peak(function: Callable[[], Any]) -> int:
         replace(PLAIN, downsampling=(4, 4, 1)),
         VAEConfig(down_channels=(16, 16), n_groups=4, mid_attention=False),
         STRIDED,
+        LINEAR,
     ],
-    ids=["narrowing", "thick slices", "equal", "strided"],
+    ids=["narrowing", "thick slices", "equal", "strided", "linear path"],
 )
 def test_estimates_hold_and_are_near(config: Any, tile: int | None, recompute: bool) -> None:
     autoencoder: Any = VAE(config) if isinstance(config, VAEConfig) else VQVAE(config)
