@@ -233,7 +233,7 @@ def _plan_decoding(networks: PlannedNetworks, budget: Budget) -> tuple[int, floa
     whole = predict(workloads.decode(networks), device=budget.device).peak_bytes
     if whole <= budget.usable_bytes:
         return whole, None
-    empty = replace(networks, size=networks.autoencoder.downsampling)
+    empty = replace(networks, size=networks.autoencoder.downsampling or ())
     weights = predict(workloads.decode(empty), device=budget.device).peak_bytes
     limit = round(max(budget.usable_bytes - weights, 1e7) / 1e9, 2)
     shape = workloads.latent_shape(networks)[2:]
