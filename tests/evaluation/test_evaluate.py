@@ -27,6 +27,7 @@ from medldm.evaluation.evaluate import (
 from medldm.evaluation.features.contrastive import ContrastiveConfig
 from medldm.evaluation.metrics.neighbours import NeighbourConfig
 from medldm.evaluation.resources import EvaluationResources
+from medldm.evaluation.sections.classifier_trainings import RealOrSyntheticConfig
 from medldm.evaluation.sections.usefulness import UsefulnessConfig
 from medldm.evaluation.segmenter import SegmenterConfig
 from medldm.latent_diffusion.checkpoints import save_checkpoint
@@ -40,6 +41,7 @@ TINY = EvaluationConfig(
     n_shown=1,
     contrastive=ContrastiveConfig(size=(8, 8, 8), channels=(4, 4, 4, 4), n_steps=2),
     neighbours=NeighbourConfig(max_shift=1, wavelengths=(3.0, 12.0)),
+    real_or_synthetic=RealOrSyntheticConfig(time_budget_s=0),
     usefulness=UsefulnessConfig(time_budget_s=0),
 )
 
@@ -87,6 +89,8 @@ def test_report_is_whole_and_holds_no_identifier(report: tuple[dict[str, Any], P
     sections = {figure["key"].split(".")[0] for figure in result["figures"]}
     assert sections == {"fidelity", "diversity", "anatomy", "privacy"}
     assert result["left_out"] == [
+        "Precision, recall, density and coverage were left out: they need at least 50 subjects in each set.",
+        "The real-or-synthetic network was left out: its time budget is 0.",
         "Label agreement and usefulness were left out: their time budget is 0.",
         "Membership inference was left out: no model was given.",
     ]
@@ -135,6 +139,8 @@ def test_a_given_model_is_asked_and_not_named(
             assert figure["meaning"] and figure["light"] != "grey"
     for key in ("fidelity.frechet_latents", "fidelity.kid_latents"):
         assert "internal" in figures[key]["title"] and figures[key]["synthetic"] and figures[key]["noise"]
+    assert all(figures[f"fidelity.{key}"]["ceiling"] for key in ("mmd", "spectrum", "histogram_1"))
+    assert "Autoencoder alone" in (tmp_path / "out" / "report.html").read_text()
     assert any("Membership" in sentence for sentence in result["summary"]["privacy"]["sentences"])
     assert result["model_sha256"] == digest
     for name in ("report.json", "report.html"):
