@@ -217,7 +217,8 @@ class _Collector:
         if not config.has_network:
             self.results.left_out.append("The real-or-synthetic network was left out: its time budget is 0.")
         with record_refusal("fidelity", self.metrics, part="c2st", title="Real or synthetic"):
-            self.metrics += real_or_synthetic_results(
+            # What sums up all others comes first.
+            self.metrics[:0] = real_or_synthetic_results(
                 self.compare,
                 config,
                 n_workers=self.config.grid.n_workers,

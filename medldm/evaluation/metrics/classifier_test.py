@@ -114,14 +114,16 @@ def make_folds(
     Raises:
         TooFewCasesError: for fewer than 10 subjects in a set.
     """
-    order, units = [], []
+    order: list[int] = []
+    units: list[int] = []
     names: dict[Hashable, int] = {}
     for number, (own_keys, own_subjects) in enumerate(zip(keys, subjects, strict=True)):
         if (n := len(set(own_subjects))) < MIN_SUBJECTS:
             raise TooFewCasesError(
                 f"a set has {n} subjects; telling two sets apart needs at least {MIN_SUBJECTS} in each"
             )
-        places = sorted(range(len(own_keys)), key=lambda place, own=own_keys: str(own[place]))
+        names_of_keys = [str(key) for key in own_keys]
+        places = sorted(range(len(own_keys)), key=names_of_keys.__getitem__)
         shift = len(order)
         order += [shift + place for place in places]
         for place in places:

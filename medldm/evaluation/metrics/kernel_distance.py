@@ -111,8 +111,9 @@ def squared_mmd(
         if n != m:
             raise ValueError(f"sets of {n} and {m} cases are no pairs")
         cross, n_pairs = cross - u @ (np.diag(k_xy) * v), n_pairs - u @ v
-    cross = cross / n_pairs if n_pairs > 0 else float("nan")
-    return float(_mean_of_pairs(k_xx, u) + _mean_of_pairs(k_yy, v) - 2 * cross)
+    if n_pairs <= 0:
+        return float("nan")
+    return float(_mean_of_pairs(k_xx, u) + _mean_of_pairs(k_yy, v) - 2 * cross / n_pairs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,13 @@ from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.histograms import HistogramPair, stack_quantiles
 from medldm.evaluation.metrics.kernel_distance import bandwidth_grid, mmd_permutation_test, rbf_mixture
-from medldm.evaluation.metrics.precision_recall import K_COVERAGE, MIN_CASES, K, manifold_estimates
+from medldm.evaluation.metrics.precision_recall import (
+    K_COVERAGE,
+    MIN_CASES,
+    K,
+    expected_coverage,
+    manifold_estimates,
+)
 from medldm.evaluation.metrics.spectrum import spectral_distance
 from medldm.evaluation.sections import feature_distances
 from medldm.evaluation.sections.comparison import COLUMN_SETS, Comparison
@@ -148,6 +154,10 @@ def manifold_results(
             seed=compare.seed,
         )
 
+    n_test, n_features = features["test"].shape
+    n_made = len(feature_distances.match_cases(compare, len(features["synthetic"])))
+    of_equal = f" Equal distributions have {expected_coverage(n_test, n_made):.2f}."
+
     def result(score: str, meaning: str) -> MetricResult:
         k = K if score in ("precision", "recall") else K_COVERAGE
         description = Description(
@@ -159,7 +169,7 @@ def manifold_results(
         return compute_result(
             description,
             lambda column: estimates(column)[score],
-            note=f"k = {k}, {features['test'].shape[1]} features.",
+            note=f"k = {k}, {n_features} features.{of_equal if score == 'coverage' else ''}",
             columns=compare.columns,
         )
 
