@@ -22,7 +22,17 @@ TUTORIAL = "docs/tutorials/first_cohort.md"
 # In an order in which each page finds what the pages before it have made.
 HOW_TO = [
     f"docs/how-to/{name}.md"
-    for name in ("dicom", "plan", "cohorts", "foreign_files", "conditions", "generate", "evaluate", "export")
+    for name in (
+        "dicom",
+        "plan",
+        "cohorts",
+        "linear_path",
+        "foreign_files",
+        "conditions",
+        "generate",
+        "evaluate",
+        "export",
+    )
 ]
 # The commands and Python blocks of these pages are run by tests of their own.
 EDITING, COHORTS = "docs/how-to/edit.md", "docs/how-to/cohorts.md"
