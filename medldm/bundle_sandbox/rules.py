@@ -48,6 +48,7 @@ _MEDLDM = {
         build_autoencoder_training build_diffusion_training case_transforms choose_augmentation
         choose_denoiser conditioning_of count_epochs measure_space open_cohort trainer_of volume_transforms
         """,
+    "medldm.training.decoder": "DecoderConfig",
     "medldm.training.losses.label_maps": "LabelMapLoss LabelMapLossConfig measure_class_weights",
     "medldm.training.decoder": "DecoderConfig",
     "medldm.training.label_maps": """

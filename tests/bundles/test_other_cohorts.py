@@ -112,6 +112,31 @@ def test_a_cohort_without_validation_cases_leads_to_both_files(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fraction", [0.25, 0.0])
+@pytest.mark.parametrize(("bundle", "first"), [("mri_label_ldm", TINY_1), ("labelmap_ldm", OF_MAPS)])
+def test_the_decoder_is_adapted_after_the_denoiser_has_trained(
+    make_cohort, tmp_path, run, bundle, first, fraction
+) -> None:
+    """Also where nothing validates, so that the same command writes the file of the denoiser again."""
+    cohort, options = make_cohort(4), {"bundle": bundle, "validation_fraction": fraction}
+    second = TINY_2 | ({"conditioning_type": []} if bundle == "labelmap_ldm" else {})
+    run("train_autoencoder", cohort, **options, **first)
+    log = run("train_diffusion", cohort, **options, **second)
+    file = tmp_path / "out" / "latent_diffusion.safetensors"
+    assert "adapting" not in log and "decoder" not in read_card(file)
+    log = run("train_diffusion", cohort, **options, **second, decoder_steps=2, decoder_patch_size=[8, 8, 8])
+    assert "the denoiser's errors are those at a noise level of" in log
+    card, content = read_card(file), file.read_bytes()
+    assert card["decoder"]["steps"] == 2 and card["decoder"]["is_measured"]
+    first_stage = read_card(tmp_path / "out" / "autoencoder.safetensors")
+    assert card["autoencoder"]["weights_sha256"] == first_stage["weights_sha256"]
+    run("train_diffusion", cohort, **options, **second, decoder_steps=2, decoder_patch_size=[8, 8, 8])
+    assert file.read_bytes() == content
+    extra = {} if bundle == "labelmap_ldm" else {"label_dir": cohort / "labels"}
+    run("inference", cohort, bundle=bundle, num_samples=1, num_steps=2, **extra)
+
+
+@pytest.mark.slow
 def test_the_same_command_on_another_cohort_or_space_does_not_go_on(make_cohort, tmp_path, run) -> None:
     cohort, split = make_cohort(4), {"validation_fraction": 0.25}
     other = make_cohort(4, name="other")

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from medldm.conditioning import Conditions
 from medldm.runtime.distributed import broadcast_from_first
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler
@@ -174,7 +175,7 @@ def log_spectra(latents: Sequence[Tensor]) -> Tensor:
 
 def _batches(
     sampler: LatentDiffusionSampler, cases: DecoderCases, *, seed: int
-) -> Iterator[tuple[Tensor, Tensor, object]]:
+) -> Iterator[tuple[Tensor, Tensor, Conditions]]:
     """Give standardised latents, noise and conditions of the first cases."""
     task = DenoisingTask(sampler.model, sampler.config)
     device = sampler.model.latent_shift.device

@@ -153,7 +153,10 @@ class DecoderTrainer(AutoencoderTrainer):
 
     def state_parts(self) -> dict[str, HasState]:
         """Return all that the next batch depends on."""
-        own = {"noise_level": self.denoised.level, "generator": GeneratorState(self.generator)}
+        own: dict[str, HasState] = {
+            "noise_level": self.denoised.level,
+            "generator": GeneratorState(self.generator),
+        }
         return {**super().state_parts(), **own}
 
     def _read(self, batch: dict[str, Any], shard: BatchShard) -> tuple[Tensor, Tensor]:
