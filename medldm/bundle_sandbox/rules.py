@@ -50,7 +50,6 @@ _MEDLDM = {
         """,
     "medldm.training.decoder": "DecoderConfig",
     "medldm.training.losses.label_maps": "LabelMapLoss LabelMapLossConfig measure_class_weights",
-    "medldm.training.decoder": "DecoderConfig",
     "medldm.training.label_maps": """
         LabelMapEvaluator LabelMapSampleWriter OneHotInferer label_map_case_transforms label_map_transforms
         """,
