@@ -318,7 +318,7 @@ def write_cohort(
     writer = SyntheticWriter(output_dir)
     writer.refuse_existing(indices)
     for index in indices:
-        grid = LabelGrid(label_maps[index % len(label_maps)], space, multiple=multiple)
+        grid = LabelGrid(label_maps[index % len(label_maps)], space, multiple=(multiple,) * 3)
         maps = schema.index_map(grid.prepared).long()
         volume = make([size // multiple for size in grid.size], maps, seed + index)
         writer.write(
