@@ -102,7 +102,7 @@ def test_p_value_of_the_linear_test_is_exact() -> None:
 
 
 def test_p_value_of_held_out_scores_does_not_call_equal_sets_different() -> None:
-    """Without the doubled variance 12 % of equal sets would have p <= 0.05."""
+    """Without the doubled variance about one in ten equal sets would have p <= 0.05."""
     p_values = []
     for seed in range(200):
         folds = folds_of(30, 30, seed=seed)
