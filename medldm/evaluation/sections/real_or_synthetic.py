@@ -39,6 +39,7 @@ from medldm.evaluation.sections.metric_result import (
     COLUMNS,
     Column,
     Description,
+    Light,
     MetricResult,
     compute_result,
 )
@@ -223,5 +224,5 @@ def _with_note(result: MetricResult, test: Callable[[str], ClassifierTest], note
     has_power = power.lower > CHANCE
     if not has_power:
         text = f"Too weak a test to find a blur of half a voxel: read no closeness from it. {text}"
-    verdict = "amber" if result.light == "green" and not has_power else None
+    verdict: Light | None = "amber" if result.light == "green" and not has_power else None
     return replace(result, note=text, p_values=p_values, verdict=verdict)
