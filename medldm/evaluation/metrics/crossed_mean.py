@@ -64,8 +64,8 @@ def crossed_mean(
 def _mean_by_subject(values: Floats, names: Sequence[Hashable]) -> Floats:
     known = np.isfinite(values).all(axis=0)
     places: dict[Hashable, list[int]] = {}
-    for place in np.flatnonzero(known):
-        places.setdefault(names[place], []).append(int(place))
+    for place in np.flatnonzero(known).tolist():
+        places.setdefault(names[place], []).append(place)
     columns = [values[:, each].mean(axis=1) for each in places.values()]
     return np.stack(columns, axis=1) if columns else np.empty((len(values), 0))
 

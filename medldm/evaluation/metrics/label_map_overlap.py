@@ -37,7 +37,7 @@ def overlap_table(
     common = np.zeros((n_structures, len(a), len(b)))
     for start in range(0, a.shape[1], CHUNK_VOXELS):
         parts = [each[:, start : start + CHUNK_VOXELS] for each in (a, b)]
-        for structure in np.intersect1d(*map(np.unique, parts)):
+        for structure in np.intersect1d(np.unique(parts[0]), np.unique(parts[1])):
             if 0 < structure <= n_structures:
                 masks = [(part == structure).astype(np.float32) for part in parts]
                 common[structure - 1] += masks[0] @ masks[1].T
