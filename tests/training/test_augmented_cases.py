@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from medldm.data.cohort import read_cohort
-from medldm.errors import ConfigError
+from medldm.errors import ConfigError, MissingFileError
 from medldm.training import (
     Augmentation,
     AugmentationConfig,
     LatentDataset,
     case_transforms,
     encode_cases,
+    latent_cache,
     training_loader,
 )
 from medldm.training.augmented_cases import VECTOR, CopyTransforms
@@ -98,6 +99,26 @@ def test_copies_are_the_same_alone_and_among_others(setting) -> None:
     for copy in range(3):
         seed = seed_of(made, copy)
         assert same(together[DrawnCase(1, seed)], alone[DrawnCase(0, seed)])
+
+
+def test_two_processes_encode_a_part_of_the_cases_each_with_all_their_copies(
+    setting, tmp_path, monkeypatch
+) -> None:
+    made = augmentation()
+    expected = encode(setting, None, made)
+
+    def encode_as(rank: int) -> LatentDataset:
+        monkeypatch.setattr(latent_cache, "items_of_rank", lambda items: items[rank::2])
+        return encode(setting, tmp_path, made)
+
+    # What a process finds missing before it encodes: nobody waits for anybody here.
+    with pytest.raises(MissingFileError, match="3 of 9 cached latents"):
+        encode_as(0)
+    found = encode_as(1)
+    for index in range(3):
+        for copy in range(3):
+            drawn = DrawnCase(index, seed_of(made, copy))
+            assert same(found[drawn], expected[drawn])
 
 
 def n_encoded(caplog) -> int:
