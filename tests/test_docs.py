@@ -26,6 +26,7 @@ HOW_TO = [
         "dicom",
         "plan",
         "cohorts",
+        "train_length",
         "linear_path",
         "foreign_files",
         "conditions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,7 +128,7 @@ class DeformVolumed(MapTransform):
             deformation, spacing_mm=spacing_mm, size=size, is_label=True, mirror=mirror
         )
 
-    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Deform every key."""
         case = dict(data)
         for key in self.key_iterator(case):

@@ -27,7 +27,10 @@ N_SUBJECTS = 36
 N_SYNTHETIC = 8
 N_VALIDATION = 4
 
-SPLIT = {"validation_fraction": N_VALIDATION / N_SUBJECTS, "test_fraction": N_SYNTHETIC / N_SUBJECTS}
+SPLIT: dict[str, Any] = {
+    "validation_fraction": N_VALIDATION / N_SUBJECTS,
+    "test_fraction": N_SYNTHETIC / N_SUBJECTS,
+}
 COMMON: dict[str, Any] = {**SPLIT, "precision": "auto"}
 STAGE_1: dict[str, Any] = {
     **COMMON,

@@ -129,8 +129,8 @@ def choose_denoiser(
     *,
     cohort: Cohort,
     autoencoder_path: str | Path,
-    down_channels: Sequence[int] | Literal["auto"] = AUTO,
-    attention_levels: Sequence[bool] | Literal["auto"] | None = AUTO,
+    down_channels: Sequence[int] | Literal["auto"] = "auto",
+    attention_levels: Sequence[bool] | Literal["auto"] | None = "auto",
     n_groups: int = 32,
     augmentation: Augmentation | None = None,
     **options: Any,
@@ -146,9 +146,8 @@ def choose_denoiser(
         augmentation: of the training cases, which the denoiser is told of; None for none.
         options: further fields of `LatentUNetConfig`.
     """
-    knobs = {"down_channels": down_channels, "attention_levels": attention_levels, "n_groups": n_groups}
     knobs, reason = fit_denoiser_size(
-        knobs,
+        {"down_channels": down_channels, "attention_levels": attention_levels, "n_groups": n_groups},
         n_cases=len(cohort.training),
         is_augmented=augmentation is not None,
         latents=_latents_of(autoencoder_path),

@@ -48,7 +48,9 @@ def reconstruction_score(volume: Tensor, reconstruction: Tensor, *, cell: tuple[
     for axis, size in enumerate(cell):
         coarse = coarse.repeat_interleave(size, dim=2 + axis)
     x, y, z = volume.shape[2:]
-    errors = ((coarse[..., :x, :y, :z] - volume).double().square().mean(),)
-    errors += ((reconstruction - volume).double().square().mean(),)
+    errors = (
+        (coarse[..., :x, :y, :z] - volume).double().square().mean(),
+        (reconstruction - volume).double().square().mean(),
+    )
     simple, own = (math.log(max(float(each), 1e-12)) for each in errors)
     return simple - own
