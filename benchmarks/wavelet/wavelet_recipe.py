@@ -57,6 +57,7 @@ class HaarTransform(nn.Module):
 
     latent_channels = 8
     downsampling = (2, 2, 2)
+    linear_path = None
     kernels: Tensor
 
     def __init__(self) -> None:

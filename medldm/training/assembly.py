@@ -140,6 +140,7 @@ def build_autoencoder_training(
         space=space,
         inferer=inferer,
         evaluator=make_evaluator,
+        fits_linear_path=fits_linear_path,
     )
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     decay = _last_phase(config, n_batches=len(loader))

@@ -64,7 +64,7 @@ DIFFERING = {
 DIFFERING_PARTS = {
     "cohort": {"require_labels"},
     "augmenter": {"image_intensity"},
-    "config": {"region_weights"},
+    "config": {"region_weights", "latent_scaling"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
     "training::config": {"discriminator_learning_rate"},
     "decoder::config": {"adversarial_share", "adaptive_weight"},

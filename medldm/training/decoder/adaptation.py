@@ -2,7 +2,7 @@
 
 The checkpoint keeps all it says of the training and of the first stage, whose hash it goes on to name. What
 it held before is the denoiser of the same file with the decoder of the first stage's checkpoint:
-`load_first_stage(model, autoencoder_path)` brings it back.
+`load_first_stage` of `autoencoder_path` brings it back.
 """
 
 from __future__ import annotations
