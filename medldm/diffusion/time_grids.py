@@ -82,7 +82,7 @@ def make_steps(path: NoisePath, num_steps: int, *, grid: str = "trailing") -> li
     if num_steps < 1:
         raise ConfigError(f"num_steps is {num_steps}: at least 1 is needed")
     times = path.snap_to_path([path.final_time, *GRIDS[grid](path, num_steps)[1:]])
-    return [path.step(t, s) for t, s in pairwise([*times, path.final_time * 0])]
+    return _steps_through(path, times)
 
 
 def steps_from_level(path: NoisePath, level: float, num_steps: int) -> list[Step]:
@@ -103,4 +103,9 @@ def steps_from_level(path: NoisePath, level: float, num_steps: int) -> list[Step
     last = path.half_log_snr_range[1]
     first = min(max(-math.log(level), path.half_log_snr_range[0]), last)
     times = {path.time_at(value) for value in linspace(first, last, num_steps)}
-    return [path.step(t, s) for t, s in pairwise([*sorted(times, reverse=True), path.final_time * 0])]
+    return _steps_through(path, sorted(times, reverse=True))
+
+
+def _steps_through(path: NoisePath, times: list[float]) -> list[Step]:
+    """Return the steps from each time to the next, and from the last to 0."""
+    return [path.step(t, s) for t, s in pairwise([*times, path.final_time * 0])]
