@@ -164,7 +164,7 @@ def test_new_maps_are_evaluated_by_their_anatomy(make_cohort, tmp_path) -> None:
     result = run_python([*command, *own], cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     report = json.loads((tmp_path / "outputs" / "evaluation" / "report.json").read_text())
-    assert {figure["key"].split(".")[0] for figure in report["figures"]} == {"anatomy"}
+    assert {figure["key"].split(".")[0] for figure in report["figures"]} == {"anatomy", "privacy"}
     assert any("6 of 6 synthetic label maps equal a real one" in each for each in report["findings"])
 
 
