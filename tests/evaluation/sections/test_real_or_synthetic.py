@@ -134,3 +134,28 @@ def test_too_few_subjects_and_too_little_time_are_refused() -> None:
         fit_steps(pairs["synthetic"], short, n_sets=5)
     steps = fit_steps(pairs["synthetic"], RealOrSyntheticConfig(time_budget_s=float("inf")), n_sets=5)
     assert steps == ClassifierConfig().max_steps
+
+
+def test_a_synthetic_case_shares_the_fold_of_the_test_case_whose_label_map_it_has() -> None:
+    before = compare(draw_volumes(24, seed=5))
+    maps = np.random.default_rng(0).integers(0, 3, size=(24, 12, 13, 10))
+    order = np.random.default_rng(1).permutation(24)
+    twins = [maps[place] if number % 2 else maps[place] + 3 for number, place in enumerate(order)]
+    sets = replace(
+        before.sets,
+        test=replace(before.sets.test, labels=tuple(maps)),
+        synthetic=replace(before.sets.synthetic, labels=tuple(twins)),
+    )
+    comparable, pairs = make_pairs(replace(before, sets=sets), CONFIG.copy(n_cases=24))
+    folds = pairs["synthetic"].folds
+    rows = zip(folds.order, folds.fold, folds.unit, strict=True)
+    of_place = {place: (fold, unit) for place, fold, unit in rows}
+    test, synthetic = (
+        {key: of_place[shift + place] for place, key in enumerate(comparable.sets[name].keys)}
+        for shift, name in ((0, "test"), (24, "synthetic"))
+    )
+    for number, place in enumerate(order):
+        own = synthetic[comparable.sets["synthetic"].keys[number]]
+        other = test[comparable.sets["test"].keys[place]]
+        assert (own == other) == bool(number % 2)
+    assert folds.n_subjects == (24, 24)
