@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from medldm.data.case_checks import main_file
 from medldm.data.cohort import Cohort
@@ -44,6 +44,24 @@ def structure_volumes_ml(info: FileInfo, schema: LabelSchema) -> dict[str, float
     return {
         f"{VOLUME_PREFIX}{name}": counts.get(value, 0) * voxel_ml for value, name in schema.structures.items()
     }
+
+
+def deformed_scalars(
+    scalars: Mapping[str, float], *, factor: float, mirrored: Mapping[str, str]
+) -> dict[str, float]:
+    """Return the scalars of a case whose volumes were deformed.
+
+    Args:
+        scalars: of the case as it is.
+        factor: by which the volume of every structure grew.
+        mirrored: structure -> structure whose place it took, both ways; {} where the case was not mirrored.
+    """
+    found = dict(scalars)
+    for name, value in scalars.items():
+        if name.startswith(VOLUME_PREFIX):
+            structure = name.removeprefix(VOLUME_PREFIX)
+            found[VOLUME_PREFIX + mirrored.get(structure, structure)] = value * factor
+    return found
 
 
 def outer_range(values: Iterable[float]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ Source: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Gen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from medldm.configs import Config
+from medldm.data.measured_scalars import deformed_scalars
 from medldm.seeds import augmentation_generator, copy_generator
 from medldm.transforms import Deformation, DeformVolumed
 from medldm.transforms.deformation import MAX_ELASTIC_SHARE
@@ -107,6 +109,7 @@ class Augmentation:
         gammas: limits for the image's channels; () for label maps.
         condition_gamma: limit for the condition image.
         mirror: value -> value in the files' label maps of structures that change places.
+        mirror_names: the same by name, each pair once.
         flip: whether half of the copies are mirrored.
     """
 
@@ -120,6 +123,7 @@ class Augmentation:
         gammas: Sequence[float] = (),
         condition_gamma: float = 0.0,
         mirror: Mapping[int, int] | None = None,
+        mirror_names: Mapping[str, str] | None = None,
         flip: bool = False,
     ) -> None:
         self.config = config
@@ -129,6 +133,8 @@ class Augmentation:
         self.gammas = tuple(gammas)
         self.condition_gamma = condition_gamma
         self.mirror = dict(mirror or {})
+        names = dict(mirror_names or {})
+        self.mirror_names = names | {other: one for one, other in names.items()}
         self.flip = flip
 
     @property
@@ -210,6 +216,12 @@ class Augmentation:
             allow_missing_keys=True,
         )
         result = deform(case)
+        if "scalars" in case:
+            result["scalars"] = deformed_scalars(
+                case["scalars"],
+                factor=math.prod(drawn.deformation.scale),
+                mirrored=self.mirror_names if drawn.deformation.flip else {},
+            )
         for key, exponents in (("image", drawn.gammas), ("condition_image", (drawn.condition_gamma,))):
             if key in keys and key in result:
                 result[key] = raise_to_power(result[key], exponents)

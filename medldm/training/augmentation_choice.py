@@ -69,6 +69,7 @@ def choose_augmentation(
         gammas=[config.gamma_of(mapping.kind) for mapping in space.intensities] if makes_images else (),
         condition_gamma=config.gamma_of(image_intensity) if "image" in conditioning_type else 0.0,
         mirror={} if schema is None else schema.mirror_values,
+        mirror_names=pairs,
         flip=is_flipped,
     )
     _report(found, n_cases=len(cohort.training), pairs=pairs, doubt=doubt)

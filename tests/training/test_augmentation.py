@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from medldm.errors import ConfigError
 from medldm.training import Augmentation, AugmentationConfig
 from medldm.training.augmentation import raise_to_power
+from medldm.transforms import CentreCropOrPadd
 
 SIZE = (16, 20, 16)
 NOTHING = {"rotation_deg": 0, "scale": 0, "stretch": 0, "translation": 0, "elastic": 0, "gamma": 0}
@@ -100,3 +102,29 @@ def test_intensities_of_fixed_meaning_are_left_alone() -> None:
 def test_limits_that_fold_space_or_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         AugmentationConfig(**wrong)
+
+
+@pytest.mark.parametrize("copy", range(1, 7))
+def test_measured_volumes_are_those_of_the_copy(copy: int) -> None:
+    """Counted in the deformed label map: two boxes of different sizes, one on each side."""
+    labels = torch.zeros(1, 40, 40, 40)
+    labels[:, 10:17, 14:26, 14:26], labels[:, 24:30, 16:24, 16:24] = 1, 2
+    volumes = {
+        f"volume_ml:{name}": float((labels == value).sum()) for value, name in ((1, "left"), (2, "right"))
+    }
+    made = augmentation(
+        AugmentationConfig(scale=0.2, elastic=0),
+        spacing_mm=(1, 1, 1),
+        flip=True,
+        mirror={1: 2, 2: 1},
+        mirror_names={"left": "right"},
+    )
+    crop = CentreCropOrPadd(("label",), (40, 40, 40), label_keys=("label",), fill=-1.0)
+    case = {"label": MetaTensor(labels), "scalars": {**volumes, "age": 61.0}}
+    drawn = made.draw("a case", copy, size=(40, 40, 40))
+    result = made.apply(case, drawn, keys=("label",), crop=crop)
+    assert result["scalars"]["age"] == 61.0
+    for value, name in ((1, "left"), (2, "right")):
+        counted = float((result["label"] == value).sum())
+        assert result["scalars"][f"volume_ml:{name}"] == pytest.approx(counted, rel=0.06)
+    assert case["scalars"]["volume_ml:left"] == volumes["volume_ml:left"]
