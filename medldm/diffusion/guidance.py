@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from medldm.diffusion.kernel import estimates
+from medldm.diffusion.kernel import Spread, estimates, network_input
 from medldm.diffusion.paths import NoisePath
 from medldm.diffusion.solvers import Denoise
 from medldm.errors import ConfigError
@@ -135,6 +135,7 @@ def guided_denoiser(
     *,
     path: NoisePath,
     prediction_type: str,
+    spread: Spread = 1.0,
     conditions: Sequence[str] = (),
     interval: tuple[float, float] = (0.0, math.inf),
     rescale_amount: float = 0.0,
@@ -147,6 +148,7 @@ def guided_denoiser(
         weights: see `read_weights`.
         path: noise path of the training.
         prediction_type: what the network predicts.
+        spread: standard deviations (C,) of the channels of x_0, for "edm".
         conditions: names of the conditions given.
         interval: noise levels sigma / alpha, low < level <= high, at which guidance acts; at others the
             network sees all conditions, unguided. Kynkäänniemi et al. 2024, "Applying Guidance in a Limited
@@ -177,11 +179,12 @@ def guided_denoiser(
         if is_rescaled and guided not in groups:
             groups.append(guided)
         passes = tuple(group | unguided for group in groups)
-        outputs = run_passes(predict, x, path.network_time(t), passes=passes)
+        given = network_input(prediction_type, x, alpha, sigma, spread)
+        outputs = run_passes(predict, given, path.network_time(t), passes=passes)
         outputs = {group - unguided: output for group, output in outputs.items()}
         output = combine(outputs, active)
         if is_rescaled:
             output = rescale(output, outputs[guided], rescale_amount)
-        return estimates(prediction_type, output, x, alpha, sigma)
+        return estimates(prediction_type, output, x, alpha, sigma, spread)
 
     return denoise

@@ -10,6 +10,7 @@ and paths differ in (alpha_t, sigma_t) only: from (1, 0), the data, to (0, 1) or
     eps                 standard normal noise                                                  (B, C, X, Y, Z)
     y                   what a network predicts                                                (B, C, X, Y, Z)
     alpha_t, sigma_t    signal and noise level: a Python float, or float64                     (B,)
+    s_c                 standard deviation of channel c of x_0, the `spread`: 1.0, or float64  (C,)
     t, s                time, and the earlier time s < t to which a step of sampling goes
     lambda_t            log(alpha_t / sigma_t), half the log of SNR = (alpha_t / sigma_t)^2
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ from torch import Tensor
 from medldm.errors import ConfigError
 
 Number = TypeVar("Number", float, Tensor)
-PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "velocity")
+Spread = float | Tensor
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "velocity", "edm")
 
 
 def add_noise(x_0: Tensor, noise: Tensor, alpha: Number, sigma: Number) -> Tensor:
@@ -52,19 +54,30 @@ def half_log_snr(alpha: float, sigma: float) -> float:
 #                                     (1, 0)             "sample"
 #                                     (-sigma, alpha)    "v_prediction"    Salimans and Ho 2022, Appendix D
 #                                     (-1, 1)            "velocity"        Liu et al. 2023, Eq. 1
+#                                     (-sigma / (s r), alpha s / r)   "edm"   Karras et al. 2022, Table 1
 #
 # so that (1) and (2) are two linear equations in x_0 and eps. With D = alpha b - sigma a,
 #
 #     x_0 = (b x_t - sigma y) / D,    eps = (alpha y - a x_t) / D.                                       (3)
+#
+# "edm" holds for each channel: r_c = ((alpha s_c)^2 + sigma^2)^(1/2) is the sd of x_t, and the network is
+# given x_t / r. For y = 0, Eq. (3) is x_0 = alpha s^2 / r^2 x_t, the Wiener filter of the channel; y is the
+# error that it leaves, in units of its sd sigma s / r. Where r = 1 and s = 1, y is v.
 
 
-def prediction_factors(prediction_type: str, alpha: Number, sigma: Number) -> tuple[Number, Number, Number]:
-    """Return a, b of Eq. (2), and D.
+def prediction_factors(
+    prediction_type: str, alpha: Number, sigma: Number, spread: Spread = 1.0
+) -> tuple[Number, Number, Number]:
+    """Return a, b of Eq. (2), and D: as alpha, but (1, C) or (B, C) where "edm" is told a spread (C,).
 
     Raises:
         ConfigError: if the prediction type is unknown.
     """
     zero, one = 0 * alpha, 0 * alpha + 1
+    if prediction_type == "edm":
+        alpha, sigma = levels_of_channels(alpha, sigma, spread)
+        r = deviation(alpha, sigma, spread)
+        return -sigma / (spread * r), alpha * spread / r, r / spread
     a_b = {
         "epsilon": (zero, one),
         "sample": (one, zero),
@@ -77,26 +90,63 @@ def prediction_factors(prediction_type: str, alpha: Number, sigma: Number) -> tu
     return a, b, alpha * b - sigma * a
 
 
-def training_target(prediction_type: str, x_0: Tensor, noise: Tensor, alpha: Number, sigma: Number) -> Tensor:
+def levels_of_channels(alpha: Number, sigma: Number, spread: Spread) -> tuple[Any, Any]:
+    """Bring levels to (1, 1) or (B, 1), so that they meet a spread (C,); with a spread of 1.0 they stay."""
+    if not isinstance(spread, Tensor):
+        return alpha, sigma
+    alpha, sigma = (torch.as_tensor(level, dtype=torch.float64).view(-1, 1) for level in (alpha, sigma))
+    return alpha.to(spread.device), sigma.to(spread.device)
+
+
+def deviation(alpha: Number, sigma: Number, spread: Spread) -> Number:
+    """Return r, the standard deviation of x_t."""
+    return ((alpha * spread) ** 2 + sigma**2) ** 0.5
+
+
+def network_input(
+    prediction_type: str, x_t: Tensor, alpha: Number, sigma: Number, spread: Spread = 1.0
+) -> Tensor:
+    """Return what the network is given of x_t, (B, ...): x_t / r for "edm", else x_t."""
+    if prediction_type != "edm":
+        return x_t
+    r = deviation(*levels_of_channels(alpha, sigma, spread), spread)
+    return x_t * _like(1 / r, x_t)
+
+
+def training_target(
+    prediction_type: str,
+    x_0: Tensor,
+    noise: Tensor,
+    alpha: Number,
+    sigma: Number,
+    spread: Spread = 1.0,
+) -> Tensor:
     """Return y of Eq. (2), (B, ...) like x_0."""
-    a, b, _ = prediction_factors(prediction_type, alpha, sigma)
+    a, b, _ = prediction_factors(prediction_type, alpha, sigma, spread)
     return _like(a, x_0) * x_0 + _like(b, x_0) * noise
 
 
 def estimates(
-    prediction_type: str, output: Tensor, x_t: Tensor, alpha: Number, sigma: Number
+    prediction_type: str,
+    output: Tensor,
+    x_t: Tensor,
+    alpha: Number,
+    sigma: Number,
+    spread: Spread = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the estimates (x_0, eps) that follow from the output y at x_t, Eq. (3), each (B, ...) like x_t.
 
     Raises:
         ConfigError: if the prediction type is unknown, or D = 0: epsilon at alpha = 0, sample at sigma = 0.
     """
-    a, b, determinant = prediction_factors(prediction_type, alpha, sigma)
+    a, b, determinant = prediction_factors(prediction_type, alpha, sigma, spread)
     if bool(torch.as_tensor(determinant == 0).any()):
         raise ConfigError(
             f"{prediction_type!r} does not determine x_0 and the noise at alpha = {alpha}, sigma = {sigma}: "
             "on paths that end with alpha = 0 (zero terminal SNR, flow) use 'v_prediction' or 'velocity'"
         )
+    if prediction_type == "edm":
+        alpha, sigma = levels_of_channels(alpha, sigma, spread)
     x_0 = _like(b / determinant, x_t) * x_t - _like(sigma / determinant, x_t) * output
     eps = _like(alpha / determinant, x_t) * output - _like(a / determinant, x_t) * x_t
     return x_0, eps
@@ -155,7 +205,8 @@ class Step:
 
 
 def _like(coefficient: Number, x: Tensor) -> Number:
-    """Bring a coefficient (B,) to x's device, dtype and number of axes; a float stays."""
+    """Bring a coefficient (B,), (1, C) or (B, C) to x's device, dtype and number of axes; a float stays."""
     if isinstance(coefficient, Tensor):
-        return coefficient.to(device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))
+        axes = (*coefficient.shape, *[1] * (x.ndim - coefficient.ndim))
+        return coefficient.to(device=x.device, dtype=x.dtype).view(axes)
     return coefficient

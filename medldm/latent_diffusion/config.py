@@ -47,7 +47,9 @@ class LatentDiffusionConfig(Config):
         logit_mean: of "logit_normal": mean of logit(t); above 0 trains more on noise.
         logit_std: of "logit_normal": standard deviation of logit(t).
         time_shift: of "flow": above 1 trains and samples more at high noise, as large volumes need.
-        prediction_type: "epsilon", "sample", "v_prediction" (Salimans and Ho 2022) or "velocity".
+        prediction_type: "epsilon", "sample", "v_prediction" (Salimans and Ho 2022), "velocity", or "edm"
+            (Karras et al. 2022, Table 1): what each channel's Wiener filter leaves, so that an untrained
+            network is that filter. It pays most where channels differ in spread.
         loss_weighting: of the error at each noise level: "plain", "min_snr" (Hang et al. 2023) or "p2" (Choi
             et al. 2022).
         region_weights: of the loss in structures, by name, such as {"hippocampus": 3.0}; "background" is one,
@@ -92,7 +94,7 @@ class LatentDiffusionConfig(Config):
     logit_mean: float = 0.0
     logit_std: float = 1.0
     time_shift: float = 1.0
-    prediction_type: Literal["epsilon", "sample", "v_prediction", "velocity"] = "epsilon"
+    prediction_type: Literal["epsilon", "sample", "v_prediction", "velocity", "edm"] = "epsilon"
     loss_weighting: Literal["plain", "min_snr", "p2"] = "plain"
     region_weights: dict[str, float] | Literal["inverse_volume"] | None = None
     learning_rate: float = 1e-4

@@ -148,6 +148,7 @@ class LatentDiffusionModel(nn.Module):
         makes_label_maps: whether its channels are structures, not those of an image.
 
     Attributes:
+        latent_spread: (C,) standard deviation of each channel of standardised latents.
         texture: what sampling draws on decoded volumes, see `Texture`; None for nothing.
 
     Examples:
@@ -162,6 +163,7 @@ class LatentDiffusionModel(nn.Module):
 
     latent_shift: Tensor
     latent_scale: Tensor
+    latent_spread: Tensor
 
     def __init__(
         self,
@@ -190,6 +192,7 @@ class LatentDiffusionModel(nn.Module):
         channels = self.autoencoder.latent_channels
         self.register_buffer("latent_shift", torch.zeros(channels))
         self.register_buffer("latent_scale", torch.full((channels,), float(latent_scaling_factor)))
+        self.register_buffer("latent_spread", torch.ones(channels))
         self.space = space
         self.makes_label_maps = makes_label_maps
         self.texture: Texture | None = None
@@ -219,7 +222,8 @@ class LatentDiffusionModel(nn.Module):
                 "varies means that the autoencoder has collapsed; train it longer or with less regularisation"
             )
         self.latent_shift.copy_(mean)
-        self.latent_scale.copy_(self._spread_of_channels(scaling).to(std) / std)
+        self.latent_spread.copy_(self._spread_of_channels(scaling))
+        self.latent_scale.copy_(self.latent_spread.to(std) / std)
 
     def _spread_of_channels(self, scaling: str) -> Tensor:
         """Return the standard deviation (C,) that standardised latents have."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from medldm.conditioning import ConditioningConfig
@@ -34,6 +35,9 @@ from medldm.networks.weights import load_weights
 
 TEXTURE_KEY = "texture"
 """Name in a card of the texture of decoded volumes; the card of a model without has none."""
+
+SCALE, SPREAD = "latent_scale", "latent_spread"
+"""Names of the buffers of `LatentDiffusionModel`."""
 
 Describe = Callable[[], tuple[Mapping[str, Tensor], dict[str, Any]]]
 
@@ -243,7 +247,8 @@ def load_latent_diffusion(
             {"autoencoder_type": card["autoencoder"]["type"], **read_diffusion(card["diffusion"])}
         )
         texture = texture_of(checkpoint)
-    model = build_with_weights(lambda: LatentDiffusionModel(**parts), checkpoint.weights, source=str(path))
+    weights = _with_spread(checkpoint.weights)
+    model = build_with_weights(lambda: LatentDiffusionModel(**parts), weights, source=str(path))
     model.texture = texture
     if autoencoder_path is None:
         return model.eval(), config, checkpoint
@@ -255,6 +260,13 @@ def load_latent_diffusion(
             f"{found[:12]}: give the first stage it was trained on, or train the second stage again"
         )
     return model.eval(), config, checkpoint
+
+
+def _with_spread(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add the spread that files of versions without it leave out; nothing of theirs depends on it."""
+    if SPREAD in weights or SCALE not in weights:
+        return weights
+    return {**weights, SPREAD: torch.ones_like(weights[SCALE])}
 
 
 @contextmanager

@@ -94,6 +94,7 @@ class DenoisingTask:
             noise=noise,
             path=self.path,
             prediction_type=self.prediction_type,
+            spread=self.model.latent_spread.double(),
             weighting=self.weighting,
             region_weights=region_weights,
         )

@@ -97,7 +97,7 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         """Return all that the next batch depends on."""
         return {
             "denoiser": self.model.denoiser,
-            "latent_statistics": BufferState(self.model, ("latent_shift", "latent_scale")),
+            "latent_statistics": BufferState(self.model, ("latent_shift", "latent_scale", "latent_spread")),
             "average": self.average,
             "optimiser": self._step,
             "generator": GeneratorState(self.generator),

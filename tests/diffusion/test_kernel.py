@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from medldm.diffusion import PREDICTION_TYPES
-from medldm.diffusion.kernel import Step, add_noise, estimates, find_noise, training_target
+from medldm.diffusion.kernel import (
+    Step,
+    add_noise,
+    estimates,
+    find_noise,
+    network_input,
+    training_target,
+)
+
+SPREAD = torch.tensor([1.0, 0.4, 0.05], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -65,6 +74,70 @@ def test_levels_of_each_sample_are_its_own(
         one = estimates(prediction_type, output[row], x_t[row], float(alphas[row]), float(sigmas[row]))
         for whole, part in zip(batched, one, strict=True):
             torch.testing.assert_close(whole[row], part, rtol=1e-14, atol=1e-14)
+
+
+def draw_channels(n: int) -> tuple[Tensor, Tensor]:
+    """x_0 (n, 3, 2, 1, 1) with the standard deviations `SPREAD`, and noise."""
+    generator = torch.Generator().manual_seed(4)
+    x_0, noise = torch.randn(2, n, 3, 2, 1, 1, generator=generator, dtype=torch.float64)
+    return x_0 * SPREAD.view(1, 3, 1, 1, 1), noise
+
+
+def test_edm_of_unit_variance_is_v_prediction_where_the_path_keeps_variance(
+    clean_and_noise: tuple[Tensor, Tensor],
+) -> None:
+    x, output = clean_and_noise
+    for spread in (1.0, torch.ones(x.shape[1], dtype=torch.float64)):
+        target = training_target("edm", x, output, 0.6, 0.8, spread)
+        torch.testing.assert_close(target, training_target("v_prediction", x, output, 0.6, 0.8))
+        torch.testing.assert_close(network_input("edm", x, 0.6, 0.8, spread), x)
+        for found, expected in zip(
+            estimates("edm", output, x, 0.6, 0.8, spread),
+            estimates("v_prediction", output, x, 0.6, 0.8),
+            strict=True,
+        ):
+            torch.testing.assert_close(found, expected)
+
+
+def test_edm_is_the_preconditioning_of_karras(levels: tuple[float, float]) -> None:
+    """Table 1 of the paper, written there for x = x_t / alpha and the noise level sigma / alpha."""
+    alpha, sigma = levels
+    x_0, noise = draw_channels(2)
+    x_t, output = add_noise(x_0, noise, alpha, sigma), noise.flip(0)
+    level, sd = sigma / alpha, SPREAD.view(1, 3, 1, 1, 1)
+    c_skip = sd**2 / (level**2 + sd**2)
+    c_out = level * sd / (level**2 + sd**2).sqrt()
+    c_in = 1 / (level**2 + sd**2).sqrt()
+    torch.testing.assert_close(network_input("edm", x_t, alpha, sigma, SPREAD), c_in * x_t / alpha)
+    # The paper's F is -y: it adds what the Wiener filter lacks.
+    denoised = c_skip * x_t / alpha + c_out * -output
+    torch.testing.assert_close(estimates("edm", output, x_t, alpha, sigma, SPREAD)[0], denoised)
+    target = (x_0 - c_skip * x_t / alpha) / c_out
+    torch.testing.assert_close(-training_target("edm", x_0, noise, alpha, sigma, SPREAD), target)
+
+
+def test_edm_estimates_invert_its_target_in_each_channel_and_sample() -> None:
+    x_0, noise = draw_channels(2)
+    alpha = torch.tensor([0.9, 0.2], dtype=torch.float64)
+    sigma = 1 - alpha
+    x_t = add_noise(x_0, noise, alpha, sigma)
+    target = training_target("edm", x_0, noise, alpha, sigma, SPREAD)
+    found = estimates("edm", target, x_t, alpha, sigma, SPREAD)
+    torch.testing.assert_close(found[0], x_0, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(found[1], noise, rtol=1e-12, atol=1e-11)
+    one = training_target("edm", x_0[1:], noise[1:], float(alpha[1]), float(sigma[1]), SPREAD)
+    torch.testing.assert_close(one, target[1:], rtol=1e-14, atol=1e-14)
+    pure_noise = estimates("edm", torch.zeros_like(noise), noise, 0.0, 1.0, SPREAD)
+    assert torch.equal(pure_noise[0], torch.zeros_like(noise))
+
+
+def test_what_edm_asks_of_the_network_has_unit_variance_in_each_channel(levels: tuple[float, float]) -> None:
+    x_0, noise = draw_channels(20_000)
+    x_t = add_noise(x_0, noise, *levels)
+    target = training_target("edm", x_0, noise, *levels, SPREAD)
+    for values in (target, network_input("edm", x_t, *levels, SPREAD)):
+        deviations = values.transpose(0, 1).flatten(1).std(dim=1)
+        torch.testing.assert_close(deviations, torch.ones_like(SPREAD), rtol=0.02, atol=0)
 
 
 def test_epsilon_is_refused_without_signal_and_sample_without_noise() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medldm.diffusion import PREDICTION_TYPES, DDPMPath, denoising_losses
-from medldm.diffusion.kernel import add_noise, training_target
+from medldm.diffusion.kernel import add_noise, prediction_factors, training_target
 from medldm.diffusion.loss import loss_weight
 
 
@@ -47,6 +47,24 @@ def test_loss_weights_are_those_of_the_papers() -> None:
     torch.testing.assert_close(found, (2 + snr) ** -0.5, rtol=1e-10, atol=0)
     found = loss_weight("min_snr", "sample", alpha, sigma, gamma=3.0)
     torch.testing.assert_close(found, snr.clamp(max=3), rtol=1e-10, atol=0)
+
+
+def test_a_channel_counts_by_its_spread_in_the_plain_loss_of_edm() -> None:
+    spread = torch.tensor([1.0, 0.25], dtype=torch.float64)
+    level = torch.tensor([0.5, 0.1], dtype=torch.float64)
+    weight = loss_weight("plain", "edm", level, level, spread)
+    torch.testing.assert_close(weight, torch.tensor([[1.6, 0.4]], dtype=torch.float64))
+    assert torch.equal(loss_weight("plain", "edm", level, level), torch.ones_like(level))
+
+
+@pytest.mark.parametrize("weighting", ["min_snr", "p2"])
+def test_weights_by_noise_level_mean_the_same_in_every_channel(weighting: str) -> None:
+    spread = torch.tensor([1.0, 0.25], dtype=torch.float64)
+    alpha, sigma = (torch.tensor(values, dtype=torch.float64) for values in ([0.9, 0.2], [0.3, 0.7]))
+    found = loss_weight(weighting, "edm", alpha, sigma, spread)
+    _, _, determinant = prediction_factors("edm", alpha, sigma, spread)
+    of_x_0 = loss_weight(weighting, "sample", alpha, sigma)[:, None]
+    torch.testing.assert_close(found * determinant**2 / sigma[:, None] ** 2, of_x_0.expand(2, 2))
 
 
 def test_unknown_weightings_are_refused() -> None:

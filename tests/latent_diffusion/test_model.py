@@ -50,6 +50,7 @@ def test_spectral_scaling_is_the_fourth_root_of_the_variances_and_is_undone(scal
     restored = make_linear_model()
     restored.load_state_dict(model.state_dict())
     assert torch.equal(restored.latent_scale, model.latent_scale)
+    torch.testing.assert_close(restored.latent_spread, torch.tensor([1.0, 0.5, 0.05]))
 
 
 def test_spectral_scaling_needs_a_linear_path(make_model) -> None:
@@ -58,6 +59,7 @@ def test_spectral_scaling_needs_a_linear_path(make_model) -> None:
     model = make_model()
     model.set_latent_statistics(torch.zeros(3), torch.ones(3), scaling="auto")
     assert torch.equal(model.latent_scale, torch.ones(3))
+    assert torch.equal(model.latent_spread, torch.ones(3))
     assert LatentDiffusionConfig().latent_scaling == "unit"
 
 

@@ -45,6 +45,7 @@ def make_case_loss(
             latents,
             path=path,
             prediction_type=config.prediction_type,
+            spread=model.latent_spread.double(),
             times=times,
             n_noises=n_noises,
             seed=seed,
@@ -60,6 +61,7 @@ def denoising_loss(
     *,
     path: NoisePath,
     prediction_type: str,
+    spread: Tensor | float = 1.0,
     times: Sequence[float],
     n_noises: int = 2,
     seed: int = 0,
@@ -71,6 +73,7 @@ def denoising_loss(
         x_0: (1, C, X, Y, Z) standardised latents, or a volume for a model of volumes.
         path: noise path of the model.
         prediction_type: of the model.
+        spread: standard deviations (C,) of the latents' channels, for "edm".
         times: on the path, such as those of the middle of the schedule, where memory shows best.
         n_noises: draws at each time.
         seed: of the noise.
@@ -90,6 +93,14 @@ def denoising_loss(
         for _ in range(n_noises):
             noise = torch.randn(x_0.shape, generator=generator).to(x_0)
             losses.append(
-                denoising_losses(predict, x_0, t=t, noise=noise, path=path, prediction_type=prediction_type)
+                denoising_losses(
+                    predict,
+                    x_0,
+                    t=t,
+                    noise=noise,
+                    path=path,
+                    prediction_type=prediction_type,
+                    spread=spread,
+                )
             )
     return float(torch.cat(losses).mean())
