@@ -90,15 +90,15 @@ def prediction_factors(
     return a, b, alpha * b - sigma * a
 
 
-def levels_of_channels(alpha: Number, sigma: Number, spread: Spread) -> tuple[Any, Any]:
+def levels_of_channels(alpha: Number, sigma: Number, spread: Spread) -> Any:
     """Bring levels to (1, 1) or (B, 1), so that they meet a spread (C,); with a spread of 1.0 they stay."""
     if not isinstance(spread, Tensor):
         return alpha, sigma
-    alpha, sigma = (torch.as_tensor(level, dtype=torch.float64).view(-1, 1) for level in (alpha, sigma))
-    return alpha.to(spread.device), sigma.to(spread.device)
+    options = {"dtype": torch.float64, "device": spread.device}
+    return tuple(torch.as_tensor(level, **options).view(-1, 1) for level in (alpha, sigma))
 
 
-def deviation(alpha: Number, sigma: Number, spread: Spread) -> Number:
+def deviation(alpha: Any, sigma: Any, spread: Spread) -> Any:
     """Return r, the standard deviation of x_t."""
     return ((alpha * spread) ** 2 + sigma**2) ** 0.5
 

@@ -96,8 +96,9 @@ def loss_weight(
     snr = (alpha / sigma) ** 2
     _, _, determinant = prediction_factors(prediction_type, alpha, sigma, spread)
     if weighting == "plain":
-        is_even = prediction_type != "edm" or not isinstance(spread, Tensor)
-        return torch.ones_like(alpha) if is_even else (spread / spread.mean())[None]
+        if prediction_type == "edm" and isinstance(spread, Tensor):
+            return (spread / spread.mean())[None]
+        return torch.ones_like(alpha)
     if weighting == "min_snr":
         weight = snr.clamp(max=5.0 if gamma is None else gamma)
     elif weighting == "p2":
