@@ -90,12 +90,12 @@ def prediction_factors(
     return a, b, alpha * b - sigma * a
 
 
-def levels_of_channels(alpha: Number, sigma: Number, spread: Spread) -> Any:
+def levels_of_channels(alpha: Any, sigma: Any, spread: Spread) -> tuple[Any, Any]:
     """Bring levels to (1, 1) or (B, 1), so that they meet a spread (C,); with a spread of 1.0 they stay."""
     if not isinstance(spread, Tensor):
         return alpha, sigma
-    options = {"dtype": torch.float64, "device": spread.device}
-    return tuple(torch.as_tensor(level, **options).view(-1, 1) for level in (alpha, sigma))
+    alpha, sigma = (torch.as_tensor(level, dtype=torch.float64) for level in (alpha, sigma))
+    return alpha.view(-1, 1).to(spread.device), sigma.view(-1, 1).to(spread.device)
 
 
 def deviation(alpha: Any, sigma: Any, spread: Spread) -> Any:
@@ -109,7 +109,8 @@ def network_input(
     """Return what the network is given of x_t, (B, ...): x_t / r for "edm", else x_t."""
     if prediction_type != "edm":
         return x_t
-    r = deviation(*levels_of_channels(alpha, sigma, spread), spread)
+    alpha, sigma = levels_of_channels(alpha, sigma, spread)
+    r = deviation(alpha, sigma, spread)
     return x_t * _like(1 / r, x_t)
 
 
