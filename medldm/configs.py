@@ -69,10 +69,10 @@ class Config(metaclass=_Checked):
 
     A subclass is decorated with ``@dataclass(kw_only=True)`` and checks itself in ``__post_init__`` after
     calling ``super().__post_init__()``, which turns lists (as YAML and JSON give them) into tuples, mappings
-    into nested configurations and the words "true" and "false" (as command lines give them) into switches,
-    and refuses values of another type than the field's. What ``__post_init__`` fills in for None follows
-    from the other fields, and follows again after each assignment. An assignment that is refused changes
-    nothing; fields that depend on each other are set together, by `update`.
+    into nested configurations and the words "true", "false" and "null" (as command lines give them) into
+    switches and None, and refuses values of another type than the field's. What ``__post_init__`` fills in
+    for None follows from the other fields, and follows again after each assignment. An assignment that is
+    refused changes nothing; fields that depend on each other are set together, by `update`.
 
     Examples:
         >>> from medldm import VAEConfig
@@ -259,6 +259,8 @@ def _read(value: Any, hint: Any, *, name: str, owner: str) -> Any:
             raise _NestedConfigError(name, str(error)) from error
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
+    if value == "null" and _fits(None, hint):
+        value = None
     if typing.get_origin(hint) is typing.Literal and not _fits(value, hint):
         raise ConfigError(f"{owner}: {name} is {value!r}: choose from {list(typing.get_args(hint))}")
     if not _fits(value, hint):

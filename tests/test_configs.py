@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import medldm
-from medldm import VAE, VAEConfig, VQVAEConfig
+from medldm import VAE, LatentDiffusionConfig, VAEConfig, VQVAEConfig
 from medldm.configs import Config, unknown_name_message
 from medldm.errors import ConfigError
 
@@ -255,6 +255,13 @@ def test_switches_are_read_as_command_lines_give_them(given, read) -> None:
 def test_other_values_of_a_switch_are_refused(given) -> None:
     with pytest.raises(ValueError, match=r"is_on is .*: true or false is needed"):
         Switched(is_on=given)
+
+
+def test_null_is_nothing_where_nothing_is_allowed() -> None:
+    assert LatentDiffusionConfig(patience="null").patience is None
+    assert LatentDiffusionConfig(autoencoder_path="null").autoencoder_path is None
+    with pytest.raises(ConfigError, match="seed is 'null': a whole number is needed"):
+        LatentDiffusionConfig(seed="null")
 
 
 def test_a_network_keeps_what_it_was_built_from() -> None:

@@ -153,6 +153,10 @@ def test_the_same_command_on_another_cohort_or_space_does_not_go_on(make_cohort,
         assert name.split("_")[0] in message.split("of another training")[1]
     message = run("train_autoencoder", cohort, **split, **(TINY_1 | {"size": [16, 20, 20]}), fails=True)
     assert "space.size is [16, 20, 20] here and [16, 20, 16] there" in message
+    for bad in ({"patience": -1}, {"decoder_noise_level": -1}):
+        message = run("train_diffusion", cohort, **split, **(TINY_2 | bad), fails=True)
+        assert f"{next(iter(bad)).removeprefix('decoder_')} is -1" in message
+        assert not (tmp_path / "out" / "latents").exists()
     moved = cohort.rename(tmp_path / "moved")
     run("train_autoencoder", moved, **split, **TINY_1)
     run("train_diffusion", moved, **split, **TINY_2)
