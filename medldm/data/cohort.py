@@ -13,6 +13,7 @@ from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
 from medldm.data.listing import Case, read_lists
+from medldm.data.split_record import SplitRecord
 from medldm.data.splits import SPLITS, VALIDATION_FRACTION, check_fractions, complete_split
 from medldm.errors import MissingFileError
 
@@ -36,6 +37,7 @@ class Cohort:
         channels: names of the channels of an image, in their order; () for one without a name.
         layout: name of a foreign layout that was read where it lies; "" for the toolkit's own and for lists.
         issues: what is wrong with the layout; only warnings unless read with strict=False.
+        split_record: of the split, for the checkpoint of a training on it; None until `record_split`.
     """
 
     root: Path
@@ -46,6 +48,7 @@ class Cohort:
     channels: tuple[str, ...] = ()
     layout: str = ""
     issues: tuple[Issue, ...] = ()
+    split_record: SplitRecord | None = None
 
     @property
     def cases(self) -> list[Case]:

@@ -10,9 +10,7 @@ from medldm.data.cohort import Cohort
 from medldm.data.file_info import FileInfo
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.listing import Case
-
-CONTENT = "content"
-"""Key of a case: for each key that names files of it, a hash of voxels and grid of each file."""
+from medldm.data.split_record import CONTENT
 
 
 def with_contents(cohort: Cohort) -> Cohort:

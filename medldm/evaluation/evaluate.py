@@ -10,6 +10,7 @@ from medldm.data.cohort import Cohort
 from medldm.errors import MedldmError
 from medldm.evaluation.cases.channels import align_channels
 from medldm.evaluation.cases.reading import Cohorts, open_cohort
+from medldm.evaluation.cases.unseen import require_unseen
 from medldm.evaluation.channel_reports import evaluate_channels
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.report.content import make_report
@@ -18,6 +19,7 @@ from medldm.evaluation.report.page import make_page
 from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.results import collect_results
 from medldm.evaluation.sections.metric_result import SECTIONS
+from medldm.latent_diffusion.recorded_split import split_of
 
 EXIT_NOT_COMPUTED = 3
 """Exit code where a figure could not be computed."""
@@ -58,12 +60,14 @@ def evaluate(
     Raises:
         CohortError: naming each file that cannot be used.
         CheckpointError: for a model file that cannot be used.
-        NotMeasurableError: where the sets cannot be compared at all.
+        NotMeasurableError: where the sets cannot be compared at all, or the model was trained on test cases.
     """
     config = config or EvaluationConfig()
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     cohorts = align_channels(Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic))))
+    if resources is not None and resources.model is not None:
+        cohorts = require_unseen(cohorts, split_of(resources.model))
     if len(cohorts.synthetic.channels) > 1:
         return evaluate_channels(cohorts, output_dir, config, resources=resources)
     results = collect_results(cohorts, config=config, resources=resources)

@@ -12,12 +12,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medldm.configs import Config
-from medldm.data.cohort import Cohort, read_cohort
+from medldm.data.cohort import Cohort
 from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.reading import read_case
@@ -30,6 +31,7 @@ from medldm.evaluation.sections.usefulness_trainings import blind_answer
 from medldm.evaluation.segmenter import Segmenter, SegmenterConfig, train_segmenter
 from medldm.generation.rejection import QualityGate
 from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.latent_diffusion.recorded_split import read_as_trained
 from medldm.latent_diffusion.volume_space import require_volume_space
 from medldm.transforms import IntensityMapping
 from medldm.transforms.window import centre_crop_or_pad
@@ -164,6 +166,7 @@ def make_quality_gate(
     validation_fraction: float,
     split_seed: int,
     test_fraction: float = 0.0,
+    checkpoint: str | Path | None = None,
     config: QualityGateConfig,
 ) -> QualityGate | None:
     """Build the gate from the cohort of the training; None where it is left out.
@@ -174,6 +177,7 @@ def make_quality_gate(
         validation_fraction: as in training.
         split_seed: as in training.
         test_fraction: as in training; test cases set no limit.
+        checkpoint: of the model: the split that it recorded is taken before these.
         config: of the gate.
 
     Raises:
@@ -185,8 +189,9 @@ def make_quality_gate(
     space, structures = require_volume_space(model.space), model.conditioning_config.structures
     schema = LabelSchema(structures=structures) if structures else None
     has_labels = config.labels and schema is not None
-    cohort = read_cohort(
+    cohort = read_as_trained(
         dataset_dir,
+        checkpoint=checkpoint,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=split_seed,

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from medldm.configs import read_switch
-from medldm.data.cohort import Cohort, count_unlabelled, read_cohort
+from medldm.data.cohort import Cohort, count_unlabelled
 from medldm.errors import ConfigError
 from medldm.generation.requests import list_label_maps
 from medldm.label_maps.generation import generate_paired_label_maps
 from medldm.latent_diffusion.model import LatentDiffusionModel
+from medldm.latent_diffusion.recorded_split import read_as_trained
 from medldm.sampling.config import SamplingConfig
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ def choose_label_maps(
     validation_fraction: float,
     split_seed: int,
     test_fraction: float = 0.0,
+    checkpoint: str | Path | None = None,
     labels: str | None = None,
     unconditional: bool = False,
     drawing: Mapping[str, Any] | None = None,
@@ -40,9 +42,10 @@ def choose_label_maps(
         label_dir: a folder of label maps.
         dataset_dir: the cohort whose test cases give the maps where no folder is given; its validation cases
             where it has no test case with a label map.
-        validation_fraction: of that cohort.
-        split_seed: of that cohort.
-        test_fraction: of that cohort.
+        validation_fraction: of that cohort, where the model does not say how its training split it.
+        split_seed: the same.
+        test_fraction: the same.
+        checkpoint: of the model, whose split is taken.
         labels: "synthetic" draws new maps instead; "training" takes those of the cohort's training cases.
         unconditional: take none, for volumes without labels.
         drawing: for "synthetic", the arguments of `draw_for_images`.
@@ -68,8 +71,9 @@ def choose_label_maps(
         return draw_for_images(model, **(drawing or {}))
     if label_dir is not None:
         return list_label_maps(label_dir)
-    cohort = read_cohort(
+    cohort = read_as_trained(
         dataset_dir,
+        checkpoint=checkpoint,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=split_seed,

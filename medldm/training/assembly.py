@@ -20,10 +20,12 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
+from medldm.data.split_record import SplitRecord
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import Describe, describe_autoencoder, describe_latent_diffusion
+from medldm.latent_diffusion.recorded_split import describe_with_split
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE
 from medldm.seeds import restart_noise
@@ -99,6 +101,7 @@ def build_autoencoder_training(
     inferer: Inferer | None = None,
     make_evaluator: Callable[..., SupervisedEvaluator] = AutoencoderEvaluator,
     extend_card: Callable[[Describe], Describe] | None = None,
+    split: SplitRecord | None = None,
     quarantine: Quarantine | None = None,
     fits_linear_path: bool = True,
     handlers: Sequence[Any] = (),
@@ -118,6 +121,7 @@ def build_autoencoder_training(
         inferer: calls the network; see `AutoencoderTrainer`.
         make_evaluator: makes the validation engine; its key metric decides which weights are the best.
         extend_card: adds to the checkpoints' card, such as the structures of label maps.
+        split: of the cohort, for the card: whoever splits it again meets no training case unseen.
         quarantine: for training cases that turn out bad.
         fits_linear_path: False leaves a linear path as it is, for work that is measured only.
         handlers: further ones of the trainer.
@@ -157,7 +161,7 @@ def build_autoencoder_training(
         "autoencoder",
         run,
         name="autoencoder",
-        describe=describe if extend_card is None else extend_card(describe),
+        describe=describe_with_split(describe if extend_card is None else extend_card(describe), split),
         evaluator=evaluator,
         preview=SliceWriter,
         quarantine=quarantine,
@@ -202,6 +206,7 @@ def build_diffusion_training(
     sharding: str = "ddp",
     preview: Callable[..., SampleWriter] = SampleWriter,
     extend_card: Callable[[Describe], Describe] | None = None,
+    split: SplitRecord | None = None,
     quarantine: Quarantine | None = None,
     handlers: Sequence[Any] = (),
     val_handlers: Sequence[Any] = (),
@@ -218,6 +223,7 @@ def build_diffusion_training(
         sharding: how several processes share the denoiser, see `share_denoiser`.
         preview: makes the handler that shows a sample after each validation.
         extend_card: adds to the checkpoints' card, such as the structures of label maps.
+        split: of the cohort, for the card: whoever splits it again meets no training case unseen.
         quarantine: for training cases that turn out bad.
         handlers: further ones of the trainer.
         val_handlers: of the evaluator.
@@ -264,7 +270,7 @@ def build_diffusion_training(
         "diffusion",
         run,
         name="latent_diffusion",
-        describe=describe if extend_card is None else extend_card(describe),
+        describe=describe_with_split(describe if extend_card is None else extend_card(describe), split),
         evaluator=evaluator,
         preview=preview,
         quarantine=quarantine,

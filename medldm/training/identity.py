@@ -22,7 +22,7 @@ from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose, MapTransform
 from torch import Tensor, nn
 
-from medldm.data.contents import CONTENT
+from medldm.data.split_record import CONTENT
 from medldm.files import hash_array, hash_file
 from medldm.latent_diffusion.checkpoints import hash_weights
 from medldm.training.precision import choose_precision

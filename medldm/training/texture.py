@@ -24,6 +24,7 @@ from medldm.latent_diffusion.checkpoints import SCHEMA_KEY, load_checkpoint, sav
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import TEXTURE_KEY, load_latent_diffusion
+from medldm.latent_diffusion.recorded_split import require_untrained
 from medldm.latent_diffusion.texture import Texture
 from medldm.runtime.distributed import barrier, is_main_process
 from medldm.sampling.sampler import LatentDiffusionSampler
@@ -126,6 +127,7 @@ class TextureFitting:
         self.path = Path(path)
         self.fit = read_switch(fit, name="fit_texture")
         self.device = device
+        self.cohort = cohort
         held_out = len(cohort.validation) > 0
         self.texture = TextureCases(
             cases=cohort.validation if held_out else cohort.training,
@@ -135,8 +137,13 @@ class TextureFitting:
         )
 
     def run(self) -> None:
-        """Fit the texture in the first process; the others wait."""
+        """Fit the texture in the first process; the others wait.
+
+        Raises:
+            ConfigError: where the model was trained on cases of another part, or makes label maps.
+        """
         if self.fit and is_main_process():
+            require_untrained(self.path, self.cohort, what=self.path.name)
             add_texture(self.path, self.texture, device=self.device)
         barrier()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,8 +25,10 @@ from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.contents import with_contents
 from medldm.data.labels import LabelSchema
 from medldm.data.measured_scalars import with_measured_scalars
+from medldm.data.split_record import record_split
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.model_files import agree_on_channels, require_channels_of
+from medldm.latent_diffusion.recorded_split import require_untrained
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.transforms import (
     CentreCropOrPadd,
@@ -254,13 +257,14 @@ def open_cohort(
     Raises:
         CohortError: naming each file, what is wrong and what to do.
         CheckpointError: where the channels are not those of the first stage.
+        ConfigError: where the first stage was trained on cases that are held out here.
     """
     if autoencoder_path is not None:
         channels = agree_on_channels(autoencoder_path, channels)
+    shares = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
     cohort = read_cohort(
         dataset_dir,
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
+        **shares,
         seed=seed,
         channels=channels,
         drop_incomplete=read_switch(drop_incomplete, name="drop_incomplete"),
@@ -268,6 +272,8 @@ def open_cohort(
         strict=False,
     )
     require_sound(cohort)
+    cohort = with_contents(with_measured_scalars(cohort))
     if autoencoder_path is not None:
         require_channels_of(autoencoder_path, cohort.channels)
-    return with_contents(with_measured_scalars(cohort))
+        require_untrained(autoencoder_path, cohort, what="the first stage")
+    return replace(cohort, split_record=record_split(cohort.splits, **shares, seed=seed))

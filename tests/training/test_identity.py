@@ -32,6 +32,7 @@ from medldm.training.resume.state_files import StateError
 
 NOT_OF_A_BATCH = {
     "extend_card": "the card alone",
+    "split": "the card alone; its cases take part",
     "preview": "a look",
     "sharding": "states hold whole tensors: any way to share goes on",
     "quarantine": "its cases are part of the state; how many are borne may change",

@@ -14,6 +14,7 @@ from medldm.conditioning import ConditioningConfig, Conditions, open_text_encode
 from medldm.data.cohort import Cohort
 from medldm.data.listing import Case
 from medldm.data.measured_scalars import with_measured_scalars
+from medldm.data.split_record import SplitRecord
 from medldm.errors import CheckpointError, ConfigError
 from medldm.evaluation.cases.reading import number_subjects
 from medldm.evaluation.resources import EvaluationResources
@@ -21,6 +22,7 @@ from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.label_maps import SCHEMA_KEY, schema_of
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
+from medldm.latent_diffusion.recorded_split import split_in
 from medldm.latent_diffusion.volume_space import require_volume_space
 from medldm.runtime.devices import choose_device
 from medldm.training import case_transforms, gather_conditions
@@ -38,6 +40,7 @@ class EvaluatedModel:
         transform: from a cohort's case to the volume and the conditions of the training.
         weights_sha256: says in the report which model it was.
         needs_label: whether it takes a case's label map.
+        split: that its training recorded; None where it recorded none.
     """
 
     model: LatentDiffusionModel
@@ -45,6 +48,7 @@ class EvaluatedModel:
     transform: Callable[[Case], Mapping[Any, Any]]
     weights_sha256: str
     needs_label: bool = False
+    split: SplitRecord | None = None
 
     @property
     def conditioning(self) -> ConditioningConfig:
@@ -180,6 +184,7 @@ def open_model(resources: EvaluationResources, *, of_label_maps: bool = False) -
         transform=transform,
         weights_sha256=checkpoint.card["weights_sha256"],
         needs_label=of_label_maps or "label_map" in conditioning.names,
+        split=split_in(checkpoint.card),
     )
 
 

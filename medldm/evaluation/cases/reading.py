@@ -32,6 +32,7 @@ from medldm.data.issues import Issue
 from medldm.data.listing import Case
 from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, count_equal, make_noise
 from medldm.evaluation.errors import NotMeasurableError
+from medldm.latent_diffusion.recorded_split import SPLIT, read_as_trained
 from medldm.transforms import LoadVolume, ResampleToSpacing
 from medldm.transforms.load import share_grid
 from medldm.transforms.orientation import to_ras_affine
@@ -170,8 +171,8 @@ def load_case_sets(
         is_ct=is_ct,
         issues=(),
     )
-    of_split = [issue.message for issue in cohorts.test.issues if issue.check == CHOSE_EPOCH]
-    return replace(sets, issues=(*of_split, *sets.find_issues(n_shared=n_shared)))
+    of_split = [issue.message for issue in cohorts.test.issues if issue.check in (CHOSE_EPOCH, SPLIT)]
+    return replace(sets, issues=(*dict.fromkeys(of_split), *sets.find_issues(n_shared=n_shared)))
 
 
 def split_cohort(
@@ -180,6 +181,7 @@ def split_cohort(
     validation_fraction: float,
     seed: int,
     test_fraction: float = 0.0,
+    checkpoint: str | Path | None = None,
     channels: Sequence[str] | None = None,
     drop_incomplete: bool = False,
 ) -> tuple[Cohort, Cohort]:
@@ -190,14 +192,16 @@ def split_cohort(
 
     Args:
         dataset: folder or datalist.
-        validation_fraction: as in training.
-        seed: of the split, as in training.
-        test_fraction: as in training.
+        validation_fraction: as in training, like the following; what the model recorded comes before them.
+        seed: of the split.
+        test_fraction: of the subjects.
+        checkpoint: of the model, see `read_as_trained`.
         channels: contrasts to take; None for all that the cohort names.
         drop_incomplete: leave out cases that lack one of them, as in training.
     """
-    cohort = read_cohort(
+    cohort = read_as_trained(
         dataset,
+        checkpoint=checkpoint,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=seed,

@@ -20,6 +20,8 @@ from medldm.configs import Config
 from medldm.errors import ConfigError
 from medldm.evaluation.cases.model_cases import EvaluatedModel, ModelCase, ModelCases, choose_model_cases
 from medldm.evaluation.cases.reading import Cohorts
+from medldm.evaluation.cases.unseen import count_trained
+from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features.denoising_loss import make_case_loss
 from medldm.evaluation.features.reconstruction_score import make_reconstruction_score
 from medldm.evaluation.metrics.checks import Floats
@@ -163,7 +165,14 @@ def measure_membership(
         seed: of the draw of the cases, the noise, the resamples and the halves.
         progress: told what is being done.
         reference: a second model of the same recipe that saw none of these cases.
+
+    Raises:
+        NotMeasurableError: where the reference model is known to have been trained on some of them.
     """
+    if reference is not None and (n_trained := count_trained(reference.split, cohorts[:2])):
+        raise NotMeasurableError(
+            f"the reference model was trained on {n_trained} of the real cases: give one that saw none"
+        )
     scores, n_unknown = [], 0
     for name, cohort in (("members", cohorts.train), ("non-members", cohorts.test)):
         progress(f"the model's loss on {name}")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from medldm.data.cohort import Cohort
 from medldm.evaluation.cases.model_cases import EvaluatedModel, choose_model_cases
+from medldm.evaluation.cases.unseen import count_trained
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.metrics.swapped_halves import SwappedAuc, swapped_auc
 from medldm.evaluation.sections.membership import (
@@ -43,13 +44,19 @@ def measure_swapped_halves(
         progress: told what is being done.
 
     Raises:
-        NotMeasurableError: where the halves share subjects.
+        NotMeasurableError: where the halves share subjects, or a model was trained on cases of the other's.
     """
     n_shared = len({case["subject"] for case in halves[0].cases} & {c["subject"] for c in halves[1].cases})
     if n_shared:
         raise NotMeasurableError(
             f"{n_shared} subjects are in both halves; two models on swapped halves need halves of different "
             "subjects"
+        )
+    if n_trained := sum(
+        count_trained(model.split, [half]) for model, half in zip(models, halves[::-1], strict=True)
+    ):
+        raise NotMeasurableError(
+            f"the model of one half was trained on {n_trained} cases of the other: give each model its own"
         )
     scores: list[list[MembershipScores]] = []
     for place, half in enumerate(halves):
