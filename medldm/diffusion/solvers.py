@@ -87,10 +87,7 @@ def ddpm(denoise: Denoise, x: Tensor, steps: Steps, *, noise: Noise) -> Iterator
     """
     for step in steps:
         x_0, _ = denoise(x, step.t)
-        c_t, c_0 = step.posterior_mean
-        x = c_t * x + c_0 * x_0
-        if step.posterior_sd > 0:
-            x = x + step.posterior_sd * noise()
+        x = _draw_back(x, x_0, step, noise)
         yield SolverState(step, x, x_0)
 
 
@@ -107,11 +104,38 @@ def dpm_solver_2m(denoise: Denoise, x: Tensor, steps: Steps) -> Iterator[SolverS
     x_0_before, h_before = x, math.inf
     for step in steps:
         x_0, _ = denoise(x, step.t)
-        c = 0.0 if step.h == math.inf else step.h / (2 * h_before)
-        d = (1 + c) * x_0 - c * x_0_before
+        d = _extrapolate(x_0, x_0_before, step.h, h_before)
         x = (step.sigma_s / step.sigma_t) * x + step.alpha_s * (1 - step.rho) * d
         x_0_before, h_before = x_0, step.h
         yield SolverState(step, x, x_0)
+
+
+def dpm_solver_2m_sde(denoise: Denoise, x: Tensor, steps: Steps, *, noise: Noise) -> Iterator[SolverState]:
+    """Draw x_s as `ddpm` does, from the x_0 that `dpm_solver_2m` extrapolates: second order in its mean.
+
+    Fresh noise corrects what earlier steps got wrong, which a deterministic solver carries to the end.
+
+    Source: Lu et al. 2022, "DPM-Solver++", Section 4 and Appendix: SDE-DPM-Solver++(2M).
+    """
+    x_0_before, h_before = x, math.inf
+    for step in steps:
+        x_0, _ = denoise(x, step.t)
+        x = _draw_back(x, _extrapolate(x_0, x_0_before, step.h, h_before), step, noise)
+        x_0_before, h_before = x_0, step.h
+        yield SolverState(step, x, x_0)
+
+
+def _extrapolate(x_0: Tensor, x_0_before: Tensor, h: float, h_before: float) -> Tensor:
+    """Return D of `dpm_solver_2m`."""
+    c = 0.0 if h == math.inf else h / (2 * h_before)
+    return (1 + c) * x_0 - c * x_0_before
+
+
+def _draw_back(x: Tensor, x_0: Tensor, step: Step, noise: Noise) -> Tensor:
+    """Draw x_s from q(x_s | x_t, x_0), Eq. (5) of `kernel`."""
+    c_t, c_0 = step.posterior_mean
+    x = c_t * x + c_0 * x_0
+    return x + step.posterior_sd * noise() if step.posterior_sd > 0 else x
 
 
 def heun(denoise: Denoise, x: Tensor, steps: Steps) -> Iterator[SolverState]:
@@ -137,9 +161,12 @@ SOLVERS: dict[str, Callable[..., Iterator[SolverState]]] = {
     "ddpm": ddpm,
     "ddim": ddim,
     "dpm_solver_2m": dpm_solver_2m,
+    "dpm_solver_2m_sde": dpm_solver_2m_sde,
     "heun": heun,
 }
 """By name; `make_solver` gives those with fresh noise what they need of it."""
+STOCHASTIC = ("ddpm", "dpm_solver_2m_sde")
+"""Those that always draw fresh noise."""
 
 
 def make_solver(name: str, *, noise: Noise, eta: float = 0.0) -> Solver:
@@ -147,7 +174,7 @@ def make_solver(name: str, *, noise: Noise, eta: float = 0.0) -> Solver:
 
     Args:
         name: one of `SOLVERS`.
-        noise: asked by "ddpm", and by "ddim" with eta above 0.
+        noise: asked by "ddpm" and "dpm_solver_2m_sde", and by "ddim" with eta above 0.
         eta: share of fresh noise, in [0, 1], of "ddim" alone.
 
     Raises:
@@ -161,7 +188,7 @@ def make_solver(name: str, *, noise: Noise, eta: float = 0.0) -> Solver:
         raise ConfigError(f"eta is {eta}: a share of fresh noise in [0, 1] is needed")
     if eta > 0:
         return partial(stochastic_ddim, eta=eta, noise=noise)
-    return partial(ddpm, noise=noise) if name == "ddpm" else SOLVERS[name]
+    return partial(SOLVERS[name], noise=noise) if name in STOCHASTIC else SOLVERS[name]
 
 
 @dataclass(frozen=True, kw_only=True)

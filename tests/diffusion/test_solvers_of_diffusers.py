@@ -27,7 +27,8 @@ def toy_network(x: Tensor, t: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("solver", "eta"), [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.6), ("dpm_solver_2m", 0.0)]
+    ("solver", "eta"),
+    [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 0.6), ("dpm_solver_2m", 0.0), ("dpm_solver_2m_sde", 0.0)],
 )
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_steps_agree_with_diffusers(
@@ -44,6 +45,9 @@ def test_steps_agree_with_diffusers(
         "ddpm": lambda: diffusers.DDPMScheduler(clip_sample=False, **shared),
         "ddim": lambda: diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=True, **shared),
         "dpm_solver_2m": lambda: diffusers.DPMSolverMultistepScheduler(lower_order_final=True, **shared),
+        "dpm_solver_2m_sde": lambda: diffusers.DPMSolverMultistepScheduler(
+            lower_order_final=True, algorithm_type="sde-dpmsolver++", **shared
+        ),
     }[solver]()
     # Their table is a float32 product of 1000 factors; test_paths compares it, the exact one stands in here.
     scheduler.alphas_cumprod = DDPMPath(**BETAS).alpha_sigma(torch.arange(1, 1001))[0] ** 2

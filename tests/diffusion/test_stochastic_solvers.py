@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,12 +18,13 @@ from medldm.diffusion import (
 from medldm.diffusion.solvers import SolverProgress
 from medldm.diffusion.time_grids import GRIDS
 from tests.diffusion.solver_runs import (
+    FLOW,
     PATHS,
     run,
     seeded_noise,
 )
 
-STOCHASTIC = [("ddpm", 0.0), ("ddim", 0.5), ("ddim", 1.0)]
+STOCHASTIC = [("ddpm", 0.0), ("ddim", 0.5), ("ddim", 1.0), ("dpm_solver_2m_sde", 0.0)]
 
 
 def output_law(solver: str, eta: float, denoise: Any, path: NoisePath, steps: Any) -> tuple[float, float]:
@@ -92,6 +94,36 @@ def test_ddpm_approaches_the_data_as_steps_grow(path: NoisePath, gaussian: Any) 
         errors.append(abs(math.sqrt(variance) - gaussian.sd))
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
     assert errors[2] < 0.02
+
+
+@pytest.mark.parametrize("grid", ["trailing", "log_snr"])
+@PATHS
+def test_extrapolation_brings_the_law_nearer_to_the_data(path: NoisePath, grid: str, gaussian: Any) -> None:
+    denoise, errors = gaussian.denoiser(path), []
+    for solver in ("ddpm", "dpm_solver_2m_sde"):
+        found = [
+            output_law(solver, 0.0, denoise, path, make_steps(path, num_steps, grid=grid))[1] ** 0.5
+            for num_steps in (20, 80)
+        ]
+        errors.append([abs(sd - gaussian.sd) for sd in found])
+    assert all(second < first / 2 for first, second in zip(*errors, strict=True))
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "dpm_solver_2m_sde"])
+def test_mean_of_the_reverse_process_is_exact_in_any_steps(solver: str, gaussian: Any) -> None:
+    """Of a Gaussian E[x_0 | x_t] is a martingale: extrapolating it along the mean changes nothing."""
+    steps = [FLOW.step(t, s) for t, s in pairwise([0.9, 0.6, 0.5, 0.2])]
+    x = torch.tensor([2.0], dtype=torch.float64)
+    found = run(solver, gaussian.denoiser(FLOW), x, steps, noise=lambda: torch.zeros(1))
+    assert float(found) == pytest.approx(mean_of_reverse_process(gaussian, 2.0, 0.9, 0.2), rel=1e-12)
+
+
+def mean_of_reverse_process(gaussian: Any, x: float, t: float, s: float) -> float:
+    """x_s | x_t is Gaussian with the regression of x_s on x_t of the joint law of the noising process."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = FLOW.alpha_sigma(t), FLOW.alpha_sigma(s)
+    covariance = alpha_t * alpha_s * gaussian.sd**2 + alpha_t / alpha_s * sigma_s**2
+    gain = covariance / ((alpha_t * gaussian.sd) ** 2 + sigma_t**2)
+    return alpha_s * gaussian.mean + gain * (x - alpha_t * gaussian.mean)
 
 
 @PATHS
