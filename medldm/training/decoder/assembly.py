@@ -146,14 +146,10 @@ def _make_loss(config: DecoderConfig, model: LatentDiffusionModel) -> FirstStage
         return LabelMapLoss()
     return AutoencoderLoss(
         AutoencoderLossConfig(
-            adversarial_start=_start_of_adversary(config), adaptive_weight=config.adaptive_weight
+            adversarial_start=1 - config.adversarial_share if config.adversarial_share else None,
+            adaptive_weight=config.adaptive_weight,
         )
     )
-
-
-def _start_of_adversary(config: DecoderConfig) -> float:
-    """Return the number of batches before it, so that a share of 0 is none."""
-    return float(round((1 - config.adversarial_share) * config.n_batches))
 
 
 def _make_discriminator(

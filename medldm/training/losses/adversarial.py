@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from medldm.errors import ConfigError
 from medldm.runtime.batch_shard import BatchShard, whole_batch
 
 DELTA = 1e-6
 LARGEST_WEIGHT = 1e4
 _SCALE = 1024.0
+_NEVER = 2**62
 
 
-def batches_before_adversary(start: float, *, n_batches: int) -> int:
+def batches_before_adversary(start: float | None, *, n_batches: int) -> int:
     """Return after how many batches of a training the discriminator takes part.
 
     Args:
-        start: from 1 on the number itself; below 1 the share of the training's batches.
+        start: below 1 the share of the training's batches; a whole number from 2 on the number itself; None
+            or infinity for never. Exactly 1 might mean either and is refused.
         n_batches: of the whole training.
+
+    Raises:
+        ConfigError: for another value.
 
     Examples:
         >>> batches_before_adversary(0.75, n_batches=480), batches_before_adversary(2000, n_batches=480)
         (360, 2000)
     """
-    return round(start * n_batches) if start < 1 else int(min(start, 2**62))
+    if start is None or start == math.inf:
+        return _NEVER
+    if 0 <= start < 1:
+        return round(start * n_batches)
+    if start >= 2 and start == round(start):
+        return int(start)
+    raise ConfigError(
+        f"adversarial_start is {start:g}: give a share of the steps, from 0 to below 1, a whole "
+        "number of steps from 2 on, or null for never"
+    )
 
 
 def adaptive_weight(

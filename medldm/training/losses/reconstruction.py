@@ -21,7 +21,7 @@ from medldm.configs import Config, unknown_name_message
 from medldm.errors import ConfigError
 from medldm.networks import AutoencoderOutput
 from medldm.runtime.batch_shard import BatchShard
-from medldm.training.losses.adversarial import adaptive_weight
+from medldm.training.losses.adversarial import adaptive_weight, batches_before_adversary
 from medldm.training.losses.perceptual import NETWORKS, MedicalNetLoss
 
 
@@ -38,7 +38,7 @@ class AutoencoderLossConfig(Config):
             as long as that of the other terms. 0 turns it off.
         perceptual_weight: of the feature term.
         adversarial_start: when the discriminator takes part: below 1 after that share of the training's
-            batches, from 1 on after that many.
+            batches, from 2 on after that many, None never, see `batches_before_adversary`.
         perceptual_weights: path of a local safetensors file for `MedicalNetLoss`; None to match the
             discriminator's features.
         perceptual_network: the network of that file, one of `NETWORKS`.
@@ -48,7 +48,7 @@ class AutoencoderLossConfig(Config):
     adversarial_weight: float = 0.005
     adaptive_weight: float = 0.0
     perceptual_weight: float = 0.05
-    adversarial_start: float = 1000
+    adversarial_start: float | None = 1000
     perceptual_weights: str | None = None
     perceptual_network: str = NETWORKS[0]
 
@@ -56,7 +56,7 @@ class AutoencoderLossConfig(Config):
         super().__post_init__()
         self.require("[0, inf)", "regularisation_weight", "adversarial_weight", "perceptual_weight")
         self.require("[0, inf)", "adaptive_weight")
-        self.require("[0, inf]", "adversarial_start")
+        batches_before_adversary(self.adversarial_start, n_batches=1)
         if self.perceptual_weights is not None and not Path(self.perceptual_weights).is_file():
             raise ConfigError(f"perceptual_weights names {self.perceptual_weights!r}, which is not a file")
         if self.perceptual_network not in NETWORKS:
@@ -67,8 +67,8 @@ class AutoencoderLossConfig(Config):
 class FirstStageLoss(nn.Module):
     """What `AutoencoderTrainer` asks of a loss."""
 
-    adversarial_start: float = 0
-    """When a discriminator takes part: a share of the training's batches, or from 1 on their number."""
+    adversarial_start: float | None = 0
+    """When a discriminator takes part, see `batches_before_adversary`."""
     adaptive_weight: float = 0.0
     """Above 0, `for_autoencoder` is given the weights of the decoder's last layer, `last_layer`, too."""
 

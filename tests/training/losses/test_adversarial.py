@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medldm.errors import ConfigError
 from medldm.networks import AutoencoderOutput, PatchDiscriminator, PatchDiscriminatorConfig
 from medldm.runtime.batch_shard import BatchShard
 from medldm.training import AutoencoderLoss, AutoencoderLossConfig
+from medldm.training.decoder.assembly import _make_loss
+from medldm.training.decoder.config import DecoderConfig
 from medldm.training.losses.adversarial import LARGEST_WEIGHT, adaptive_weight, batches_before_adversary
 
 
@@ -15,9 +18,26 @@ from medldm.training.losses.adversarial import LARGEST_WEIGHT, adaptive_weight, 
 def test_a_share_is_of_any_length_and_a_number_counts(n_batches) -> None:
     assert batches_before_adversary(0, n_batches=n_batches) == 0
     assert batches_before_adversary(0.75, n_batches=n_batches) == round(0.75 * n_batches)
-    assert batches_before_adversary(1, n_batches=n_batches) == 1
+    assert batches_before_adversary(2, n_batches=n_batches) == 2
     assert batches_before_adversary(360, n_batches=n_batches) == 360
-    assert batches_before_adversary(float("inf"), n_batches=n_batches) > n_batches
+    for never in (float("inf"), None):
+        assert batches_before_adversary(never, n_batches=n_batches) > n_batches
+
+
+@pytest.mark.parametrize("start", [1, 1.0, 1.5, 2.5, -0.1, float("-inf")])
+def test_what_may_be_a_share_or_a_number_is_refused(start) -> None:
+    with pytest.raises(ConfigError, match=r"adversarial_start is .*: give a share .* null for never"):
+        batches_before_adversary(start, n_batches=100)
+    with pytest.raises(ConfigError, match="adversarial_start"):
+        AutoencoderLossConfig(adversarial_start=start)
+
+
+@pytest.mark.parametrize(("share", "before"), [(0.0, None), (0.1, 9), (0.5, 5), (0.95, 1), (1.0, 0)])
+def test_the_last_share_of_a_decoders_steps_has_the_adversary(make_model, share, before) -> None:
+    """Also where one step, or none, is left before it: a number of 1 would be ambiguous."""
+    loss = _make_loss(DecoderConfig(n_steps=10, adversarial_share=share), make_model())
+    found = batches_before_adversary(loss.adversarial_start, n_batches=10)
+    assert found == before if before is not None else found > 10
 
 
 def test_on_a_linear_toy_the_weight_is_the_ratio_of_the_slopes(generator) -> None:
