@@ -1,6 +1,16 @@
 """How every seed and every stream of random numbers follows from the one seed of a run; nothing else says so.
 
 Results are promised to the bit for a seed, so none of these functions may ever change what it returns.
+
+The numbers that noise begins from are apart, because no two makers fill the same four words of 32 bits, and
+`numpy.random.SeedSequence` tells any four words from any other four (it pads fewer with 0):
+
+    volume      seed, index, 0,       0
+    label maps  seed, 0,     1,       0
+    attempt     seed, index, attempt, 1       attempt from 1 on
+    texture     seed, index, 2^31,    2
+
+for seeds and indices below 2^32, which take one word. Larger seeds take two, and differ but by chance.
 """
 
 from __future__ import annotations
@@ -14,7 +24,8 @@ import torch
 _TEXTURE = 2**33 + 2**31
 """Beyond the number of any attempt, so that texture is drawn from noise of its own."""
 _LABEL_MAPS = 2**32
-"""Beyond the index of any volume, so that label maps begin from noise of their own."""
+"""Beyond the index of any volume, so that label maps begin from noise of their own: the words 0 and 1."""
+_ATTEMPT = 1
 
 
 def seed_everything(seed: int) -> None:
@@ -56,7 +67,7 @@ def attempt_seed(seed: int, index: int, attempt: int) -> int:
     Attempt 0 is the volume that the seed stands for. With the seed of a later one, the volume of the same
     index is that attempt's, without any gate.
     """
-    return seed if attempt == 0 else _mix(seed, index, attempt)
+    return seed if attempt == 0 else _mix(seed, index, attempt, _ATTEMPT)
 
 
 def dropout_seed(seed: int, number: int) -> int:
