@@ -114,13 +114,13 @@ def record_split(
 
 def _files(case: Mapping[str, Any]) -> list[str]:
     """Return the hashes of a case's images and label map."""
-    contents = case[CONTENT]
+    contents = case.get(CONTENT, {})
     return [*contents.get("image", ()), *contents.get("label", ())]
 
 
 def _telling(case: Mapping[str, Any]) -> list[str]:
     """Return the hashes that tell a case from others: those of its images, else of its label map."""
-    contents = case[CONTENT]
+    contents = case.get(CONTENT, {})
     return list(contents.get("image") or contents.get("label", ()))
 
 

@@ -118,7 +118,7 @@ def require_untrained(path: str | Path, cohort: Cohort, *, what: str) -> None:
 
     Args:
         path: checkpoint of the model; where it has no record, or its key is not here, nothing is refused.
-        cohort: whose cases have `CONTENT`.
+        cohort: whose cases have `CONTENT`; one without is not known.
         what: the model, for the error.
 
     Raises:

@@ -35,6 +35,22 @@ EARLY = "early"
 _APART = WITHIN / 4
 
 
+def snapshot_beside(path: str | Path) -> Path | None:
+    """Return the snapshot of the training whose best weights a file has; None where there is none.
+
+    What comes after a training changes both: the decoder and the texture belong to the snapshot, too.
+    """
+    file = _beside(Path(path))
+    if not file.is_file():
+        return None
+    own, best = (read_card(each).get("training", {}).get("identity") for each in (file, path))
+    return file if own == best else None
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_early{path.suffix}")
+
+
 class EarlySnapshot:
     """Write `<name>_early.safetensors` when a training has ended.
 
@@ -52,7 +68,7 @@ class EarlySnapshot:
     @property
     def path(self) -> Path:
         """The snapshot."""
-        return self.writer.directory / f"{self.writer.name}_early.safetensors"
+        return _beside(self.writer.best_path)
 
     @property
     def folder(self) -> Path:

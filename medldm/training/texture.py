@@ -30,6 +30,7 @@ from medldm.runtime.distributed import barrier, is_main_process
 from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.seeds import numbered_seed
 from medldm.training.decoder.adaptation import DECODER_KEY
+from medldm.training.early_snapshot import snapshot_beside
 from medldm.training.quarantine import BadCase, GuardedTransforms
 from medldm.training.texture_fit import LIMIT, Pair, fit_texture
 from medldm.training.volumes import gather_conditions
@@ -106,7 +107,7 @@ class TextureFitting:
     """Fit a texture when a training has ended: on validation cases, or training cases where there are none.
 
     Args:
-        path: of the second stage's checkpoint.
+        path: of the second stage's checkpoint; the early snapshot beside it gets a texture of its own.
         fit: False for no texture; one that is there stays.
         cohort: of the training.
         transform: from a case to its volume and conditions, without anything random.
@@ -144,7 +145,8 @@ class TextureFitting:
         """
         if self.fit and is_main_process():
             require_untrained(self.path, self.cohort, what=self.path.name)
-            add_texture(self.path, self.texture, device=self.device)
+            for path in filter(None, (self.path, snapshot_beside(self.path))):
+                add_texture(path, self.texture, device=self.device)
         barrier()
 
 

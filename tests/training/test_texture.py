@@ -109,6 +109,17 @@ def test_a_case_that_cannot_be_loaded_is_named_and_left_out(caplog) -> None:
     assert "left out of the fit of the texture" in caplog.text
 
 
+def test_the_early_snapshot_gets_a_texture_of_its_own(checkpoint) -> None:
+    early = checkpoint.with_name("model_early.safetensors")
+    best = load_checkpoint(checkpoint)
+    moved = {n: value * (1.5 if n.startswith("denoiser.") else 1) for n, value in best.weights.items()}
+    save_checkpoint(early, moved, best.card)
+    make_fitting(checkpoint, noise_level=0.5).run()
+    textures = [load_latent_diffusion(file)[0].texture for file in (checkpoint, early)]
+    assert textures[0].sha256 != textures[1].sha256
+    assert textures[1].sha256 == add_texture(early, make_fitting(early, noise_level=0.5).texture).sha256
+
+
 def test_label_maps_get_no_texture(checkpoint) -> None:
     content = load_checkpoint(checkpoint)
     save_checkpoint(checkpoint, content.weights, {**content.card, "label_schema": {"structures": {"1": "a"}}})

@@ -29,6 +29,7 @@ from medldm.training.decoder.assembly import build_decoder_training
 from medldm.training.decoder.cases import DecoderCases
 from medldm.training.decoder.config import DecoderConfig
 from medldm.training.decoder.trainer import DecoderTrainer
+from medldm.training.early_snapshot import snapshot_beside
 from medldm.training.latent_cache import encode_cases
 from medldm.training.quarantine import Quarantine
 
@@ -163,11 +164,13 @@ class DecoderWriter:
     def write(self, weights: Mapping[str, Tensor], *, noise_level: float) -> None:
         """Replace the checkpoint, atomically, by one with an autoencoder's weights in it.
 
+        So is the early snapshot beside it, whose denoiser errs about as much; it comes first, for a run that
+        is killed in between goes on where the checkpoint lacks the decoder.
+
         Args:
             weights: of the autoencoder, by name.
             noise_level: on which the decoder was trained.
         """
-        checkpoint = load_checkpoint(self.path, kind="latent_diffusion")
         adapted = {f"autoencoder.{name}": tensor for name, tensor in weights.items()}
         config = self.config
         card = {
@@ -180,5 +183,9 @@ class DecoderWriter:
             "weights_sha256": hash_weights(weights),
             "identity": self.identity,
         }
-        save_checkpoint(self.path, {**checkpoint.weights, **adapted}, {**checkpoint.card, DECODER_KEY: card})
-        logger.info("the adapted decoder is in %s", self.path.name)
+        early = snapshot_beside(self.path)
+        for path in [self.path] if early is None else [early, self.path]:
+            found = load_checkpoint(path, kind="latent_diffusion")
+            own = {**found.card, DECODER_KEY: {**card, "denoiser_of": self.path.name}}
+            save_checkpoint(path, {**found.weights, **adapted}, own)
+            logger.info("the adapted decoder is in %s", path.name)

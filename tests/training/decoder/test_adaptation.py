@@ -135,6 +135,26 @@ def test_a_kill_before_the_file_is_written_costs_nothing(trained, tmp_path, monk
     assert file.read_bytes() == wanted
 
 
+def test_the_early_snapshot_of_the_same_training_gets_the_decoder_too(trained, tmp_path) -> None:
+    file, early = tmp_path / "latent_diffusion.safetensors", tmp_path / "latent_diffusion_early.safetensors"
+    best = load_checkpoint(file)
+    other = {n: value + 1 if n.startswith("denoiser.") else value for n, value in best.weights.items()}
+    card = {**best.card, "training": {"epoch": 3, "selected_by": "early"}}
+    save_checkpoint(early, other, card)
+    adaptation(trained, tmp_path).run()
+    adapted, own = load_checkpoint(file), load_checkpoint(early)
+    assert own.card["training"] == card["training"] and own.card["decoder"] == adapted.card["decoder"]
+    assert own.card["decoder"]["denoiser_of"] == file.name
+    for name, value in own.weights.items():
+        expected = other if name.startswith("denoiser.") else adapted.weights
+        assert torch.equal(value, expected[name]), name
+    assert any(not torch.equal(own.weights[n], other[n]) for n in other if n.startswith("autoencoder."))
+    save_checkpoint(early, other, {**card, "training": {"identity": "of another training"}})
+    content = early.read_bytes()
+    adaptation(trained, tmp_path, n_steps=3).run()
+    assert early.read_bytes() == content
+
+
 def test_the_workflow_runs_it_after_the_training(trained, tmp_path) -> None:
     order = []
 
