@@ -26,6 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", type=int, nargs=3, metavar="VOXELS", help="of the volumes; the bundle's if not given"
     )
     parser.add_argument(
+        "--spacing",
+        type=float,
+        nargs=3,
+        metavar="MM",
+        help="of the volumes; thick slices are compressed less, by the downsampling that is printed",
+    )
+    parser.add_argument(
         "--bundle", default=BUNDLE, help="folder of a bundle; that of mri_label_ldm if not given"
     )
     parser.add_argument("--checkpoint", help="of either stage, whose networks take the place of the bundle's")
@@ -53,10 +60,11 @@ def run_command(options: argparse.Namespace) -> int:
 
     # The dry runs' engines would tell of epochs that nobody trains.
     logging.getLogger("ignite").setLevel(logging.WARNING)
+    spacing = {} if options.spacing is None else {"spacing_mm": options.spacing}
     networks = networks_of_bundle(
         options.bundle,
         size=options.size,
-        autoencoder_knobs=read_knobs(options.autoencoder),
+        autoencoder_knobs=spacing | read_knobs(options.autoencoder),
         diffusion_knobs=read_knobs(options.diffusion),
         n_cases=options.cases,
     )
@@ -73,7 +81,8 @@ def run_command(options: argparse.Namespace) -> int:
     else:
         text = report_plan(plan, networks, seconds=seconds, assumptions=assumptions)
     sys.stdout.write(text + "\n")
-    return 0 if plan.autoencoder.fits and plan.diffusion.fits and plan.sampling_fits else 1
+    stages = [plan.autoencoder, plan.diffusion, *([plan.decoder] if plan.decoder else [])]
+    return 0 if plan.sampling_fits and all(stage.fits for stage in stages) else 1
 
 
 def read_knobs(words: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ become 2 x 2 x 2 mm, then 4 x 4 x 4 mm.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from medldm.errors import ConfigError
@@ -26,6 +27,21 @@ def check_factors(owner: str, factors: Sequence[int], *, spatial_dims: int, larg
             f"the axis that shrinks most: make the largest factor {largest}, or give other down_channels "
             "(a level more doubles it)"
         )
+
+
+def factors_for_spacing(spacing_mm: Sequence[float], largest: int) -> tuple[int, ...]:
+    """Return the factors per axis that make latents nearest to cubes: the thicker an axis, the smaller.
+
+    Args:
+        spacing_mm: edges of a voxel.
+        largest: factor of the finest axis, a power of two.
+
+    Examples:
+        >>> factors_for_spacing((0.4, 0.4, 5.0), 4), factors_for_spacing((1.0, 1.0, 2.0), 4)
+        ((4, 4, 1), (4, 4, 2))
+    """
+    finest = min(spacing_mm)
+    return tuple(max(1, largest >> round(math.log2(edge / finest))) for edge in spacing_mm)
 
 
 def strides_of(factors: Sequence[int]) -> tuple[tuple[int, ...], ...]:

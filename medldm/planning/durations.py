@@ -33,10 +33,10 @@ def measure_rate(networks: PlannedNetworks) -> float:
     return operations / min(seconds[1:])
 
 
-def training_seconds(plan: Plan, *, rate: float, n_cases: int) -> tuple[float, float]:
-    """Return the seconds of both trainings at most, validations and reading left out.
+def training_seconds(plan: Plan, *, rate: float, n_cases: int) -> tuple[float, float, float]:
+    """Return the seconds of both trainings at most, and of what follows, without validations and reading.
 
-    Patience may end a training earlier.
+    Patience may end a training earlier. The decoder's training and the fit of a texture follow.
 
     Args:
         plan: of the trainings.
@@ -50,4 +50,9 @@ def training_seconds(plan: Plan, *, rate: float, n_cases: int) -> tuple[float, f
         / (rate * plan.budget.n_devices)
         for stage in (plan.autoencoder, plan.diffusion)
     )
-    return first, second
+    decoder, texture = plan.decoder, plan.texture
+    later = 0.0 if texture is None else texture.operations / rate  # by one process
+    if decoder is not None:
+        n_samples = (decoder.knobs.n_steps or 0) * decoder.knobs.batch_size
+        later += decoder.operations_per_sample * n_samples / (rate * plan.budget.n_devices)
+    return first, second, later

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from medldm.errors import ConfigError, MissingFileError
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.model import AUTOENCODER_CONFIGS
 from medldm.networks import LatentUNetConfig, VAEConfig, VQVAEConfig
-from medldm.networks.downsampling import latent_size
+from medldm.networks.downsampling import factors_for_spacing, latent_size
 from medldm.training.augmentation_choice import read_augmentation
+from medldm.training.decoder.config import DecoderConfig
 from medldm.training.denoiser_size import fit_denoiser_size
 from medldm.training.length import count_epochs
 from medldm.training.precision import PRECISIONS
@@ -26,12 +27,14 @@ ASSUMED_STRUCTURES = 16
 """Structures of a label map where no cohort tells; they change the memory of a plan by less than 1 %."""
 
 _ENCODER = ("down_channels", "downsampling", "linear_path", "latent_channels", "n_res_blocks", "n_groups")
-_OPTIONAL = ("downsampling", "linear_path", "augmentation")
+_DECODER = ("steps", "batch_size", "patch_size", "denoising_steps", "adversarial_share")
+_LATER = (*(f"decoder_{name}" for name in _DECODER), "fit_texture")
+_OPTIONAL = ("spacing_mm", "downsampling", "linear_path", "augmentation", *_LATER)
 _UNET = ("down_channels", "attention_levels", "n_heads", "n_groups")
 _STAGE = ("batch_size", "accumulation_steps", "n_steps", "n_epochs", "precision", "checkpointing")
 STAGES = {
-    "autoencoder": ("size", "channels", "patch_size", "autoencoder_type", *_ENCODER, *_STAGE),
-    "diffusion": ("conditioning_type", "image_token_grid", "augmentation", *_UNET, *_STAGE),
+    "autoencoder": ("size", "spacing_mm", "channels", "patch_size", "autoencoder_type", *_ENCODER, *_STAGE),
+    "diffusion": ("conditioning_type", "image_token_grid", "augmentation", *_UNET, *_STAGE, *_LATER),
 }
 """The knobs of each stage that a plan depends on."""
 
@@ -93,7 +96,10 @@ class PlannedNetworks:
         size: voxels (X, Y, Z) of the volumes.
         first: knobs of the first stage.
         second: knobs of the second.
+        third: the decoder's training at its end, in the second's precision; without steps there is none.
+        fits_texture: whether a texture is fitted then.
         denoiser_choice: what `choose_denoiser_size` chose and why; "" where the user says all.
+        downsampling_choice: that of the autoencoder, where it follows from the spacing alone.
     """
 
     autoencoder: VAEConfig | VQVAEConfig
@@ -102,7 +108,10 @@ class PlannedNetworks:
     size: tuple[int, ...]
     first: StageKnobs
     second: StageKnobs
+    third: DecoderConfig = field(default_factory=DecoderConfig)
+    fits_texture: bool = False
     denoiser_choice: str = ""
+    downsampling_choice: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.size) != 3 or min(self.size) < 1:
@@ -139,7 +148,9 @@ def networks_of_bundle(
     """
     first = _read_knobs(bundle, "autoencoder", autoencoder_knobs)
     second = _read_knobs(bundle, "diffusion", diffusion_knobs)
-    autoencoder, voxels = _autoencoder_config(first), tuple(size or first["size"])
+    factors = _factors_by_spacing(first)
+    autoencoder = _autoencoder_config({**first, "downsampling": first["downsampling"] or factors})
+    voxels = tuple(size or first["size"])
     unet, choice = fit_denoiser_size(
         {name: second[name] for name in _UNET},
         n_cases=n_cases,
@@ -153,6 +164,9 @@ def networks_of_bundle(
         size=voxels,
         first=_stage_knobs(first),
         second=_stage_knobs(second),
+        third=_decoder_config(second),
+        fits_texture=bool(second["fit_texture"]),
+        downsampling_choice=factors,
         denoiser_choice=choice,
     )
 
@@ -167,7 +181,7 @@ def networks_of_checkpoint(path: str | Path, networks: PlannedNetworks) -> Plann
     card = load_checkpoint(path).card
     description = card["autoencoder"]
     config = AUTOENCODER_CONFIGS[description["type"]].from_dict(description["config"])
-    networks = replace(networks, autoencoder=config)
+    networks = replace(networks, autoencoder=config, downsampling_choice=None)
     if card["kind"] == "latent_diffusion":
         conditioning = ConditioningConfig.from_dict(card["conditioning"])
         unet = LatentUNetConfig.from_dict(card["unet"])
@@ -208,6 +222,20 @@ def _stage_knobs(knobs: Mapping[str, Any]) -> StageKnobs:
     patch = knobs.get("patch_size")
     chosen = {name: knobs[name] for name in _STAGE}
     return StageKnobs(**chosen, patch_size=None if patch is None else tuple(patch))
+
+
+def _decoder_config(knobs: Mapping[str, Any]) -> DecoderConfig:
+    own = {name: knobs[f"decoder_{name}"] for name in _DECODER if knobs[f"decoder_{name}"] is not None}
+    return DecoderConfig(n_steps=own.pop("steps", 0), **own)
+
+
+def _factors_by_spacing(knobs: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Return the factors for thick slices, None where all axes are alike or the factors are given."""
+    if knobs["spacing_mm"] is None or knobs["downsampling"] is not None:
+        return None
+    largest = max(_autoencoder_config(knobs).downsampling or (1,))
+    factors = factors_for_spacing(knobs["spacing_mm"], largest)
+    return factors if min(factors) < largest else None
 
 
 def _autoencoder_config(knobs: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:

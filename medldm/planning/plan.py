@@ -14,6 +14,7 @@ from medldm.planning import workloads
 from medldm.planning.dry_run import DryRun
 from medldm.planning.networks import PlannedNetworks, StageKnobs
 from medldm.training.precision import choose_precision
+from medldm.training.texture import TextureConfig
 
 MARGIN = 1.15
 """How far a measured peak may lie above the prediction; a plan fits with it."""
@@ -76,6 +77,21 @@ class StagePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TexturePlan:
+    """What the fit of a texture takes.
+
+    Args:
+        fits: whether it does; volumes are decoded whole.
+        peak_bytes: of a case.
+        operations: of all cases.
+    """
+
+    fits: bool
+    peak_bytes: int
+    operations: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """How to train both stages and to sample.
 
@@ -88,6 +104,8 @@ class Plan:
         decode_bytes: peak of decoding one volume.
         max_memory_gb: of the decoder; None to decode whole.
         sampling_fits: whether sampling does.
+        decoder: its training after the second stage; None for none.
+        texture: the fit that comes last; None for none.
     """
 
     size: tuple[int, ...]
@@ -98,6 +116,8 @@ class Plan:
     decode_bytes: int
     max_memory_gb: float | None
     sampling_fits: bool
+    decoder: StagePlan | None = None
+    texture: TexturePlan | None = None
 
 
 def predict(work: workloads.Work, *, device: str = "cpu") -> DryRun:
@@ -128,6 +148,55 @@ def make_plan(networks: PlannedNetworks, budget: Budget) -> Plan:
         decode_bytes=decode,
         max_memory_gb=max_memory_gb,
         sampling_fits=max(denoise, decode) <= budget.usable_bytes,
+        decoder=_plan_decoder(networks, budget, second) if networks.third.n_steps else None,
+        texture=_plan_texture(networks, budget) if networks.fits_texture else None,
+    )
+
+
+def _plan_decoder(networks: PlannedNetworks, budget: Budget, second: StagePlan) -> StagePlan:
+    """Plan the decoder's training: as asked, with single cases, or with patches of them."""
+    asked, networks = networks.third, networks.with_second(precision=second.knobs.precision)
+    single = asked.copy(batch_size=1)
+    patches = [] if asked.patch_size else [single.copy(patch_size=each) for each in _patches(networks)]
+    tried = []
+    for config in (asked, *([single] if asked.batch_size > 1 else []), *patches):
+        tried.append(
+            (config, predict(workloads.train_decoder(replace(networks, third=config)), device=budget.device))
+        )
+        if tried[-1][1].peak_bytes <= budget.usable_bytes:
+            break
+    config, found = min(tried, key=lambda each: each[1].peak_bytes)
+    whole = predict(workloads.decode(networks), device=budget.device).peak_bytes
+    knobs = StageKnobs(
+        batch_size=config.batch_size,
+        n_steps=config.n_batches,
+        precision=second.knobs.precision,
+        patch_size=config.patch_size,
+    )
+    fits = max(found.peak_bytes, whole) <= budget.usable_bytes
+    return StagePlan(
+        knobs=knobs,
+        fits=fits,
+        peak_bytes=found.peak_bytes,
+        other_bytes=whole,
+        largest_batch=config.batch_size if fits else 0,
+        operations_per_sample=found.operations / (workloads.N_STEPS * config.batch_size),
+    )
+
+
+def _plan_texture(networks: PlannedNetworks, budget: Budget) -> TexturePlan:
+    """Plan the fit of a texture: cases are encoded, decoded and, after a decoder, denoised."""
+    encode, denoise, decode = (
+        predict(work(networks), device=budget.device)
+        for work in (workloads.encode_volume, workloads.denoise, workloads.decode)
+    )
+    peak = max(encode.peak_bytes, denoise.peak_bytes, decode.peak_bytes)
+    config = TextureConfig()
+    of_noise = denoise.operations * config.denoising_steps if networks.third.n_steps else 0
+    return TexturePlan(
+        fits=peak <= budget.usable_bytes,
+        peak_bytes=peak,
+        operations=config.max_cases * (encode.operations + of_noise + decode.operations),
     )
 
 

@@ -44,6 +44,14 @@ def _rows(plan: Plan) -> list[tuple[str, ...]]:
         rows.append((name, *described, *_peak(stage.peak_bytes, limit), str(stage.largest_batch)))
         whole = ("1", knobs.precision if plan.autoencoder is stage else "float32", "", _times_sign(plan.size))
         rows.append((beside, *whole, *_peak(stage.other_bytes, limit), ""))
+    if plan.decoder is not None:
+        knobs = plan.decoder.knobs
+        described = (str(knobs.batch_size), knobs.precision, "", _times_sign(knobs.patch_size or plan.size))
+        largest = str(plan.decoder.largest_batch)
+        rows.append(("decoder, step", *described, *_peak(plan.decoder.peak_bytes, limit), largest))
+    if plan.texture is not None:
+        whole = ("1", "float32", "", _times_sign(plan.size))
+        rows.append(("texture, a case", *whole, *_peak(plan.texture.peak_bytes, limit), ""))
     sampled = ("1", "float32", "", _times_sign(plan.size))
     streamed = "" if plan.max_memory_gb is None else ", streamed"
     rows.append(("sampling, denoising", *sampled, *_peak(plan.denoise_bytes, limit), ""))
@@ -73,11 +81,13 @@ def _times(plan: Plan, seconds: Sequence[float] | None) -> list[str]:
             f"A sample's step takes {work[0]:.3f} and {work[1]:.3f} * 10^12 operations; for the time give "
             "--tflops, what the GPU sustains."
         ]
-    first, second = (_duration(value) for value in seconds)
+    first, second, *later = (_duration(value) for value in seconds)
     lengths = [_length(stage.knobs) for stage in (plan.autoencoder, plan.diffusion)]
     return [
         f"Time on {plan.budget.n_devices} device(s), at most: autoencoder {first} ({lengths[0]}), diffusion "
-        f"{second} ({lengths[1]})."
+        f"{second} ({lengths[1]})"
+        + "".join(f", decoder and texture {each}" for each in later if each != "0 s")
+        + "."
     ]
 
 
@@ -110,7 +120,8 @@ def _options(plan: Plan, networks: PlannedNetworks) -> list[str]:
         if not stage.fits:
             lines.append(f"{name}: does not fit; try fewer channels, smaller volumes or more memory")
             continue
-        lines.append(f"{name}: {_knobs(stage, asked, plan.size) or 'as it is'}")
+        more = _later_knobs(plan, networks) if stage is plan.diffusion else _factors(networks)
+        lines.append(f"{name}: {' '.join(filter(None, (_knobs(stage, asked), more))) or 'as it is'}")
     if not plan.sampling_fits:
         lines.append("inference.yaml: does not fit; try fewer channels, smaller volumes or more memory")
     else:
@@ -119,13 +130,38 @@ def _options(plan: Plan, networks: PlannedNetworks) -> list[str]:
     return lines
 
 
-def _knobs(stage: StagePlan, asked: StageKnobs, size: Sequence[int]) -> str:
+def _factors(networks: PlannedNetworks) -> str:
+    chosen = networks.downsampling_choice
+    return "" if chosen is None else f"--downsampling {_quoted(chosen)}"
+
+
+def _later_knobs(plan: Plan, networks: PlannedNetworks) -> str:
+    """Return what the decoder's training and the fit of a texture need to fit, or to be left out."""
+    found = []
+    if plan.decoder is not None:
+        knobs, asked = plan.decoder.knobs, networks.third
+        if not plan.decoder.fits:
+            found.append("--decoder_steps 0")
+        elif knobs.batch_size != asked.batch_size:
+            found.append(f"--decoder_batch_size {knobs.batch_size}")
+        if plan.decoder.fits and knobs.patch_size != asked.patch_size:
+            found.append(f"--decoder_patch_size {_quoted(knobs.patch_size or ())}")
+    if plan.texture is not None and not plan.texture.fits:
+        found.append("--fit_texture false")
+    return " ".join(found)
+
+
+def _quoted(numbers: Sequence[int]) -> str:
+    return '"[' + ",".join(str(n) for n in numbers) + ']"'
+
+
+def _knobs(stage: StagePlan, asked: StageKnobs) -> str:
     found = []
     for name in ("batch_size", "accumulation_steps", "precision", "checkpointing", "patch_size"):
         value = getattr(stage.knobs, name)
         if value == getattr(asked, name) or (name == "precision" and asked.precision == "auto"):
             continue
         if isinstance(value, tuple):
-            value = '"[' + ",".join(str(n) for n in value) + ']"'
+            value = _quoted(value)
         found.append(f"--{name} {str(value).lower() if isinstance(value, bool) else value}")
     return " ".join(found)

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from medldm.conditioning import Conditions
+from medldm.conditioning import ConditioningConfig, Conditions
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel, make_autoencoder
 from medldm.networks import PatchDiscriminator, PatchDiscriminatorConfig
 from medldm.networks.downsampling import latent_size
+from medldm.networks.patch_discriminator import fit_discriminator
 from medldm.planning.networks import PlannedNetworks
 from medldm.training.assembly import Training, build_autoencoder_training, build_diffusion_training
 from medldm.training.autoencoder import AutoencoderTrainer
 from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
+from medldm.training.decoder.assembly import build_decoder_training
+from medldm.training.decoder.cases import DecoderCases
 from medldm.training.latent_cache import LatentDataset
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.volumes import SPATIAL_KEYS
@@ -105,8 +108,34 @@ def train_diffusion(networks: PlannedNetworks) -> Work:
     return run
 
 
+def train_decoder(networks: PlannedNetworks) -> Work:
+    """Train the decoder for two steps on denoised latents, with its discriminator."""
+    third, channels = networks.third, networks.autoencoder.in_channels
+    # A path without tables, whose values the code decides by; what it is changes no shape.
+    diffusion = LatentDiffusionConfig(noise_schedule="flow", prediction_type="velocity")
+    # Sampling looks at the values of conditions; null conditions take as many passes.
+    untold = replace(networks, conditioning=ConditioningConfig())
+    entries = _LatentEntries(untold, third.batch_size, (torch.zeros(1), torch.ones(1)))
+
+    def run() -> None:
+        volumes = _Volumes((channels, *networks.size), third.batch_size)
+        adversary = fit_discriminator(channels, size=third.patch_size or networks.size)
+        build_decoder_training(
+            make_model(networks),
+            DecoderCases(entries, volumes),
+            config=third.copy(n_steps=N_STEPS, precision=_on_cpu(networks.second.precision), noise_level=1.0),
+            diffusion=diffusion,
+            run=RunConfig(),
+            discriminator=adversary if third.adversarial_share else None,
+        ).trainer.run()
+
+    return run
+
+
 class _LatentEntries(LatentDataset):
     """Entries of the latent cache, made when asked for."""
+
+    transform = None
 
     def __init__(self, networks: PlannedNetworks, length: int, statistics: tuple[Tensor, Tensor]) -> None:
         self.networks = networks

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from medldm.networks import VAE, VQVAE, VAEConfig, VQVAEConfig
 from medldm.networks.blocks import Downsample, TransposedUpsample, Upsample, pad_to_multiple
-from medldm.networks.downsampling import latent_size, strides_of
+from medldm.networks.downsampling import factors_for_spacing, latent_size, strides_of
 from medldm.networks.kernels.dispatch import plain_form
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -122,3 +123,25 @@ def test_wrong_factors_are_refused(wrong: dict[str, Any], message: str) -> None:
     channels = [4, 4] if "trunk" in wrong else [4, 4, 4]
     with pytest.raises(ValueError, match=message):
         VQVAEConfig(**{"down_channels": channels, "n_groups": 2, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("spacing", "largest", "expected"),
+    [
+        ((0.4, 0.4, 5.0), 4, (4, 4, 1)),
+        ((1.0, 1.0, 2.0), 4, (4, 4, 2)),
+        ((5.0, 0.4, 0.4), 8, (1, 8, 8)),
+        ((1.0, 1.0, 1.4), 4, (4, 4, 4)),
+        ((1.0, 1.0, 1.5), 4, (4, 4, 2)),
+    ],
+)
+def test_factors_follow_the_spacing_and_latents_are_nearest_to_cubes(spacing, largest, expected) -> None:
+    found = factors_for_spacing(spacing, largest)
+    assert found == expected and max(found) == largest
+
+    def stretch(factors):
+        edges = [edge * factor for edge, factor in zip(spacing, factors, strict=True)]
+        return max(edges) / min(edges)
+
+    powers = [2**k for k in range(largest.bit_length())]
+    assert stretch(found) == pytest.approx(min(map(stretch, itertools.product(powers, repeat=3))))

@@ -16,7 +16,15 @@ from medldm.planning.networks import networks_of_bundle
 from medldm.planning.plan import Budget, make_plan
 from medldm.planning.report import report_plan
 
-WORKS = ("train_autoencoder", "validate_autoencoder", "train_diffusion", "encode_volume", "denoise", "decode")
+WORKS = (
+    "train_autoencoder",
+    "validate_autoencoder",
+    "train_diffusion",
+    "train_decoder",
+    "encode_volume",
+    "denoise",
+    "decode",
+)
 
 
 @pytest.fixture
@@ -27,6 +35,9 @@ def simple(monkeypatch) -> None:
         if name == "decode" and rest and rest[0] is not None:
             return rest[0]
         knobs = {"train_autoencoder": networks.first, "train_diffusion": networks.second}.get(name)
+        if name == "train_decoder":
+            patch = networks.third.patch_size or networks.size
+            return 1 + 4 * networks.third.batch_size * patch[0] / networks.size[0]
         if knobs is None:
             return 1.0
         saving = (0.5 if knobs.checkpointing else 1.0) * (0.5 if knobs.precision == "bfloat16" else 1.0)
@@ -46,14 +57,14 @@ def simple(monkeypatch) -> None:
     )
 
 
-def networks(batch: int = 4):
+def networks(batch: int = 4, **later):
     bundle = "medldm/bundles/mri_label_ldm"
     plain = {"precision": "float32"}
     return networks_of_bundle(
         bundle,
         size=(128, 128, 128),
         autoencoder_knobs=plain,
-        diffusion_knobs={"batch_size": batch, **plain},
+        diffusion_knobs={"batch_size": batch, **plain, **later},
     )
 
 
@@ -161,3 +172,83 @@ def test_a_length_in_steps_takes_as_long_as_its_epochs(simple) -> None:
         make_plan(networks(), Budget(memory_gb=memory(33))), networks(), seconds=(1.0, 2.0), assumptions=()
     )
     assert "at most: autoencoder 1 s (20000 steps), diffusion 2 s (20000 steps)" in text
+
+
+@pytest.mark.parametrize(
+    ("usable", "batch", "patch", "said"),
+    [
+        (9.5, 2, None, ""),
+        (5.5, 1, None, "--decoder_batch_size 1"),
+        (4.5, 1, (96, 96, 96), '--decoder_batch_size 1 --decoder_patch_size "[96,96,96]"'),
+        (1.5, 1, (32, 32, 32), "--decoder_steps 0"),
+    ],
+)
+def test_the_decoder_takes_single_cases_or_patches_where_it_must(simple, usable, batch, patch, said) -> None:
+    asked = networks(decoder_steps=30, decoder_batch_size=2)
+    plan = make_plan(asked, Budget(memory_gb=memory(usable)))
+    assert plan.decoder is not None and (plan.decoder.knobs.batch_size, plan.decoder.knobs.patch_size) == (
+        batch,
+        patch,
+    )
+    text = report_plan(plan, asked, seconds=None, assumptions=())
+    assert "decoder, step" in text and "texture, a case" in text
+    if plan.diffusion.fits:
+        assert said in text
+    assert ("--decoder" in text) == (said != "" and plan.diffusion.fits)
+    assert make_plan(networks(), Budget(memory_gb=memory(usable))).decoder is None
+
+
+def test_what_follows_the_training_takes_its_time(simple) -> None:
+    def seconds(n_devices: int = 1, **later):
+        budget = Budget(memory_gb=memory(33), n_devices=n_devices)
+        return training_seconds(make_plan(networks(**later), budget), rate=1.0, n_cases=10)[2]
+
+    # Every dry run has 8 operations, of two steps of the decoder's training or of one pass of a case.
+    assert seconds(fit_texture=False) == 0
+    assert seconds() == 16 * (8 + 8)
+    assert seconds(fit_texture=False, decoder_steps=30) == 30 * 8 / 2
+    assert seconds(fit_texture=False, decoder_steps=30, n_devices=3) == 10 * 8 / 2
+    assert seconds(decoder_steps=30) == 30 * 8 / 2 + 16 * (8 + 4 * 8 + 8)
+
+
+def test_a_texture_that_does_not_fit_is_left_out(simple, monkeypatch) -> None:
+    monkeypatch.setattr(planning.workloads, "decode", lambda networks, limit=None: limit or 20.0)
+    plan = make_plan(networks(1), Budget(memory_gb=memory(9.0)))
+    assert plan.texture is not None and not plan.texture.fits
+    assert "--fit_texture false" in report_plan(plan, networks(1), seconds=None, assumptions=())
+
+
+def test_thick_slices_are_compressed_less_and_the_factors_are_printed(simple) -> None:
+    def found(**knobs):
+        bundle = "medldm/bundles/mri_label_ldm"
+        return networks_of_bundle(bundle, size=(64, 64, 24), autoencoder_knobs=knobs)
+
+    thick = found(spacing_mm=[0.4, 0.4, 5.0])
+    assert thick.autoencoder.downsampling == (4, 4, 1)
+    plan = make_plan(thick, Budget(memory_gb=memory(40)))
+    assert 'train_autoencoder.yaml: --downsampling "[4,4,1]"' in report_plan(
+        plan, thick, seconds=None, assumptions=()
+    )
+    assert found(spacing_mm=[1, 1, 1.2]).downsampling_choice is None
+    given = found(spacing_mm=[0.4, 0.4, 5.0], downsampling=[4, 4, 2])
+    assert given.autoencoder.downsampling == (4, 4, 2) and given.downsampling_choice is None
+
+
+@pytest.mark.slow
+def test_the_decoder_is_planned_by_its_own_training() -> None:
+    knobs = {"down_channels": [4, 8], "n_groups": 4}
+    small = {"down_channels": [8], "attention_levels": [False], "n_heads": 2, "n_groups": 4}
+
+    def predicted(**later):
+        asked = networks_of_bundle(
+            "medldm/bundles/mri_label_ldm",
+            size=(24, 24, 24),
+            autoencoder_knobs=knobs,
+            diffusion_knobs={**small, "decoder_steps": 5, **later},
+        )
+        return planning.predict(workloads.train_decoder(asked))
+
+    one, four = (predicted(decoder_denoising_steps=n).operations for n in (1, 4))
+    seven = predicted(decoder_denoising_steps=7).operations
+    assert four - one == seven - four > 0
+    assert predicted(decoder_batch_size=2).peak_bytes > 1.3 * predicted().peak_bytes

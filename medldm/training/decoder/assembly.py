@@ -88,8 +88,8 @@ def build_decoder_training(
         loss=loss,
         discriminator=discriminator,
     )
-    # What it is now, before a batch changes the decoder.
-    identity.values  # noqa: B018
+    if run.output_dir is not None:
+        identity.values  # noqa: B018 (what it is now, before a batch changes the decoder)
     sampler = LatentDiffusionSampler(model, diffusion)
     measured_on = training_set if validation_set is None else validation_set
     measure = functools.partial(
