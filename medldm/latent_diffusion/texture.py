@@ -4,12 +4,14 @@ A decoder that was trained on absolute or squared errors gives what its latents 
 cannot say: acquisition noise and fine grain. Of these only the statistics are known, and from them a field
 can be drawn:
 
-    textured = clip(y + s(y) (h * w), -1, 1)
+    textured = clip(y + e^(1/2) s(y) (h * w), -1, 1)
 
 with the decoded volume y, white Gaussian noise w that follows from the volume's seed, a small filter h of
 each channel, which holds the spectrum, and the scale s at each voxel, a table over what the decoder knows
-there: the intensity, and the spread of the 3^3 voxels around. **The field is noise, not anatomy**: nothing
-in it was measured in a patient or follows from a condition. `medldm.training.texture_fit` fits it.
+there: the intensity, and the spread of the 3^3 voxels around. e is how strong the volume's texture is, for
+scans of one cohort differ in noise, see `medldm.latent_diffusion.texture_levels`. **The field is noise, not
+anatomy**: nothing in it was measured in a patient or follows from a condition.
+`medldm.training.texture_fit` fits it.
 
 Source: Galerne, Gousseau and Morel 2011, "Random Phase Textures: Theory and Synthesis", for textures that
 are given by their spectrum alone.
@@ -26,6 +28,7 @@ from torch import Tensor
 
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.checkpoints import hash_weights
+from medldm.latent_diffusion.texture_levels import DetailSum, TextureLevels
 
 INTENSITY_NODES = torch.linspace(-1, 1, 10)
 SPREAD_NODES = torch.tensor([0.003, 0.006, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4])
@@ -57,6 +60,8 @@ class Texture:
             h is the same at negative offsets.
         scales: (C, 10, 8), s at `INTENSITY_NODES` and `SPREAD_NODES`; 0 where volumes are constant.
         fitted_on: says on what it was fitted, for people; plain values.
+        levels: how strong the texture of each volume is; None for the same strength in all, as models have
+            that were trained before there were levels.
 
     Raises:
         ConfigError: for arrays that do not fit each other or are not finite.
@@ -67,7 +72,14 @@ class Texture:
         tensor(0.1000)
     """
 
-    def __init__(self, filters: Tensor, scales: Tensor, fitted_on: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        filters: Tensor,
+        scales: Tensor,
+        fitted_on: Mapping[str, Any] | None = None,
+        *,
+        levels: TextureLevels | None = None,
+    ) -> None:
         filters, scales = filters.float().cpu(), scales.float().cpu()
         if (
             filters.ndim != 4
@@ -84,7 +96,9 @@ class Texture:
             )
         if not bool(filters.isfinite().all() and scales.isfinite().all() and (scales >= 0).all()):
             raise ConfigError("a texture's filters and scales must be finite, its scales 0 or more")
-        self.filters, self.scales = filters, scales
+        if levels is not None and len(levels.offset) != len(filters):
+            raise ConfigError(f"a texture of {len(filters)} channels has levels of {len(levels.offset)}")
+        self.filters, self.scales, self.levels = filters, scales, levels
         self.fitted_on = dict(fitted_on or {})
 
     @property
@@ -99,8 +113,9 @@ class Texture:
 
     @property
     def sha256(self) -> str:
-        """Hash of filters and scales, for what must name the texture that it was made with."""
-        return hash_weights({"filters": self.filters, "scales": self.scales})
+        """Hash of filters, scales and levels, for what must name the texture that it was made with."""
+        levels = {} if self.levels is None else {f"levels.{name}": v for name, v in vars(self.levels).items()}
+        return hash_weights({"filters": self.filters, "scales": self.scales, **levels})
 
     def draw(self, volumes: Tensor, seeds: Sequence[int]) -> Tensor:
         """Add texture to decoded volumes.
@@ -120,7 +135,7 @@ class Texture:
         return (volumes + torch.stack(fields).to(volumes)).clamp_(-1, 1)
 
     def draw_field(self, volume: Tensor, seed: int) -> Tensor:
-        """Return the field s(y) (h * w) of a volume (C, X, Y, Z), float32, before it is added."""
+        """Return the field e^(1/2) s(y) (h * w) of a volume (C, X, Y, Z), float32, before it is added."""
         if volume.ndim != 4 or len(volume) != self.n_channels:
             raise ConfigError(
                 f"a texture of {self.n_channels} channels is drawn on a volume of shape "
@@ -128,12 +143,31 @@ class Texture:
             )
         generator = torch.Generator().manual_seed(seed)
         size = [n + 2 * self.reach for n in volume.shape[1:]]
-        return torch.stack(
+        field = torch.stack(
             [
                 self._draw_channel(channel, torch.randn(size, generator=generator), number)
                 for number, channel in enumerate(volume)
             ]
         )
+        if self.levels is None:
+            return field
+        return field * self.level_of(volume, seed).sqrt().to(field)[:, None, None, None]
+
+    def level_of(self, volume: Tensor, seed: int) -> Tensor:
+        """Return the level e (C,) of a volume (C, X, Y, Z); 1 without `levels`."""
+        if self.levels is None:
+            return torch.ones(self.n_channels)
+        return self.levels.draw(self.measure_detail(volume), seed)
+
+    def measure_detail(self, volume: Tensor) -> Tensor:
+        """Return how much of the finest detail each channel of a volume (C, X, Y, Z) holds: p (C,)."""
+        details = []
+        for table, y in zip(self.scales, volume, strict=True):
+            own = DetailSum()
+            for start, stop in _slabs(y.shape):
+                own.add(y[start : stop + 1], look_up(table.to(y.device), place_in_table(y, start, stop)))
+            details.append(own.value())
+        return torch.stack(details)
 
     def scale_of(self, volume: Tensor) -> Tensor:
         """Return s at each voxel of a volume (C, X, Y, Z)."""
@@ -148,11 +182,12 @@ class Texture:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint's card, numbers with 6 digits, as `fit_texture` gives them."""
-        return {
+        own = {
             "filters": _to_digits(self.filters),
             "scales": _to_digits(self.scales),
             "fitted_on": self.fitted_on,
         }
+        return own if self.levels is None else {**own, "levels": self.levels.to_dict()}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Texture:
@@ -165,7 +200,9 @@ class Texture:
             filters, scales = torch.tensor(description["filters"]), torch.tensor(description["scales"])
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(f"this does not describe a texture ({error!r})") from error
-        return cls(filters, scales, description.get("fitted_on"))
+        own = description.get("levels")
+        levels = None if own is None else TextureLevels.from_dict(own)
+        return cls(filters, scales, description.get("fitted_on"), levels=levels)
 
     def _draw_channel(self, y: Tensor, noise: Tensor, channel: int) -> Tensor:
         """Return the field (X, Y, Z) of one channel, a slab of planes after the other, for memory."""

@@ -51,6 +51,10 @@ class TextureConfig(Config):
             the level that the decoder was adapted to, 0 where it was not.
         denoising_steps: in which it is taken off.
         limit: largest scale, in medians, see `fit_texture`; None for no limit.
+        is_of_case: draw each volume's texture as strong as a case's may be, see
+            `medldm.latent_diffusion.texture_levels`; False for one strength in all.
+        detail_noise_level: sigma / alpha of noise after which the denoiser makes the volumes that the grain
+            of a case is told from. They are as the sampler's; 0 takes reconstructions.
         seed: of the noise.
 
     Raises:
@@ -61,12 +65,14 @@ class TextureConfig(Config):
     noise_level: float | None = None
     denoising_steps: int = 4
     limit: float | None = LIMIT
+    is_of_case: bool = True
+    detail_noise_level: float = 3.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require("[1, inf)", "max_cases", "denoising_steps")
-        self.require("[0, inf)", "noise_level", "seed")
+        self.require("[0, inf)", "noise_level", "detail_noise_level", "seed")
         self.require("(0, inf]", "limit")
 
 
@@ -172,7 +178,18 @@ def add_texture(path: str | Path, texture: TextureCases, *, device: torch.device
     pairs = decode_pairs(model.to(device), config, texture, settings=settings)
     which = "validation" if texture.held_out else "training"
     logger.info("the texture of %s is fitted on %d %s cases", Path(path).name, len(pairs), which)
-    fitted = fit_texture(pairs, limit=settings.limit, fitted_on={"cases": which, **settings.to_dict()})
+    sampled = None
+    if settings.is_of_case and settings.detail_noise_level != settings.noise_level:
+        as_sampled = settings.copy(noise_level=settings.detail_noise_level)
+        sampled = [y for _, y in decode_pairs(model, config, texture, settings=as_sampled)]
+    fitted = fit_texture(
+        pairs,
+        limit=settings.limit,
+        fitted_on={"cases": which, **settings.to_dict()},
+        sampled=sampled,
+        has_levels=settings.is_of_case,
+    )
+    _tell_levels(fitted)
     save_checkpoint(path, checkpoint.weights, {**checkpoint.card, TEXTURE_KEY: fitted.to_dict()})
     return fitted
 
@@ -210,6 +227,21 @@ def decode_pairs(
         decoded = model.decode(latents, size=tuple(volume.shape[2:]))
         pairs.append((_crop(volume[0]), _crop(decoded[0])))
     return pairs
+
+
+def _tell_levels(texture: Texture) -> None:
+    """Say in the log how much the strength of texture differs from case to case."""
+    if texture.levels is None:
+        logger.info("all volumes get texture of one strength")
+        return
+    for number, (slope, spread) in enumerate(zip(texture.levels.slope, texture.levels.spread, strict=True)):
+        logger.info(
+            "channel %d: the strength of texture follows the detail of a volume with slope %.2f, and differs "
+            "by a factor of %.2f beside (standard deviation)",
+            number,
+            float(slope) / 2,
+            float((spread / 2).exp()),
+        )
 
 
 def _crop(volume: Tensor) -> Tensor:

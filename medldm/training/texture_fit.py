@@ -18,6 +18,8 @@ the power that decoded volumes lack over that of the residual: they are equal fo
 and differ where contrast is too low as well. Without the bound of s, volumes with texture then have the
 spectrum of real ones. C_g is averaged over the signs of d along each axis; h is the zero-phase filter whose
 transfer is the root of its spectrum.
+
+Levels. How much stronger or weaker the residual of one case is: `medldm.training.texture_level_fit`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from torch import Tensor
 
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.texture import TABLE_SHAPE, Texture, look_up, place_in_table
+from medldm.latent_diffusion.texture_levels import TextureLevels
+from medldm.training.texture_level_fit import energies_of, fit_levels, stack
 
 LAGS = 8
 """Largest lag of the autocovariance, in voxels: the spectrum is resolved to 1 / 18 of the sampling rate."""
@@ -51,6 +55,8 @@ def fit_texture(
     reach: int = REACH,
     limit: float | None = LIMIT,
     fitted_on: Mapping[str, Any] | None = None,
+    sampled: Sequence[Tensor] | None = None,
+    has_levels: bool = True,
 ) -> Texture:
     """Fit a texture, so that decoded volumes with it have the power spectrum of real ones, but for edges.
 
@@ -62,6 +68,9 @@ def fit_texture(
         limit: largest scale, in medians of the scale; None for no limit, so that noise makes up for lost
             edges, too.
         fitted_on: says on what, for the card.
+        sampled: of each pair a volume as the sampler makes it, where the grain of a volume is told from it
+            later; the decoded ones if None.
+        has_levels: False draws texture of one strength in all volumes. So do fewer than 3 pairs.
 
     Raises:
         ConfigError: for no pairs, or volumes that do not fit each other.
@@ -69,29 +78,59 @@ def fit_texture(
     _check_pairs(pairs)
     channels = range(len(pairs[0][0]))
     parts = [_fit_channel([(x[c], y[c]) for x, y in pairs], reach, limit) for c in channels]
-    filters, scales = (torch.stack(each) for each in zip(*parts, strict=True))
+    filters, scales, of_residual = (torch.stack(each) for each in zip(*parts, strict=True))
     fitted = Texture(filters, scales, {"n_volumes": len(pairs), **(fitted_on or {})})
+    if has_levels:
+        fitted.levels = _fit_levels(
+            fitted, of_residual, pairs, [y for _, y in pairs] if sampled is None else sampled
+        )
     return Texture.from_dict(fitted.to_dict())  # rounded as it is in a card
 
 
-def _fit_channel(pairs: Sequence[Pair], reach: int, limit: float | None) -> tuple[Tensor, Tensor]:
-    """Return the part of h at offsets that are not negative, and the table of scales, of one channel."""
+def _fit_channel(pairs: Sequence[Pair], reach: int, limit: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return of a channel the part of h at offsets that are not negative, and the tables s and s_r."""
     of_residual = _fit_scales(pairs)
     table = of_residual if limit is None else _bound_scales(of_residual, pairs, limit)
     missing, lost, noise, scale = torch.zeros(4, *(LAGS + 1,) * 3, dtype=torch.float64)
     for real, decoded in pairs:
-        place = place_in_table(decoded.float())
-        s_r, s = (look_up(each, place).double() for each in (of_residual, table))
+        s, own = _bring_to_scale(real, decoded, table, of_residual)
         x, y = (each.double() - decoded.double().mean() for each in (real, decoded))
         missing += autocovariance(x) - autocovariance(y)
         lost += autocovariance(x - y)
-        noise += autocovariance((x - y) * torch.where(s_r > 0, s / s_r, 0.0))
+        noise += autocovariance(own)
         scale += autocovariance(s)
     known = scale > 1e-3 * scale[0, 0, 0]
     covariance = torch.where(known, noise / torch.where(known, scale, 1.0), 0.0)
     of_noise, of_missing, of_lost = (_spectrum(each) for each in (covariance, missing, lost))
     gain = of_missing / of_lost.clamp(min=1e-9 * float(of_lost.max()) + 1e-30)
-    return _filter_of(of_noise.clamp(min=0) * gain.clamp(0, _LARGEST_GAIN), reach), table
+    return _filter_of(of_noise.clamp(min=0) * gain.clamp(0, _LARGEST_GAIN), reach), table, of_residual
+
+
+def _bring_to_scale(
+    real: Tensor, decoded: Tensor, table: Tensor, of_residual: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return s and the residual times s / s_r of a channel (X, Y, Z), float64."""
+    place = place_in_table(decoded.float())
+    s_r, s = (look_up(each, place).double() for each in (of_residual, table))
+    x, y = real.double(), decoded.double()
+    return s, (x - y) * torch.where(s_r > 0, s / s_r, 0.0)
+
+
+def _fit_levels(
+    texture: Texture, of_residual: Tensor, pairs: Sequence[Pair], sampled: Sequence[Tensor]
+) -> TextureLevels | None:
+    """Return how strong the residuals of the cases are; None for too few."""
+    rows = []
+    for real, decoded in pairs:
+        channels = []
+        for x, y, table, own in zip(real, decoded, texture.scales, of_residual, strict=True):
+            s, residual = _bring_to_scale(x, y, table, own)
+            counts = ~is_flat(x.float())
+            channels.append(energies_of(residual.square() * counts, s.square() * counts))
+        rows.append(channels)
+    energies = [stack([[channel[place] for channel in row] for row in rows]) for place in range(3)]
+    detail = torch.stack([texture.measure_detail(y) for y in sampled])
+    return fit_levels(*energies, detail)
 
 
 def _bound_scales(table: Tensor, pairs: Sequence[Pair], limit: float) -> Tensor:

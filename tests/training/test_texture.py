@@ -45,13 +45,13 @@ def make_fitting(checkpoint: Path, **options) -> TextureFitting:
 
 
 def test_the_texture_is_that_of_the_checkpoint_s_own_decoder_and_of_held_out_cases(checkpoint) -> None:
-    make_fitting(checkpoint).run()
+    make_fitting(checkpoint, detail_noise_level=0.0).run()
     model, _, _ = load_latent_diffusion(checkpoint)
     pairs = [(case["image"], model.reconstruct(case["image"][None])[0]) for case in make_cases(5)[2:]]
     assert model.texture.sha256 == fit_texture(pairs).sha256
     assert model.texture.fitted_on["cases"] == "validation" and model.texture.fitted_on["n_volumes"] == 3
     before = checkpoint.read_bytes()
-    make_fitting(checkpoint).run()
+    make_fitting(checkpoint, detail_noise_level=0.0).run()
     make_fitting(checkpoint, fit=False).run()
     assert checkpoint.read_bytes() == before
 
@@ -83,6 +83,18 @@ def test_the_level_is_that_which_the_decoder_was_adapted_to(checkpoint) -> None:
     assert found.fitted_on["noise_level"] == 0.3
     assert found.sha256 == add_texture(checkpoint, make_texture_cases(noise_level=0.3)).sha256
     assert found.sha256 != add_texture(checkpoint, make_texture_cases(noise_level=0.0)).sha256
+
+
+def test_the_grain_of_a_case_is_told_from_volumes_as_the_sampler_makes_them(checkpoint) -> None:
+    add_texture(checkpoint, make_texture_cases())
+    model, config, _ = load_latent_diffusion(checkpoint)
+    cases = make_texture_cases()
+    plain, sampled = (
+        decode_pairs(model, config, cases, settings=TextureConfig(noise_level=level)) for level in (0.0, 3.0)
+    )
+    expected = fit_texture(plain, sampled=[y for _, y in sampled])
+    assert model.texture.levels is not None and model.texture.sha256 == expected.sha256
+    assert add_texture(checkpoint, make_texture_cases(is_of_case=False)).levels is None
 
 
 def test_validation_cases_are_taken_and_training_cases_where_there_are_none() -> None:
