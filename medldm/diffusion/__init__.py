@@ -12,7 +12,7 @@ from medldm.diffusion.inpainting import (
 from medldm.diffusion.kernel import PREDICTION_TYPES
 from medldm.diffusion.loss import LOSS_WEIGHTINGS, denoising_losses
 from medldm.diffusion.paths import DDPMPath, FlowPath, NoisePath, make_path
-from medldm.diffusion.solvers import PRESETS, SOLVERS, Callback, Denoise, make_solver, run_solver
+from medldm.diffusion.solvers import PRESETS, SOLVERS, STOCHASTIC, Callback, Denoise, make_solver, run_solver
 from medldm.diffusion.time_grids import make_steps, steps_from_level
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "PREDICTION_TYPES",
     "PRESETS",
     "SOLVERS",
+    "STOCHASTIC",
     "Callback",
     "DDPMPath",
     "Denoise",

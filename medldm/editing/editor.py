@@ -16,7 +16,7 @@ from torch import Tensor
 
 from medldm.conditioning import Conditions
 from medldm.configs import Config
-from medldm.diffusion import InpaintingMask, PartialStart
+from medldm.diffusion import STOCHASTIC, InpaintingMask, PartialStart
 from medldm.editing.regions import blend_region, editable_latents, feather_weights
 from medldm.errors import ConfigError
 from medldm.sampling.config import SamplingConfig
@@ -67,7 +67,7 @@ class EditConfig(Config):
 
     def check_sampling(self, sampling: SamplingConfig) -> None:
         """Refuse solvers whose fresh noise would take the place of inverted noise."""
-        if self.method == "inversion" and (sampling.solver_name == "ddpm" or sampling.eta > 0):
+        if self.method == "inversion" and (sampling.solver_name in STOCHASTIC or sampling.eta > 0):
             raise ConfigError(
                 f"the method 'inversion' needs a solver without noise, not {sampling.solver_name!r} with eta "
                 f"{sampling.eta}: take 'ddim' with eta 0"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medldm import LatentDiffusionConfig, LatentDiffusionSampler
 from medldm.conditioning import Conditions
-from medldm.diffusion import SOLVERS
+from medldm.diffusion import SOLVERS, STOCHASTIC
 from medldm.editing.editor import EditConfig, inpaint, regenerate_region
 from medldm.latent_diffusion.texture import TABLE_SHAPE, Texture
 from medldm.sampling.config import SamplingConfig
@@ -58,7 +58,7 @@ def labels(value: int) -> Conditions:
     ("method", "solver"),
     [
         *((method, solver) for method in ("fresh", "noise") for solver in SOLVERS),
-        *(("inversion", solver) for solver in SOLVERS if solver != "ddpm"),
+        *(("inversion", solver) for solver in SOLVERS if solver not in STOCHASTIC),
     ],
 )
 def test_voxels_outside_of_the_region_keep_every_bit(sampler, volume, region, method, solver) -> None:
@@ -158,14 +158,15 @@ def test_regions_and_solvers_that_do_not_fit_are_refused(sampler, volume, region
         regenerate_region(sampler, volume, region.float())
     with pytest.raises(ValueError, match=r"\(B, 1, X, Y, Z\) is needed"):
         regenerate_region(sampler, volume[:, 0], region[:, 0])
-    with pytest.raises(ValueError, match="take 'ddim' with eta 0"):
-        regenerate_region(
-            sampler,
-            volume,
-            region,
-            config=EditConfig(method="inversion"),
-            sampling=SamplingConfig(solver="ddpm"),
-        )
+    for solver in STOCHASTIC:
+        with pytest.raises(ValueError, match="take 'ddim' with eta 0"):
+            regenerate_region(
+                sampler,
+                volume,
+                region,
+                config=EditConfig(method="inversion"),
+                sampling=SamplingConfig(solver=solver),
+            )
 
 
 def test_texture_is_drawn_within_the_region_alone(sampler, volume, region) -> None:
