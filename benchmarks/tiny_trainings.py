@@ -40,6 +40,7 @@ FIRST_STAGES = {
     "vae": VAEConfig(**SMALL),
     "vqvae": VQVAEConfig(**SMALL, n_codes=8, restart_after=2),
     "linear": VAEConfig(**SMALL, linear_path=True, latent_channels=6),
+    "lapped": VAEConfig(**SMALL, linear_path="lapped", latent_channels=6),
 }
 
 

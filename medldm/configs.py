@@ -250,6 +250,8 @@ def _read(value: Any, hint: Any, *, name: str, owner: str) -> Any:
     value = _own(value)
     if hint is bool:
         return read_switch(value, name=name)
+    if bool in typing.get_args(hint) and str(value).strip().lower() in ("true", "false"):
+        return read_switch(value, name=name)
     if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, Mapping):
         try:
             return hint.from_dict(value)

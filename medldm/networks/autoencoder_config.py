@@ -31,8 +31,9 @@ class AutoencoderConfig(checks.LevelsConfig):
             for what the levels give, on all axes alike. The largest must be that; the finest levels halve
             the axes of larger factors alone, see `medldm.networks.downsampling`.
         linear_path: whether the networks learn what the principal components of the cohort's blocks leave, as
-            `medldm.networks.linear_path` has it. They then work on maps of half the size, and the levels
-            compress twice as much: 2 levels give 4 on each axis.
+            `medldm.networks.linear_path` has it, and of which blocks: "blocked", which True means too, or
+            "lapped", which reach over their borders. The networks then work on maps of half the size, and the
+            levels compress twice as much: 2 levels give 4 on each axis.
 
     Raises:
         ConfigError: if a value is outside its range or levels do not agree.
@@ -48,7 +49,7 @@ class AutoencoderConfig(checks.LevelsConfig):
     decoder_mid_attention: bool | None = None
     upsampling: Literal["nearest", "transposed"] = "nearest"
     downsampling: tuple[int, ...] | None = None
-    linear_path: bool = False
+    linear_path: bool | Literal["blocked", "lapped"] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +87,7 @@ class AutoencoderConfig(checks.LevelsConfig):
             )
 
     def _check_downsampling(self, owner: str) -> None:
-        largest = 2 ** (len(self.down_channels) - 1 + self.linear_path)
+        largest = 2 ** (len(self.down_channels) - (0 if self.linear_path else 1))
         if self.downsampling is None:
             self.downsampling = (largest,) * self.spatial_dims
         check_factors(owner, self.downsampling, spatial_dims=self.spatial_dims, largest=largest)
@@ -114,6 +115,11 @@ class AutoencoderConfig(checks.LevelsConfig):
             in_channels=n_channels,
             out_channels=n_channels,
         )
+
+    @property
+    def is_lapped(self) -> bool:
+        """Whether there is a linear path of blocks that reach over their borders."""
+        return self.linear_path == "lapped"
 
     @property
     def is_strided(self) -> bool:

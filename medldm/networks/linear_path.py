@@ -1,11 +1,18 @@
 """The linear path of an autoencoder, around which its networks learn what is left.
 
-    mean of z = A x + encoder(s(x)),        x' = A^+ z + s^-1(decoder(z))
+    mean of z = A T (x - c) + encoder(s(x)),        x' = c + T^T A^+ z + s^-1(decoder(z))
 
-A x are the principal components of x's blocks (`medldm.networks.block_transform`), divided by their standard
-deviations so that latents have unit variance; A^+ is the way back. s makes blocks of two voxels on each axis
-channels (one on an axis that is not compressed), so that the finest maps have half the size. The last layers
-of both networks start at zero: an untrained autoencoder is the linear path, an orthogonal projection.
+A are the principal components of blocks (`medldm.networks.block_transform`), divided by their standard
+deviations so that latents have unit variance; A^+ is the way back. In the lapped form T turns the voxels on
+both sides of block borders (`medldm.networks.lapped_transform`) and c is a constant, in the blocked form T is
+the identity and c is 0. T is orthogonal on whole volumes, for it leaves their outer borders alone.
+
+s makes blocks of two voxels on each axis channels (one on an axis that is not compressed), so that the finest
+maps have half the size. The last layers of both networks start at zero: an untrained autoencoder is the
+linear path, an orthogonal projection.
+
+A is fitted to all blocks of the volumes turned by T, those at outer borders included. Over these the mean
+energy lost in a block is therefore exactly the sum of the variances of the components left out.
 
 Kin: Chen et al. 2025, "Deep Compression Autoencoder" (DC-AE), Section 3.2: space-to-channel shortcuts; Li et
 al. 2024, "WF-VAE", Section 3: a Haar transform before the network.
@@ -27,6 +34,7 @@ from medldm.networks.block_transform import (
     space_to_depth,
 )
 from medldm.networks.blocks import pad_to_multiple
+from medldm.networks.lapped_transform import BorderMoments, turn_borders
 
 SMALLEST_SD = 1e-3
 """Least standard deviation that components are divided by, as a share of the first one's."""
@@ -41,7 +49,7 @@ def start_at_zero(layer: Any, *, n_channels: int | None = None) -> None:
 class LinearPath(nn.Module):
     """Encode volumes to the first principal components of their blocks, and back.
 
-    Until `set_transform` it is the cosine transform. Nothing of it is trained.
+    Until `set_transform` it is the cosine transform of blocks. Nothing of it is trained.
 
     Args:
         config: of the autoencoder.
@@ -51,6 +59,8 @@ class LinearPath(nn.Module):
     basis: Tensor
     variances: Tensor
     is_fitted: Tensor
+    angles: Tensor | None
+    level: Tensor | None
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -62,6 +72,8 @@ class LinearPath(nn.Module):
         self.register_buffer("basis", transform.basis[: self.n_components].float())
         self.register_buffer("variances", transform.variances[: self.n_components].float())
         self.register_buffer("is_fitted", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("angles", torch.zeros(len(self.factors)) if config.is_lapped else None)
+        self.register_buffer("level", torch.zeros(self.channels) if config.is_lapped else None)
 
     def set_transform(self, transform: BlockTransform) -> None:
         """Take over the principal components of a cohort."""
@@ -75,8 +87,26 @@ class LinearPath(nn.Module):
         return BlockMoments(self.channels, self.factors)
 
     def count(self, volumes: Tensor, moments: BlockMoments) -> None:
+        """Add volumes (B, C, X, Y, Z) of any size to moments, padded and turned as for encoding."""
+        moments.add(self._turn(pad_to_multiple(volumes, self.factors)))
+
+    def make_border_moments(self) -> BorderMoments:
+        """Return what gathers the moments for `set_borders`, see `count_borders`."""
+        return BorderMoments(self.channels, self.factors)
+
+    def count_borders(self, volumes: Tensor, moments: BorderMoments) -> None:
         """Add volumes (B, C, X, Y, Z) of any size to moments, padded as for encoding."""
         moments.add(pad_to_multiple(volumes, self.factors))
+
+    def set_borders(self, moments: BorderMoments) -> None:
+        """Choose the angles of the lapped form; moments for `set_transform` are counted after it."""
+        if self.angles is not None and self.level is not None:
+            self.angles.copy_(moments.fit(self.n_components))
+            self.level.copy_(moments.fit_level())
+
+    def halo(self, axis: int) -> int:
+        """Return the latents on each side of a slab that it depends on, along an axis of (B, C, X, Y, Z)."""
+        return int(self.angles is not None and self.factors[axis - 2] > 1)
 
     @property
     def deviations(self) -> Tensor:
@@ -88,7 +118,7 @@ class LinearPath(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Return the latents (B, latent_channels, x, y, z) of padded volumes (B, C, X, Y, Z)."""
         with torch.autocast(x.device.type, enabled=False):
-            blocks = space_to_depth(x.to(self.basis.dtype), self.factors)
+            blocks = space_to_depth(self._turn(x.to(self.basis.dtype)), self.factors)
             weight = self.basis / self.deviations[:, None]
             latents = weight @ blocks.flatten(2) - (weight @ self.mean)[:, None]
             return latents.unflatten(2, blocks.shape[2:])
@@ -99,7 +129,15 @@ class LinearPath(nn.Module):
             z = latents.to(self.basis.dtype)
             weight = (self.basis * self.deviations[:, None]).mT
             blocks = weight @ z.flatten(2) + self.mean[:, None]
-            return depth_to_space(blocks.unflatten(2, z.shape[2:]), self.factors)
+            volume = depth_to_space(blocks.unflatten(2, z.shape[2:]), self.factors)
+            del blocks
+            return self._turn(volume, is_back=True)
+
+    def _turn(self, x: Tensor, *, is_back: bool = False) -> Tensor:
+        """Turn voxels beside block borders, in the lapped form."""
+        if self.angles is None:
+            return x
+        return turn_borders(x, self.factors, angles=self.angles, level=self.level, is_back=is_back)
 
     def to_half_size(self, x: Tensor) -> Tensor:
         """Return what the encoder beside the path is given: pairs of voxels as channels."""

@@ -99,7 +99,7 @@ def test_networks_of_a_bundle_take_its_knobs_and_name_unknown_ones() -> None:
         n_groups=4,
         n_res_blocks=1,
         mid_attention=False,
-        linear_path=True,
+        linear_path="lapped",
         latent_channels=16,
     )
     assert found.second == StageKnobs(batch_size=8, precision="auto")

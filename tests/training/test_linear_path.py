@@ -16,6 +16,8 @@ from benchmarks.tiny_trainings import make_first_stage
 from medldm.errors import ConfigError
 from medldm.networks import VAE
 from medldm.networks.block_transform import BlockMoments, BlockTransform
+from medldm.networks.lapped_transform import BorderMoments, turn_borders
+from medldm.training import linear_path
 from medldm.training.linear_path import fit_linear_path
 from medldm.training.quarantine import GuardedTransforms
 from medldm.training.volumes import RandomPatchd
@@ -26,13 +28,13 @@ from tests.training.small_trainings import run_killed_after
 FACTORS = (4, 4, 2)
 
 
-def make_vae() -> VAE:
+def make_vae(form: Any = True) -> VAE:
     return VAE(
         down_channels=(4, 4),
         n_groups=2,
         n_res_blocks=1,
         mid_attention=False,
-        linear_path=True,
+        linear_path=form,
         downsampling=FACTORS,
         latent_channels=5,
     )
@@ -45,11 +47,21 @@ def volumes() -> list[torch.Tensor]:
     return [volume + 0.9 * volume.roll(1, 2) for volume in volumes]
 
 
-def expected(volumes: list[torch.Tensor]) -> BlockTransform:
+def expected(volumes: list[torch.Tensor], borders: BorderMoments | None = None) -> BlockTransform:
     moments = BlockMoments(1, FACTORS)
     for volume in volumes:
-        moments.add(volume[None])
+        x = volume[None].double()
+        if borders is not None:
+            x = turn_borders(x, FACTORS, angles=borders.fit(5), level=borders.fit_level())
+        moments.add(x)
     return moments.fit()
+
+
+def borders_of(volumes: list[torch.Tensor]) -> BorderMoments:
+    moments = BorderMoments(1, FACTORS)
+    for volume in volumes:
+        moments.add(volume[None])
+    return moments
 
 
 def assert_fitted(vae: VAE, transform: BlockTransform) -> None:
@@ -67,6 +79,28 @@ def test_whole_volumes_count_where_the_training_takes_patches(make: Any, volumes
     fit_linear_path(vae, make([{"image": volume} for volume in volumes], steps))
     assert_fitted(vae, expected([2 * volume for volume in volumes]))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def assert_borders(vae: VAE, borders: BorderMoments) -> None:
+    path: Any = vae.linear_path
+    torch.testing.assert_close(path.angles.double(), borders.fit(5), rtol=1e-6, atol=0)
+    torch.testing.assert_close(path.level.double(), borders.fit_level(), rtol=1e-5, atol=1e-7)
+
+
+def test_the_lapped_form_is_fitted_to_turned_volumes(volumes) -> None:
+    vae, borders = make_vae("lapped"), borders_of(volumes)
+    assert borders.fit(5).count_nonzero() == 2  # only two blocks lie along the second axis
+    fit_linear_path(vae, [{"image": volume} for volume in volumes])  # type: ignore[arg-type]
+    assert_borders(vae, borders)
+    assert_fitted(vae, expected(volumes, borders))
+
+
+def test_the_angles_are_chosen_by_cases_spread_over_the_cohort(volumes, monkeypatch) -> None:
+    monkeypatch.setattr(linear_path, "CASES_FOR_ANGLES", 2)
+    vae, borders = make_vae("lapped"), borders_of(volumes[::3])
+    fit_linear_path(vae, [{"image": volume} for volume in volumes])  # type: ignore[arg-type]
+    assert_borders(vae, borders)
+    assert_fitted(vae, expected(volumes, borders))
 
 
 def test_any_dataset_of_volumes_will_do(volumes) -> None:
@@ -93,16 +127,20 @@ def test_a_path_that_is_set_stays(volumes) -> None:
     assert_fitted(vae, expected(volumes))
 
 
-def test_no_case_is_refused() -> None:
+@pytest.mark.parametrize("form", [True, "lapped"])
+def test_no_case_is_refused(form: Any) -> None:
     with pytest.raises(ConfigError, match="no volume to fit the linear path to"):
-        fit_linear_path(make_vae(), [])  # type: ignore[arg-type]
+        fit_linear_path(make_vae(form), [])  # type: ignore[arg-type]
 
 
-def test_processes_fit_as_one_does(volumes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [True, "lapped"])
+def test_processes_fit_as_one_does(form: Any, volumes, tmp_path: Path) -> None:
+    borders = borders_of(volumes) if form == "lapped" else None
+
     def fit(rank: int) -> None:
-        vae = make_vae()
+        vae = make_vae(form)
         fit_linear_path(vae, [{"image": volume} for volume in volumes])  # type: ignore[arg-type]
-        assert_fitted(vae, expected(volumes))
+        assert_fitted(vae, expected(volumes, borders))
         assert vae.linear_path is not None
         torch.save(vae.linear_path.state_dict(), tmp_path / f"{rank}.pt")
 
@@ -111,13 +149,14 @@ def test_processes_fit_as_one_does(volumes, tmp_path: Path) -> None:
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_a_resumed_training_equals_the_straight_one(tmp_path: Path) -> None:
-    straight = make_first_stage(tmp_path / "straight", kind="linear")
+@pytest.mark.parametrize("kind", ["linear", "lapped"])
+def test_a_resumed_training_equals_the_straight_one(kind: str, tmp_path: Path) -> None:
+    straight = make_first_stage(tmp_path / "straight", kind=kind)
     straight.run()
-    killed = make_first_stage(tmp_path / "killed", kind="linear")
+    killed = make_first_stage(tmp_path / "killed", kind=kind)
     run_killed_after(killed, 4)
     torch.manual_seed(99)
-    resumed = make_first_stage(tmp_path / "killed", kind="linear", resume="must")
+    resumed = make_first_stage(tmp_path / "killed", kind=kind, resume="must")
     resumed.run()
     assert not differences(everything(straight), everything(resumed))
     assert bool(straight.state.g_network.linear_path.is_fitted)

@@ -11,9 +11,9 @@ each reading. A layer that has hooks or is wrapped is computed whole.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -114,19 +114,38 @@ def _to_full_size(h: TiledMap, path: LinearPath) -> TiledMap:
 def _linear_latents(
     volume: Tensor, path: LinearPath, *, axis: int, tile: int, device: torch.device
 ) -> Tensor:
-    """Return what the linear path makes of a volume; blocks do not overlap, so each tile stands alone."""
-    parts = volume.split(tile * path.factors[axis - 2], dim=axis)
-    return torch.cat([path.encode(part.to(device)) for part in parts], dim=axis)
+    """Return what the linear path makes of a volume, tile by tile, each with the halo that it depends on."""
+    factor, parts = path.factors[axis - 2], []
+    for tiled in _tiles(volume.shape[axis] // factor, tile, halo=path.halo(axis)):
+        part = volume.narrow(axis, tiled.first * factor, tiled.length * factor)
+        parts.append(path.encode(part.to(device)).narrow(axis, tiled.inner, tiled.n))
+    return torch.cat(parts, dim=axis)
 
 
 def _add_linear(volume: Tensor, path: LinearPath, latents: Tensor, *, axis: int, tile: int) -> Tensor:
     """Add to a volume, tile by tile, what the linear path makes of latents."""
-    start = 0
-    for part in latents.split(tile, dim=axis):
-        linear = path.decode(part)
-        volume.narrow(axis, start, linear.shape[axis]).add_(linear.to(volume))
-        start += linear.shape[axis]
+    factor = path.factors[axis - 2]
+    for tiled in _tiles(latents.shape[axis], tile, halo=path.halo(axis)):
+        linear = path.decode(latents.narrow(axis, tiled.first, tiled.length))
+        linear = linear.narrow(axis, tiled.inner * factor, tiled.n * factor)
+        volume.narrow(axis, tiled.start * factor, tiled.n * factor).add_(linear.to(volume))
     return volume
+
+
+class _Tile(NamedTuple):
+    """`n` planes from `start`, and what is read for them: `length` planes from `first`, `inner` before."""
+
+    start: int
+    n: int
+    first: int
+    length: int
+    inner: int
+
+
+def _tiles(size: int, tile: int, *, halo: int) -> Iterator[_Tile]:
+    for start in range(0, size, tile):
+        end, first = min(start + tile, size), max(start - halo, 0)
+        yield _Tile(start, end - start, first, min(end + halo, size) - first, start - first)
 
 
 def _cut(x: Tensor, tile: int, *, device: torch.device | None = None) -> TiledMap:

@@ -75,8 +75,9 @@ def count_peak(function: Callable[[], Any]) -> int:
         VAEConfig(down_channels=(16, 16), n_groups=4, mid_attention=False),
         STRIDED,
         LINEAR,
+        replace(LINEAR, linear_path="lapped"),
     ],
-    ids=["narrowing", "thick slices", "equal", "strided", "linear path"],
+    ids=["narrowing", "thick slices", "equal", "strided", "linear path", "lapped path"],
 )
 def test_estimates_hold_and_are_near(config: Any, tile: int | None, recompute: bool) -> None:
     autoencoder: Any = VAE(config) if isinstance(config, VAEConfig) else VQVAE(config)
