@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from medldm.errors import ConfigError
 from medldm.runtime.distributed import all_reduce_any
 from medldm.training.patience import DecayPhase
-from medldm.training.sharding import shard_optimiser_state, whole
+from medldm.training.sharding import clip_gradients, shard_optimiser_state
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class OptimiserStep:
 
     def _step(self) -> bool:
         self.scaler.unscale_(self.optimizer)
-        norm = whole(nn.utils.clip_grad_norm_(self._parameters(), self.gradient_clip))
+        norm = clip_gradients(self._parameters(), self.gradient_clip)
         has_bad_loss = all_reduce_any(~torch.isfinite(torch.stack(self._losses)).all())
         is_bad_loss, is_bad_norm = torch.stack([has_bad_loss, ~torch.isfinite(norm)]).tolist()
         is_good = not (is_bad_loss or is_bad_norm)

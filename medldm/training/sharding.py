@@ -3,6 +3,9 @@
 A sharded tensor is a DTensor: its first axis is dealt out to the processes. A block's weights are gathered
 when it runs and let go afterwards. The average never runs sharded: `whole_weights` lends it all its weights.
 States and checkpoints hold whole tensors, so that any number of processes goes on from them.
+What is gathered here goes through the blocking collectives of torch.distributed. DTensor's own, `full_tensor`
+and what it does for a norm, hand a tensor over while a thread of gloo may still hold it: one of our processes
+died of a double free there.
 
 Source: Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", Section 3;
 Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", Section 5.
@@ -10,21 +13,22 @@ Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.model import ConditionalDenoiser
 from medldm.networks.kernels.cached_weights import clear_cached_weights
-from medldm.runtime.distributed import data_parallel, is_main_process, world_size
+from medldm.runtime.distributed import all_reduce_sum, data_parallel, is_main_process, world_size
 
 SHARDINGS = ("ddp", "fsdp")
 
@@ -84,22 +88,43 @@ def whole(values: Tensor) -> Tensor:
     """Return a sharded tensor whole, without gradient, every process taking part; others as they are."""
     if not isinstance(values, DTensor):
         return values
-    with torch.no_grad():
-        return values.full_tensor()
+    part = _padded_part(values)
+    parts = [torch.empty_like(part) for _ in range(world_size())]
+    dist.all_gather(parts, part)
+    return _join(parts, len(values))
+
+
+def clip_gradients(weights: Iterable[nn.Parameter], largest: float) -> Tensor:
+    """Scale gradients down to a largest norm, and return the norm that they had, a scalar.
+
+    Args:
+        weights: all of them sharded or none; those without a gradient do not count.
+        largest: norm of the gradients of all weights together.
+    """
+    weights = list(weights)
+    own = [grad.detach().to_local() for weight in weights if isinstance(grad := weight.grad, DTensor)]
+    if not own:
+        return nn.utils.clip_grad_norm_(weights, largest)
+    # In double precision, for the square of a norm overflows before the norm does.
+    square = nn.utils.get_total_norm(own).double().square()
+    norm = all_reduce_sum(square).sqrt().to(own[0].dtype)
+    scale = (largest / (norm + 1e-6)).clamp(max=1.0)
+    for grad in own:
+        grad.mul_(scale)
+    return norm
 
 
 def gather_state(state: Any) -> Any:
     """Return nested state with its sharded tensors whole, on the CPU of the first process.
 
-    Every process takes part; those that are not the first get None in the place of a sharded tensor, so that
-    none but the first holds more than one of them whole.
+    Every process takes part; those that are not the first get None in the place of a sharded tensor, and
+    never hold one whole.
 
     Args:
         state: nested mappings, lists and tuples.
     """
     if isinstance(state, DTensor):
-        values = whole(state)
-        return values.cpu() if is_main_process() else None
+        return _gather_to_first(state)
     if isinstance(state, Mapping):
         return {name: gather_state(value) for name, value in state.items()}
     if isinstance(state, (list, tuple)):
@@ -137,6 +162,29 @@ def shard_optimiser_state(state: Mapping[str, Any], weights: Sequence[nn.Paramet
 
     kept = {number: shard(values, weights[number]) for number, values in state["state"].items()}
     return {**state, "state": kept}
+
+
+def _gather_to_first(values: DTensor) -> Tensor | None:
+    """Return a sharded tensor whole on the CPU of the first process, and None in the others."""
+    part = _padded_part(values)
+    parts = [torch.empty_like(part) for _ in range(world_size())] if is_main_process() else None
+    dist.gather(part, parts, dst=0)
+    return None if parts is None else _join([each.cpu() for each in parts], len(values))
+
+
+def _padded_part(values: DTensor) -> Tensor:
+    """Return the own part of a sharded tensor, with zeros after it up to the length of the first part."""
+    if tuple(values.placements) != (Shard(0),):
+        raise ValueError(f"a tensor is dealt out as {values.placements}: only along its first axis it can be")
+    own = values.detach().to_local()
+    part = own.new_zeros(-(-len(values) // world_size()), *own.shape[1:])
+    part[: len(own)] = own
+    return part
+
+
+def _join(parts: Sequence[Tensor], length: int) -> Tensor:
+    """Return padded parts of equal length as one tensor, without what is past its length."""
+    return torch.cat([part[: max(0, length - n * len(part))] for n, part in enumerate(parts)])
 
 
 def _shard(values: Tensor, like: DTensor) -> Tensor:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.tiny_trainings import EPOCHS, LENGTH, make_second_stage
@@ -19,6 +20,7 @@ from medldm.conditioning import Conditions
 from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.training import OptimiserStep, average_weights
 from medldm.training.sharding import (
+    clip_gradients,
     gather_state,
     shard_optimiser_state,
     shard_state,
@@ -172,6 +174,11 @@ def test_each_process_holds_half_and_takes_the_steps_of_a_whole_denoiser(
     assert len(list(tmp_path.glob("done_*"))) == 2
 
 
+def functional_collectives(seen: CommDebugMode) -> list[str]:
+    """Return the collectives whose tensors a thread of gloo holds while the caller has them already."""
+    return [str(name) for name in seen.get_comm_counts() if "_c10d_functional" in str(name)]
+
+
 def shard_and_gather(rank: int, folder: Path) -> None:
     mesh = init_device_mesh("cpu", (2,))
     for length in (1, 2, 5):
@@ -182,13 +189,21 @@ def shard_and_gather(rank: int, folder: Path) -> None:
         assert torch.equal(own, values.tensor_split([-(-length // 2)])[rank])
         assert own.untyped_storage().nbytes() == own.nbytes
         assert sharded["d"] is values
-        assert torch.equal(whole(sharded["b"]["c"]), values)
-        gathered = gather_state(sharded)
+        with CommDebugMode() as seen:
+            assert torch.equal(whole(sharded["b"]["c"]), values)
+            gathered = gather_state(sharded)
+            like.grad = shard_state(values, like)
+            norm = clip_gradients([like], 0.5)
+        assert functional_collectives(seen) == []
+        assert norm == pytest.approx(float(values.norm()))
+        assert torch.allclose(whole(like.grad), values * 0.5 / values.norm())
         assert gathered["a"] == [1]
         assert torch.equal(gathered["b"]["c"], values) if rank == 0 else gathered["b"]["c"] is None
         kept = shard_optimiser_state({"state": {0: {"step": torch.tensor(3.0), "mean": values}}}, [like])
         assert isinstance(kept["state"][0]["mean"], DTensor)
         assert not isinstance(kept["state"][0]["step"], DTensor)
+    with pytest.raises(ValueError, match="only along its first axis"):
+        whole(distribute_tensor(values, mesh, [Replicate()]))
     (folder / f"done_{rank}").touch()
 
 
