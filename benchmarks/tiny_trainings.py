@@ -28,6 +28,8 @@ from medldm.training import (
     measure_latent_statistics,
 )
 from medldm.training.decoder import DecoderCases, DecoderConfig, build_decoder_training
+from medldm.training.diffusion import DiffusionEvaluator
+from medldm.training.previews import SampleWriter
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 from medldm.training.resume.state_tree import flatten_state
 from medldm.training.volumes import RandomPatchd
@@ -113,7 +115,7 @@ def make_second_stage(
     for weight in model.denoiser.unet.parameters():
         if weight.ndim > 1 and not weight.any():
             torch.nn.init.normal_(weight, std=0.1)
-    return build_diffusion_training(
+    training = build_diffusion_training(
         model,
         LatentDataset(
             make_latents(N_CASES), copies=copies, augmentation=augmentation if is_augmented else None
@@ -124,7 +126,14 @@ def make_second_stage(
         ).copy(**(settings or {})),
         run=make_run(folder, **running),
         sharding=sharding,
-    ).trainer
+    )
+    # Else most of the time goes into validations and previews.
+    if isinstance(training.evaluator, DiffusionEvaluator):
+        training.evaluator.n_times = 2
+    for handler in training.handlers:
+        if isinstance(handler, SampleWriter):
+            handler.num_steps = 2
+    return training.trainer
 
 
 def make_third_stage(folder: Path, *, kind: str = "vae", **running: Any) -> ResumableTrainer:

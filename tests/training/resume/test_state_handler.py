@@ -215,19 +215,19 @@ def train_and_report(make, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_kills_at_random_moments_change_nothing(stages, tmp_path, kind) -> None:
-    """SIGKILL until 25 have hit; the training's state is saved after every batch."""
+    """SIGKILL until 12 have hit; the training's state is saved after every batch."""
     make, straight = stages(kind)
     draw = random.Random(0)
     n_kills, folder = 0, tmp_path / "killed"
-    while n_kills < 25 or not (folder / "done").exists():
+    while n_kills < 12 or not (folder / "done").exists():
         (folder / "done").unlink(missing_ok=True)
         process = multiprocessing.get_context("fork").Process(target=train_and_report, args=(make, folder))
         process.start()
-        process.join(draw.uniform(0.05, 1.0) if n_kills < 25 else None)
+        process.join(draw.uniform(0.05, 1.0) if n_kills < 12 else None)
         n_kills += process.exitcode is None
         process.kill()
         process.join()
-        if (folder / "done").exists() and n_kills < 25:
+        if (folder / "done").exists() and n_kills < 12:
             shutil.rmtree(folder / "state")
             shutil.rmtree(folder / "logs")
     last = make(folder)
