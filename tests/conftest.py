@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -135,6 +136,12 @@ def _name_mappings(channels: Sequence[str]) -> Any:
         for place, name in enumerate(channels)
     }
     return own or mapping
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what is imported: in forks, each visit would copy it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

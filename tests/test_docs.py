@@ -55,7 +55,7 @@ SMALL = {
     ),
     "train_diffusion.yaml": (
         "--down_channels [8,16] --attention_levels [False,True] --n_heads 2 --n_groups 4 "
-        "--n_epochs 1 --val_interval 1"
+        "--n_epochs 1 --val_interval 1 --augmentation_copies 2"
     ),
     "inference.yaml": "--num_steps 2",
     "evaluate.yaml": "--time_budget_s 0 --encoder_steps 2",

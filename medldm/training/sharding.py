@@ -3,9 +3,8 @@
 A sharded tensor is a DTensor: its first axis is dealt out to the processes. A block's weights are gathered
 when it runs and let go afterwards. The average never runs sharded: `whole_weights` lends it all its weights.
 States and checkpoints hold whole tensors, so that any number of processes goes on from them.
-What is gathered here goes through the blocking collectives of torch.distributed. DTensor's own, `full_tensor`
-and what it does for a norm, hand a tensor over while a thread of gloo may still hold it: one of our processes
-died of a double free there.
+What is gathered here goes through the blocking collectives of torch.distributed: a process once died of a
+double free while it gathered a state with DTensor's own, `full_tensor`, through gloo.
 
 Source: Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", Section 3;
 Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models", Section 5.

@@ -175,7 +175,7 @@ def test_each_process_holds_half_and_takes_the_steps_of_a_whole_denoiser(
 
 
 def functional_collectives(seen: CommDebugMode) -> list[str]:
-    """Return the collectives whose tensors a thread of gloo holds while the caller has them already."""
+    """Return DTensor's own collectives, of which a process died once; the module gathers by others."""
     return [str(name) for name in seen.get_comm_counts() if "_c10d_functional" in str(name)]
 
 
