@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from medldm.evaluation.cases.ceiling import AutoencodedCases
 from medldm.evaluation.cases.channels import of_channel
+from medldm.evaluation.cases.model_cases import open_model, require_channels
 from medldm.evaluation.cases.reading import Cohorts
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.report.content import NOT_ASKED, make_report
@@ -55,11 +57,17 @@ def evaluate_channels(
         usefulness=_share_time(config.usefulness, len(names)),
         real_or_synthetic=_share_time(config.real_or_synthetic, len(names)),
     )
+    autoencoded = _open_autoencoded(cohorts, config, resources)
     reports: dict[str, Report] = {}
-    for name in names:
+    for place, name in enumerate(names):
         logger.info("channel %s: %d of %d", name, len(reports) + 1, len(names))
         results = collect_results(
-            of_channel(cohorts, name), config=own, resources=resources, n_channels=len(names)
+            of_channel(cohorts, name),
+            config=own,
+            resources=resources,
+            n_channels=len(names),
+            autoencoded=autoencoded,
+            channel=place,
         )
         reports[name] = make_report(results, own)
         write_report(output_dir / FOLDER / name, reports[name], make_page(reports[name], results, own))
@@ -68,6 +76,17 @@ def evaluate_channels(
     page = render_report(report, plots={}, viewer=_links(reports), n_real_shown=0)
     write_report(output_dir, report, page)
     return report
+
+
+def _open_autoencoded(
+    cohorts: Cohorts, config: EvaluationConfig, resources: EvaluationResources | None
+) -> AutoencodedCases | None:
+    """Return the test cases through the model's autoencoder, all channels at once; None without a model."""
+    evaluated = open_model(resources) if resources is not None else None
+    if evaluated is None:
+        return None
+    require_channels(evaluated, cohorts.synthetic.channels)
+    return AutoencodedCases(evaluated, cohorts.test, seed=config.seed)
 
 
 def _share_time(config: Timed, n: int) -> Timed:

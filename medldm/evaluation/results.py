@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from medldm.evaluation.cases.ceiling import make_ceiling
+from medldm.evaluation.cases.ceiling import AutoencodedCases, make_ceiling
 from medldm.evaluation.cases.model_cases import (
     EvaluatedModel,
     open_model,
@@ -90,6 +90,8 @@ def collect_results(
     config: EvaluationConfig,
     resources: EvaluationResources | None = None,
     n_channels: int = 1,
+    autoencoded: AutoencodedCases | None = None,
+    channel: int = 0,
 ) -> EvaluationResults:
     """Read the volumes and compute every result; what cannot be computed says why.
 
@@ -99,11 +101,14 @@ def collect_results(
         resources: the model, and whatever else is used beside the cohorts.
         n_channels: that are looked at one by one, this among them. With several the model, which takes all of
             them together, is not asked, see `collect_model_results`.
+        autoencoded: the test cases through the autoencoder; with one channel they are made here.
+        channel: place of this channel among those of the model.
     """
     resources = resources or EvaluationResources()
     without = {"model": None, "reference_model": None, "reference_train": None}
     asked = resources if n_channels == 1 else resources.copy(**without)
     n_more = 1 + 4 * (asked.model is not None) + (resources.feature_weights is not None)
+    n_more += autoencoded is not None
     with Stages(7 + n_more) as stages:
         evaluated = open_model(asked, of_label_maps=bool(cohorts.without_images))
         reference = open_reference_model(asked, evaluated, of_label_maps=bool(cohorts.without_images))
@@ -112,7 +117,10 @@ def collect_results(
         sets = load_case_sets(cohorts, config=config.grid, seed=config.seed, progress=stages.tell)
         stages.done("reading")
         if evaluated is not None and sets.has_images:
-            sets = replace(sets, ceiling=make_ceiling(evaluated, cohorts.test, sets, progress=stages.tell))
+            autoencoded = AutoencodedCases(evaluated, cohorts.test, seed=config.seed)
+        if autoencoded is not None:
+            ceiling = make_ceiling(autoencoded, sets, channel=channel, progress=stages.tell)
+            sets = replace(sets, ceiling=ceiling)
             stages.done("ceiling")
         collector = _Collector(sets, config, stages)
         collector.republished(cohorts)

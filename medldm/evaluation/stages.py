@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from medldm.evaluation.sections.metric_result import SECTIONS, Description, Metr
 from medldm.runtime.distributed import is_main_process
 
 logger = logging.getLogger(__name__)
+
+_DIGITS = re.compile(r"\d+")
 
 
 @contextmanager
@@ -47,6 +50,7 @@ class Stages:
     def __init__(self, n_stages: int) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.monotonic()
+        self._n_stages, self._n_done, self._told = n_stages, 0, ""
         disable = None if is_main_process() else True
         self._bar = tqdm(total=n_stages, unit="stage", desc="evaluation", leave=False, disable=disable)
 
@@ -59,10 +63,15 @@ class Stages:
     def tell(self, text: str) -> None:
         """Show what is being done."""
         self._bar.set_postfix_str(text)
+        # Without a terminal there is no bar: the log says it, but not each of many cases.
+        if self._bar.disable and (what := _DIGITS.sub("", text)) != self._told:
+            self._told = what
+            logger.info("evaluation, stage %d of %d: %s", self._n_done + 1, self._n_stages, text)
 
     def done(self, name: str) -> None:
         """Note that a stage has ended."""
         now = time.monotonic()
         self.seconds[name] = now - self._last
         self._last = now
+        self._n_done += 1
         self._bar.update()

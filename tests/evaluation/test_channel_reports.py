@@ -109,6 +109,8 @@ def test_each_channel_has_the_figures_that_it_has_alone(
             own = figures[key if of_maps else f"{key}@{name}"]
             assert own["synthetic"] == figure["synthetic"] and own["real"] == figure["real"]
             assert key in {each["key"] for each in sub["figures"]}
+    # What the autoencoder loses of each channel stands beside it.
+    assert all(figures[f"fidelity.spectrum@{name}"]["ceiling"] for name in CHANNELS)
     # The model is asked once, about both channels together.
     of_model = [key for key in figures if "membership" in key or "latents" in key]
     assert of_model and not any("@" in key for key in of_model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from medldm.evaluation.cases.ceiling import make_ceiling, reconstruct_case
+from medldm.evaluation.cases.ceiling import AutoencodedCases, make_ceiling, reconstruct_case
 from medldm.evaluation.cases.reading import Cohorts, load_case_sets, open_cohort, read_case
+from medldm.latent_diffusion.texture import TABLE_SHAPE, Texture
 from medldm.latent_diffusion.volume_space import require_volume_space
+from medldm.seeds import texture_seed
+from medldm.transforms import LoadVolume, ResampleToSpacing
 from tests.evaluation.cases.test_model_cases import load
 
 SPACING = (1.0, 1.25, 1.0)
@@ -39,7 +43,7 @@ def test_an_autoencoder_that_changes_nothing_gives_the_case_back(
     monkeypatch.setattr(model, "reconstruct", reconstruct)
     for case in open_cohort(make_cohort(2)).cases:
         own, _, _ = read_case(case, SPACING)
-        found = reconstruct_case(case, evaluated, spacing_mm=SPACING)
+        found = ResampleToSpacing(SPACING)(reconstruct_case(case, evaluated))[0].numpy()
         low, high = require_volume_space(model.space).intensities[0].case_limits(torch.from_numpy(own))
         assert shapes[-1] == tuple(np.maximum(own.shape, size))
         assert found.shape == own.shape
@@ -56,10 +60,59 @@ def test_the_set_keeps_labels_and_subjects_and_has_the_decoders_images(
     sets = load_case_sets(Cohorts(train, test, train))
     told: list[str] = []
     evaluated = load(make_model(()), tmp_path / "m.safetensors")
-    ceiling = make_ceiling(evaluated, test, sets, progress=told.append)
+    ceiling = make_ceiling(AutoencodedCases(evaluated, test), sets, progress=told.append)
     assert ceiling.subjects == sets.test.subjects and ceiling.labels is sets.test.labels
     assert [image.shape for image in ceiling.images] == [image.shape for image in sets.test.images]
     assert len(told) == 3 and "case 3 of 3" in told[-1]
     for image, own in zip(ceiling.images, sets.test.images, strict=True):
         assert np.percentile(image, (0.5, 99.5)) == pytest.approx([0.0, 1.0], abs=1e-5)
         assert not np.allclose(image, own, atol=0.05)
+
+
+def test_the_model_s_texture_is_drawn_as_in_sampling(
+    make_cohort: Callable[..., Path],
+    make_model: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    evaluated = load(make_model(()), tmp_path / "m.safetensors")
+    model = evaluated.model
+    model.space = require_volume_space(model.space).copy(spacing_mm=SPACING, size=(8, 8, 8))
+    monkeypatch.setattr(model, "reconstruct", lambda volume: volume)
+    cases = AutoencodedCases(evaluated, open_cohort(make_cohort(2)), seed=3)
+    plain = [cases.load(place) for place in range(2)]
+    model.texture = Texture(torch.ones(1, 1, 1, 1), torch.full((1, *TABLE_SHAPE), 0.02))
+    own = require_volume_space(model.space).intensities[0]
+    low, high = own.case_limits(LoadVolume()(cases.cohort.cases[1]["image"]))
+    volume = (plain[1].as_tensor() - low) / (high - low) * 2 - 1
+    expected = model.texture.draw(volume[None], [texture_seed(3, 1)])[0]
+    drawn = (cases.load(1).as_tensor() - low) / (high - low) * 2 - 1
+    torch.testing.assert_close(drawn, expected, atol=1e-4, rtol=0)
+    assert torch.equal(cases.load(1), cases.load(1)) and not torch.equal(cases.load(0), plain[0])
+
+
+def test_a_case_of_several_channels_goes_through_the_autoencoder_once_and_whole(
+    make_cohort: Callable[..., Path],
+    make_model: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = open_cohort(make_cohort(2))
+    two = replace(
+        one, training=[{**case, "image": [case["image"]] * 2} for case in one.cases], channels=("a", "b")
+    )
+    evaluated = load(make_model((), channels=("a", "b")), tmp_path / "m.safetensors")
+    model = evaluated.model
+    shapes: list[tuple[int, ...]] = []
+
+    def reconstruct(volume: torch.Tensor) -> torch.Tensor:
+        shapes.append(tuple(volume.shape[:2]))
+        return torch.cat([volume[:, :1], 0.5 * volume[:, 1:]], dim=1)
+
+    monkeypatch.setattr(model, "reconstruct", reconstruct)
+    other = open_cohort(make_cohort(2, shape=(16, 18, 15), name="other"))
+    sets, cases = load_case_sets(Cohorts(other, one, one)), AutoencodedCases(evaluated, two)
+    first, second = (make_ceiling(cases, sets, channel=channel) for channel in (0, 1))
+    assert shapes == [(1, 2)] * 2
+    spans = [each.file_range[1] - each.file_range[0] for each in (first, second)]
+    assert spans[1] == pytest.approx(0.5 * spans[0], rel=0.1)
