@@ -9,12 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from monai.engines import SupervisedEvaluator
-from monai.handlers import ValidationHandler
 from monai.inferers import Inferer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -31,31 +29,27 @@ from medldm.networks import VAE, VQVAE
 from medldm.seeds import restart_noise
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
 from medldm.training.averaging import average_weights
-from medldm.training.batches import ValidationBatches
 from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
 from medldm.training.denoising_task import averaged_denoiser
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
-from medldm.training.early_snapshot import EarlySnapshot
-from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
 from medldm.training.identity import TrainingIdentity
 from medldm.training.latent_cache import LatentDataset, measure_latent_statistics
 from medldm.training.linear_path import fit_linear_path
-from medldm.training.loader import leave_signals_to_parent, training_loader
+from medldm.training.loader import training_loader, validation_loader
 from medldm.training.losses.reconstruction import FirstStageLoss
-from medldm.training.memorisation import GapWarning, as_many_cases
-from medldm.training.optimisation import make_schedule
-from medldm.training.patience import DecayPhase, Patience
+from medldm.training.memorisation import as_many_cases
+from medldm.training.optimisation import make_adam, make_schedule
+from medldm.training.patience import DecayPhase
 from medldm.training.previews import SampleWriter, SliceWriter
 from medldm.training.quarantine import Quarantine
 from medldm.training.region_weights import resolve_region_weights
 from medldm.training.resume.resumable_trainer import ResumableTrainer
-from medldm.training.resume.state_handler import TrainingStateHandler
 from medldm.training.sharding import share_denoiser
+from medldm.training.standard_handlers import TrainingConfig, standard_handlers
 
 logger = logging.getLogger(__name__)
 
 TrainerType = TypeVar("TrainerType", bound=ResumableTrainer)
-TrainingConfig = AutoencoderTrainingConfig | LatentDiffusionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,12 +146,12 @@ def build_autoencoder_training(
     averaged: Any = average.module
     evaluator = None
     if validation_set is not None:
-        batches = _load_validation(validation_set, run, batch_size=1)
+        batches = validation_loader(validation_set, batch_size=1, num_workers=run.num_workers)
         evaluator = make_evaluator(
             device, batches, network=averaged, precision=config.precision, val_handlers=list(val_handlers)
         )
     describe = describe_autoencoder(averaged, space)
-    all_handlers = _standard_handlers(
+    all_handlers = standard_handlers(
         "autoencoder",
         run,
         name="autoencoder",
@@ -170,11 +164,11 @@ def build_autoencoder_training(
         decay=decay,
         further=handlers,
     )
-    optimizer = _make_adam(network, config.learning_rate, weight_decay=0.0)
+    optimizer = make_adam(network.parameters(), config.learning_rate)
     adversary = None
     if discriminator is not None:
         rate = config.discriminator_learning_rate
-        adversary = _make_adam(discriminator, rate, betas=(0.5, 0.999))
+        adversary = make_adam(discriminator.parameters(), rate, weight_decay=0.01, betas=(0.5, 0.999))
     trainer = AutoencoderTrainer(
         device,
         config.n_epochs,
@@ -254,19 +248,18 @@ def build_diffusion_training(
     denoiser = share_denoiser(model.denoiser, sharding=sharding, average=average, device=device)
     evaluator = None
     if validation_set is not None:
+        validated = {"batch_size": run.batch_size, "num_workers": run.num_workers}
         evaluator = DiffusionEvaluator(
             device,
-            _load_validation(validation_set, run, batch_size=run.batch_size),
+            validation_loader(validation_set, **validated),
             network=model,
             config=config,
             average=average,
-            training_loader=_load_validation(
-                as_many_cases(training_set, len(validation_set)), run, batch_size=run.batch_size
-            ),
+            training_loader=validation_loader(as_many_cases(training_set, len(validation_set)), **validated),
             val_handlers=list(val_handlers),
         )
     describe = describe_latent_diffusion(model, config, denoiser=averaged_denoiser(average))
-    all_handlers = _standard_handlers(
+    all_handlers = standard_handlers(
         "diffusion",
         run,
         name="latent_diffusion",
@@ -280,7 +273,7 @@ def build_diffusion_training(
         further=handlers,
     )
     # After the sharding, which replaces the weights.
-    optimizer = _make_adam(model.denoiser, config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = make_adam(model.denoiser.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     trainer = DiffusionTrainer(
         device,
         config.n_epochs,
@@ -313,78 +306,6 @@ def _check_augmentation(model: LatentDiffusionModel, training_set: LatentDataset
     )
 
 
-def _standard_handlers(
-    stage: str,
-    run: RunConfig,
-    *,
-    name: str,
-    describe: Describe,
-    evaluator: SupervisedEvaluator | None,
-    preview: Callable[..., SliceWriter],
-    quarantine: Quarantine | None,
-    identity: TrainingIdentity,
-    config: TrainingConfig,
-    decay: DecayPhase | None,
-    further: Sequence[Any],
-) -> list[Any]:
-    """Return validation, log, bar, preview, checkpoints, what the caller adds, and last of all the state."""
-    if run.output_dir is None:
-        return list(further)
-    folder = Path(run.output_dir)
-    log = TrainingLog(folder / "logs" / stage, evaluator=evaluator)
-    writer = CheckpointWriter(
-        folder,
-        name=name,
-        describe=describe,
-        evaluator=evaluator,
-        metric=None if evaluator is None else evaluator.state.key_metric_name,
-        larger_is_better=evaluator is None or bool(evaluator.metric_cmp_fn(1.0, 0.0)),
-        identity=identity,
-    )
-    followers = _follow_validations(writer, config, decay)
-    state_handler = TrainingStateHandler(
-        folder / "state" / stage,
-        resume=run.resume,
-        handlers=[log, writer, *followers],
-        evaluator=evaluator,
-        every_minutes=run.save_minutes,
-        every_steps=run.save_batches,
-        quarantine=quarantine,
-        identity=identity,
-    )
-    kept = [writer, *followers, *further, state_handler]
-    if evaluator is None:
-        return [log, LossBar(stage), *kept]
-    validation = ValidationHandler(run.val_interval, evaluator)
-    shown = [log, LossBar(stage), preview(log, evaluator=evaluator)]
-    if isinstance(evaluator, DiffusionEvaluator):
-        shown.append(GapWarning(evaluator))
-    return [validation, *shown, *kept]
-
-
-def _follow_validations(
-    writer: CheckpointWriter, config: TrainingConfig, decay: DecayPhase | None
-) -> list[EarlySnapshot | Patience]:
-    """Return what draws conclusions from the validations, beside the writer: these handlers have a state."""
-    followers: list[EarlySnapshot | Patience] = []
-    evaluator: Any = writer.evaluator
-    if evaluator is None:
-        return followers
-    if isinstance(evaluator, DiffusionEvaluator):
-        followers.append(EarlySnapshot(writer, evaluator=evaluator))
-    if decay is not None and config.patience is not None:
-        patience = Patience(
-            evaluator,
-            metric=str(writer.metric),
-            larger_is_better=writer.sign > 0,
-            patience=config.patience,
-            min_improvement=config.min_improvement,
-            decay=decay,
-        )
-        followers.append(patience)
-    return followers
-
-
 def _load_training(
     dataset: Dataset[Any], run: RunConfig, *, seed: int, quarantine: Quarantine | None
 ) -> DataLoader[Any]:
@@ -393,24 +314,9 @@ def _load_training(
     )
 
 
-def _load_validation(dataset: Any, run: RunConfig, *, batch_size: int) -> DataLoader[Any]:
-    # A generator of its own: how often is validated must not change the training's draws.
-    return DataLoader(
-        dataset,
-        batch_sampler=ValidationBatches(len(dataset), batch_size),
-        num_workers=run.num_workers,
-        worker_init_fn=leave_signals_to_parent,
-        generator=torch.Generator(),
-    )
-
-
 def _unless_empty(dataset: Any) -> Any:
     """Return a validation set, None where it has no case."""
     return None if dataset is None or len(dataset) == 0 else dataset
-
-
-def _make_adam(module: nn.Module, learning_rate: float, **options: Any) -> torch.optim.AdamW:
-    return torch.optim.AdamW(module.parameters(), lr=learning_rate, fused=True, **options)
 
 
 def _n_steps(config: TrainingConfig, *, n_batches: int) -> int:

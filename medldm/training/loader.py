@@ -19,7 +19,7 @@ from monai.data import list_data_collate
 from monai.transforms import Randomizable
 from torch.utils.data import DataLoader, Dataset
 
-from medldm.training.batches import TrainingBatches
+from medldm.training.batches import TrainingBatches, ValidationBatches
 from medldm.training.case_order import DrawnCase, EpochSampler
 from medldm.training.quarantine import FOUND, BadCase, CollateSound, Quarantine, QuarantineError
 
@@ -110,6 +110,18 @@ def training_loader(
         collate_fn=collate_fn,
         generator=torch.Generator().manual_seed(seed),
         worker_init_fn=leave_signals_to_parent,
+    )
+
+
+def validation_loader(dataset: Any, *, batch_size: int, num_workers: int = 0) -> DataLoader[Any]:
+    """Return a data loader of all cases in their order, whose batches are the same with any processes."""
+    # A generator of its own: how often is validated must not change the training's draws.
+    return DataLoader(
+        dataset,
+        batch_sampler=ValidationBatches(len(dataset), batch_size),
+        num_workers=num_workers,
+        worker_init_fn=leave_signals_to_parent,
+        generator=torch.Generator(),
     )
 
 

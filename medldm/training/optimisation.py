@@ -37,6 +37,13 @@ def make_schedule(
     return LambdaLR(optimizer, factor)
 
 
+def make_adam(
+    weights: Iterable[nn.Parameter], learning_rate: float, *, weight_decay: float = 0.0, **options: Any
+) -> torch.optim.AdamW:
+    """Return the optimiser of all trainings, without weight decay unless it is given."""
+    return torch.optim.AdamW(weights, lr=learning_rate, fused=True, weight_decay=weight_decay, **options)
+
+
 class OptimiserStep:
     """Apply gradients: scale, accumulate, check, clip, step, schedule.
 

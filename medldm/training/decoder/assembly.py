@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.handlers import ValidationHandler
 from torch import nn
-from torch.utils.data import DataLoader
 
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
@@ -19,7 +17,6 @@ from medldm.sampling.sampler import LatentDiffusionSampler
 from medldm.seeds import restart_noise
 from medldm.training.assembly import Training
 from medldm.training.averaging import average_weights
-from medldm.training.batches import ValidationBatches
 from medldm.training.configs import RunConfig
 from medldm.training.decoder.cases import DecoderCases
 from medldm.training.decoder.config import DecoderConfig
@@ -27,10 +24,10 @@ from medldm.training.decoder.noise_level import NoiseLevel, measure_level
 from medldm.training.decoder.trainer import DecoderEvaluator, DecoderTrainer, DenoisedLatents, LatentDecoder
 from medldm.training.handlers import LossBar, TrainingLog
 from medldm.training.identity import TrainingIdentity
-from medldm.training.loader import leave_signals_to_parent, training_loader
+from medldm.training.loader import training_loader, validation_loader
 from medldm.training.losses.label_maps import LabelMapLoss
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig, FirstStageLoss
-from medldm.training.optimisation import make_schedule
+from medldm.training.optimisation import make_adam, make_schedule
 from medldm.training.previews import SliceWriter
 from medldm.training.resume.state_handler import TrainingStateHandler
 
@@ -112,11 +109,11 @@ def build_decoder_training(
     if validation_set is not None:
         evaluator = _make_evaluator(average.module, validation_set, denoised, config, run)
     all_handlers = _make_handlers(run, evaluator=evaluator, identity=identity, further=handlers)
-    optimizer = _make_adam(network.trained_weights(), config.learning_rate)
+    optimizer = make_adam(network.trained_weights(), config.learning_rate)
     adversary = None
     if discriminator is not None:
         rate = config.discriminator_learning_rate
-        adversary = _make_adam(discriminator.parameters(), rate, betas=(0.5, 0.999))
+        adversary = make_adam(discriminator.parameters(), rate, betas=(0.5, 0.999))
     trainer = DecoderTrainer(
         device,
         config.n_epochs,
@@ -172,13 +169,7 @@ def _make_evaluator(
     config: DecoderConfig,
     run: RunConfig,
 ) -> DecoderEvaluator:
-    loader: DataLoader[Any] = DataLoader(
-        validation_set,
-        batch_sampler=ValidationBatches(len(validation_set), 1),
-        num_workers=run.num_workers,
-        worker_init_fn=leave_signals_to_parent,
-        generator=torch.Generator(),
-    )
+    loader = validation_loader(validation_set, batch_size=1, num_workers=run.num_workers)
     device = denoised.sampler.model.latent_shift.device
     return DecoderEvaluator(device, loader, network=network, denoised=denoised, seed=config.seed)
 
@@ -205,7 +196,3 @@ def _make_handlers(
     if evaluator is not None:
         shown = [ValidationHandler(1, evaluator), *shown, SliceWriter(log, evaluator=evaluator)]
     return [*shown, *further, state_handler]
-
-
-def _make_adam(weights: Any, learning_rate: float, **options: Any) -> torch.optim.AdamW:
-    return torch.optim.AdamW(weights, lr=learning_rate, fused=True, weight_decay=0.0, **options)
