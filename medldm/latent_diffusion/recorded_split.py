@@ -83,7 +83,11 @@ def read_as_trained(
         seed: of the split.
         options: further ones of `read_cohort`.
     """
-    given = {"validation_fraction": validation_fraction, "test_fraction": test_fraction, "seed": seed}
+    given: dict[str, Any] = {
+        "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction,
+        "seed": seed,
+    }
     if checkpoint is None or not Path(checkpoint).is_file():
         logger.info("no model says how its training split the cohort: the settings do")
         return read_cohort(dataset_dir, **given, **options)

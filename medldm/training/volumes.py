@@ -261,7 +261,7 @@ def open_cohort(
     """
     if autoencoder_path is not None:
         channels = agree_on_channels(autoencoder_path, channels)
-    shares = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
+    shares: dict[str, Any] = {"validation_fraction": validation_fraction, "test_fraction": test_fraction}
     cohort = read_cohort(
         dataset_dir,
         **shares,
