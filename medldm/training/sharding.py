@@ -101,7 +101,7 @@ def clip_gradients(weights: Iterable[nn.Parameter], largest: float) -> Tensor:
         largest: norm of the gradients of all weights together.
     """
     weights = list(weights)
-    own = [grad.detach().to_local() for weight in weights if isinstance(grad := weight.grad, DTensor)]
+    own = [grad.to_local().detach() for weight in weights if isinstance(grad := weight.grad, DTensor)]
     if not own:
         return nn.utils.clip_grad_norm_(weights, largest)
     # In double precision, for the square of a norm overflows before the norm does.
@@ -175,7 +175,7 @@ def _padded_part(values: DTensor) -> Tensor:
     """Return the own part of a sharded tensor, with zeros after it up to the length of the first part."""
     if tuple(values.placements) != (Shard(0),):
         raise ValueError(f"a tensor is dealt out as {values.placements}: only along its first axis it can be")
-    own = values.detach().to_local()
+    own = values.to_local().detach()
     part = own.new_zeros(-(-len(values) // world_size()), *own.shape[1:])
     part[: len(own)] = own
     return part
