@@ -32,8 +32,8 @@ HEADINGS = {
 
 INTRODUCTIONS = {
     "fidelity": "Do synthetic volumes look like real ones? Each column is compared with the real test set. "
-    "Autoencoder alone, where a model was given, is the real test set encoded and decoded again: what is "
-    "lost there no denoiser can bring back.",
+    "Autoencoder alone, where a model was given, is the real test set encoded and decoded again, with the "
+    "model's texture: what a perfect denoiser would give. What is lost there no denoiser can bring back.",
     "diversity": "Do they differ from each other as patients do?",
     "anatomy": "Are structures of the right size, in one piece, with the right surface?",
     "agreement": "Does each image show the label map it was made from?",
