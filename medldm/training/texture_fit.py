@@ -128,9 +128,11 @@ def _fit_levels(
             counts = ~is_flat(x.float())
             channels.append(energies_of(residual.square() * counts, s.square() * counts))
         rows.append(channels)
-    energies = [stack([[channel[place] for channel in row] for row in rows]) for place in range(3)]
+    residual, predicted, errors = (
+        stack([[channel[place] for channel in row] for row in rows]) for place in range(3)
+    )
     detail = torch.stack([texture.measure_detail(y) for y in sampled])
-    return fit_levels(*energies, detail)
+    return fit_levels(residual, predicted, errors, detail)
 
 
 def _bound_scales(table: Tensor, pairs: Sequence[Pair], limit: float) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -74,8 +74,8 @@ def make_ceiling(
     for place in range(len(autoencoded)):
         if progress is not None:
             progress(f"real test case {place + 1} of {len(autoencoded)} through the autoencoder")
-        own = autoencoded.load(place)[channel : channel + 1]
-        image = ResampleToSpacing(sets.spacing_mm)(own.clone())[0].numpy()
+        own = cast(MetaTensor, autoencoded.load(place)[channel : channel + 1].clone())
+        image = ResampleToSpacing(sets.spacing_mm)(own)[0].numpy()
         images.append(np.asarray(image, dtype=np.float32))
     low, high = np.median([np.percentile(image, (0.5, 99.5)) for image in images], axis=0)
     ceiling = replace(sets.test, images=tuple(images), file_range=(float(low), float(high)))
