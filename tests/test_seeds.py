@@ -54,6 +54,7 @@ MAKERS = {
     "volume_seed": lambda seed, index, _: seeds.volume_seed(seed, index),
     "label_map_seed": lambda seed, *_: seeds.label_map_seed(seed),
     "texture_seed": lambda seed, index, _: seeds.texture_seed(seed, index),
+    "texture_level_seed": lambda seed, *_: seeds.texture_level_seed(seed),
     "attempt_seed": lambda seed, index, attempt: seeds.attempt_seed(seed, index, max(1, attempt)),
     "case_seed": lambda seed, epoch, case: seeds.case_seed(seed, attempt=0, epoch=epoch, case=case),
     "order_generator": lambda seed, epoch, start: seeds.order_generator(
@@ -71,7 +72,7 @@ MAKERS = {
 }
 NOT_MIXED = {"seed_everything", "restart_noise", "numbered_seed", "subject_rank"}
 """They return the seed itself, a number near it, or a rank."""
-NOISE = ("volume_seed", "label_map_seed", "texture_seed", "attempt_seed")
+NOISE = ("volume_seed", "label_map_seed", "texture_seed", "texture_level_seed", "attempt_seed")
 """What volumes begin from. The others draw orders, shapes and masks, and keep what they have ever drawn."""
 
 

@@ -94,6 +94,8 @@ def test_the_trainings_of_both_bundles_are_the_same_but_for_their_parts(workflow
         top, below = (bundle / "configs" / f"{workflow}.yaml").read_text().split("# ---- what follows")
         knobs.append(list(yaml.safe_load(top)))
         content = yaml.safe_load("#" + below)
+        # The loss of label maps weighs classes that it has counted: not before the volumes are to be read.
+        content["initialize"] = [each for each in content["initialize"] if each != "@loss#config"]
         rest.append(common_part(content, leave_out=DIFFERING[workflow]))
     assert rest[0] == rest[1]
     assert rest[0]["run"] and rest[0]["training"]["run"]
