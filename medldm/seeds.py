@@ -11,8 +11,8 @@ The numbers that noise begins from are apart, because no two makers fill the sam
     texture     seed, index, 2^31,    2
     its level   seed, 2^30,  2,       0       seed of the texture
 
-for seeds and indices below 2^32, which take one word. Larger seeds, that of a texture among them, take two and
-differ but by chance.
+for seeds and indices below 2^32, which take one word. Larger seeds, as that of a texture, take two and differ
+but by chance.
 """
 
 from __future__ import annotations
