@@ -17,13 +17,13 @@ from medldm.evaluation.cases.ceiling import AutoencodedCases
 from medldm.evaluation.cases.channels import of_channel
 from medldm.evaluation.cases.model_cases import open_model, require_channels
 from medldm.evaluation.cases.reading import Cohorts
+from medldm.evaluation.collect import OF_ALL_CHANNELS, collect_model_results, collect_results
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.report.content import NOT_ASKED, make_report
 from medldm.evaluation.report.files import write_report
 from medldm.evaluation.report.html import render_report
 from medldm.evaluation.report.page import make_page
 from medldm.evaluation.resources import EvaluationResources
-from medldm.evaluation.results import OF_ALL_CHANNELS, collect_model_results, collect_results
 from medldm.evaluation.sections.classifier_trainings import RealOrSyntheticConfig
 from medldm.evaluation.sections.metric_result import SECTIONS
 from medldm.evaluation.sections.usefulness import UsefulnessConfig

@@ -12,12 +12,12 @@ from medldm.evaluation.cases.channels import align_channels
 from medldm.evaluation.cases.reading import Cohorts, open_cohort
 from medldm.evaluation.cases.unseen import require_unseen
 from medldm.evaluation.channel_reports import evaluate_channels
+from medldm.evaluation.collect import collect_results
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.report.content import make_report
 from medldm.evaluation.report.files import write_report
 from medldm.evaluation.report.page import make_page
 from medldm.evaluation.resources import EvaluationResources
-from medldm.evaluation.results import collect_results
 from medldm.evaluation.sections.metric_result import SECTIONS
 from medldm.latent_diffusion.recorded_split import split_of
 
