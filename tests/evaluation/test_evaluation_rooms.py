@@ -9,7 +9,17 @@ import medldm.evaluation
 
 ROOT = Path(medldm.evaluation.__file__).parent
 LINE = ["errors", "resources", "metrics", "cases", "features", "segmenter", "volume_classifier", "sections"]
-LINE += ["config", "stages", "results", "report", "channel_reports", "evaluate", "quality_gate"]
+LINE += [
+    "config",
+    "stages",
+    "results",
+    "collector",
+    "collect",
+    "report",
+    "channel_reports",
+    "evaluate",
+    "quality_gate",
+]
 """Each imports from those before it: measures know of no case, cases of no feature, sections of no report."""
 
 
