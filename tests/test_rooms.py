@@ -14,7 +14,7 @@ LINE = [
     *("errors", "version", "configs", "files", "seeds", "runtime"),
     *("transforms", "networks", "diffusion", "data", "conditioning", "latent_diffusion", "sampling"),
     *("training", "generation", "label_maps", "editing", "evaluation"),
-    *("planning", "workflows", "demo", "cli"),
+    *("planning", "sharing", "workflows", "demo", "cli"),
 ]
 """Each imports from those before it."""
 

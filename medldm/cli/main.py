@@ -1,4 +1,4 @@
-"""The command line: `medldm prepare | check | plan | run | generate | evaluate | export | demo`.
+"""The command line: `medldm prepare | check | plan | init | train | run | generate | ...`.
 
 Each command has a file of its own, which imports what it needs when it runs: `--help` loads no torch.
 """
@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from medldm.cli import check, demo, evaluate, export, generate, plan, prepare, run
+from medldm.cli import check, demo, evaluate, export, generate, init, plan, prepare, run, train
 from medldm.runtime.endings import report_error
 from medldm.version import __version__
 
 COMMANDS: dict[str, ModuleType] = {
     command.__name__.rpartition(".")[2]: command
-    for command in (prepare, check, plan, run, generate, evaluate, export, demo)
+    for command in (prepare, check, plan, init, train, run, generate, evaluate, export, demo)
 }
 
 
@@ -25,13 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code, of `report_error` where the command raises."""
     parser = _make_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.command is not run:
+    takes_rest = hasattr(options.command, "check_options")
+    if rest and not takes_rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        if options.command is run:
-            run.check_options(options)
+        if takes_rest:
+            options.command.check_options(options)
         from medldm.runtime.allocation import tune_allocation
 
         tune_allocation()
