@@ -25,6 +25,7 @@ from medldm.generation.request_notes import note_missing
 from medldm.generation.requests import RequestPreparer
 from medldm.label_maps.changes import change_labels, count_changes
 from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
+from medldm.latent_diffusion.lineage import describe_lineage
 from medldm.latent_diffusion.volume_space import require_one_channel
 from medldm.runtime.distributed import DistributedError, world_size
 from medldm.sampling.config import SamplingConfig
@@ -211,6 +212,7 @@ class Editor:
             "weights_sha256": hash_weights(self.sampler.model.state_dict()),
             "versions": describe_versions(),
             **describe_texture(self.sampler.model, self.sampling),
+            **describe_lineage(self.sampler.model.lineage),
         } | ({"notes": self.notes} if self.notes else {})
 
 

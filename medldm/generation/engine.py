@@ -34,6 +34,7 @@ from medldm.generation.requests import (
 )
 from medldm.latent_diffusion.checkpoints import describe_versions, hash_weights
 from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.lineage import describe_lineage
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.networks.downsampling import latent_size
@@ -232,6 +233,7 @@ class GenerationEvaluator(SupervisedEvaluator):
                 "versions": describe_versions(),
             }
             | describe_texture(self.model, self.draw.sampling)
+            | describe_lineage(self.model.lineage)
             | ({"notes": [note.text for note in self.notes]} if self.notes else {})
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from medldm.conditioning.config import read_names
 from medldm.configs import Config
 from medldm.diffusion import NoisePath, make_path
 from medldm.diffusion.paths import PATHS
@@ -70,6 +71,8 @@ class LatentDiffusionConfig(Config):
             `average_weights`; None for `ema_decay`.
         precision: "float32", "bfloat16" or "float16" (CUDA only) for autocast; "auto" is bfloat16 where the
             device computes in it natively, else float32.
+        freeze: parts that are left as they are: "conditioner", "embeddings", "input", "level_0" (the
+            finest), ..., "middle" and "output"; None for none.
         seed: of all randomness in the training.
 
     Raises:
@@ -109,10 +112,13 @@ class LatentDiffusionConfig(Config):
     ema_decay: float = 0.999
     ema_length: float | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    freeze: tuple[str, ...] | str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.freeze, str):
+            self.freeze = read_names(self.freeze)
         self.require("[1, inf)", "n_timesteps", "n_epochs", "accumulation_steps")
         self.require("(0, inf]", "learning_rate", "gradient_clip", "latent_scaling_factor")
         self.require("[0, 1)", "ema_decay")

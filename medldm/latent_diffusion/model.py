@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions, EncodedConditions
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LATENT_SCALING_FACTOR
+from medldm.latent_diffusion.lineage import Lineage
 from medldm.latent_diffusion.texture import Texture
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
@@ -150,6 +151,7 @@ class LatentDiffusionModel(nn.Module):
     Attributes:
         latent_spread: (C,) standard deviation of each channel of standardised latents.
         texture: what sampling draws on decoded volumes, see `Texture`; None for nothing.
+        lineage: the checkpoints that its parts were started from, see `medldm.latent_diffusion.lineage`.
 
     Examples:
         >>> from medldm import LatentDiffusionModel, LatentUNetConfig, VAEConfig
@@ -196,6 +198,7 @@ class LatentDiffusionModel(nn.Module):
         self.space = space
         self.makes_label_maps = makes_label_maps
         self.texture: Texture | None = None
+        self.lineage: Lineage = {}
 
     def train(self, mode: bool = True) -> LatentDiffusionModel:
         """Set the mode of the denoiser; the frozen autoencoder stays in evaluation mode."""

@@ -21,6 +21,7 @@ from medldm.latent_diffusion.checkpoints import (
     load_plain_weights,
 )
 from medldm.latent_diffusion.config import LatentDiffusionConfig, read_diffusion
+from medldm.latent_diffusion.lineage import AUTOENCODER, describe_lineage, lineage_of
 from medldm.latent_diffusion.model import (
     AUTOENCODER_CONFIGS,
     ConditionalDenoiser,
@@ -156,6 +157,7 @@ def make_latent_diffusion(
         makes_label_maps=SCHEMA_KEY in checkpoint.card,
     )
     load_weights(model.autoencoder, checkpoint.weights, source=str(autoencoder_path))
+    _take_lineage(model, checkpoint)
     return model
 
 
@@ -180,6 +182,12 @@ def load_first_stage(model: LatentDiffusionModel, path: str | Path) -> None:
         )
     load_weights(model.autoencoder, checkpoint.weights, source=str(path))
     model.space = model.space or space_of(checkpoint)
+    _take_lineage(model, checkpoint)
+
+
+def _take_lineage(model: LatentDiffusionModel, checkpoint: Checkpoint) -> None:
+    """Let a model say what its first stage was started from."""
+    model.lineage[AUTOENCODER] = lineage_of(checkpoint.card).get(AUTOENCODER, [])
 
 
 def describe_latent_diffusion(
@@ -205,6 +213,7 @@ def describe_latent_diffusion(
             "conditioning": model.conditioning_config.to_dict(),
             "diffusion": config.describe_diffusion(),
             "space": model.space.to_dict() if model.space is not None else None,
+            **describe_lineage(model.lineage),
         }
         return weights, card if model.texture is None else {**card, TEXTURE_KEY: model.texture.to_dict()}
 
@@ -246,10 +255,10 @@ def load_latent_diffusion(
         config = LatentDiffusionConfig.from_dict(
             {"autoencoder_type": card["autoencoder"]["type"], **read_diffusion(card["diffusion"])}
         )
-        texture = texture_of(checkpoint)
+        texture, lineage = texture_of(checkpoint), lineage_of(card)
     weights = _with_spread(checkpoint.weights)
     model = build_with_weights(lambda: LatentDiffusionModel(**parts), weights, source=str(path))
-    model.texture = texture
+    model.texture, model.lineage = texture, lineage
     if autoencoder_path is None:
         return model.eval(), config, checkpoint
     expected = card["autoencoder"]["weights_sha256"]

@@ -128,7 +128,20 @@ def require_untrained(path: str | Path, cohort: Cohort, *, what: str) -> None:
     Raises:
         ConfigError: saying with which settings the model's training split its cohort.
     """
-    record = split_of(path)
+    require_held_out(split_of(path), cohort, what=what)
+
+
+def require_held_out(record: SplitRecord | None, cohort: Cohort, *, what: str) -> None:
+    """Refuse a cohort whose validation or test cases are training cases of a recorded split.
+
+    Args:
+        record: of the split; None refuses nothing.
+        cohort: as of `require_untrained`.
+        what: was trained on the split, for the error.
+
+    Raises:
+        ConfigError: saying with which settings the cohort was split.
+    """
     if record is None:
         return
     held_out = [*cohort.validation, *cohort.test]

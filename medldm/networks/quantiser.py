@@ -59,6 +59,9 @@ class VectorQuantiser(nn.Module):
         decay: of the running means.
         restart_after: training steps without use after which a code is replaced; None for never.
         is_initialised: False to wait for `initialise`, True to start from normally distributed codes.
+
+    Attributes:
+        is_frozen: whether `update` does nothing.
     """
 
     codebook: Tensor
@@ -79,6 +82,7 @@ class VectorQuantiser(nn.Module):
         is_initialised: bool,
     ) -> None:
         super().__init__()
+        self.is_frozen = False
         self.commitment_weight = commitment_weight
         self.learning = learning
         self.decay = decay
@@ -141,8 +145,10 @@ class VectorQuantiser(nn.Module):
         """Learn from the vectors of a batch and the codes they took, then replace codes long unused.
 
         N_i = decay N_i + (1 - decay) n_i,  m_i = decay m_i + (1 - decay) sum_j z_ij,  e_i = m_i / N_i; codes
-        that no vector took stay as they are, to the bit.
+        that no vector took stay as they are, to the bit. A frozen codebook stays as it is.
         """
+        if self.is_frozen:
+            return
         shard = shard or whole_batch(len(latents))
         vectors = to_vectors(latents.float())
         counts = shard.sum(self._count(indices.flatten()))

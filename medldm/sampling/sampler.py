@@ -15,6 +15,7 @@ from medldm.diffusion.guidance import Passes
 from medldm.errors import CheckpointError, ConfigError
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.latent_diffusion.config import LatentDiffusionConfig, read_diffusion
+from medldm.latent_diffusion.lineage import lineage_of
 from medldm.latent_diffusion.model import ConditionalDenoiser, LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion, texture_of
 from medldm.latent_diffusion.texture import Texture
@@ -99,6 +100,7 @@ class LatentDiffusionSampler:
             )
         load_weights(self.model, checkpoint.weights, source=str(path))
         self.model.texture = texture_of(checkpoint)
+        self.model.lineage = lineage_of(checkpoint.card)
         self.config = self.config.copy(**read_diffusion(checkpoint.card["diffusion"]))
 
     @torch.no_grad()

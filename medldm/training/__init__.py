@@ -37,6 +37,8 @@ from medldm.training.volumes import (
     open_cohort,
     volume_transforms,
 )
+from medldm.training.warm_start import choose_rates, open_start, plan_autoencoder_start, plan_denoiser_start
+from medldm.training.warm_start.freezing import choose_frozen
 
 __all__ = [
     "Augmentation",
@@ -74,6 +76,8 @@ __all__ = [
     "choose_augmentation",
     "choose_denoiser",
     "choose_denoiser_size",
+    "choose_frozen",
+    "choose_rates",
     "conditioning_of",
     "count_epochs",
     "encode_cases",
@@ -83,6 +87,9 @@ __all__ = [
     "measure_latent_statistics",
     "measure_space",
     "open_cohort",
+    "open_start",
+    "plan_autoencoder_start",
+    "plan_denoiser_start",
     "trainer_of",
     "training_loader",
     "volume_transforms",

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from medldm.data.split_record import SplitRecord
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
+from medldm.latent_diffusion.lineage import DENOISER
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import Describe, describe_autoencoder, describe_latent_diffusion
 from medldm.latent_diffusion.recorded_split import describe_with_split
@@ -46,6 +47,8 @@ from medldm.training.region_weights import resolve_region_weights
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 from medldm.training.sharding import share_denoiser
 from medldm.training.standard_handlers import TrainingConfig, standard_handlers
+from medldm.training.warm_start.freezing import freeze_parts, trained_weights
+from medldm.training.warm_start.plan import StartPlan
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +101,7 @@ def build_autoencoder_training(
     split: SplitRecord | None = None,
     quarantine: Quarantine | None = None,
     fits_linear_path: bool = True,
+    start: StartPlan | None = None,
     handlers: Sequence[Any] = (),
     val_handlers: Sequence[Any] = (),
 ) -> Training[AutoencoderTrainer]:
@@ -118,11 +122,19 @@ def build_autoencoder_training(
         split: of the cohort, for the card: whoever splits it again meets no training case unseen.
         quarantine: for training cases that turn out bad.
         fits_linear_path: False leaves a linear path as it is, for work that is measured only.
+        start: weights to begin with; the linear path is theirs, too.
         handlers: further ones of the trainer.
         val_handlers: of the evaluator.
+
+    Raises:
+        ConfigError: if parts to freeze are unknown, or are all of the network.
     """
-    if fits_linear_path:
+    if start is not None:
+        start.apply(network)
+    elif fits_linear_path:
         fit_linear_path(network, training_set)
+    freeze_parts(network, config.freeze)
+    _require_gradient(network, loss)
     restart_noise(config.seed)
     device = next(network.parameters()).device
     validation_set = _unless_empty(validation_set)
@@ -139,6 +151,7 @@ def build_autoencoder_training(
         inferer=inferer,
         evaluator=make_evaluator,
         fits_linear_path=fits_linear_path,
+        start=None if start is None else start.identity,
     )
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     decay = _last_phase(config, n_batches=len(loader))
@@ -155,7 +168,7 @@ def build_autoencoder_training(
         "autoencoder",
         run,
         name="autoencoder",
-        describe=describe_with_split(describe if extend_card is None else extend_card(describe), split),
+        describe=_extend(describe if start is None else start.describe(describe), extend_card, split),
         evaluator=evaluator,
         preview=SliceWriter,
         quarantine=quarantine,
@@ -164,7 +177,7 @@ def build_autoencoder_training(
         decay=decay,
         further=handlers,
     )
-    optimizer = make_adam(network.parameters(), config.learning_rate)
+    optimizer = make_adam(trained_weights(network), config.learning_rate)
     adversary = None
     if discriminator is not None:
         rate = config.discriminator_learning_rate
@@ -187,6 +200,8 @@ def build_autoencoder_training(
         inferer=inferer,
         train_handlers=all_handlers,
     )
+    if start is not None:
+        start.checkpoint.attach(trainer)
     return Training(trainer=trainer, evaluator=evaluator, handlers=all_handlers)
 
 
@@ -202,6 +217,7 @@ def build_diffusion_training(
     extend_card: Callable[[Describe], Describe] | None = None,
     split: SplitRecord | None = None,
     quarantine: Quarantine | None = None,
+    start: StartPlan | None = None,
     handlers: Sequence[Any] = (),
     val_handlers: Sequence[Any] = (),
 ) -> Training[DiffusionTrainer]:
@@ -219,12 +235,18 @@ def build_diffusion_training(
         extend_card: adds to the checkpoints' card, such as the structures of label maps.
         split: of the cohort, for the card: whoever splits it again meets no training case unseen.
         quarantine: for training cases that turn out bad.
+        start: weights to begin with.
         handlers: further ones of the trainer.
         val_handlers: of the evaluator.
 
     Raises:
-        ConfigError: if region weights are given for structures that the model is not told.
+        ConfigError: if region weights are given for structures that the model is not told, or parts to freeze
+            are unknown.
     """
+    if start is not None:
+        start.apply(model.denoiser)
+        model.lineage[DENOISER] = start.ancestors
+    freeze_parts(model.denoiser, config.freeze)
     restart_noise(config.seed)
     device = model.latent_shift.device
     validation_set = _unless_empty(validation_set)
@@ -238,6 +260,7 @@ def build_diffusion_training(
         denoiser=model.unet_config,
         conditioning=model.conditioning_config,
         space=model.space,
+        start=None if start is None else start.identity,
     )
     measure_latent_statistics(model, training_set, scaling=config.latent_scaling)
     _check_augmentation(model, training_set)
@@ -263,7 +286,7 @@ def build_diffusion_training(
         "diffusion",
         run,
         name="latent_diffusion",
-        describe=describe_with_split(describe if extend_card is None else extend_card(describe), split),
+        describe=_extend(describe, extend_card, split),
         evaluator=evaluator,
         preview=preview,
         quarantine=quarantine,
@@ -273,7 +296,9 @@ def build_diffusion_training(
         further=handlers,
     )
     # After the sharding, which replaces the weights.
-    optimizer = make_adam(model.denoiser.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = make_adam(
+        trained_weights(model.denoiser), config.learning_rate, weight_decay=config.weight_decay
+    )
     trainer = DiffusionTrainer(
         device,
         config.n_epochs,
@@ -286,7 +311,25 @@ def build_diffusion_training(
         average=average,
         train_handlers=all_handlers,
     )
+    if start is not None:
+        start.checkpoint.attach(trainer)
     return Training(trainer=trainer, evaluator=evaluator, handlers=all_handlers)
+
+
+def _extend(
+    describe: Describe, extend_card: Callable[[Describe], Describe] | None, split: SplitRecord | None
+) -> Describe:
+    """Add to a card what the caller says, and the split."""
+    return describe_with_split(describe if extend_card is None else extend_card(describe), split)
+
+
+def _require_gradient(network: VAE | VQVAE, loss: FirstStageLoss) -> None:
+    """Refuse a loss that looks at the gradient of a decoder that is frozen."""
+    if loss.adaptive_weight > 0 and not network.last_layer.requires_grad:
+        raise ConfigError(
+            f"adaptive_weight is {loss.adaptive_weight:g}, which measures the gradient of the decoder, but "
+            "freeze names the decoder: set adaptive_weight to 0"
+        )
 
 
 def _check_augmentation(model: LatentDiffusionModel, training_set: LatentDataset) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from medldm.conditioning.config import read_names
 from medldm.configs import Config
 
 
@@ -61,6 +62,7 @@ class AutoencoderTrainingConfig(Config):
         latent_noise: largest noise on the latents that the decoder is trained on, in standard deviations of
             each of their channels; see `medldm.training.latent_noise`. 0 turns it off.
         precision: "float32", "bfloat16", "float16" (CUDA only) or "auto", see `choose_precision`.
+        freeze: parts that are left as they are: "encoder" or "decoder"; None for none.
         seed: of the order of the cases and of their random transforms.
 
     Raises:
@@ -80,10 +82,13 @@ class AutoencoderTrainingConfig(Config):
     ema_length: float | None = None
     latent_noise: float = 0.0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    freeze: tuple[str, ...] | str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.freeze, str):
+            self.freeze = read_names(self.freeze)
         self.require("[1, inf)", "n_epochs", "accumulation_steps")
         self.require("(0, inf]", "learning_rate", "discriminator_learning_rate", "gradient_clip")
         self.require("[0, 1)", "ema_decay")

@@ -22,6 +22,8 @@ from medldm.latent_diffusion.model_files import space_of
 from medldm.networks import LatentUNetConfig
 from medldm.networks.downsampling import latent_size
 from medldm.training.augmentation import Augmentation
+from medldm.training.warm_start.checkpoint import StartCheckpoint
+from medldm.training.warm_start.denoiser_start import follow_denoiser
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +135,7 @@ def choose_denoiser(
     attention_levels: Sequence[bool] | Literal["auto"] | None = "auto",
     n_groups: int = 32,
     augmentation: Augmentation | None = None,
+    start: StartCheckpoint | None = None,
     **options: Any,
 ) -> LatentUNetConfig:
     """Describe the denoiser of a training; what it chooses goes into the log.
@@ -144,8 +147,15 @@ def choose_denoiser(
         attention_levels: levels with attention, or "auto".
         n_groups: of the normalisations; "auto" takes fewer where that many do not divide the channels.
         augmentation: of the training cases, which the denoiser is told of; None for none.
+        start: checkpoint that the training starts from, whose size "auto" takes.
         options: further fields of `LatentUNetConfig`.
     """
+    told = 0 if augmentation is None else augmentation.n_channels
+    if start is not None and down_channels == AUTO:
+        logger.info("denoiser: of the size of that in start_from")
+        return follow_denoiser(
+            start, attention_levels=attention_levels, augmentation_channels=told, **options
+        )
     knobs, reason = fit_denoiser_size(
         {"down_channels": down_channels, "attention_levels": attention_levels, "n_groups": n_groups},
         n_cases=len(cohort.training),
@@ -154,7 +164,6 @@ def choose_denoiser(
     )
     if reason:
         logger.info("denoiser: %s", reason)
-    told = 0 if augmentation is None else augmentation.n_channels
     return LatentUNetConfig(**knobs, augmentation_channels=told, **options)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from medldm.training.assembly import build_diffusion_training
 from medldm.training.configs import RunConfig
 from medldm.training.handlers import CheckpointWriter
 from medldm.training.latent_cache import cache_latents
+from medldm.training.warm_start import open_start, plan_denoiser_start
 
 
 class LatentDiffusionTrainer:
@@ -30,6 +31,9 @@ class LatentDiffusionTrainer:
         device: "auto", "cpu", "cuda", ...; the processes that torchrun started are joined on it.
         batch_size: of the training on latents, of all processes together; the loader's own batches only feed
             the encoder.
+        start_from: checkpoint of a second stage whose denoiser is begun with, see `plan_denoiser_start`.
+        start_names: name of a structure, a channel, a category or a condition here to its name there.
+        allow_other_intensity: take weights of another kind of image.
         options: further fields of `RunConfig`: resume, val_interval, num_workers, save_minutes, ...
 
     Raises:
@@ -58,6 +62,9 @@ class LatentDiffusionTrainer:
         output_dir: str | Path = "outputs",
         device: str = "auto",
         batch_size: int = 8,
+        start_from: str | Path | None = None,
+        start_names: Mapping[str, str] | None = None,
+        allow_other_intensity: bool = False,
         **options: Any,
     ) -> None:
         own_type = name_autoencoder_type(model.autoencoder_config)
@@ -72,6 +79,15 @@ class LatentDiffusionTrainer:
         self.model = model.to(choose_device(device))
         self.config = config
         self.run = RunConfig(output_dir=str(output_dir), batch_size=batch_size, **options)
+        start = open_start(
+            start_from,
+            stage="diffusion",
+            names=start_names,
+            allow_other_intensity=allow_other_intensity,
+            output_dir=output_dir,
+            resume=self.run.resume,
+        )
+        self.start = plan_denoiser_start(start, self.model, config=config)
 
     def train(
         self,
@@ -94,7 +110,12 @@ class LatentDiffusionTrainer:
         latents = cache_latents(self.model, data_loader)
         of_validation = None if validation_loader is None else cache_latents(self.model, validation_loader)
         training = build_diffusion_training(
-            self.model, latents, config=self.config, run=self.run, validation_set=of_validation
+            self.model,
+            latents,
+            config=self.config,
+            run=self.run,
+            validation_set=of_validation,
+            start=self.start,
         )
         training.trainer.run()
         writer = next(each for each in training.handlers if isinstance(each, CheckpointWriter))
