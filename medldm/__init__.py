@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         VQVAEConfig,
     )
     from medldm.sampling.sampler import LatentDiffusionSampler
+    from medldm.sharing.pretrained import from_pretrained, save_pretrained
     from medldm.training import LatentDiffusionTrainer
 
 __all__ = [
@@ -45,6 +46,8 @@ __all__ = [
     "VAEConfig",
     "VQVAEConfig",
     "__version__",
+    "from_pretrained",
+    "save_pretrained",
 ]
 
 _HOMES = {
@@ -54,6 +57,8 @@ _HOMES = {
     "LatentDiffusionModel": "latent_diffusion.model",
     "LatentDiffusionSampler": "sampling.sampler",
     "LatentDiffusionTrainer": "training",
+    "from_pretrained": "sharing.pretrained",
+    "save_pretrained": "sharing.pretrained",
 }
 """The modules of the public names that are not in `networks`."""
 

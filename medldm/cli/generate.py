@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from medldm.configs import read_switch
 from medldm.errors import ConfigError
 
+if TYPE_CHECKING:
+    from medldm.generation.engine import GenerationEvaluator
+
 HELP = "make synthetic volumes with a trained model"
+DRAWN_SAMPLES = 4
+"""Volumes where nothing says how many."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `medldm generate`."""
-    parser.add_argument("checkpoint", help="latent_diffusion.safetensors of the second stage")
+    parser.add_argument(
+        "checkpoint",
+        metavar="MODEL",
+        help="a bundle that is installed with weights, such as mri_label_ldm (`medldm models` lists them), "
+        "the folder of a bundle or of a training, or a latent_diffusion.safetensors",
+    )
     parser.add_argument("output_dir", help="receives images/, labels/ and sidecars/")
     parser.add_argument("--label-dir", help="folder of label maps to condition on")
     parser.add_argument(
@@ -23,9 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make volumes without label maps with a model of label maps; the output is an unlabelled cohort",
     )
     parser.add_argument(
-        "--num-samples", type=int, help="volumes to make; one for each label map if not given"
+        "--num-samples",
+        type=int,
+        help="volumes to make; one for each label map if not given, 4 of a bundle that draws its label maps",
     )
-    parser.add_argument("--labelmap-checkpoint", help="draw new label maps with this model of labelmap_ldm")
+    parser.add_argument(
+        "--labelmap-checkpoint",
+        help="draw new label maps with this model of labelmap_ldm; that of a bundle if not given",
+    )
     parser.add_argument(
         "--label-table", help="values of the label maps to those of the model: a file or preset"
     )
@@ -51,13 +67,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("name", "number"),
         help="of the files of several channels: their names, or 0000, 0001, ... as nnU-Net has them",
     )
+    parser.add_argument(
+        "--overview",
+        action=argparse.BooleanOptionalAction,
+        help="draw the volumes in overview.png; done for a bundle if not given",
+    )
     parser.add_argument("--device", default="auto")
 
 
 def run_command(options: argparse.Namespace) -> int:
     """Make the volumes."""
     from medldm.generation.engine import SamplingConfig, set_up_generation
+    from medldm.sharing.sources import find_source
 
+    source = find_source(options.checkpoint)
+    if source.makes_label_maps:
+        return _make_label_maps(options, source.checkpoint)
+    options.checkpoint = source.checkpoint
+    if source.needs_label_maps and not (options.label_dir or options.unconditional):
+        options.labelmap_checkpoint = options.labelmap_checkpoint or source.label_maps
+        options.num_samples = options.num_samples or DRAWN_SAMPLES
     labels = _draw_labels(options) if options.labelmap_checkpoint else None
     evaluator = set_up_generation(
         options.checkpoint,
@@ -83,8 +112,49 @@ def run_command(options: argparse.Namespace) -> int:
     )
     evaluator.run()
     lines = [f"{len(evaluator.written)} volumes in {options.output_dir}"]
+    if source.is_bundle if options.overview is None else options.overview:
+        lines.append(f"look at {_draw_overview(evaluator)}")
     lines += [f"{'warning' if note.is_warning else 'note'}: {note.text}" for note in evaluator.notes]
     sys.stdout.write("\n".join(lines) + "\n")
+    return 0
+
+
+def _draw_overview(evaluator: GenerationEvaluator) -> Path:
+    """Draw the volumes that were written; of several channels the first."""
+    from medldm.evaluation.report.generated_overview import OVERVIEW_FILE, draw_generated
+
+    folder, written = evaluator.writer.output_dir, set(evaluator.written)
+    images = [(index, evaluator.writer.files_of(index)[0]) for index in evaluator.indices]
+    labels = [folder / "labels" / evaluator.writer.file_of(index).name for index, _ in images]
+    files = [
+        (image, label if label.is_file() else None)
+        for (_, image), label in zip(images, labels, strict=True)
+        if image in written
+    ]
+    return draw_generated(files, folder / OVERVIEW_FILE, schema=evaluator.preparer.schema)
+
+
+def _make_label_maps(options: argparse.Namespace, checkpoint: Path) -> int:
+    """Make label maps with a bundle of them."""
+    from medldm.label_maps.generation import generate_label_maps
+    from medldm.sampling.config import SamplingConfig
+
+    files = generate_label_maps(
+        checkpoint,
+        options.output_dir,
+        num_samples=options.num_samples or DRAWN_SAMPLES,
+        first_index=options.first_index,
+        conditions=options.conditions,
+        sampling=SamplingConfig(
+            seed=options.seed,
+            guidance_scale=options.guidance_scale,
+            preset=options.preset,
+            num_steps=options.num_steps,
+        ),
+        overwrite=options.overwrite,
+        device=options.device,
+    )
+    sys.stdout.write(f"{len(files)} label maps in {options.output_dir}\n")
     return 0
 
 

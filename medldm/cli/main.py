@@ -11,13 +11,26 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from medldm.cli import check, demo, evaluate, export, generate, init, plan, prepare, run, train
+from medldm.cli import (
+    check,
+    demo,
+    evaluate,
+    export,
+    generate,
+    init,
+    models,
+    package,
+    plan,
+    prepare,
+    run,
+    train,
+)
 from medldm.runtime.endings import report_error
 from medldm.version import __version__
 
 COMMANDS: dict[str, ModuleType] = {
     command.__name__.rpartition(".")[2]: command
-    for command in (prepare, check, plan, init, train, run, generate, evaluate, export, demo)
+    for command in (prepare, check, plan, models, init, train, run, generate, evaluate, export, package, demo)
 }
 
 

@@ -87,5 +87,5 @@ class TextConditioner(Conditioner):
             )
         tokens = self.projection(value.to(self.projection.weight.dtype))
         n_missing = self.n_tokens - tokens.shape[1]
-        padding = self.padding.to(tokens.dtype).expand(len(tokens), n_missing, -1)
+        padding = self.padding.to(tokens.dtype).expand(tokens.shape[0], n_missing, -1)
         return EncodedConditions(tokens=torch.cat([tokens, padding], dim=1))

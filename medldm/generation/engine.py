@@ -24,7 +24,12 @@ from medldm.conditioning import Conditions, open_text_encoder
 from medldm.configs import read_switch
 from medldm.generation.files import SyntheticWriter
 from medldm.generation.rejection import QualityGate, RejectionResult, sample_with_rejection
-from medldm.generation.request_notes import RequestNote, note_missing, require_label_maps
+from medldm.generation.request_notes import (
+    RequestNote,
+    note_geometry,
+    note_missing,
+    require_label_maps,
+)
 from medldm.generation.requests import (
     GenerationDataset,
     PreparedRequest,
@@ -135,6 +140,9 @@ class GenerationEvaluator(SupervisedEvaluator):
         self.notes = self._note(dataset, requests, unconditional=unconditional)
         for request in requests:
             self.preparer.check(request)
+        self.notes += self._log_notes(
+            note_geometry(list(self.preparer.geometries.values()), self.preparer.space)
+        )
         super().__init__(
             device=device,
             val_data_loader=DataLoader(Subset(dataset, items_of_rank(range(len(dataset)))), batch_size=None),
@@ -155,6 +163,10 @@ class GenerationEvaluator(SupervisedEvaluator):
             *dataset.notes(),
             *note_missing(requests, names),
         ]
+        return self._log_notes(notes)
+
+    @staticmethod
+    def _log_notes(notes: Sequence[RequestNote]) -> tuple[RequestNote, ...]:
         if is_main_process():
             for note in notes:
                 logger.log(logging.WARNING if note.is_warning else logging.INFO, "%s", note.text)

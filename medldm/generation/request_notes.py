@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from medldm.errors import ConfigError
+from medldm.latent_diffusion.volume_space import VolumeSpace
+
+Geometry = tuple[tuple[float, ...], tuple[int, ...]]
+"""Spacing in mm and voxels of a volume along X, Y, Z."""
 
 MORE_ANATOMIES = (
     "for other anatomies give more label maps (label_dir), draw new ones with a model of the bundle "
@@ -88,6 +92,51 @@ def note_missing(requests: Sequence[Mapping[str, Any]], names: Sequence[str]) ->
         return []
     text = f"not given, and left at what the model learned for an unknown value: {', '.join(parts)}"
     return [RequestNote(text=f"{text}; give them in conditions", is_warning=True)]
+
+
+SPACING_TOLERANCE = 1.5
+"""How many times finer or coarser than in training a label map may be without a remark."""
+EXTENT_TOLERANCE = 1.1
+"""How many times larger than the field of view of the training."""
+
+
+def note_geometry(geometries: Sequence[Geometry], space: VolumeSpace) -> list[RequestNote]:
+    """Say which label maps lie outside of what a model was trained on: it extrapolates there.
+
+    Args:
+        geometries: spacing and voxels of each label map, RAS+.
+        space: of the model.
+    """
+    n_far = sum(
+        any(
+            max(own / edge, edge / own) > SPACING_TOLERANCE
+            for own, edge in zip(spacing, space.spacing_mm, strict=True)
+        )
+        for spacing, _ in geometries
+    )
+    n_large = sum(
+        any(
+            edge * n > EXTENT_TOLERANCE * extent
+            for edge, n, extent in zip(spacing, size, space.field_of_view_mm, strict=True)
+        )
+        for spacing, size in geometries
+    )
+    remarks = (
+        (n_large, f"reach beyond the field of view of the training, {_join(space.field_of_view_mm)} mm"),
+        (n_far, f"have another spacing than the training, {_join(space.spacing_mm)} mm, and are resampled"),
+    )
+    return [
+        RequestNote(
+            text=f"{count} of {len(geometries)} label maps {what}: the model was not trained there",
+            is_warning=True,
+        )
+        for count, what in remarks
+        if count
+    ]
+
+
+def _join(lengths: Sequence[float]) -> str:
+    return " x ".join(f"{length:g}" for length in lengths)
 
 
 def require_label_maps(

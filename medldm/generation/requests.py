@@ -21,7 +21,7 @@ from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.errors import CheckpointError, ConfigError, MissingFileError
 from medldm.files import hash_array, is_clutter
 from medldm.generation.files import FileGrid, LabelGrid
-from medldm.generation.request_notes import MORE_ANATOMIES, RequestNote, note_turns
+from medldm.generation.request_notes import MORE_ANATOMIES, Geometry, RequestNote, note_turns
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import require_volume_space
 from medldm.transforms import IntensityMapping, LoadVolume
@@ -161,6 +161,9 @@ class RequestPreparer:
         model: whose conditions and space count.
         text_encoder: for the condition "text".
         label_table: how values of the label maps become the model's; None leaves them.
+
+    Attributes:
+        geometries: spacing and voxels of each label map that was checked, by its file.
     """
 
     def __init__(
@@ -179,6 +182,7 @@ class RequestPreparer:
         structures = self.config.structures
         self.schema = LabelSchema(structures=structures) if structures else None
         self._sound_labels: set[str] = set()
+        self.geometries: dict[str, Geometry] = {}
 
     def check(self, request: Mapping[str, Any]) -> None:
         """Refuse what the model does not know, before anything is drawn; each label map is read once.
@@ -197,7 +201,10 @@ class RequestPreparer:
         if "image" in request["conditions"]:
             LoadVolume()(str(request["conditions"]["image"]))
         if "label" in request and self.schema is not None and request["label"] not in self._sound_labels:
-            labels = LoadVolume(is_label=True)(request["label"]).numpy()
+            volume = LoadVolume(is_label=True)(request["label"])
+            spacing, size = (tuple(each) for each in (volume.pixdim.tolist(), volume.shape[1:]))
+            self.geometries[request["label"]] = (spacing, size)
+            labels = volume.numpy()
             labels = labels if self.label_table is None else self.label_table.apply(labels)
             self.schema.check(np.unique(labels), request["label"])
             self._sound_labels.add(request["label"])

@@ -11,10 +11,12 @@ import pytest
 from medldm import LatentDiffusionConfig
 from medldm.cli.main import main
 from medldm.generation.engine import SamplingConfig, generate, set_up_generation
-from medldm.generation.request_notes import note_missing, note_turns, require_label_maps
+from medldm.generation.request_notes import note_geometry, note_missing, note_turns, require_label_maps
 from medldm.generation.requests import GenerationDataset
 from medldm.latent_diffusion.checkpoints import save_checkpoint
 from medldm.latent_diffusion.model_files import describe_latent_diffusion
+from medldm.latent_diffusion.volume_space import VolumeSpace
+from medldm.transforms import IntensityMapping
 
 FEW = SamplingConfig(num_steps=1, seed=3)
 
@@ -155,3 +157,26 @@ def test_files_of_the_system_are_no_label_maps(make_model, make_cohort, tmp_path
     (labels / ".DS_Store").write_bytes(b"x")
     path = save_model(make_model, tmp_path, ("label_map",))
     assert len(generate(path, tmp_path / "out", label_dir=labels, sampling=FEW)) == 1
+
+
+@pytest.mark.parametrize(
+    ("spacing", "size", "words"),
+    [
+        ((1.0, 1.0, 1.0), (16, 20, 16), []),
+        ((1.4, 1.0, 0.7), (10, 20, 16), []),
+        ((1.0, 1.0, 1.0), (17, 21, 17), []),
+        ((1.0, 1.0, 1.0), (16, 20, 18), ["reach beyond the field of view"]),
+        ((1.0, 1.6, 1.0), (16, 10, 16), ["another spacing"]),
+        ((0.6, 1.0, 1.0), (16, 20, 16), ["another spacing"]),
+        ((2.0, 2.0, 2.0), (16, 20, 16), ["reach beyond the field of view", "another spacing"]),
+    ],
+)
+def test_label_maps_outside_of_the_training_are_said(spacing, size, words) -> None:
+    space = VolumeSpace(
+        spacing_mm=(1, 1, 1), size=(16, 20, 16), intensity=IntensityMapping(kind="identity_range")
+    )
+    inside = ((1.0, 1.0, 1.0), (16, 20, 16))
+    notes = note_geometry([inside, (spacing, size)], space)
+    assert len(notes) == len(words) and all(note.is_warning for note in notes)
+    for note, word in zip(notes, words, strict=True):
+        assert note.text.startswith(f"1 of 2 label maps {'have ' if 'spacing' in word else ''}{word}")
