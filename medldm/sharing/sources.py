@@ -9,7 +9,7 @@ from pathlib import Path
 from medldm.data.labels import LabelSchema
 from medldm.latent_diffusion.checkpoints import SCHEMA_KEY, read_card
 from medldm.sharing.pretrained import find_weights
-from medldm.sharing.shipped import LABEL_MAPS, MODEL_FILE, Bundle, find_bundle
+from medldm.sharing.shipped import LABEL_MAPS, MODEL_FILE, Bundle, list_bundles
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def _find_label_maps(bundle: Bundle, structures: dict[str, str]) -> Path | None:
     """Return the model of label maps beside a model, else the installed one of the same structures."""
     if bundle.label_maps.is_file():
         return bundle.label_maps
-    installed = find_bundle(LABEL_MAPS)
-    if not installed.has_weights:
+    installed = next((each for each in list_bundles() if each.name == LABEL_MAPS and each.has_weights), None)
+    if installed is None:
         return None
     schema = LabelSchema.from_dict(read_card(installed.model)[SCHEMA_KEY])
     wanted = {int(value): name for value, name in structures.items()}

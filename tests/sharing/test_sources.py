@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,13 +122,13 @@ def test_what_is_not_there_is_said_before_anything_is_loaded(installed, tmp_path
 
 def test_maps_of_other_structures_are_not_taken(installed, save_label_map_model, tmp_path, capsys) -> None:
     """With no model of the same structures the way out is a folder of label maps."""
-    import shutil
-
     (installed / "mri_label_ldm" / "models" / "labelmap_ldm.safetensors").unlink()
-    shutil.rmtree(installed / "labelmap_ldm")
     other = save_label_map_model({1: "liver"})
     config = PackageConfig(licence="Apache-2.0", torchscript=False)
-    package_model(other, installed / "labelmap_ldm", config)
+    package = package_model(other, tmp_path / "liver_maps", config).folder
+    shutil.rmtree(installed / "labelmap_ldm")
+    assert find_source("mri_label_ldm").label_maps is None
+    package.rename(installed / "labelmap_ldm")
     assert find_source("mri_label_ldm").label_maps is None
     assert main(["generate", "mri_label_ldm", str(tmp_path / "out")]) == 1
     assert "--label-dir" in capsys.readouterr().err
