@@ -46,7 +46,8 @@ _MEDLDM = {
         AutoencoderLoss AutoencoderLossConfig AutoencoderTrainingConfig GuardedTransforms Quarantine
         TextureFitting
         build_autoencoder_training build_diffusion_training case_transforms choose_augmentation
-        choose_denoiser conditioning_of count_epochs measure_space open_cohort trainer_of volume_transforms
+        choose_autoencoder choose_denoiser conditioning_of count_epochs measure_space open_cohort trainer_of
+        volume_transforms
         """,
     "medldm.training.decoder": "DecoderConfig",
     "medldm.training.losses.label_maps": "LabelMapLoss LabelMapLossConfig measure_class_weights",

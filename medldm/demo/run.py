@@ -55,6 +55,9 @@ STAGE_2: dict[str, Any] = {
     "n_epochs": 60,
     "batch_size": 4,
     "learning_rate": 0.001,
+    "noise_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "input_statistics": False,
     "val_interval": 20,
 }
 INFERENCE: dict[str, Any] = {

@@ -148,7 +148,7 @@ def guided_denoiser(
         weights: see `read_weights`.
         path: noise path of the training.
         prediction_type: what the network predicts.
-        spread: standard deviations (C,) of the channels of x_0, for "edm".
+        spread: standard deviations of x_0, for "edm": (C,) of channels, or (C, X, Y, Z) of their modes.
         conditions: names of the conditions given.
         interval: noise levels sigma / alpha, low < level <= high, at which guidance acts; at others the
             network sees all conditions, unguided. Kynkäänniemi et al. 2024, "Applying Guidance in a Limited

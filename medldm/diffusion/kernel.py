@@ -10,7 +10,8 @@ and paths differ in (alpha_t, sigma_t) only: from (1, 0), the data, to (0, 1) or
     eps                 standard normal noise                                                  (B, C, X, Y, Z)
     y                   what a network predicts                                                (B, C, X, Y, Z)
     alpha_t, sigma_t    signal and noise level: a Python float, or float64                     (B,)
-    s_c                 standard deviation of channel c of x_0, the `spread`: 1.0, or float64  (C,)
+    s                   standard deviation of x_0, the `spread`: 1.0, or float64 for each      (C,)
+                        channel, or for each of its cosine modes, see `modes`                  (C, X, Y, Z)
     t, s                time, and the earlier time s < t to which a step of sampling goes
     lambda_t            log(alpha_t / sigma_t), half the log of SNR = (alpha_t / sigma_t)^2
 
@@ -26,6 +27,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from medldm.diffusion.modes import resize_modes, scale_modes
 from medldm.errors import ConfigError
 
 Number = TypeVar("Number", float, Tensor)
@@ -60,9 +62,17 @@ def half_log_snr(alpha: float, sigma: float) -> float:
 #
 #     x_0 = (b x_t - sigma y) / D,    eps = (alpha y - a x_t) / D.                                       (3)
 #
-# "edm" holds for each channel: r_c = ((alpha s_c)^2 + sigma^2)^(1/2) is the sd of x_t, and the network is
-# given x_t / r. For y = 0, Eq. (3) is x_0 = alpha s^2 / r^2 x_t, the Wiener filter of the channel; y is the
-# error that it leaves, in units of its sd sigma s / r. Where r = 1 and s = 1, y is v.
+# "edm" holds for each channel: r = ((alpha s)^2 + sigma^2)^(1/2) is the sd of x_t, and the network is given
+# x_t / r. For y = 0, Eq. (3) is x_0 = alpha s^2 / r^2 x_t, the Wiener filter of the channel; y is the error
+# that it leaves, in units of its sd sigma s / r. Where r = 1 and s = 1, y is v.
+#
+# With a spread of modes, s and r are those of a mode, and a and b factors of modes. The network is given the
+# channel divided by its own r, and y is in units of sigma q, with q^2 the mean of (s / r)^2 over the modes:
+#
+#     (a, b) = (-sigma / r^2, alpha s^2 / r^2) / q,    D = 1 / q.
+#
+# Normalisations take the mean of a map away, and with it most of what a network sees of the largest modes;
+# the filters of the modes let them pass.
 
 
 def prediction_factors(
@@ -70,14 +80,18 @@ def prediction_factors(
 ) -> tuple[Number, Number, Number]:
     """Return a, b of Eq. (2), and D: as alpha, but (1, C) or (B, C) where "edm" is told a spread (C,).
 
+    With one of modes, a and b are (1, C, X, Y, Z) or (B, C, X, Y, Z).
+
     Raises:
         ConfigError: if the prediction type is unknown.
     """
     zero, one = 0 * alpha, 0 * alpha + 1
     if prediction_type == "edm":
-        alpha, sigma = levels_of_channels(alpha, sigma, spread)
+        alpha, sigma = levels_like(alpha, sigma, spread)
         r = deviation(alpha, sigma, spread)
-        return -sigma / (spread * r), alpha * spread / r, r / spread
+        q = of_channels(spread / r)
+        unit = q[..., None, None, None] if is_of_modes(spread) else q
+        return -sigma / (unit * r**2), alpha * spread**2 / (unit * r**2), 1 / q
     a_b = {
         "epsilon": (zero, one),
         "sample": (one, zero),
@@ -90,12 +104,25 @@ def prediction_factors(
     return a, b, alpha * b - sigma * a
 
 
-def levels_of_channels(alpha: Any, sigma: Any, spread: Spread) -> tuple[Any, Any]:
-    """Bring levels to (1, 1) or (B, 1), so that they meet a spread (C,); with a spread of 1.0 they stay."""
+def is_of_modes(spread: Spread) -> bool:
+    """Return whether a spread is one of modes."""
+    return isinstance(spread, Tensor) and spread.ndim > 1
+
+
+def of_channels(spread: Spread) -> Any:
+    """Return the root of the mean square over modes, (..., C) of (..., C, X, Y, Z); else what is given."""
+    if isinstance(spread, Tensor) and spread.ndim > 3:
+        return spread.flatten(-3).square().mean(-1).sqrt()
+    return spread
+
+
+def levels_like(alpha: Any, sigma: Any, spread: Spread) -> tuple[Any, Any]:
+    """Bring levels to a row for each sample that meets a spread (C,) or (C, X, Y, Z); of 1.0 they stay."""
     if not isinstance(spread, Tensor):
         return alpha, sigma
     alpha, sigma = (torch.as_tensor(level, dtype=torch.float64) for level in (alpha, sigma))
-    return alpha.view(-1, 1).to(spread.device), sigma.view(-1, 1).to(spread.device)
+    axes = [1] * spread.ndim
+    return alpha.view(-1, *axes).to(spread.device), sigma.view(-1, *axes).to(spread.device)
 
 
 def deviation(alpha: Any, sigma: Any, spread: Spread) -> Any:
@@ -106,12 +133,12 @@ def deviation(alpha: Any, sigma: Any, spread: Spread) -> Any:
 def network_input(
     prediction_type: str, x_t: Tensor, alpha: Number, sigma: Number, spread: Spread = 1.0
 ) -> Tensor:
-    """Return what the network is given of x_t, (B, ...): x_t / r for "edm", else x_t."""
+    """Return what the network is given of x_t, (B, ...): x_t / r of its channels for "edm", else x_t."""
     if prediction_type != "edm":
         return x_t
-    alpha, sigma = levels_of_channels(alpha, sigma, spread)
-    r = deviation(alpha, sigma, spread)
-    return x_t * _like(1 / r, x_t)
+    spread = of_channels(_fit(spread, x_t))
+    alpha, sigma = levels_like(alpha, sigma, spread)
+    return _times(1 / deviation(alpha, sigma, spread), x_t)
 
 
 def training_target(
@@ -123,8 +150,8 @@ def training_target(
     spread: Spread = 1.0,
 ) -> Tensor:
     """Return y of Eq. (2), (B, ...) like x_0."""
-    a, b, _ = prediction_factors(prediction_type, alpha, sigma, spread)
-    return _like(a, x_0) * x_0 + _like(b, x_0) * noise
+    a, b, _ = prediction_factors(prediction_type, alpha, sigma, _fit(spread, x_0))
+    return _times(a, x_0) + _times(b, noise)
 
 
 def estimates(
@@ -140,6 +167,7 @@ def estimates(
     Raises:
         ConfigError: if the prediction type is unknown, or D = 0: epsilon at alpha = 0, sample at sigma = 0.
     """
+    spread = _fit(spread, x_t)
     a, b, determinant = prediction_factors(prediction_type, alpha, sigma, spread)
     if bool(torch.as_tensor(determinant == 0).any()):
         raise ConfigError(
@@ -147,9 +175,10 @@ def estimates(
             "on paths that end with alpha = 0 (zero terminal SNR, flow) use 'v_prediction' or 'velocity'"
         )
     if prediction_type == "edm":
-        alpha, sigma = levels_of_channels(alpha, sigma, spread)
-    x_0 = _like(b / determinant, x_t) * x_t - _like(sigma / determinant, x_t) * output
-    eps = _like(alpha / determinant, x_t) * output - _like(a / determinant, x_t) * x_t
+        alpha, sigma = levels_like(alpha, sigma, of_channels(spread))
+    of_modes = determinant[..., None, None, None] if is_of_modes(spread) else determinant
+    x_0 = _times(b / of_modes, x_t) - _times(sigma / determinant, output)
+    eps = _times(alpha / determinant, output) - _times(a / of_modes, x_t)
     return x_0, eps
 
 
@@ -203,6 +232,18 @@ class Step:
     def posterior_sd(self) -> float:
         """sd of Eq. (5)."""
         return self.sigma_s * math.sqrt(1 - self.rho**2)
+
+
+def _fit(spread: Spread, x: Tensor) -> Spread:
+    """Bring a spread of modes to the grid of x."""
+    return resize_modes(spread, tuple(x.shape[2:])) if is_of_modes(spread) else spread  # type: ignore[arg-type]
+
+
+def _times(coefficient: Number, x: Tensor) -> Tensor:
+    """Multiply x (B, C, ...) by a coefficient as of `_like`, or its modes by theirs (B or 1, C, X, Y, Z)."""
+    if isinstance(coefficient, Tensor) and coefficient.ndim > 2:
+        return scale_modes(x, coefficient)
+    return _like(coefficient, x) * x
 
 
 def _like(coefficient: Number, x: Tensor) -> Number:

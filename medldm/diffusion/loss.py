@@ -10,8 +10,9 @@ from torch import Tensor
 from medldm.diffusion.kernel import (
     Spread,
     add_noise,
-    levels_of_channels,
+    levels_like,
     network_input,
+    of_channels,
     prediction_factors,
     training_target,
 )
@@ -42,7 +43,7 @@ def denoising_losses(
         noise: (B, ...) standard normal.
         path: noise path.
         prediction_type: what the network predicts.
-        spread: standard deviations (C,) of the channels of x_0, for "edm".
+        spread: standard deviations of x_0, for "edm": (C,) of channels, or (C, X, Y, Z) of their modes.
         weighting: see `loss_weight`.
         region_weights: (B, 1, ...) of the squared errors, of mean 1 in each sample; None for 1.
 
@@ -86,7 +87,7 @@ def loss_weight(
         prediction_type: what the network predicts.
         alpha: (B,) float64; above 0 for epsilon.
         sigma: (B,) float64, above 0.
-        spread: standard deviations (C,) of the channels of x_0, for "edm".
+        spread: standard deviations of x_0, for "edm": (C,) of channels, or (C, X, Y, Z) of their modes.
         gamma: as in the table; None for the value given there.
         k: of "p2".
 
@@ -97,6 +98,7 @@ def loss_weight(
     _, _, determinant = prediction_factors(prediction_type, alpha, sigma, spread)
     if weighting == "plain":
         if prediction_type == "edm" and isinstance(spread, Tensor):
+            spread = of_channels(spread)
             return (spread / spread.mean())[None]
         return torch.ones_like(alpha)
     if weighting == "min_snr":
@@ -106,5 +108,5 @@ def loss_weight(
     else:
         raise ConfigError(f"weighting of the loss is {weighting!r}: choose from {list(LOSS_WEIGHTINGS)}")
     if prediction_type == "edm":
-        weight, sigma = levels_of_channels(weight, sigma, spread)
+        weight, sigma = levels_like(weight, sigma, of_channels(spread))
     return weight * (sigma / determinant) ** 2

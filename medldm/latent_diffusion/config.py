@@ -51,6 +51,9 @@ class LatentDiffusionConfig(Config):
         prediction_type: "epsilon", "sample", "v_prediction" (Salimans and Ho 2022), "velocity", or "edm"
             (Karras et al. 2022, Table 1): what each channel's Wiener filter leaves, so that an untrained
             network is that filter. It pays most where channels differ in spread.
+        edm_spread: of "edm": whether it is told the spread of "channels", or of "modes", the cosine modes of
+            the latents, so that brightness and coarse anatomy, which a network's normalisations take away,
+            pass by the network.
         loss_weighting: of the error at each noise level: "plain", "min_snr" (Hang et al. 2023) or "p2" (Choi
             et al. 2022).
         region_weights: of the loss in structures, by name, such as {"hippocampus": 3.0}; "background" is one,
@@ -98,6 +101,7 @@ class LatentDiffusionConfig(Config):
     logit_std: float = 1.0
     time_shift: float = 1.0
     prediction_type: Literal["epsilon", "sample", "v_prediction", "velocity", "edm"] = "epsilon"
+    edm_spread: Literal["channels", "modes"] = "channels"
     loss_weighting: Literal["plain", "min_snr", "p2"] = "plain"
     region_weights: dict[str, float] | Literal["inverse_volume"] | None = None
     learning_rate: float = 1e-4

@@ -150,6 +150,7 @@ class LatentDiffusionModel(nn.Module):
 
     Attributes:
         latent_spread: (C,) standard deviation of each channel of standardised latents.
+        latent_spectrum: (C, x, y, z) that of each of their cosine modes; None where it was not measured.
         texture: what sampling draws on decoded volumes, see `Texture`; None for nothing.
         lineage: the checkpoints that its parts were started from, see `medldm.latent_diffusion.lineage`.
 
@@ -166,6 +167,7 @@ class LatentDiffusionModel(nn.Module):
     latent_shift: Tensor
     latent_scale: Tensor
     latent_spread: Tensor
+    latent_spectrum: Tensor | None
 
     def __init__(
         self,
@@ -195,6 +197,7 @@ class LatentDiffusionModel(nn.Module):
         self.register_buffer("latent_shift", torch.zeros(channels))
         self.register_buffer("latent_scale", torch.full((channels,), float(latent_scaling_factor)))
         self.register_buffer("latent_spread", torch.ones(channels))
+        self.register_buffer("latent_spectrum", None)
         self.space = space
         self.makes_label_maps = makes_label_maps
         self.texture: Texture | None = None
@@ -227,6 +230,36 @@ class LatentDiffusionModel(nn.Module):
         self.latent_shift.copy_(mean)
         self.latent_spread.copy_(self._spread_of_channels(scaling))
         self.latent_scale.copy_(self.latent_spread.to(std) / std)
+
+    @property
+    def spread(self) -> Tensor:
+        """What `diffusion` takes as the spread of x_0, float64: of modes if measured, else of channels."""
+        return (self.latent_spread if self.latent_spectrum is None else self.latent_spectrum).double()
+
+    def set_latent_spectrum(self, spectrum: Tensor | None) -> None:
+        """Store the standard deviations (C, x, y, z) of the modes of standardised latents; None for none.
+
+        Raises:
+            ConfigError: if it is of another shape, or holds what is no standard deviation.
+        """
+        if spectrum is not None:
+            n_axes = len(self.autoencoder.downsampling)
+            if spectrum.ndim != 1 + n_axes or len(spectrum) != self.autoencoder.latent_channels:
+                raise ConfigError(
+                    f"latent spectrum has shape {tuple(spectrum.shape)}: {self.autoencoder.latent_channels} "
+                    f"channels and {n_axes} axes are needed"
+                )
+            if not spectrum.is_meta and not bool(((spectrum > 0) & spectrum.isfinite()).all()):
+                raise ConfigError("latent spectrum: each mode needs a standard deviation above 0")
+            spectrum = spectrum.to(self.latent_spread).clone()
+        self.latent_spectrum = spectrum
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Make room for a spectrum, or none, as the state has it."""
+        spectrum = state_dict.get(f"{prefix}latent_spectrum")
+        if spectrum is None or self.latent_spectrum is None or self.latent_spectrum.shape != spectrum.shape:
+            self.set_latent_spectrum(None if spectrum is None else torch.ones_like(spectrum))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _spread_of_channels(self, scaling: str) -> Tensor:
         """Return the standard deviation (C,) that standardised latents have."""

@@ -37,7 +37,7 @@ from medldm.networks.weights import load_weights
 TEXTURE_KEY = "texture"
 """Name in a card of the texture of decoded volumes; the card of a model without has none."""
 
-SCALE, SPREAD = "latent_scale", "latent_spread"
+SCALE, SPREAD, SPECTRUM = "latent_scale", "latent_spread", "latent_spectrum"
 """Names of the buffers of `LatentDiffusionModel`."""
 
 Describe = Callable[[], tuple[Mapping[str, Tensor], dict[str, Any]]]
@@ -257,7 +257,13 @@ def load_latent_diffusion(
         )
         texture, lineage = texture_of(checkpoint), lineage_of(card)
     weights = _with_spread(checkpoint.weights)
-    model = build_with_weights(lambda: LatentDiffusionModel(**parts), weights, source=str(path))
+
+    def make() -> LatentDiffusionModel:
+        model = LatentDiffusionModel(**parts)
+        model.set_latent_spectrum(torch.ones_like(weights[SPECTRUM]) if SPECTRUM in weights else None)
+        return model
+
+    model = build_with_weights(make, weights, source=str(path))
     model.texture, model.lineage = texture, lineage
     if autoencoder_path is None:
         return model.eval(), config, checkpoint

@@ -1,4 +1,4 @@
-"""How the denoiser is told the time, how a sample was augmented, and where a voxel lies in its grid.
+"""How the denoiser is told the time, how a sample was augmented, what its input is like, and places.
 
 Source: Vaswani et al. 2017, Section 3.5, as used by Ho et al. 2020, Appendix B, for the time; Karras et al.
 2022, Appendix F, for augmentations.
@@ -64,6 +64,45 @@ class AugmentationEmbedding(nn.Module):
     def forward(self, augmentation: Tensor) -> Tensor:
         """Embed what was done (B, n)."""
         return self.linear2(F.silu(self.linear1(augmentation)))
+
+
+class StatisticsEmbedding(nn.Module):
+    """Tell a network what its normalisations take away: level, spread and grain of its input's channels.
+
+    Group normalisation takes the mean and the standard deviation of a volume's maps away, and with them how
+    bright, how rich in contrast and how grainy the volume is. Two linear layers embed, of each channel, the
+    mean, the logarithm of the standard deviation, and that of the differences of neighbours along each axis
+    divided by sqrt(2), which for white noise are the same. The second layer starts at zero.
+
+    Source of the problem: Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion
+    Models", 2312.02696, Section 2, which leaves such normalisations out.
+    """
+
+    SCALE = 4.0
+    """Brings the statistics of different volumes about one apart."""
+
+    def __init__(self, n_channels: int, dim: int, out_dim: int, *, spatial_dims: int = 3) -> None:
+        super().__init__()
+        self.n_channels = n_channels
+        self.linear1 = nn.Linear(n_channels * (2 + spatial_dims), dim)
+        self.linear2 = nn.Linear(dim, out_dim, bias=False)
+        nn.init.zeros_(self.linear2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed the first channels of x (B, at least n_channels, ...) in x's dtype."""
+        # One sample at a time: the order of additions in a batched reduction may depend on the batch.
+        told = torch.stack([channel_statistics(sample[: self.n_channels].float()) for sample in x])
+        return self.linear2(F.silu(self.linear1((self.SCALE * told).to(x.dtype))))
+
+
+def channel_statistics(sample: Tensor) -> Tensor:
+    """Return mean, log of the sd, and log of the sd of neighbours' differences per axis, (n,) of (C, ...)."""
+    axes = tuple(range(1, sample.ndim))
+    squares = [(sample - sample.mean(axes, keepdim=True)).square()]
+    squares += [sample.diff(dim=axis).square() / 2 for axis in axes if sample.shape[axis] > 1]
+    squares += [squares[0]] * (sample.ndim - len(squares))
+    logs = [0.5 * (square.mean(axes) + 1e-6).log() for square in squares]
+    return torch.cat([sample.mean(axes), *logs])
 
 
 def with_position(x: Tensor, n_frequencies: int) -> Tensor:

@@ -14,7 +14,12 @@ from medldm.errors import ConfigError
 from medldm.networks.attention import Context
 from medldm.networks.blocks import crop_to, pad_to_multiple, run_block
 from medldm.networks.config_checks import check_shape
-from medldm.networks.embeddings import AugmentationEmbedding, TimeEmbedding, with_position
+from medldm.networks.embeddings import (
+    AugmentationEmbedding,
+    StatisticsEmbedding,
+    TimeEmbedding,
+    with_position,
+)
 from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
 from medldm.networks.layers import Norm, conv, zero_init
 from medldm.networks.unet_config import LatentUNetConfig, UNetConfig
@@ -54,6 +59,10 @@ class LatentUNet(nn.Module):
             self.augmentation_embedding = AugmentationEmbedding(
                 config.augmentation_channels, self.time_embedding.dim, self.time_embedding.out_dim
             )
+        self.statistics_embedding: StatisticsEmbedding | None = None
+        if config.input_statistics:
+            widths = (self.time_embedding.dim, self.time_embedding.out_dim)
+            self.statistics_embedding = StatisticsEmbedding(config.out_channels, *widths, spatial_dims=dims)
         in_channels = config.in_channels + config.position_channels
         self.conv_in = conv(in_channels, channels[0], spatial_dims=dims)
         maker = LevelMaker(config, self.time_embedding.out_dim)
@@ -102,6 +111,8 @@ class LatentUNet(nn.Module):
             embedding = embedding + self.pooled_projection(pooled)
         if self.augmentation_embedding is not None and augmentation is not None:
             embedding = embedding + self.augmentation_embedding(augmentation.to(embedding.dtype))
+        if self.statistics_embedding is not None:
+            embedding = embedding + self.statistics_embedding(x)
         placed = with_position(x, self.config.position_frequencies)
         h = self.conv_in(pad_to_multiple(placed, self.config.downsampling))
         skips = [h]

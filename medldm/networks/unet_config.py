@@ -31,6 +31,8 @@ class LatentUNetConfig(LevelsConfig):
         attention_levels: levels with attention; None for all but the finest, for that one too if it is alone.
         augmentation_channels: numbers that say how a training sample was augmented (Karras et al. 2022,
             Appendix F); zeros, as at sampling, change nothing. 0 for a network that is told of none.
+        input_statistics: whether the network is told level, spread and grain of its input, which its
+            normalisations take away, see `StatisticsEmbedding`.
         n_class_embeds: classes that are added to the time embedding; None for none.
         n_transformer_layers: transformer blocks at each place with cross-attention.
         dropout: share of the values that each residual block sets to 0 before its second convolution, in
@@ -55,6 +57,7 @@ class LatentUNetConfig(LevelsConfig):
     pooled_context: bool = False
     position_frequencies: int = 0
     augmentation_channels: int = 0
+    input_statistics: bool = False
     n_class_embeds: int | None = None
     n_transformer_layers: int = 1
     dropout: float = 0.0

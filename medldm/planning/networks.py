@@ -18,6 +18,7 @@ from medldm.latent_diffusion.model import AUTOENCODER_CONFIGS
 from medldm.networks import LatentUNetConfig, VAEConfig, VQVAEConfig
 from medldm.networks.downsampling import factors_for_spacing, latent_size
 from medldm.training.augmentation_choice import read_augmentation
+from medldm.training.autoencoder_size import fit_autoencoder_size
 from medldm.training.decoder.config import DecoderConfig
 from medldm.training.denoiser_size import fit_denoiser_size
 from medldm.training.length import count_epochs
@@ -98,6 +99,7 @@ class PlannedNetworks:
         second: knobs of the second.
         third: the decoder's training at its end, in the second's precision; without steps there is none.
         fits_texture: whether a texture is fitted then.
+        autoencoder_choice: what `fit_autoencoder_size` chose and why; "" where the user says all.
         denoiser_choice: what `choose_denoiser_size` chose and why; "" where the user says all.
         downsampling_choice: that of the autoencoder, where it follows from the spacing alone.
     """
@@ -110,6 +112,7 @@ class PlannedNetworks:
     second: StageKnobs
     third: DecoderConfig = field(default_factory=DecoderConfig)
     fits_texture: bool = False
+    autoencoder_choice: str = ""
     denoiser_choice: str = ""
     downsampling_choice: tuple[int, ...] | None = None
 
@@ -148,9 +151,10 @@ def networks_of_bundle(
     """
     first = _read_knobs(bundle, "autoencoder", autoencoder_knobs)
     second = _read_knobs(bundle, "diffusion", diffusion_knobs)
+    voxels = tuple(size or first["size"])
+    first, compression = fit_autoencoder_size(first, size=voxels)
     factors = _factors_by_spacing(first)
     autoencoder = _autoencoder_config({**first, "downsampling": first["downsampling"] or factors})
-    voxels = tuple(size or first["size"])
     unet, choice = fit_denoiser_size(
         {name: second[name] for name in _UNET},
         n_cases=n_cases,
@@ -167,6 +171,7 @@ def networks_of_bundle(
         third=_decoder_config(second),
         fits_texture=bool(second["fit_texture"]),
         downsampling_choice=factors,
+        autoencoder_choice=compression,
         denoiser_choice=choice,
     )
 
@@ -181,7 +186,7 @@ def networks_of_checkpoint(path: str | Path, networks: PlannedNetworks) -> Plann
     card = load_checkpoint(path).card
     description = card["autoencoder"]
     config = AUTOENCODER_CONFIGS[description["type"]].from_dict(description["config"])
-    networks = replace(networks, autoencoder=config, downsampling_choice=None)
+    networks = replace(networks, autoencoder=config, autoencoder_choice="", downsampling_choice=None)
     if card["kind"] == "latent_diffusion":
         conditioning = ConditioningConfig.from_dict(card["conditioning"])
         unet = LatentUNetConfig.from_dict(card["unet"])

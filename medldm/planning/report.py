@@ -25,6 +25,7 @@ def report_plan(
     lines = _align(_rows(plan))
     lines += ["", *_times(plan, seconds), "Assumed:", *(f"- {line}" for line in _basis(plan))]
     lines += [f"- {line}" for line in assumptions]
+    lines += [f"- autoencoder: {networks.autoencoder_choice}"] if networks.autoencoder_choice else []
     lines += [f"- denoiser: {networks.denoiser_choice}"] if networks.denoiser_choice else []
     lines += ["", *_options(plan, networks)]
     return "\n".join(lines)

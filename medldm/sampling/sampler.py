@@ -278,7 +278,7 @@ class LatentDiffusionSampler:
             settings.guidance_scale if told.names else 1.0,
             path=path,
             prediction_type=self.config.prediction_type,
-            spread=self.model.latent_spread.double(),
+            spread=self.model.spread,
             conditions=told.names,
             interval=settings.interval,
             rescale_amount=settings.guidance_rescale,

@@ -9,6 +9,7 @@ from medldm.training.assembly import (
 from medldm.training.augmentation import Augmentation, AugmentationConfig
 from medldm.training.augmentation_choice import choose_augmentation
 from medldm.training.autoencoder import AutoencoderEvaluator, AutoencoderTrainer
+from medldm.training.autoencoder_size import choose_autoencoder
 from medldm.training.averaging import average_weights
 from medldm.training.batches import ValidationBatches
 from medldm.training.cohort_space import measure_space
@@ -74,6 +75,7 @@ __all__ = [
     "cache_latents",
     "case_transforms",
     "choose_augmentation",
+    "choose_autoencoder",
     "choose_denoiser",
     "choose_denoiser_size",
     "choose_frozen",

@@ -262,7 +262,8 @@ def build_diffusion_training(
         space=model.space,
         start=None if start is None else start.identity,
     )
-    measure_latent_statistics(model, training_set, scaling=config.latent_scaling)
+    of_modes = config.edm_spread == "modes"
+    measure_latent_statistics(model, training_set, scaling=config.latent_scaling, of_modes=of_modes)
     _check_augmentation(model, training_set)
     config = resolve_region_weights(config, model, training_set)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)

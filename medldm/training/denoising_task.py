@@ -94,7 +94,7 @@ class DenoisingTask:
             noise=noise,
             path=self.path,
             prediction_type=self.prediction_type,
-            spread=self.model.latent_spread.double(),
+            spread=self.model.spread,
             weighting=self.weighting,
             region_weights=region_weights,
         )

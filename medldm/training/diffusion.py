@@ -97,11 +97,15 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         """Return all that the next batch depends on."""
         return {
             "denoiser": self.model.denoiser,
-            "latent_statistics": BufferState(self.model, ("latent_shift", "latent_scale", "latent_spread")),
+            "latent_statistics": BufferState(self.model, self._statistics()),
             "average": self.average,
             "optimiser": self._step,
             "generator": GeneratorState(self.generator),
         }
+
+    def _statistics(self) -> list[str]:
+        names = ["latent_shift", "latent_scale", "latent_spread", "latent_spectrum"]
+        return [name for name in names if getattr(self.model, name) is not None]
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:
         self.model.denoiser.train()

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
+from medldm.diffusion.modes import to_modes
 from medldm.errors import ConfigError, MissingFileError
 from medldm.files import write_atomically
 from medldm.latent_diffusion.checkpoints import hash_weights
@@ -108,7 +109,7 @@ class LatentDataset(Dataset[Any]):
 
 
 def measure_latent_statistics(
-    model: LatentDiffusionModel, dataset: LatentDataset, *, scaling: str = "unit"
+    model: LatentDiffusionModel, dataset: LatentDataset, *, scaling: str = "unit", of_modes: bool = False
 ) -> None:
     """Measure the latents of the whole training cohort; the model keeps their mean and standard deviation.
 
@@ -116,6 +117,7 @@ def measure_latent_statistics(
         model: whose latents they are.
         dataset: of the training cohort.
         scaling: `latent_scaling` of `LatentDiffusionConfig`.
+        of_modes: whether the spread of their cosine modes is measured too.
 
     Raises:
         TypeError: if the dataset holds volumes, not latents.
@@ -129,6 +131,24 @@ def measure_latent_statistics(
     if len(dataset) == 0:
         raise ConfigError("there are no cases to encode: the cohort's list of training cases is empty")
     model.set_latent_statistics(*dataset.measure_statistics(), scaling=scaling)
+    model.set_latent_spectrum(measure_spectrum(model, dataset) if of_modes else None)
+
+
+def measure_spectrum(model: LatentDiffusionModel, dataset: LatentDataset) -> Tensor:
+    """Return the root of the mean square (C, x, y, z) of each cosine mode of standardised latents, float64.
+
+    The variance of the posterior is the same in all modes. Modes that hardly vary get a millionth of their
+    channel's variance, so that nothing divides by zero.
+    """
+    n, total = 0, torch.zeros(1).double()
+    for entry in dataset.sound_entries():
+        mean = model.standardise(entry["mean"][None].to(model.latent_shift).double())[0].cpu()
+        std = (entry["std"].double().flatten(1) * model.latent_scale.double().cpu()[:, None]).square().mean(1)
+        total = total + to_modes(mean).square() + std.view(-1, *[1] * (mean.ndim - 1))
+        n += 1
+    power = total / n
+    floor = 1e-6 * power.flatten(1).mean(1)
+    return torch.maximum(power, floor.view(-1, *[1] * (power.ndim - 1))).sqrt()
 
 
 def cache_latents(

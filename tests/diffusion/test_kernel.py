@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from medldm.diffusion import PREDICTION_TYPES
@@ -17,6 +18,7 @@ from medldm.diffusion.kernel import (
     network_input,
     training_target,
 )
+from medldm.diffusion.modes import from_modes, resize_modes, to_modes
 
 SPREAD = torch.tensor([1.0, 0.4, 0.05], dtype=torch.float64)
 
@@ -138,6 +140,76 @@ def test_what_edm_asks_of_the_network_has_unit_variance_in_each_channel(levels: 
     for values in (target, network_input("edm", x_t, *levels, SPREAD)):
         deviations = values.transpose(0, 1).flatten(1).std(dim=1)
         torch.testing.assert_close(deviations, torch.ones_like(SPREAD), rtol=0.02, atol=0)
+
+
+def draw_modes(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The spread of the modes (2, 4, 3, 5), x_0 (n, 2, 4, 3, 5) that has it, and noise."""
+    generator = torch.Generator().manual_seed(5)
+    spread = torch.rand(2, 4, 3, 5, generator=generator, dtype=torch.float64) + 0.05
+    spread[:, 0, 0, 0] = 6.0
+    x_0, noise = torch.randn(2, n, *spread.shape, generator=generator, dtype=torch.float64)
+    return spread, from_modes(x_0 * spread), noise
+
+
+def test_edm_of_modes_alike_is_edm_of_channels(levels: tuple[float, float]) -> None:
+    _, x_t, output = draw_modes(2)
+    of_channels, shape = torch.tensor([0.4, 3.0], dtype=torch.float64), (4, 3, 5)
+    alike = of_channels.view(2, 1, 1, 1).expand(2, *shape)
+    torch.testing.assert_close(
+        network_input("edm", x_t, *levels, alike), network_input("edm", x_t, *levels, of_channels)
+    )
+    torch.testing.assert_close(
+        training_target("edm", x_t, output, *levels, alike),
+        training_target("edm", x_t, output, *levels, of_channels),
+    )
+    for found, expected in zip(
+        estimates("edm", output, x_t, *levels, alike),
+        estimates("edm", output, x_t, *levels, of_channels),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_edm_estimates_of_modes_invert_its_target_and_solve_for_x_t() -> None:
+    spread, x_0, noise = draw_modes(2)
+    alpha = torch.tensor([0.9, 0.2], dtype=torch.float64)
+    x_t = add_noise(x_0, noise, alpha, 1 - alpha)
+    target = training_target("edm", x_0, noise, alpha, 1 - alpha, spread)
+    found = estimates("edm", target, x_t, alpha, 1 - alpha, spread)
+    torch.testing.assert_close(found[0], x_0, rtol=1e-11, atol=1e-12)
+    torch.testing.assert_close(found[1], noise, rtol=1e-11, atol=1e-12)
+    back = add_noise(*estimates("edm", noise, x_t, alpha, 1 - alpha, spread), alpha, 1 - alpha)
+    torch.testing.assert_close(back, x_t)
+
+
+def test_edm_of_modes_without_a_network_is_the_best_linear_estimate(levels: tuple[float, float]) -> None:
+    """The Wiener filter: by scipy's cosine transform, and its error is orthogonal to what it is given."""
+    spread, x_0, noise = draw_modes(4000)
+    alpha, sigma = levels
+    x_t = add_noise(x_0, noise, alpha, sigma)
+    found = estimates("edm", torch.zeros_like(x_t), x_t, alpha, sigma, spread)[0]
+    filters = alpha * spread**2 / ((alpha * spread) ** 2 + sigma**2)
+    modes = dctn(x_t[:3].numpy(), axes=(2, 3, 4), norm="ortho") * filters.numpy()
+    expected = torch.as_tensor(idctn(modes, axes=(2, 3, 4), norm="ortho"))
+    torch.testing.assert_close(found[:3], expected)
+    error, given = to_modes(found - x_0), to_modes(x_t)
+    correlation = (error * given).mean(0) / (error.square().mean(0) * given.square().mean(0)).sqrt()
+    assert correlation.abs().max() < 5 / math.sqrt(4000)
+    asked = training_target("edm", x_0, noise, alpha, sigma, spread)
+    deviations = asked.square().transpose(0, 1).flatten(1).mean(dim=1).sqrt()
+    torch.testing.assert_close(deviations, torch.ones_like(deviations), rtol=0.02, atol=0)
+
+
+def test_the_spread_of_modes_is_brought_to_another_grid() -> None:
+    spread, _, _ = draw_modes(1)
+    x_t = torch.randn(1, 2, 8, 6, 5, dtype=torch.float64)
+    resized = resize_modes(spread, (8, 6, 5))
+    assert resized.shape == (2, 8, 6, 5)
+    # Mode 2 k of twice as many voxels has the wavelength of mode k.
+    torch.testing.assert_close(resized[:, ::2, ::2], spread)
+    for given in (spread, resized):
+        found = estimates("edm", torch.zeros_like(x_t), x_t, 0.6, 0.4, given)[0]
+        torch.testing.assert_close(found, estimates("edm", 0 * x_t, x_t, 0.6, 0.4, resized)[0])
 
 
 def test_epsilon_is_refused_without_signal_and_sample_without_noise() -> None:

@@ -53,6 +53,22 @@ def test_spectral_scaling_is_the_fourth_root_of_the_variances_and_is_undone(scal
     torch.testing.assert_close(restored.latent_spread, torch.tensor([1.0, 0.5, 0.05]))
 
 
+def test_the_spread_is_that_of_modes_where_it_was_measured(make_model) -> None:
+    model, spectrum = make_model(), torch.rand(3, 2, 4, 2) + 0.1
+    assert torch.equal(model.spread, model.latent_spread.double())
+    model.set_latent_spectrum(spectrum)
+    assert torch.equal(model.spread, spectrum.double())
+    restored = make_model()
+    restored.load_state_dict(model.state_dict())
+    assert torch.equal(restored.spread, model.spread)
+    restored.load_state_dict(make_model().state_dict())
+    assert restored.latent_spectrum is None
+    with pytest.raises(ConfigError, match=r"shape \(2, 2, 4, 2\): 3 channels and 3 axes"):
+        model.set_latent_spectrum(spectrum[:2])
+    with pytest.raises(ConfigError, match="a standard deviation above 0"):
+        model.set_latent_spectrum(0 * spectrum)
+
+
 def test_spectral_scaling_needs_a_linear_path(make_model) -> None:
     with pytest.raises(ConfigError, match="no linear path, whose variances it takes: set it to 'unit'"):
         make_model().set_latent_statistics(torch.zeros(3), torch.ones(3), scaling="spectral")

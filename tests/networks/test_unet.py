@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from medldm.networks import LatentUNet, LatentUNetConfig, UNet
 from medldm.networks.attention import StaticContext
+from medldm.networks.embeddings import channel_statistics
 from medldm.networks.unet_config import UNetConfig
 
 Randomise = Callable[[nn.Module], nn.Module]
@@ -237,3 +239,31 @@ def test_an_augmentation_the_network_is_not_told_of_is_refused(generator: torch.
         unet = LatentUNet(SMALL.copy(augmentation_channels=n_channels))
         with pytest.raises(ValueError, match=r"augmentation has shape \(3, 4\)"):
             unet(**make_inputs(generator), augmentation=torch.zeros(3, 4))
+
+
+def test_a_network_told_of_its_input_starts_as_the_one_that_is_not(
+    randomise: Randomise, generator: torch.Generator
+) -> None:
+    plain, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
+    told = LatentUNet(SMALL.copy(input_statistics=True))
+    told.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(told(**inputs), plain(**inputs))
+    randomise(told.statistics_embedding)
+    changed = told(**inputs)
+    assert not torch.allclose(changed, plain(**inputs), atol=1e-4)
+    alone = told(**{name: value[1:2] for name, value in inputs.items()})
+    torch.testing.assert_close(alone, changed[1:2])
+
+
+def test_statistics_tell_level_contrast_and_grain() -> None:
+    """White noise has log sds of 0; twice the contrast adds log 2; smooth volumes have small differences."""
+    noise = torch.randn(2, 24, 24, 24, generator=torch.Generator().manual_seed(0))
+    plain = channel_statistics(noise)
+    torch.testing.assert_close(plain, torch.zeros(10), rtol=0, atol=0.03)
+    scaled = channel_statistics(2 * noise + 3)
+    torch.testing.assert_close(scaled[:2], 2 * plain[:2] + 3)
+    torch.testing.assert_close(scaled[2:], plain[2:] + math.log(2))
+    wave = torch.sin(torch.arange(24) * math.pi / 12).view(1, -1, 1, 1).expand(2, 24, 24, 24)
+    along, across = channel_statistics(wave)[4:6], channel_statistics(wave)[6:]
+    assert along.max() < -1 and across.max() < -6
+    assert channel_statistics(noise[:, :1]).isfinite().all()

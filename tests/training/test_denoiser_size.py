@@ -62,11 +62,11 @@ def test_the_users_own_list_wins() -> None:
 
 def test_a_plan_says_which_size_is_chosen_and_why() -> None:
     found = networks_of_bundle(BUNDLE, size=(44, 60, 48), n_cases=180)
-    assert found.unet.down_channels == (32, 64, 128)
+    assert found.unet.down_channels == (32, 64, 128, 128)
     assert "180 training cases, which are augmented" in found.denoiser_choice
     plain = networks_of_bundle(
         BUNDLE, size=(44, 60, 48), n_cases=30, diffusion_knobs={"augmentation": "none"}
     )
-    assert plain.unet.down_channels == (24, 48, 96)
+    assert plain.unet.down_channels == (24, 48, 96, 96)
     own = networks_of_bundle(BUNDLE, diffusion_knobs={"down_channels": [32, 64], "attention_levels": "auto"})
     assert (own.unet.down_channels, own.denoiser_choice) == ((32, 64), "")

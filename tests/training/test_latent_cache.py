@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from monai.transforms import Compose, Transform
+from scipy.fft import dctn
 
 from medldm.errors import ConfigError
 from medldm.training import LatentDataset, cache_latents, encode_cases, measure_latent_statistics
@@ -160,6 +161,24 @@ def test_another_space_or_network_gets_another_folder(make_model, tmp_path, case
     model.space = model.space.copy(spacing_mm=(2, 2, 2))
     encode(model, cases, folder)
     assert len(list(folder.iterdir())) == 2
+
+
+def test_the_spread_of_modes_is_their_mean_square_over_the_cohort(make_model, tmp_path, cases) -> None:
+    """By scipy; the posterior adds its variance to each mode alike; channels agree with theirs."""
+    model = make_model(("class",))
+    dataset, _ = encode(model, cases, tmp_path / "cache")
+    measure_latent_statistics(model, dataset)
+    assert model.latent_spectrum is None
+    measure_latent_statistics(model, dataset, of_modes=True)
+    entries = list(dataset.sound_entries())
+    means = torch.stack([model.standardise(entry["mean"][None].double())[0] for entry in entries])
+    scale = model.latent_scale.double().view(-1, 1)
+    added = torch.stack([(entry["std"].double().flatten(1) * scale).square().mean(1) for entry in entries])
+    modes = dctn(means.numpy(), axes=(2, 3, 4), norm="ortho") ** 2 + added.numpy()[..., None, None, None]
+    torch.testing.assert_close(model.spread, torch.as_tensor(modes.mean(0)).sqrt(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        model.spread.flatten(1).square().mean(1).sqrt(), model.latent_spread.double(), rtol=1e-4, atol=0
+    )
 
 
 def test_an_empty_list_of_cases_has_no_latents_and_trains_nothing(make_model, tmp_path) -> None:

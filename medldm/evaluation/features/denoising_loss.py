@@ -45,7 +45,7 @@ def make_case_loss(
             latents,
             path=path,
             prediction_type=config.prediction_type,
-            spread=model.latent_spread.double(),
+            spread=model.spread,
             times=times,
             n_noises=n_noises,
             seed=seed,
@@ -73,7 +73,7 @@ def denoising_loss(
         x_0: (1, C, X, Y, Z) standardised latents, or a volume for a model of volumes.
         path: noise path of the model.
         prediction_type: of the model.
-        spread: standard deviations (C,) of the latents' channels, for "edm".
+        spread: standard deviations of the latents, for "edm": of channels (C,) or modes (C, x, y, z).
         times: on the path, such as those of the middle of the schedule, where memory shows best.
         n_noises: draws at each time.
         seed: of the noise.

@@ -77,7 +77,7 @@ def build_decoder_training(
         frozen={"autoencoder": model.autoencoder, "denoiser": model.denoiser, "loss": loss},
         cases={"training": training_set, "validation": validation_set},
         diffusion=diffusion.describe_diffusion(),
-        latents=[model.latent_shift, model.latent_scale, model.latent_spread],
+        latents=[model.latent_shift, model.latent_scale, model.spread],
         autoencoder=model.autoencoder_config,
         conditioning=model.conditioning_config,
         denoiser=model.unet_config,
