@@ -2,16 +2,19 @@
 
 python benchmarks/fidelity/crop_headneck.py HEADNECK_CT OUTPUT_DIR
 
-Each case is resampled to 4 x 4 x 3 mm and cut to 48 x 56 x 64 voxels, centred between the parotids. Kept are
-the structures that were contoured in every case; a structure that is contoured in some would teach a model
-that it is absent in the others.
+Each case is resampled to 4 x 4 x 3 mm and cut to 48 x 56 x 64 voxels, centred between the parotids. Mandible,
+larynx and oesophagus were contoured in some cases only: labels.json names them under "partly_labelled", and
+subjects.csv says for each case what was contoured in its whole scan. A structure that was contoured and lies
+outside of the box is known not to be in it. With --whole-only the four structures of every case are kept.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +26,16 @@ from medldm.transforms import LoadVolume, ResampleToSpacing, write_nifti
 
 SPACING_MM = (4.0, 4.0, 3.0)
 SIZE = (48, 56, 64)
-STRUCTURES = {1: "brainstem", 2: "spinal_cord", 3: "parotid_right", 4: "parotid_left"}
+STRUCTURES = {
+    1: "brainstem",
+    2: "spinal_cord",
+    3: "parotid_right",
+    4: "parotid_left",
+    5: "oesophagus",
+    6: "larynx",
+    7: "mandible",
+}
+IN_EVERY_CASE = (1, 2, 3, 4)
 PAROTIDS = (3, 4)
 AIR_HU = -1000
 
@@ -33,23 +45,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("dataset_dir")
     parser.add_argument("output_dir", type=Path, help="receives images/, labels/ and labels.json")
+    parser.add_argument("--whole-only", action="store_true", help="structures contoured in every case alone")
     options = parser.parse_args()
+    values = IN_EVERY_CASE if options.whole_only else tuple(STRUCTURES)
+    covered = {}
     for case in read_cohort(options.dataset_dir, validation_fraction=0.0).training:
-        image, labels = crop_case(case["image"], case["label"])
+        image, labels, contoured = crop_case(case["image"], case["label"], values=values)
         name = Path(case["label"]).name
+        covered[case["id"]] = contoured
         write_nifti(options.output_dir / "images" / name, image, image.affine, dtype=np.int16)
         write_nifti(options.output_dir / "labels" / name, labels, labels.affine, dtype=np.uint8)
-    content = json.dumps({str(value): name for value, name in STRUCTURES.items()}, indent=1)
-    write_atomically(options.output_dir / "labels.json", content.encode())
+    write_atomically(options.output_dir / "labels.json", describe_labels(values).encode())
+    if not options.whole_only:
+        write_atomically(options.output_dir / "subjects.csv", describe_covered(covered).encode())
 
 
-def crop_case(image_path: str, label_path: str) -> tuple[MetaTensor, MetaTensor]:
-    """Return image and label map (1, X, Y, Z) of a case in the field of view."""
+def describe_labels(values: Sequence[int]) -> str:
+    """Return labels.json of some structures."""
+    content: dict[str, Any] = {str(value): STRUCTURES[value] for value in values}
+    partly = [STRUCTURES[value] for value in values if value not in IN_EVERY_CASE]
+    return json.dumps(content | ({"partly_labelled": partly} if partly else {}), indent=1)
+
+
+def describe_covered(covered: Mapping[str, Sequence[int]]) -> str:
+    """Return subjects.csv, which says what was contoured: case to values."""
+    rows = [f"{case},{'|'.join(STRUCTURES[value] for value in values)}" for case, values in covered.items()]
+    return "\n".join(["source,structures_in_map", *rows, ""])
+
+
+def crop_case(
+    image_path: str, label_path: str, *, values: Sequence[int] = tuple(STRUCTURES)
+) -> tuple[MetaTensor, MetaTensor, list[int]]:
+    """Return image and label map (1, X, Y, Z) of a case in the field of view.
+
+    Args:
+        image_path: of the whole scan.
+        label_path: of its map.
+        values: structures to keep.
+
+    Returns:
+        Image, label map, and the values that the whole map holds.
+    """
     image = ResampleToSpacing(SPACING_MM)(LoadVolume()(image_path))
-    labels = ResampleToSpacing(SPACING_MM, is_label=True)(LoadVolume(is_label=True)(label_path))
-    labels = torch.where(torch.isin(labels, torch.tensor(list(STRUCTURES))), labels, 0)
+    whole = LoadVolume(is_label=True)(label_path)
+    contoured = sorted({int(value) for value in np.unique(whole)} & set(values))
+    labels = ResampleToSpacing(SPACING_MM, is_label=True)(whole)
+    labels = torch.where(torch.isin(labels, torch.tensor(values)), labels, 0)
     start = first_voxel(np.asarray(labels[0]))
-    return cut_box(image.round(), start, fill=AIR_HU), cut_box(labels, start, fill=0)
+    return cut_box(image.round(), start, fill=AIR_HU), cut_box(labels, start, fill=0), contoured
 
 
 def first_voxel(labels: np.ndarray) -> np.ndarray:

@@ -46,6 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--label-table", help="values of the label maps to those of the model: a file or preset"
     )
     parser.add_argument(
+        "--structures-in-map",
+        help="names of the structures that the label maps cover, a,b,c; the others are unknown",
+    )
+    parser.add_argument(
         "--conditions", help="JSON file with the values of other conditions, one entry or a list"
     )
     parser.add_argument("--text-encoder", help="folder of the text encoder of the training")
@@ -97,6 +101,7 @@ def run_command(options: argparse.Namespace) -> int:
         num_samples=options.num_samples,
         first_index=options.first_index,
         label_table=options.label_table,
+        structures_in_map=options.structures_in_map,
         conditions=options.conditions,
         text_encoder=options.text_encoder,
         sampling=SamplingConfig(

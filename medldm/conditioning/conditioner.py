@@ -63,8 +63,14 @@ class Conditioner(nn.Module):
         self.null_token = nn.Parameter(torch.randn(1, 1, context_dim)) if n_tokens else None
         self.null_channels = nn.Parameter(torch.randn(1, n_channels, 1, 1, 1)) if n_channels else None
 
-    def encode(self, value: Tensor) -> EncodedConditions:
-        """Encode values that are present; shapes as the class says."""
+    def encode(self, value: Tensor, unknown: Tensor | None = None) -> EncodedConditions:
+        """Encode values that are present; shapes as the class says.
+
+        Args:
+            value: of the condition.
+            unknown: (B, K) bool, structures that a label map does not cover; None for a map of all, and for
+                other conditions.
+        """
         raise TypeError(f"{type(self).__name__} does not say how it encodes its values")
 
     def with_null(self, encoded: EncodedConditions, absent: Tensor) -> EncodedConditions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ class Conditions:
         absent: name to (B,) bool, True where a sample has no value; the learned null stands in for it. A name
             that is missing here is present in every sample, one missing in `values` is absent in every
             sample.
+        unknown: "label_map" to (B, K) bool, True for structures that a sample's map does not cover, in the
+            order of 1..K; None of them where the name is missing.
 
     Examples:
         >>> conditions = Conditions({"age": torch.tensor([61.0, 0.0])}, {"age": torch.tensor([False, True])})
@@ -29,6 +31,7 @@ class Conditions:
 
     values: Mapping[str, Tensor]
     absent: Mapping[str, Tensor] = field(default_factory=dict)
+    unknown: Mapping[str, Tensor] = field(default_factory=dict)
 
     def is_absent(self, name: str, batch_size: int, device: torch.device) -> Tensor:
         """Return the (B,) mask of the samples without the condition `name`."""
@@ -44,7 +47,15 @@ class Conditions:
         for name, mask in masks.items():
             if name in self.values:
                 absent[name] = mask | absent[name].to(mask.device) if name in absent else mask
-        return Conditions(self.values, absent)
+        return replace(self, absent=absent)
+
+    def hide(self, masks: Mapping[str, Tensor]) -> Conditions:
+        """Return the conditions with the masked structures made unknown; each mask is (B, K) bool."""
+        unknown = dict(self.unknown)
+        for name, mask in masks.items():
+            if name in self.values:
+                unknown[name] = mask | unknown[name].to(mask.device) if name in unknown else mask
+        return replace(self, unknown=unknown)
 
     def to(self, device: torch.device | str) -> Conditions:
         """Return the conditions on `device`."""
@@ -58,4 +69,5 @@ class Conditions:
         return Conditions(
             {name: function(value) for name, value in self.values.items()},
             {name: function(mask) for name, mask in self.absent.items()},
+            {name: function(mask) for name, mask in self.unknown.items()},
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from medldm.configs import Config
+from medldm.configs import Config, unknown_name_message
 from medldm.errors import ConfigError
 
 CONDITION_TYPES = ("class", "scalars", "text", "label_map", "image")
@@ -31,6 +31,11 @@ class ConditioningConfig(Config):
         scalars: columns of "scalars": column to lowest and highest value in training, e.g. {"age": [20, 90]};
             each is a condition of its name.
         structures: the label schema of "label_map": value in the files (> 0) to name; 0 is background.
+        partly_labelled: names of those that some label map of the training did not cover; in such a map they
+            are unknown, not background.
+        structure_dropout: probability, in [0, 1], with which a training sample loses a random part of its
+            structures, every number of them as often: the model is told that they are unknown. Above 0, maps
+            that cover some structures only can be used.
         text_embed_dim: width D of the token embeddings (B, N, D) given for "text".
         text_tokens: most tokens N of a text; shorter ones are padded by a learned token.
         text_encoder: identity of the encoder that made the embeddings; None where the user embeds.
@@ -63,6 +68,8 @@ class ConditioningConfig(Config):
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     scalars: dict[str, tuple[float, float]] = field(default_factory=dict)
     structures: dict[int, str] = field(default_factory=dict)
+    partly_labelled: tuple[str, ...] = ()
+    structure_dropout: float = 0.0
     text_embed_dim: int = 512
     text_tokens: int = 77
     text_encoder: str | None = None
@@ -84,6 +91,7 @@ class ConditioningConfig(Config):
         self._check_columns()
         self._check_numbers()
         self._check_dropout()
+        self._check_unknown()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,6 +115,29 @@ class ConditioningConfig(Config):
         if isinstance(self.conditioning_dropout, dict):
             return self.conditioning_dropout.get(name, 0.1)
         return self.conditioning_dropout
+
+    @property
+    def structure_names(self) -> tuple[str, ...]:
+        """The structures of "label_map", in the order of their values."""
+        return tuple(self.structures[value] for value in sorted(self.structures))
+
+    @property
+    def may_be_unknown(self) -> tuple[str, ...]:
+        """The structures that the training told as unknown now and then; () for none."""
+        if "label_map" not in self.conditioning_type:
+            return ()
+        return self.structure_names if self.structure_dropout > 0 else self.partly_labelled
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as values that JSON can hold.
+
+        Where every map covers every structure, what says so is left out: what was made before it could be
+        said keeps its name.
+        """
+        values = super().to_dict()
+        if not self.partly_labelled and self.structure_dropout == 0:
+            del values["partly_labelled"], values["structure_dropout"]
+        return values
 
     @property
     def has_tokens(self) -> bool:
@@ -167,6 +198,13 @@ class ConditioningConfig(Config):
             raise ConfigError(
                 f"structures has the value {min(self.structures)}: 0 is background, use values from 1"
             )
+
+    def _check_unknown(self) -> None:
+        self.require("[0, 1]", "structure_dropout")
+        for name in self.partly_labelled:
+            if name not in self.structures.values():
+                names = self.structure_names
+                raise ConfigError(unknown_name_message(name, names, kind="structure in partly_labelled"))
 
     def _check_dropout(self) -> None:
         if isinstance(self.conditioning_dropout, Mapping):

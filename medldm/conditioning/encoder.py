@@ -53,6 +53,8 @@ class ConditionEncoder(nn.Module):
             present = value[~conditions.is_absent(name, len(value), value.device)]
             if present.numel():
                 self._check_range(name, present)
+        for name, mask in conditions.unknown.items():
+            self.check_unknown(mask[~conditions.is_absent(name, len(mask), mask.device)])
 
     def _check_range(self, name: str, present: Tensor) -> None:
         n_values = self.config.n_categories(name)
@@ -64,6 +66,37 @@ class ConditionEncoder(nn.Module):
         if not (present.min() >= low - margin and present.max() <= high + margin):
             found = f"{present.min().item():g} to {present.max().item():g}"
             raise ConfigError(f"{name} has values from {found}: this model knows {low:g} to {high:g}")
+
+    def check_unknown(self, mask: Tensor) -> None:
+        """Refuse unknown structures (B, K) that the training never told as unknown.
+
+        Raises:
+            ConfigError: naming them.
+        """
+        names = self.config.structure_names
+        found = [name for name, each in zip(names, mask.any(dim=0).tolist(), strict=True) if each]
+        if never := [name for name in found if name not in self.config.may_be_unknown]:
+            known = list(self.config.may_be_unknown) or "none"
+            raise ConfigError(
+                f"the label map does not cover {never}, and this model's training never said that of them: "
+                f"structures that may be unknown to it are {known}; train with structure_dropout, or give "
+                "maps that cover them"
+            )
+
+    def draw_unknown(self, batch_size: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw which structures of which samples become unknown in this training step: (B, K) bool by name.
+
+        A sample is chosen with `structure_dropout`. The share u of structures that it loses is uniform, and
+        each is lost with probability u, so that every number of them occurs equally often. Nothing is drawn
+        where `structure_dropout` is 0.
+        """
+        config = self.config
+        if config.structure_dropout == 0 or "label_map" not in self.names:
+            return {}
+        is_chosen = torch.rand(batch_size, 1, generator=generator) < config.structure_dropout
+        share = torch.rand(batch_size, 1, generator=generator)
+        is_lost = torch.rand(batch_size, len(config.structures), generator=generator) < share
+        return {"label_map": is_lost & is_chosen}
 
     def draw_dropout(self, batch_size: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw which samples lose which condition in this training step: name to (B,) bool.
@@ -85,7 +118,10 @@ class ConditionEncoder(nn.Module):
     def encode_values(self, conditions: Conditions | None) -> dict[str, EncodedConditions]:
         """Encode the values that are there, without their nulls; the costly part, once for a sampling."""
         values = {} if conditions is None else conditions.values
-        return {name: self[name].encode(values[name]) for name in self.names if name in values}
+        unknown = {} if conditions is None else conditions.unknown
+        return {
+            name: self[name].encode(values[name], unknown.get(name)) for name in self.names if name in values
+        }
 
     def assemble(
         self,
@@ -157,6 +193,7 @@ def make_conditioner(config: ConditioningConfig, name: str, *, downsampling: Seq
             embed_dim=config.label_embed_dim,
             channels=config.label_channels,
             downsampling=downsampling,
+            may_be_unknown=bool(config.may_be_unknown),
         )
     if name == "image":
         return ImageConditioner(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from medldm.conditioning.conditioner import Conditioner, EncodedConditions
@@ -51,19 +52,62 @@ class LabelMapConditioner(Conditioner):
     """Bring a label map to the latent grid: (B, 1, X, Y, Z) integers 0..K -> (B, channels, x, y, z).
 
     Each voxel's structure, of K = `n_structures`, is embedded in `embed_dim` channels at full resolution.
+    With E the table of embeddings, U that of unknown structures, l(v) the structure of voxel v and N the
+    structures that the map does not cover,
+
+        h(v) = E[l(v) if l(v) is not in N, else 0] + sum of U[k] over k in N                        Eq. (1)
+
+    so that what is drawn of an unknown structure has no effect, and its absence does not mean background.
+
+    Args:
+        n_structures: K.
+        embed_dim: channels at full resolution.
+        channels: on the latent grid.
+        downsampling: see `DownsamplingEncoder`.
+        may_be_unknown: whether maps may leave structures uncovered; without, there is no U.
     """
 
     def __init__(
-        self, n_structures: int, *, embed_dim: int, channels: int, downsampling: Sequence[int]
+        self,
+        n_structures: int,
+        *,
+        embed_dim: int,
+        channels: int,
+        downsampling: Sequence[int],
+        may_be_unknown: bool = False,
     ) -> None:
         super().__init__(n_channels=channels)
         self.embedding = nn.Embedding(n_structures + 1, embed_dim)
         self.encoder = DownsamplingEncoder(embed_dim, out_channels=channels, downsampling=downsampling)
+        self.unknown = nn.Parameter(torch.randn(n_structures, embed_dim)) if may_be_unknown else None
 
-    def encode(self, value: Tensor) -> EncodedConditions:
-        """Embed each voxel and convolve down to the latent grid."""
-        spatial, _ = self.encoder(self.embedding(value[:, 0].long()).movedim(-1, 1))
+    def encode(self, value: Tensor, unknown: Tensor | None = None) -> EncodedConditions:
+        """Embed each voxel, Eq. (1), and convolve down to the latent grid."""
+        labels = value[:, 0].long()
+        if self.unknown is None:
+            if unknown is not None and unknown.any():
+                raise ValueError("a structure is unknown, which this model's training never said of any")
+            embedded = self.embedding(labels)
+        else:
+            n_structures = len(self.unknown)
+            if unknown is None:
+                unknown = torch.zeros(len(labels), n_structures, dtype=torch.bool, device=labels.device)
+            embedded = self.embedding(hide_structures(labels, unknown))
+            embedded = embedded + (unknown.to(self.unknown.dtype) @ self.unknown)[:, None, None, None]
+        spatial, _ = self.encoder(embedded.movedim(-1, 1))
         return EncodedConditions(spatial=spatial)
+
+
+def hide_structures(labels: Tensor, unknown: Tensor) -> Tensor:
+    """Return maps with the voxels of unknown structures set to background.
+
+    Args:
+        labels: (B, ...) int64, 0..K.
+        unknown: (B, K) bool.
+    """
+    of_index = nn.functional.pad(unknown, (1, 0))
+    is_hidden = of_index.gather(1, labels.flatten(1)).view_as(labels)
+    return labels.masked_fill(is_hidden, 0)
 
 
 class ImageConditioner(Conditioner):
@@ -82,7 +126,7 @@ class ImageConditioner(Conditioner):
         self.pool = nn.AdaptiveAvgPool3d(token_grid) if token_grid else None
         self.to_tokens = nn.Linear(self.encoder.width, context_dim) if token_grid else None
 
-    def encode(self, value: Tensor) -> EncodedConditions:
+    def encode(self, value: Tensor, unknown: Tensor | None = None) -> EncodedConditions:
         """Convolve down to the latent grid."""
         spatial, features = self.encoder(nn.functional.silu(self.conv_in(value)))
         if self.pool is None or self.to_tokens is None:

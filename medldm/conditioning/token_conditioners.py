@@ -21,7 +21,7 @@ class ClassConditioner(Conditioner):
         self.n_classes = n_classes
         self.embedding = nn.Embedding(n_classes, context_dim)
 
-    def encode(self, value: Tensor) -> EncodedConditions:
+    def encode(self, value: Tensor, unknown: Tensor | None = None) -> EncodedConditions:
         """Look the tokens up."""
         return EncodedConditions(tokens=self.embedding(value.long().clamp(0, self.n_classes - 1))[:, None])
 
@@ -58,7 +58,7 @@ class ScalarConditioner(Conditioner):
             else:
                 nn.init.zeros_(parameter)
 
-    def encode(self, value: Tensor) -> EncodedConditions:
+    def encode(self, value: Tensor, unknown: Tensor | None = None) -> EncodedConditions:
         """Map the range of the training to [-1, 1] and embed it."""
         u = (2 * (value.double() - self.low) / (self.high - self.low) - 1).to(self.frequencies.dtype)
         angles = u[:, None] * self.frequencies
@@ -77,7 +77,7 @@ class TextConditioner(Conditioner):
         self.projection = nn.Linear(embed_dim, context_dim)
         self.padding = nn.Parameter(torch.randn(1, 1, context_dim))
 
-    def encode(self, value: Tensor) -> EncodedConditions:
+    def encode(self, value: Tensor, unknown: Tensor | None = None) -> EncodedConditions:
         """Project each token and pad."""
         width = self.projection.in_features
         if value.ndim != 3 or value.shape[-1] != width or not 1 <= value.shape[1] <= self.n_tokens:

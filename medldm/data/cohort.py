@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,9 +13,10 @@ from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue
 from medldm.data.labels import LabelSchema, read_label_schema
 from medldm.data.listing import Case, read_lists
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP, settle_structures
 from medldm.data.split_record import SplitRecord
 from medldm.data.splits import SPLITS, VALIDATION_FRACTION, check_fractions, complete_split
-from medldm.errors import MissingFileError
+from medldm.errors import ConfigError, MissingFileError
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class Cohort:
         training: MONAI dictionaries with "id", "subject", "image", "label" (absolute paths); where they are
             given, "condition_image" (a path), "class" (a number), "classes" (column to category), "scalars"
             (column to number) and "text". With several channels "image" is a list of paths in their order.
+            In a partly labelled cohort a case with a label map has "structures_in_map", the names of those
+            that were looked for.
         validation: the same form; they choose epochs and limits.
         test: the same form; they choose nothing.
         schema: the structures of the label maps; None where the cohort has no label maps.
@@ -162,6 +165,11 @@ def read_cohort(
         layout=listing.layout,
     )
     schema = _find_schema(cohort, issues, named=listing.schema)
+    if schema is not None:
+        unknown = settle_structures(
+            cohort.cases, schema.structures, schema.may_be_unknown, root=root, issues=issues
+        )
+        _log_unknown(unknown, n_maps=len(cohort.cases) - count_unlabelled(cohort.cases))
     cohort = replace(cohort, schema=schema, issues=tuple(issues))
     if strict and _errors(issues):
         raise CohortError(_with_header_errors(cohort))
@@ -185,6 +193,32 @@ def count_channels(dataset_dir: str | Path, channels: Sequence[str] | None = Non
     return len(known) or 1
 
 
+def with_whole_maps(cohort: Cohort) -> Cohort:
+    """Return the cohort without training and validation cases whose maps leave a structure uncovered.
+
+    Raises:
+        ConfigError: where no training case is left.
+    """
+    names = () if cohort.schema is None else cohort.schema.names
+    kept = {
+        split: [case for case in cases if set(names) <= set(case.get(STRUCTURES_IN_MAP, names))]
+        for split, cases in cohort.splits.items()
+        if split != "test"
+    }
+    n_all, n_kept = len(cohort.training) + len(cohort.validation), sum(map(len, kept.values()))
+    if n_kept == n_all:
+        return cohort
+    if not kept["training"]:
+        raise ConfigError(
+            f"none of {len(cohort.training)} training cases has a label map that covers all of {list(names)}"
+            ": take the structures that are rarely covered out of labels.json and of the maps"
+        )
+    logger.warning(
+        "%d of %d cases are left out: their label maps do not cover every structure", n_all - n_kept, n_all
+    )
+    return replace(cohort, **kept)  # type: ignore[arg-type]
+
+
 def count_unlabelled(cases: Sequence[Case]) -> int:
     """Return how many cases have no label map."""
     return sum("label" not in case for case in cases)
@@ -199,6 +233,11 @@ def _with_header_errors(cohort: Cohort) -> list[Issue]:
 
 def _errors(issues: Sequence[Issue]) -> list[Issue]:
     return [issue for issue in issues if issue.severity == "error"]
+
+
+def _log_unknown(unknown: Mapping[str, int], *, n_maps: int) -> None:
+    for name, count in unknown.items():
+        logger.info("cohort: %s is unknown in %d of %d label maps", name, count, n_maps)
 
 
 def describe_split(cohort: Cohort) -> str:

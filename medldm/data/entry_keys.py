@@ -7,8 +7,20 @@ from typing import Any
 
 from medldm.configs import nearest_name
 from medldm.data.issues import Issue
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP
 
-ENTRY_KEYS = ("image", "label", "condition_image", "id", "subject", "class", "classes", "scalars", "text")
+ENTRY_KEYS = (
+    "image",
+    "label",
+    "condition_image",
+    "id",
+    "subject",
+    "class",
+    "classes",
+    "scalars",
+    "text",
+    STRUCTURES_IN_MAP,
+)
 """What an entry of a split's list may say."""
 
 LIST_KEYS = ("training", "validation", "test", "channels")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from medldm.data.mirror import check_pairs, find_pairs
+from medldm.data.partly_labelled import PARTLY_LABELLED, read_partly_labelled
 from medldm.errors import ConfigError
 from medldm.transforms.errors import VoxelValueError
 
@@ -66,6 +67,8 @@ class LabelSchema:
         codes: value -> what it is in a terminology, for exports; may be empty or cover some values only.
         mirror: name -> name of the structure on the other side, one entry for a pair; None finds pairs by
             "left" and "right" in the names, see `medldm.data.mirror`.
+        partly_labelled: structures that may not have been looked for where a map lacks them, see
+            `medldm.data.partly_labelled`; True for all.
 
     Examples:
         >>> schema = LabelSchema(structures={1: "anterior", 5: "posterior"})
@@ -79,6 +82,7 @@ class LabelSchema:
     colours: Mapping[int, str] = field(default_factory=dict)
     codes: Mapping[int, Code] = field(default_factory=dict)
     mirror: Mapping[str, str] | None = None
+    partly_labelled: Sequence[str] | bool = ()
 
     def __post_init__(self) -> None:
         structures = {_as_value(value): _as_name(name, value) for value, name in self.structures.items()}
@@ -103,6 +107,8 @@ class LabelSchema:
         object.__setattr__(self, "codes", dict(sorted(codes.items())))
         if self.mirror is not None:
             object.__setattr__(self, _MIRROR, check_pairs(self.mirror, names))
+        partly = read_partly_labelled(self.partly_labelled, tuple(self.structures.values()))
+        object.__setattr__(self, PARTLY_LABELLED, partly)
 
     @property
     def mirror_pairs(self) -> dict[str, str]:
@@ -115,6 +121,11 @@ class LabelSchema:
         value_of = {name: value for value, name in self.structures.items()}
         pairs = [(value_of[one], value_of[other]) for one, other in self.mirror_pairs.items()]
         return dict(sorted([*pairs, *((other, one) for one, other in pairs)]))
+
+    @property
+    def may_be_unknown(self) -> tuple[str, ...]:
+        """Return the names of the structures of which absence from a map says nothing."""
+        return read_partly_labelled(self.partly_labelled, self.names)
 
     @property
     def values(self) -> tuple[int, ...]:
@@ -180,7 +191,8 @@ class LabelSchema:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form, {"1": {"name": ..., "colour": ...}}; also the form of labels.json.
 
-        Pairs that were given stand under "mirror".
+        Pairs that were given stand under "mirror", structures of which absence says nothing under
+        "partly_labelled".
         """
         structures: dict[str, Any] = {
             str(value): {"name": name}
@@ -188,13 +200,15 @@ class LabelSchema:
             | ({"code": asdict(self.codes[value])} if value in self.codes else {})
             for value, name in self.structures.items()
         }
-        return structures if self.mirror is None else structures | {_MIRROR: dict(self.mirror)}
+        structures |= {} if self.mirror is None else {_MIRROR: dict(self.mirror)}
+        return structures | ({PARTLY_LABELLED: list(self.may_be_unknown)} if self.may_be_unknown else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LabelSchema:
         """Rebuild from `to_dict`, or from the short form {"1": "name"}; an entry for 0 is passed over."""
         values = dict(values)
         mirror = values.pop(_MIRROR, None)
+        partly_labelled = values.pop(PARTLY_LABELLED, ())
         structures: dict[int, str] = {}
         colours: dict[int, str] = {}
         codes: dict[int, Code] = {}
@@ -214,7 +228,13 @@ class LabelSchema:
                 colours[value] = entry["colour"]
             if "code" in entry:
                 codes[value] = Code.from_dict(entry["code"])
-        return cls(structures=structures, colours=colours, codes=codes, mirror=mirror)
+        return cls(
+            structures=structures,
+            colours=colours,
+            codes=codes,
+            mirror=mirror,
+            partly_labelled=partly_labelled,
+        )
 
     @classmethod
     def inferred(cls, values: Any) -> LabelSchema:

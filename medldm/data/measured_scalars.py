@@ -10,6 +10,7 @@ from medldm.data.cohort import Cohort
 from medldm.data.file_info import FileInfo, inspect_header
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.labels import LabelSchema
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP
 from medldm.errors import ConfigError
 
 VOLUME_PREFIX = "volume_ml:"
@@ -31,7 +32,10 @@ def with_measured_scalars(cohort: Cohort) -> Cohort:
     def extend(case: dict) -> dict:
         measured = {SPACING: float(inspect_header(main_file(case)).spacing.max())}
         if "label" in case and cohort.schema is not None:
-            measured |= structure_volumes_ml(file_info[case["label"]], cohort.schema)
+            volumes = structure_volumes_ml(file_info[case["label"]], cohort.schema)
+            # What nobody looked for has no volume, not one of 0 ml.
+            known = case.get(STRUCTURES_IN_MAP, cohort.schema.names)
+            measured |= {VOLUME_PREFIX + name: volumes[VOLUME_PREFIX + name] for name in known}
         return case | {"scalars": measured | dict(case.get("scalars", {}))}
 
     return cohort.map_cases(extend)

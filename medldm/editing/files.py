@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +149,12 @@ class Editor:
         labels = self.grid.to_network_grid(
             self._as_loaded(self.after.astype(np.float32)), is_label=True, fill=0.0
         )
-        values, absent = ({}, {}) if conditions is None else (conditions.values, conditions.absent)
-        return Conditions({**values, "label_map": self.schema.index_map(labels)[None]}, absent)
+        indices = self.schema.index_map(labels)[None]
+        given = conditions or Conditions({})
+        # What the new map shows is known, also where the present one does not cover it.
+        shown = torch.bincount(indices.flatten(), minlength=self.schema.n_structures + 1)[1:] > 0
+        unknown = {name: mask & ~shown for name, mask in given.unknown.items()}
+        return replace(given, values={**given.values, "label_map": indices}, unknown=unknown)
 
     def _as_loaded(self, array: np.ndarray) -> MetaTensor:
         """Turn an array (I, J, K) in the file's axes as loading does: (1, X, Y, Z) RAS+."""

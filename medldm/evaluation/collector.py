@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from medldm.evaluation.cases.model_cases import EvaluatedModel
 from medldm.evaluation.cases.reading import Cohorts, open_cohort
-from medldm.evaluation.cases.sets import CaseSet, CaseSets, LabelledImage
+from medldm.evaluation.cases.sets import CaseSet, CaseSets, Known, LabelledImage
 from medldm.evaluation.config import EvaluationConfig
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.evaluation.features import network as networks
@@ -131,6 +131,7 @@ class Collector:
                 n_structures=self.results.sets.known_schema().n_structures,
                 n_steps=n_steps,
                 seed=self.config.seed,
+                known=(self.results.sets.train.known, None),
             )
             segmenters.append(segmenter)
             self._agreement(segmenter)
@@ -255,6 +256,7 @@ class Collector:
             self._labelled_images("test"),
             n_structures=schema.n_structures,
             subjects=(sets.synthetic.subjects, sets.test.subjects),
+            known=(sets.synthetic.known, sets.test.known),
             seed=seed,
         )
         self.results.agreement = agreement
@@ -270,6 +272,7 @@ class Collector:
             n_steps=n_steps,
             config=self.config.usefulness,
             subjects=results.sets.test.subjects,
+            known=self._known(),
             seed=seed,
             real_segmenters=segmenters,
             progress=self.stages.tell,
@@ -296,10 +299,16 @@ class Collector:
             config=self.config.usefulness,
             sources=[sources.get(place) for place in range(len(results.sets.synthetic))],
             subjects=results.sets.test.subjects,
+            known=self._known(),
             seed=self.config.seed,
             progress=self.stages.tell,
         )
         self.metrics += few_cases_results(results.few_cases)
+
+    def _known(self) -> tuple[Known | None, Known | None, Known | None]:
+        """Return which structures the maps of the training, the synthetic and the test cases cover."""
+        sets = self.results.sets
+        return sets.train.known, sets.synthetic.known, sets.test.known
 
     def _labelled_images(self, name: str) -> list[LabelledImage]:
         part: CaseSet = getattr(self.results.sets, name)

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from medldm.configs import Config
 from medldm.data.cohort import Cohort
 from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
-from medldm.evaluation.cases.reading import read_case
-from medldm.evaluation.cases.sets import Image, LabelledImage, Labels
+from medldm.evaluation.cases.reading import known_structures, read_case
+from medldm.evaluation.cases.sets import Image, Known, LabelledImage, Labels
 from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 from medldm.evaluation.metrics.copy_search import copy_threshold
 from medldm.evaluation.metrics.neighbours import NeighbourConfig, NeighbourIndex
-from medldm.evaluation.metrics.overlap import choose_column, dice_scores
+from medldm.evaluation.metrics.overlap import choose_column, dice_scores, only_known
 from medldm.evaluation.sections.usefulness_trainings import blind_answer
 from medldm.evaluation.segmenter import Segmenter, SegmenterConfig, train_segmenter
 from medldm.generation.rejection import QualityGate
@@ -118,6 +119,8 @@ class LabelCheck:
         n_structures: K.
         quantile: of the real images' Dice.
         blind: answer that looks at no image, which the segmenter must surpass.
+        known: which structures the maps of `real` cover; None for all.
+        may_be_unknown: (K,) structures that do not count where a label map lacks them; None for none.
 
     Raises:
         TooFewCasesError: for fewer than 5 validation cases.
@@ -132,12 +135,17 @@ class LabelCheck:
         n_structures: int,
         quantile: float,
         blind: Labels,
+        known: Known | None = None,
+        may_be_unknown: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         if len(real) < 5:
             raise TooFewCasesError(f"{len(real)} validation cases; a limit for labels needs at least 5")
         self.segmenter, self.n_structures = segmenter, n_structures
-        scores = np.array([self._dice(segmenter.segment(image), labels) for image, labels in real])
-        of_blind = [self._dice(centre_crop_or_pad(blind, labels.shape), labels) for _, labels in real]
+        self.may_be_unknown = may_be_unknown
+        rows = [None] * len(real) if known is None else list(known)
+        pairs = list(zip(real, rows, strict=True))
+        scores = np.array([self._dice(segmenter.segment(image), y, row) for (image, y), row in pairs])
+        of_blind = [self._dice(centre_crop_or_pad(blind, y.shape), y, row) for (_, y), row in pairs]
         if (mean := np.nanmean(scores)) <= (floor := np.nanmean(of_blind)):
             raise NotMeasurableError(
                 f"the gate's segmenter reaches a Dice of {mean:.2f} on validation cases, an answer that "
@@ -149,13 +157,17 @@ class LabelCheck:
         """Return the problem, or nothing; a volume without a label map has none."""
         if labels is None:
             return []
-        dice = self._dice(self.segmenter.segment(image), labels)
+        covered = None
+        if self.may_be_unknown is not None:
+            drawn = np.bincount(labels.ravel(), minlength=self.n_structures + 1)[1:] > 0
+            covered = drawn | ~self.may_be_unknown
+        dice = self._dice(self.segmenter.segment(image), labels, covered)
         if np.isnan(dice) or dice >= self.limit:
             return []
         return [f"label map not followed: Dice {dice:.3f}, at least {self.limit:.3f} is needed"]
 
-    def _dice(self, answer: Labels, labels: Labels) -> float:
-        scores = dice_scores(answer, labels, n_structures=self.n_structures)
+    def _dice(self, answer: Labels, labels: Labels, known: npt.NDArray[np.bool_] | None) -> float:
+        scores = only_known(dice_scores(answer, labels, n_structures=self.n_structures), known)
         return float(choose_column(scores[None], None)[0])
 
 
@@ -210,6 +222,7 @@ def make_quality_gate(
             partial(_read, spacing_mm=space.spacing_mm, intensity=mapping),
             schema=schema if has_labels else None,
             config=config if space.n_channels == 1 else own,
+            may_be_unknown=model.conditioning_config.may_be_unknown,
         )
         for name, mapping in zip(space.channels or ("",), space.intensities, strict=True)
     ]
@@ -233,6 +246,7 @@ def _channel_checks(
     *,
     schema: LabelSchema | None,
     config: QualityGateConfig,
+    may_be_unknown: Sequence[str] = (),
 ) -> list[CopyCheck | LabelCheck]:
     """Build the checks of images of one channel."""
     train = [read(case, schema=schema) for case in cohort.training]
@@ -242,20 +256,33 @@ def _channel_checks(
         logger.info("gate: at most %.3f like a training volume", copies.threshold)
         checks.append(copies)
     if schema is not None:
-        validation = [read(case, schema=schema) for case in cohort.validation if "label" in case]
+        validated = [case for case in cohort.validation if "label" in case]
+        validation = [read(case, schema=schema) for case in validated]
         pairs = zip(train, cohort.training, strict=True)
         with_labels = [each for each, case in pairs if "label" in case]
+        known = known_structures([case for case in cohort.training if "label" in case], schema)
         if not with_labels:
             raise TooFewCasesError(
                 "no training case has a label map, which gate_labels needs: set it to false"
             )
         k = schema.n_structures
         segmenter = train_segmenter(
-            with_labels, config.segmenter, n_structures=k, n_steps=config.n_steps, seed=config.seed
+            with_labels,
+            config.segmenter,
+            n_structures=k,
+            n_steps=config.n_steps,
+            seed=config.seed,
+            known=(known, None),
         )
-        blind = blind_answer([labels for _, labels in with_labels], n_structures=k)
+        blind = blind_answer([labels for _, labels in with_labels], n_structures=k, known=known)
         labelled = LabelCheck(
-            segmenter, validation, n_structures=k, quantile=config.label_quantile, blind=blind
+            segmenter,
+            validation,
+            n_structures=k,
+            quantile=config.label_quantile,
+            blind=blind,
+            known=known_structures(validated, schema),
+            may_be_unknown=np.array([name in may_be_unknown for name in schema.names]),
         )
         logger.info("gate: a Dice of at least %.3f with the label map", labelled.limit)
         checks.append(labelled)

@@ -8,7 +8,14 @@ have not been segmented better for a while, its plateau.
 
     average <- beta average + (1 - beta) weights,    beta = (1 - 1 / step)^(gamma + 1)                    (1)
 
+Cases whose maps do not cover every structure train with the rest: probabilities of structures that a map does
+not cover are added to that of its background, which they may lie in,
+
+    q_0 = p_0 + sum over k not covered of p_k,    q_k = p_k for those covered                             (2)
+
 Source: (1) Karras et al. 2023, Analyzing and Improving the Training Dynamics of Diffusion Models, Eq. (4).
+(2) Shi et al. 2021, Marginal loss and exclusion loss for partially supervised multi-organ segmentation,
+Section 3.1.
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +37,9 @@ from torch import Tensor, nn
 
 from medldm.configs import Config
 from medldm.errors import ConfigError
-from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.cases.sets import Known, LabelledImage
 from medldm.evaluation.errors import TooFewCasesError
-from medldm.evaluation.metrics.overlap import dice_scores
+from medldm.evaluation.metrics.overlap import dice_scores, only_known
 from medldm.transforms.window import centre_crop_or_pad
 
 DIVISOR = 4
@@ -113,6 +121,7 @@ def train_segmenter(
     n_steps: int,
     seed: int = 0,
     added: Sequence[LabelledImage] = (),
+    known: tuple[Known | None, Known | None] = (None, None),
 ) -> Segmenter:
     """Train a segmenter until its plateau, or for `n_steps`.
 
@@ -125,16 +134,20 @@ def train_segmenter(
             same segmenter.
         added: more cases to train on, in every other patch where they are more than `cases`; none of them is
             held out.
+        known: which structures the maps of `cases` and of `added` cover; None for all.
 
     Raises:
         TooFewCasesError: for no cases.
         ValueError: for an image whose labels have another shape.
     """
     config = config or SegmenterConfig()
-    own, more = ([_prepare(*each) for each in some] for some in (cases, added))
+    own, more = (
+        [_prepare(*each, covered) for each, covered in zip(some, _rows(rows, len(some)), strict=True)]
+        for some, rows in zip((cases, added), known, strict=True)
+    )
     if not own:
         raise TooFewCasesError("there is no case to train a segmenter on")
-    patch = patch_for([image.shape for image, _ in own], config)
+    patch = patch_for([each.image.shape for each in own], config)
     generator = torch.Generator().manual_seed(seed)
     own, held_out = _hold_out(own, config, generator=generator)
     sources = [[_fit_to_patch(each, patch) for each in some] for some in (own, more) if some]
@@ -146,8 +159,8 @@ def train_segmenter(
     plateau = _Plateau(config.patience if held_out else None)
     network.train()
     for step in range(1, n_steps + 1):
-        images, labels = _draw_batch(sources, patch, config.batch_size, generator=generator)
-        loss = criterion(network(images), labels)
+        images, labels, unknown = _draw_batch(sources, patch, config.batch_size, generator=generator)
+        loss = criterion(merge_unknown(network(images), unknown), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -159,6 +172,40 @@ def train_segmenter(
                 break
     average.load_state_dict(plateau.weights or average.state_dict())
     return Segmenter(average, patch, n_steps=step)
+
+
+class _Case(NamedTuple):
+    """A standardised image with its labels 0..K.
+
+    Args:
+        image: (X, Y, Z).
+        labels: the same.
+        known: (K,) structures that the map covers; None for all.
+    """
+
+    image: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    known: npt.NDArray[np.bool_] | None = None
+
+
+def _rows(known: Known | None, n: int) -> Sequence[npt.NDArray[np.bool_] | None]:
+    return [None] * n if known is None else list(known)
+
+
+def merge_unknown(logits: Tensor, unknown: Tensor | None) -> Tensor:
+    """Return logits whose softmax has the probabilities of unknown structures in the background, Eq. (2).
+
+    Args:
+        logits: (B, K + 1, X, Y, Z).
+        unknown: (B, K) bool; None where there is none, and the logits stay what they are.
+    """
+    if unknown is None:
+        return logits
+    merged = nn.functional.pad(unknown, (1, 0), value=True)[:, :, None, None, None]
+    # Finite: 0 times the logarithm of a probability of 0 must be 0.
+    nothing = torch.finfo(logits.dtype).min / 2
+    background = logits.masked_fill(~merged, nothing).logsumexp(dim=1, keepdim=True)
+    return torch.cat([background, logits[:, 1:].masked_fill(merged[:, 1:], nothing)], dim=1)
 
 
 class _Plateau:
@@ -226,8 +273,8 @@ def _follow(average: nn.Module, network: nn.Module, *, step: int) -> None:
 
 
 def _hold_out(
-    cases: list[LabelledImage], config: SegmenterConfig, *, generator: torch.Generator
-) -> tuple[list[LabelledImage], list[LabelledImage]]:
+    cases: list[_Case], config: SegmenterConfig, *, generator: torch.Generator
+) -> tuple[list[_Case], list[_Case]]:
     """Split cases into those to train on and those to validate on."""
     if config.patience is None or config.validation_fraction == 0 or len(cases) < MIN_CASES_TO_HOLD_OUT:
         return cases, []
@@ -236,37 +283,46 @@ def _hold_out(
     return [cases[place] for place in order[n:]], [cases[place] for place in order[:n]]
 
 
-def _validate(segmenter: Segmenter, cases: Sequence[LabelledImage], *, n_structures: int) -> float:
+def _validate(segmenter: Segmenter, cases: Sequence[_Case], *, n_structures: int) -> float:
     """Return the mean Dice over cases and the structures that they have."""
     scores = [
-        dice_scores(segmenter.segment(image), labels, n_structures=n_structures) for image, labels in cases
+        only_known(dice_scores(segmenter.segment(image), labels, n_structures=n_structures), known)
+        for image, labels, known in cases
     ]
     return float(np.nanmean(np.stack(scores))) if np.isfinite(scores).any() else 0.0
 
 
-def _fit_to_patch(case: LabelledImage, patch: Sequence[int]) -> LabelledImage:
+def _fit_to_patch(case: _Case, patch: Sequence[int]) -> _Case:
     """Pad a case that is smaller than the patch."""
-    shape = np.maximum(case[0].shape, patch).tolist()
-    return centre_crop_or_pad(case[0], shape), centre_crop_or_pad(case[1], shape)
+    shape = np.maximum(case.image.shape, patch).tolist()
+    image, labels = (centre_crop_or_pad(each, shape) for each in (case.image, case.labels))
+    return case._replace(image=image, labels=labels)
 
 
-def _prepare(image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> LabelledImage:
+def _prepare(
+    image: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], known: npt.NDArray[np.bool_] | None
+) -> _Case:
     if image.shape != labels.shape:
         raise ValueError(
             f"an image of {image.shape} has labels of {labels.shape}; the shapes must be the same"
         )
-    return standardise(np.asarray(image, dtype=np.float32)), np.asarray(labels, dtype=np.int64)
+    if known is not None:
+        labels = np.where(np.isin(labels, 1 + np.flatnonzero(~known)), 0, labels)
+    return _Case(standardise(np.asarray(image, dtype=np.float32)), np.asarray(labels, dtype=np.int64), known)
 
 
 def _draw_batch(
-    sources: Sequence[Sequence[LabelledImage]],
+    sources: Sequence[Sequence[_Case]],
     patch: Sequence[int],
     size: int,
     *,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Return random patches with a random gain and offset: (B, 1, X, Y, Z) images and labels."""
-    images, maps = [], []
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return random patches with a random gain and offset: (B, 1, X, Y, Z) images and labels.
+
+    The last is (B, K) bool, the structures that their maps do not cover; None where all cover all.
+    """
+    images, maps, covered = [], [], []
     counts = [len(cases) for cases in sources]
     # Evenly from all cases, but at least every other patch from the first source.
     share = max(counts[0] / sum(counts), 0.5)
@@ -274,7 +330,7 @@ def _draw_batch(
         cases = sources[0]
         if len(sources) > 1 and float(torch.rand(1, generator=generator)) >= share:
             cases = sources[1]
-        image, labels = cases[int(torch.randint(len(cases), (1,), generator=generator))]
+        image, labels, known = cases[int(torch.randint(len(cases), (1,), generator=generator))]
         starts = [
             int(torch.randint(n - part + 1, (1,), generator=generator))
             for n, part in zip(image.shape, patch, strict=True)
@@ -283,4 +339,14 @@ def _draw_batch(
         gain, offset = (0.2 * torch.randn(2, generator=generator)).tolist()
         images.append(torch.from_numpy(np.ascontiguousarray(image[place])) * (1 + gain) + offset)
         maps.append(torch.from_numpy(np.ascontiguousarray(labels[place])))
-    return torch.stack(images)[:, None], torch.stack(maps)[:, None]
+        covered.append(known)
+    return torch.stack(images)[:, None], torch.stack(maps)[:, None], _unknown_of(covered)
+
+
+def _unknown_of(covered: Sequence[npt.NDArray[np.bool_] | None]) -> Tensor | None:
+    """Return (B, K) bool, what is not covered; None where nothing is left out."""
+    stated = [each for each in covered if each is not None]
+    if not stated:
+        return None
+    rows = np.stack([np.ones_like(stated[0]) if each is None else each for each in covered])
+    return None if rows.all() else torch.from_numpy(~rows)

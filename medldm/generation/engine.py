@@ -47,6 +47,7 @@ from medldm.runtime.devices import choose_device
 from medldm.runtime.distributed import barrier, is_main_process, items_of_rank
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler, describe_texture
+from medldm.transforms.body_mask import set_outside
 
 logger = logging.getLogger(__name__)
 
@@ -222,9 +223,12 @@ class GenerationEvaluator(SupervisedEvaluator):
             for channel in volume.split(1)
         ]
         mapped = zip(space.intensities, channels, strict=True)
+        images = [np.asarray(mapping.from_model(channel)) for mapping, channel in mapped]
+        if space.outside_value is not None:
+            images = [set_outside(image, affine, value=space.outside_value) for image in images]
         return self.writer.write(
             request.index,
-            [np.asarray(mapping.from_model(channel)) for mapping, channel in mapped],
+            images,
             affine=affine,
             sidecar=self._describe(request) | ({} if result is None else self._describe_gate(result)),
             labels=request.labels,
@@ -246,8 +250,15 @@ class GenerationEvaluator(SupervisedEvaluator):
             }
             | describe_texture(self.model, self.draw.sampling)
             | describe_lineage(self.model.lineage)
+            | self._describe_intensities()
             | ({"notes": [note.text for note in self.notes]} if self.notes else {})
         )
+
+    def _describe_intensities(self) -> dict[str, Any]:
+        """Say what is known of the intensities beyond their mapping."""
+        space = self.preparer.space
+        note = {"intensity_note": space.intensity_note} if space.intensity_note else {}
+        return note | ({} if space.outside_value is None else {"outside_value": space.outside_value})
 
     def _describe_gate(self, result: RejectionResult) -> dict[str, Any]:
         """Name the seed that makes the volume again without a gate, and every try."""
@@ -298,6 +309,7 @@ def set_up_generation(
     first_index: int = 0,
     conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | str | Path | None = None,
     label_table: str | Path | None = None,
+    structures_in_map: Sequence[str] | str | None = None,
     text_encoder: str | None = None,
     sampling: SamplingConfig | None = None,
     overwrite: bool = False,
@@ -317,6 +329,7 @@ def set_up_generation(
         conditions: values of the model's other conditions, see `GenerationDataset`.
         label_table: file or preset that says how values of the label maps become the model's, see
             `read_label_table`.
+        structures_in_map: names of the structures that the label maps cover, see `RequestPreparer`.
         text_encoder: folder of the encoder of the training, for the condition "text"; None for the default.
         sampling: how volumes are drawn.
         overwrite: replace volumes that exist.
@@ -347,6 +360,8 @@ def set_up_generation(
         network=model,
         inferer=LatentDiffusionInferer(config, sampling or SamplingConfig()),
         writer=SyntheticWriter(output_dir, overwrite=overwrite, channel_endings=channel_endings),
-        preparer=make_preparer(model, text_encoder=encoder, label_table=label_table),
+        preparer=make_preparer(
+            model, text_encoder=encoder, label_table=label_table, structures_in_map=structures_in_map
+        ),
         unconditional=unconditional,
     )

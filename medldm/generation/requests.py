@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,15 @@ from torch.utils.data import Dataset
 
 from medldm.conditioning import Conditions
 from medldm.conditioning.config import SPATIAL_TYPES
+from medldm.conditioning.spatial_conditioners import hide_structures
 from medldm.conditioning.values import EncodesText, condition_value
 from medldm.data.labels import LabelSchema
+from medldm.data.partly_labelled import (
+    STRUCTURES_IN_MAP,
+    covered_structures,
+    read_structures_in_map,
+    unknown_structures,
+)
 from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.errors import CheckpointError, ConfigError, MissingFileError
 from medldm.files import hash_array, is_clutter
@@ -29,6 +37,8 @@ from medldm.transforms.load import loaded_grid_difference, share_grid
 from medldm.transforms.readers import volume_suffix
 
 Values = Mapping[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 class GenerationDataset(Dataset[dict[str, Any]]):
@@ -161,6 +171,8 @@ class RequestPreparer:
         model: whose conditions and space count.
         text_encoder: for the condition "text".
         label_table: how values of the label maps become the model's; None leaves them.
+        structures_in_map: names of the structures that the label maps cover; the others are unknown. None
+            takes a structure for unknown where a map lacks it and not all maps of the training covered it.
 
     Attributes:
         geometries: spacing and voxels of each label map that was checked, by its file.
@@ -172,6 +184,7 @@ class RequestPreparer:
         *,
         text_encoder: EncodesText | None = None,
         label_table: LabelTable | None = None,
+        structures_in_map: Sequence[str] | str | None = None,
     ) -> None:
         self.config = model.conditioning_config
         self.encoder = model.denoiser.conditioning
@@ -180,7 +193,10 @@ class RequestPreparer:
         self.text_encoder = text_encoder
         self.label_table = label_table
         structures = self.config.structures
-        self.schema = LabelSchema(structures=structures) if structures else None
+        self.structures_in_map: tuple[str, ...] | None = None
+        if structures_in_map is not None:
+            self.structures_in_map = read_structures_in_map(structures_in_map, structures)
+        self.schema = self._make_schema() if structures else None
         self._sound_labels: set[str] = set()
         self.geometries: dict[str, Geometry] = {}
 
@@ -206,7 +222,15 @@ class RequestPreparer:
             self.geometries[request["label"]] = (spacing, size)
             labels = volume.numpy()
             labels = labels if self.label_table is None else self.label_table.apply(labels)
-            self.schema.check(np.unique(labels), request["label"])
+            values = np.unique(labels)
+            self.schema.check(values, request["label"])
+            covered = self._covered(values)
+            self.encoder.check_unknown(unknown_structures(covered, self.schema.structures)[None])
+            if hidden := [name for name in self._drawn(values) if name not in covered]:
+                logger.warning(
+                    "%s holds %s, which structures_in_map does not name: taken out of it",
+                    *(Path(request["label"]).name, ", ".join(hidden)),
+                )
             self._sound_labels.add(request["label"])
 
     def prepare(self, request: Mapping[str, Any]) -> PreparedRequest:
@@ -216,25 +240,57 @@ class RequestPreparer:
         described: dict[str, Any] = {name: raw[name] for name in values}
         grid: FileGrid | None = None
         labels = None
+        unknown: dict[str, Tensor] = {}
         if "label" in request and self.schema is not None:
             label_grid = LabelGrid(
                 request["label"], self.space, multiple=self.multiple, table=self.label_table
             )
-            values["label_map"] = self.schema.index_map(label_grid.prepared)[None]
             labels, grid = label_grid.file_labels(), label_grid
+            covered = self._covered(np.unique(labels))
+            mask = unknown_structures(covered, self.schema.structures)[None]
+            indices = self.schema.index_map(label_grid.prepared)[None]
+            values["label_map"] = hide_structures(indices, mask)
             structures = {str(value): name for value, name in self.schema.structures.items()}
-            described["label_map"] = {"voxels_sha256": hash_array(labels), "structures": structures}
+            if self.config.may_be_unknown:
+                unknown["label_map"] = mask
+                kept = [value for value, name in self.schema.structures.items() if name in covered]
+                labels = np.where(np.isin(labels, kept), labels, 0).astype(labels.dtype)
+                described["label_map"] = {STRUCTURES_IN_MAP: list(covered)}
+            described["label_map"] = {
+                **described.get("label_map", {}),
+                "voxels_sha256": hash_array(labels),
+                "structures": structures,
+            }
         if "image" in raw:
             grid, values["image"] = self._load_image(raw["image"], grid)
             described["image"] = {"voxels_sha256": hash_array(values["image"].numpy())}
         return PreparedRequest(
             index=request["index"],
-            conditions=Conditions(values) if values else None,
+            conditions=Conditions(values, unknown=unknown) if values else None,
             size=self.space.size if grid is None else grid.size,
             grid=grid,
             labels=labels,
             description=described,
         )
+
+    def _make_schema(self) -> LabelSchema:
+        """Return the structures, and of which of them absence from a map that is written says nothing."""
+        structures = self.config.structures
+        partly = set(self.config.partly_labelled)
+        if self.structures_in_map is not None:
+            partly |= set(structures.values()) - set(self.structures_in_map)
+        return LabelSchema(structures=structures, partly_labelled=sorted(partly))
+
+    def _covered(self, values: Iterable[int]) -> tuple[str, ...]:
+        """Return the structures that a map with these values covers."""
+        if self.structures_in_map is not None:
+            return self.structures_in_map
+        found = (int(value) for value in values)
+        return covered_structures(found, self.config.structures, self.config.partly_labelled)
+
+    def _drawn(self, values: Iterable[int]) -> list[str]:
+        names = self.config.structures
+        return [names[int(value)] for value in values if int(value) in names]
 
     def _plain_values(self, raw: Values) -> dict[str, Tensor]:
         return {
@@ -267,6 +323,7 @@ def make_preparer(
     *,
     text_encoder: EncodesText | None = None,
     label_table: str | Path | None = None,
+    structures_in_map: Sequence[str] | str | None = None,
 ) -> RequestPreparer:
     """Build what turns requests into tensors; the arguments are those of `generation.engine.generate`.
 
@@ -282,4 +339,6 @@ def make_preparer(
             "it through the bundle"
         )
     table: LabelTable | None = None if label_table is None else read_label_table(label_table)
-    return RequestPreparer(model, text_encoder=text_encoder, label_table=table)
+    return RequestPreparer(
+        model, text_encoder=text_encoder, label_table=table, structures_in_map=structures_in_map
+    )

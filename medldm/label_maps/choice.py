@@ -162,6 +162,7 @@ def draw_for_images(
         checkpoint,
         Path(output_dir) / DRAWN_FOLDER,
         structures=model.conditioning_config.structures,
+        may_lack=model.conditioning_config.partly_labelled,
         num_samples=num_samples,
         sampling=SamplingConfig(seed=seed),
         **options,

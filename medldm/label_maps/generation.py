@@ -162,6 +162,7 @@ def generate_label_maps(
     overwrite: bool = False,
     device: str | torch.device = "auto",
     structures: Mapping[int, str] | None = None,
+    may_lack: Sequence[str] = (),
 ) -> list[Path]:
     """Make new label maps with a trained model; what `inference.yaml` of labelmap_ldm does.
 
@@ -177,6 +178,7 @@ def generate_label_maps(
         overwrite: replace maps that exist.
         device: "auto", "cpu", "cuda", ...
         structures: value to name that the maps must have, those of the model that makes images of them.
+        may_lack: of these, the names that need not be in the maps: the model takes them for unknown then.
 
     Returns:
         The label maps' files, in the order of their indices.
@@ -187,9 +189,11 @@ def generate_label_maps(
         FileExistsError: if a map exists already.
     """
     model, config, schema = load_label_map_model(checkpoint)
-    if structures is not None and dict(structures) != dict(schema.structures):
+    wanted = dict(structures or schema.structures)
+    lacking = wanted.items() - schema.structures.items()
+    if schema.structures.items() - wanted.items() or {name for _, name in lacking} - set(may_lack):
         raise CheckpointError(
-            f"{checkpoint} makes maps of {dict(schema.structures)}, but {dict(structures)} are needed: train "
+            f"{checkpoint} makes maps of {dict(schema.structures)}, but {wanted} are needed: train "
             "both models on cohorts with the same labels.json"
         )
     generator = LabelMapGenerator(

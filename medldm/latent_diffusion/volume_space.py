@@ -12,6 +12,7 @@ from medldm.configs import Config
 from medldm.data.channels import check_channel_names
 from medldm.errors import CheckpointError, ConfigError
 from medldm.transforms import IntensityMapping
+from medldm.transforms.body_mask import body_threshold
 
 
 @dataclass(kw_only=True)
@@ -23,6 +24,11 @@ class VolumeSpace(Config):
         size: voxels along X, Y, Z that the training volumes were cropped or padded to.
         intensity: the mapping between the files' units and [-1, 1]; with named channels one for each name.
         channels: names of the channels in the order of the networks; () for one channel without a name.
+        outside_value: HU that every voxel outside of the body has in the training volumes; volumes that are
+            made get it there, too, see `medldm.transforms.body_mask`. None leaves them as they are. Of one
+            channel of CT only.
+        intensity_note: what to know about the intensities, in words, such as an offset of the source; it is
+            repeated in the sidecars.
 
     Raises:
         ValueError: if a spacing or a size is not positive, or a channel has no mapping.
@@ -39,6 +45,8 @@ class VolumeSpace(Config):
     size: tuple[int, int, int]
     intensity: IntensityMapping | dict[str, IntensityMapping]
     channels: tuple[str, ...] = ()
+    outside_value: float | None = None
+    intensity_note: str = ""
 
     def __post_init__(self) -> None:
         self.intensity = _read_intensity(self.intensity, self.channels)
@@ -47,6 +55,13 @@ class VolumeSpace(Config):
             raise ConfigError(f"spacing_mm is {self.spacing_mm}: three positive lengths in mm are needed")
         if len(self.size) != 3 or not all(n > 0 for n in self.size):
             raise ConfigError(f"size is {self.size}: three positive numbers of voxels are needed")
+        if self.outside_value is not None:
+            if len(self.intensities) > 1 or self.intensities[0].kind != "ct_window":
+                raise ConfigError(
+                    f"outside_value is {self.outside_value}: one channel of CT (ct_window) is needed for it; "
+                    "leave it out"
+                )
+            body_threshold(self.outside_value)
 
     @property
     def intensities(self) -> tuple[IntensityMapping, ...]:
@@ -81,8 +96,10 @@ class VolumeSpace(Config):
         """Return a JSON-able description, with what follows from the fields; of one channel without names."""
         follows = {"field_of_view_mm": list(self.field_of_view_mm), "orientation": self.orientation}
         own = super().to_dict()
-        if not self.channels:
-            del own["channels"]
+        # What is not said is left out: spaces of before have the names of before.
+        for name, nothing in (("channels", []), ("outside_value", None), ("intensity_note", "")):
+            if own[name] == nothing:
+                del own[name]
         return {**own, **follows}
 
 

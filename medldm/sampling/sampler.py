@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,5 @@ def _with_context(conditions: Conditions | None, context: Tensor | None) -> Cond
         return conditions
     if conditions is not None and "text" in conditions.values:
         raise ConfigError("context and conditions both give 'text': give one of them")
-    values = {} if conditions is None else dict(conditions.values)
-    absent = {} if conditions is None else conditions.absent
-    return Conditions({**values, "text": context}, absent)
+    given = conditions or Conditions({})
+    return replace(given, values={**given.values, "text": context})

@@ -19,6 +19,7 @@ import torch
 
 from medldm.configs import Config
 from medldm.data.measured_scalars import deformed_scalars
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP
 from medldm.seeds import augmentation_generator, copy_generator
 from medldm.transforms import Deformation, DeformVolumed
 from medldm.transforms.deformation import MAX_ELASTIC_SHARE
@@ -222,6 +223,9 @@ class Augmentation:
                 factor=math.prod(drawn.deformation.scale),
                 mirrored=self.mirror_names if drawn.deformation.flip else {},
             )
+        if drawn.deformation.flip and STRUCTURES_IN_MAP in case:
+            names = case[STRUCTURES_IN_MAP]
+            result[STRUCTURES_IN_MAP] = [self.mirror_names.get(name, name) for name in names]
         for key, exponents in (("image", drawn.gammas), ("condition_image", (drawn.condition_gamma,))):
             if key in keys and key in result:
                 result[key] = raise_to_power(result[key], exponents)

@@ -10,6 +10,7 @@ from medldm.conditioning import ConditioningConfig
 from medldm.conditioning.config import CONDITION_TYPES, read_names
 from medldm.data.cohort import Cohort, count_unlabelled
 from medldm.data.measured_scalars import outer_range
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP
 from medldm.errors import ConfigError
 from medldm.transforms import measure_intensity_mapping
 
@@ -46,6 +47,7 @@ def conditioning_of(
     types = read_names(conditioning_type)
     if "label_map" in types:
         options["structures"] = _structures(cohort)
+        options["partly_labelled"] = _partly_labelled(cohort)
     if "class" in types:
         options |= _classes(cohort, class_columns)
     if "scalars" in types:
@@ -71,6 +73,25 @@ def _structures(cohort: Cohort) -> dict[int, str]:
             *(n_without, n_cases, 100 * n_without / n_cases),
         )
     return dict(cohort.schema.structures)
+
+
+def _partly_labelled(cohort: Cohort) -> list[str]:
+    """Return the structures that some training map does not cover.
+
+    Raises:
+        ConfigError: for a structure that no training map covers.
+    """
+    maps = [case for case in cohort.training if "label" in case]
+    found = []
+    for name in () if cohort.schema is None else cohort.schema.names:
+        n_unknown = sum(name not in case.get(STRUCTURES_IN_MAP, (name,)) for case in maps)
+        if n_unknown == len(maps):
+            raise ConfigError(
+                f"no training case has a label map that covers {name!r}: the model cannot learn it; take it "
+                "out of labels.json, or add cases"
+            )
+        found += [name] if n_unknown else []
+    return found
 
 
 def _classes(cohort: Cohort, columns: Sequence[str] | None) -> dict[str, Any]:

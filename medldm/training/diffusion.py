@@ -128,6 +128,8 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
         conditions = gather_conditions(batch, conditioning.names).to(device)
         masks = conditioning.draw_dropout(shard.total, generator=self.generator)
         drop = {name: shard.own(mask).to(device) for name, mask in masks.items()}
+        hidden = conditioning.draw_unknown(shard.total, generator=self.generator)
+        conditions = conditions.hide({name: shard.own(mask).to(device) for name, mask in hidden.items()})
         terms: dict[str, Any] = {
             "augmentation": self.task.told_augmentation(batch),
             "region_weights": self.task.weigh_regions(batch, x_0),

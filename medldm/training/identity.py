@@ -22,6 +22,7 @@ from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose, MapTransform
 from torch import Tensor, nn
 
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP
 from medldm.data.split_record import CONTENT
 from medldm.files import hash_array, hash_file
 from medldm.latent_diffusion.checkpoints import hash_weights
@@ -129,6 +130,8 @@ def hash_case(case: Mapping[str, Any], transform: Any = None) -> str:
             found[key] = contents[key] if key in contents else _content_of(value)
     for name in conditions:
         found[f"condition {name}"] = describe(raw_condition(case, name))
+    if "label_map" in conditions and STRUCTURES_IN_MAP in case:
+        found[STRUCTURES_IN_MAP] = describe(case[STRUCTURES_IN_MAP])
     return _hash(found)
 
 

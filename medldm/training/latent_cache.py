@@ -34,7 +34,7 @@ from medldm.training.augmentation import Augmentation
 from medldm.training.augmented_cases import CopyTransforms, load_entry, pick_copy
 from medldm.training.identity import describe, hash_case
 from medldm.training.quarantine import BadCase, GuardedTransforms, Quarantine, find_fault
-from medldm.training.volumes import ABSENT, SPATIAL_KEYS
+from medldm.training.volumes import ABSENT, SPATIAL_KEYS, UNKNOWN
 from medldm.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -395,7 +395,12 @@ def _report(n_all: int, n_made: int, folder: Path | None, augmentation: Augmenta
 
 def _conditions(model: LatentDiffusionModel, batch: Mapping[str, Any], row: int) -> dict[str, Tensor]:
     names = model.denoiser.conditioning.names
-    keys = [key for name in names for key in (SPATIAL_KEYS.get(name, name), ABSENT + name) if key in batch]
+    keys = [
+        key
+        for name in names
+        for key in (SPATIAL_KEYS.get(name, name), ABSENT + name, UNKNOWN + name)
+        if key in batch
+    ]
     found = {key: torch.as_tensor(batch[key])[row] for key in keys}
     label = found.get("label")
     if label is not None and int(label.max()) < 256:

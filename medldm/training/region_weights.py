@@ -20,7 +20,7 @@ from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.training.latent_cache import LatentDataset
-from medldm.training.volumes import SPATIAL_KEYS
+from medldm.training.volumes import SPATIAL_KEYS, UNKNOWN
 
 BACKGROUND = "background"
 LARGEST_INVERSE = 10.0
@@ -104,12 +104,20 @@ def region_weights_of(config: LatentDiffusionConfig, model: LatentDiffusionModel
 
 
 def _inverse_volumes(dataset: LatentDataset, names: Sequence[str]) -> dict[str, float]:
-    """Return the weight of each structure that a training cohort shows."""
-    volumes = torch.zeros(len(names), dtype=torch.float64)
+    """Return the weight of each structure that a training cohort shows.
+
+    Volumes are the means over the cases whose label map covers the structure.
+    """
+    volumes, n_covering = torch.zeros(2, len(names), dtype=torch.float64)
+    n_maps = 0
     for entry in dataset.sound_entries():
         labels = entry.get(SPATIAL_KEYS["label_map"])
         if labels is not None:
             volumes += torch.bincount(labels.flatten().long(), minlength=len(names)).double()
+            unknown = entry.get(UNKNOWN + "label_map", torch.zeros(len(names) - 1, dtype=torch.bool))
+            n_covering += F.pad(~unknown, (1, 0), value=True)
+            n_maps += 1
+    volumes *= n_maps / n_covering.clamp(min=1)
     largest = float(volumes[1:].max())
     found = {}
     for name, volume in zip(names[1:], volumes[1:].tolist(), strict=True):

@@ -21,10 +21,11 @@ from medldm.conditioning.config import SPATIAL_TYPES
 from medldm.conditioning.values import EncodesText, blank_value, condition_value
 from medldm.configs import read_switch
 from medldm.data.checks import require_sound
-from medldm.data.cohort import Cohort, read_cohort
+from medldm.data.cohort import Cohort, read_cohort, with_whole_maps
 from medldm.data.contents import with_contents
 from medldm.data.labels import LabelSchema
 from medldm.data.measured_scalars import with_measured_scalars
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP, unknown_structures
 from medldm.data.split_record import record_split
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.model_files import agree_on_channels, require_channels_of
@@ -41,6 +42,8 @@ from medldm.transforms import (
 SPATIAL_KEYS = {"label_map": "label", "image": "condition_image"}
 ABSENT = "absent:"
 """Prefix of a batch's key that says which samples lack a condition."""
+UNKNOWN = "unknown:"
+"""Prefix of a batch's key that says which structures a sample's label map does not cover."""
 
 
 class IndexLabelsd(MapTransform):
@@ -107,7 +110,10 @@ class ConditionValuesd(Transform):
         self.text_encoder = text_encoder
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the loaded volumes, and for each condition its value and "absent:<name>"."""
+        """Return the loaded volumes, and for each condition its value and "absent:<name>".
+
+        Where the model may be told of unknown structures, "unknown:label_map" (K,) bool joins them.
+        """
         volumes = ("image", *(SPATIAL_KEYS[name] for name in self.config.names if name in SPATIAL_TYPES))
         case: dict[Hashable, Any] = {key: data[key] for key in volumes if key in data}
         for name in self.config.names:
@@ -115,6 +121,8 @@ class ConditionValuesd(Transform):
                 key = SPATIAL_KEYS[name]
                 case[ABSENT + name] = torch.tensor(key not in data)
                 case.setdefault(key, torch.zeros_like(case["image"][:1]))
+                if name == "label_map" and self.config.may_be_unknown:
+                    case[UNKNOWN + name] = self._unknown(data.get(STRUCTURES_IN_MAP))
                 continue
             raw = raw_condition(data, name)
             case[ABSENT + name] = torch.tensor(raw is None)
@@ -124,6 +132,12 @@ class ConditionValuesd(Transform):
                 else condition_value(self.config, name, raw, text_encoder=self.text_encoder)
             )
         return case
+
+    def _unknown(self, covered: Sequence[str] | None) -> torch.Tensor:
+        """Return (K,) bool; what the training never tells as unknown stays background where it is absent."""
+        always = set(self.config.structure_names) - set(self.config.may_be_unknown)
+        named = None if covered is None else [*covered, *always]
+        return unknown_structures(named, self.config.structures)
 
 
 def raw_condition(case: Mapping[Any, Any], name: str) -> Any:
@@ -221,13 +235,15 @@ def gather_conditions(batch: Mapping[str, Any], names: Sequence[str]) -> Conditi
 
     Args:
         batch: of the loader: each condition under its name, but "label" for "label_map" and
-            "condition_image" for "image"; "absent:<name>" (B,) bool where some samples lack it.
+            "condition_image" for "image"; "absent:<name>" (B,) bool where some samples lack it;
+            "unknown:label_map" (B, K) bool where maps may leave structures uncovered.
         names: the conditions of the model; those that the batch lacks are absent.
     """
     keys = {name: SPATIAL_KEYS.get(name, name) for name in names}
     return Conditions(
         {name: torch.as_tensor(batch[key]) for name, key in keys.items() if key in batch},
         {name: torch.as_tensor(batch[ABSENT + name]) for name in names if ABSENT + name in batch},
+        {name: torch.as_tensor(batch[UNKNOWN + name]) for name in names if UNKNOWN + name in batch},
     )
 
 
@@ -252,7 +268,8 @@ def open_cohort(
         channels: contrasts to take, in the order to take them; None for all that the cohort names.
         drop_incomplete: leave out cases that lack one of them.
         autoencoder_path: of a first stage, whose channels are then taken, in its order.
-        require_labels: refuse cases without a label map.
+        require_labels: refuse cases without a label map, and leave out training and validation cases whose
+            map does not cover every structure: what learns maps learns them whole.
 
     Raises:
         CohortError: naming each file, what is wrong and what to do.
@@ -273,6 +290,8 @@ def open_cohort(
     )
     require_sound(cohort)
     cohort = with_contents(with_measured_scalars(cohort))
+    if require_labels:
+        cohort = with_whole_maps(cohort)
     if autoencoder_path is not None:
         require_channels_of(autoencoder_path, cohort.channels)
         require_untrained(autoencoder_path, cohort, what="the first stage")

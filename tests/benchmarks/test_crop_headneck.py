@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+
+from medldm.data.cohort import read_cohort
+from medldm.transforms import write_nifti
 
 FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "fidelity" / "crop_headneck.py"
 spec = importlib.util.spec_from_file_location("crop_headneck", FILE)
@@ -44,3 +49,30 @@ def test_box_keeps_every_voxel_at_its_place_in_the_world(start: tuple[int, int, 
         at = np.round(to_source @ [*voxel, 1]).astype(int)[:3]
         inside = ((at >= 0) & (at < values.shape[1:])).all()
         assert float(box[0][tuple(voxel)]) == (float(values[0][tuple(at)]) if inside else -1.0)
+
+
+def test_what_was_contoured_is_read_as_such_and_outside_of_the_box_it_is_known(tmp_path) -> None:
+    """Case a has a larynx that the box does not reach, case b none that anybody drew."""
+    (tmp_path / "source").mkdir()
+    for name, has_larynx in (("a", True), ("b", False)):
+        labels = np.zeros((60, 70, 120), dtype=np.uint8)
+        labels[20:24, 30:40, 80:90], labels[40:44, 34:44, 80:90] = 4, 3
+        labels[30, 30, 80], labels[30, 32, 78] = 1, 2
+        labels[30, 30, 5] = 6 if has_larynx else 0
+        for kind, values in (("image", labels.astype(np.int16)), ("label", labels)):
+            file = tmp_path / "source" / f"{name}_{kind}.nii.gz"
+            nib.save(nib.Nifti1Image(values, np.diag([4.0, 4.0, 3.0, 1.0])), file)
+        paths = [str(tmp_path / "source" / f"{name}_{kind}.nii.gz") for kind in ("image", "label")]
+        image, cropped, contoured = crop_headneck.crop_case(*paths)
+        assert contoured == [1, 2, 3, 4, *([6] if has_larynx else [])]
+        for folder, volume in (("images", image), ("labels", cropped)):
+            write_nifti(tmp_path / folder / f"{name}.nii.gz", volume, volume.affine, dtype=np.int16)
+    (tmp_path / "labels.json").write_text(crop_headneck.describe_labels(tuple(crop_headneck.STRUCTURES)))
+    covered = {"a": [1, 2, 3, 4, 6], "b": [1, 2, 3, 4]}
+    (tmp_path / "subjects.csv").write_text(crop_headneck.describe_covered(covered))
+    cohort = read_cohort(tmp_path, validation_fraction=0)
+    names = {case["id"]: case["structures_in_map"] for case in cohort.training}
+    always = ["brainstem", "spinal_cord", "parotid_right", "parotid_left"]
+    assert names == {"a": [*always, "larynx"], "b": always}
+    assert not [issue for issue in cohort.issues if issue.severity == "error"]
+    assert "partly_labelled" not in json.loads(crop_headneck.describe_labels(crop_headneck.IN_EVERY_CASE))

@@ -22,6 +22,7 @@ def renumber(schema: LabelSchema) -> LabelSchema:
         colours={numbers[value]: colour for value, colour in schema.colours.items()},
         codes={numbers[value]: code for value, code in schema.codes.items()},
         mirror=schema.mirror,
+        partly_labelled=schema.may_be_unknown,
     )
 
 

@@ -29,6 +29,7 @@ class LabelTable:
         by_name: name of a structure that comes as a mask, a segment or contours -> cohort value; 0 drops it.
         name_lines: such a name -> line of the user's table.
         mirror: pairs of structures that a labels.json gives, see `LabelSchema`.
+        partly_labelled: structures of which absence says nothing, by a labels.json.
 
     Examples:
         >>> table = LabelTable(mapping={2: 1, 41: 1}, names={1: "white matter"})
@@ -43,6 +44,7 @@ class LabelTable:
     by_name: Mapping[str, int] = field(default_factory=dict)
     name_lines: Mapping[str, int] = field(default_factory=dict)
     mirror: Mapping[str, str] | None = None
+    partly_labelled: tuple[str, ...] = ()
 
     def unused_lines(self, values: Iterable[int]) -> list[int]:
         """Return the lines of the user's table whose source value is none of those found in label maps."""
@@ -88,6 +90,7 @@ class LabelTable:
             structures=structures,
             colours={value: self.colours[value] for value in found if value in self.colours},
             mirror=pairs,
+            partly_labelled=[name for name in self.partly_labelled if name in structures.values()],
         )
 
 
@@ -122,6 +125,7 @@ def _identity(schema: LabelSchema) -> LabelTable:
         names=schema.structures,
         colours=schema.colours,
         mirror=schema.mirror,
+        partly_labelled=schema.may_be_unknown,
     )
 
 

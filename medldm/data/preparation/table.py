@@ -19,13 +19,14 @@ from medldm.data.delimited_table import (
     show_lines,
 )
 from medldm.data.identity import check_identifier
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP
 from medldm.data.splits import SPLITS
 from medldm.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 CLASS_PREFIX = "class:"
-RESERVED = ("source", "subject", "class", "text", "split", "label")
+RESERVED = ("source", "subject", "class", "text", "split", "label", STRUCTURES_IN_MAP)
 BIDS_SUBJECT = "participant_id"
 OTHER_NAMES = {
     "subject": (BIDS_SUBJECT, "subject_id"),
@@ -81,9 +82,10 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
     identifier to use in the outputs and, without "source", what is matched; "class" (numbers, or texts that
     are then numbered in alphabetical order); "class:<name>", further categories, whose texts are kept;
     "text"; "split" ("training", "validation" or "test"); "label", the label map of the source, where names
-    do not say which it is. Every other column whose values are numbers is a scalar; "sex" may hold F (0) and
-    M (1); between semicolons or tabs, "60,5" is a number. Empty cells, "NA" and "nan" are absent values.
-    Other columns are left out, with a note.
+    do not say which it is; "structures_in_map", the structures that this map covers, separated by | ; or ",",
+    see `medldm.data.partly_labelled`. Every other column whose values are numbers is a scalar; "sex" may hold
+    F (0) and M (1); between semicolons or tabs, "60,5" is a number. Empty cells, "NA" and "nan" are absent
+    values. Other columns are left out, with a note.
 
     BIDS's "participant_id" and "subject_id" may stand for "subject"; "patient_id", "case", "case_id", "file",
     "filename" and "image" for "source".
@@ -187,6 +189,8 @@ def _row_of(
         entry["classes"] = categories
     if text := cells.get("text"):
         entry["text"] = text
+    if text := cells.get(STRUCTURES_IN_MAP):
+        entry[STRUCTURES_IN_MAP] = [each.strip() for each in re.split("[|;,]", text) if each.strip()]
     if values := {name: known[cells[name]] for name, known in numbers.items() if cells[name]}:
         entry["scalars"] = values
     try:

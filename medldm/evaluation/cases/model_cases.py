@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ class ModelCase:
                 name: value.flip(2 + axis) if value.ndim == 5 else value
                 for name, value in conditions.values.items()
             }
-            conditions = Conditions(flipped, conditions.absent)
+            conditions = replace(conditions, values=flipped)
         return ModelCase(volume=self.volume.flip(2 + axis), conditions=conditions)
 
 

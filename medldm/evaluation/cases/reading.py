@@ -29,8 +29,10 @@ from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort
 from medldm.data.file_info import inspect_header
 from medldm.data.issues import Issue
+from medldm.data.labels import LabelSchema
 from medldm.data.listing import Case
-from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Labels, count_equal, make_noise
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP
+from medldm.evaluation.cases.sets import CaseSet, CaseSets, Image, Known, Labels, count_equal, make_noise
 from medldm.evaluation.errors import NotMeasurableError
 from medldm.latent_diffusion.recorded_split import SPLIT, read_as_trained
 from medldm.transforms import LoadVolume, ResampleToSpacing
@@ -145,12 +147,14 @@ def load_case_sets(
     config = config or GridConfig()
     n_shared = len({c["subject"] for c in cohorts.train.cases} & {c["subject"] for c in cohorts.test.cases})
     spacing = config.spacing_mm or _choose_spacing(cohorts.train, max_voxels=config.max_voxels)
+    schema = cohorts.train.schema or cohorts.test.schema
     read = []
     for name, cohort in zip(("real training", "real test", "synthetic"), cohorts, strict=True):
         if progress is not None:
             progress(f"reading the {name} set")
         read_one: Read = _read_label_map if cohorts.without_images else read_case
-        read.append(_read_set(cohort, partial(read_one, spacing_mm=spacing), n_workers=config.n_workers))
+        part = _read_set(cohort, partial(read_one, spacing_mm=spacing), n_workers=config.n_workers)
+        read.append(replace(part, known=known_structures(cohort.cases, schema)))
     if n_equal := count_equal(*(each.images or each.labels or () for each in (read[1], read[0]))):
         raise NotMeasurableError(
             f"{n_equal} volumes of the real test set are in the real training set too, voxel by voxel; the "
@@ -158,7 +162,6 @@ def load_case_sets(
         )
     is_ct = config.intensity == "ct" or (config.intensity == "auto" and read[0].file_range[0] < CT_BELOW)
     train, test, made = read if is_ct else [scale_set(each) for each in read]
-    schema = cohorts.train.schema or cohorts.test.schema
     shape = np.median([each.shape for each in train.images or train.known_labels()], axis=0).astype(int)
     sets = CaseSets(
         train=train,
@@ -226,6 +229,16 @@ def _labelled_where_some_are(cases: list[Case], *, is_labelled: bool) -> list[Ca
         message = "%d of %d test cases have no label map: they are left out"
         logger.warning(message, len(cases) - len(kept), len(cases))
     return kept
+
+
+def known_structures(cases: Sequence[Case], schema: LabelSchema | None) -> Known | None:
+    """Return (N, K) bool, which structures of the schema each case's map covers; None where all cover all."""
+    if schema is None or not any(STRUCTURES_IN_MAP in case for case in cases):
+        return None
+    known = np.array(
+        [[name in case.get(STRUCTURES_IN_MAP, (name,)) for name in schema.names] for case in cases]
+    )
+    return None if known.all() else known
 
 
 def number_subjects(cases: Sequence[Case]) -> tuple[int, ...]:

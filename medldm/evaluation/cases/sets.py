@@ -17,6 +17,8 @@ from medldm.transforms.window import centre_crop_or_pad
 
 Image = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
+Known = npt.NDArray[np.bool_]
+"""(N, K): of which structures 1..K of N cases it is known where they are; the map covers them."""
 LabelledImage = tuple[Image, Labels]
 """An image (X, Y, Z) and its labels 0..K."""
 
@@ -32,6 +34,7 @@ class CaseSet:
         file_spacing_mm: median spacing of the files.
         file_range: median over cases of the 0.5th and 99.5th percentile in the files' units; 0 and 0 without
             images.
+        known: which structures each map covers, in the order of the schema; None where all cover all.
     """
 
     images: tuple[Image, ...]
@@ -39,6 +42,7 @@ class CaseSet:
     subjects: tuple[int, ...]
     file_spacing_mm: tuple[float, ...]
     file_range: tuple[float, float]
+    known: Known | None = None
 
     def __len__(self) -> int:
         return len(self.subjects)

@@ -17,6 +17,7 @@ from scipy import ndimage
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.checks import Floats, check_weights
 from medldm.evaluation.metrics.histograms import HistogramPair
+from medldm.evaluation.metrics.overlap import only_known
 
 DIRECTIONS = tuple(step for step in product((-1, 0, 1), repeat=3) if step > (0, 0, 0))
 """One of each pair of opposite neighbours of a voxel: 13 directions."""
@@ -24,7 +25,9 @@ DIRECTIONS = tuple(step for step in product((-1, 0, 1), repeat=3) if step > (0, 
 
 @dataclass(frozen=True, kw_only=True)
 class AnatomyTable:
-    """What each label map of a set measures; NaN marks the surface area of a structure that is absent.
+    """What each label map of a set measures.
+
+    NaN marks the surface area of a structure that is absent, and all of one that the map does not cover.
 
     Args:
         volume_ml: (N, K).
@@ -38,7 +41,11 @@ class AnatomyTable:
 
 
 def measure_anatomy(
-    label_maps: Sequence[npt.ArrayLike], spacing_mm: Sequence[float], *, values: Sequence[int]
+    label_maps: Sequence[npt.ArrayLike],
+    spacing_mm: Sequence[float],
+    *,
+    values: Sequence[int],
+    known: npt.NDArray[np.bool_] | None = None,
 ) -> AnatomyTable:
     """Measure every structure of every label map.
 
@@ -46,6 +53,7 @@ def measure_anatomy(
         label_maps: N integer arrays (X, Y, Z).
         spacing_mm: edge lengths of a voxel, of all maps.
         values: of the K structures.
+        known: (N, K) which structures the maps cover; None for all.
 
     Raises:
         ValueError: for no maps, or maps or a spacing that do not fit.
@@ -55,10 +63,12 @@ def measure_anatomy(
     arrays = [np.asarray(labels) for labels in label_maps]
 
     def of_masks(measure: Callable[[npt.ArrayLike], float]) -> Floats:
-        return np.array([[measure(labels == v) for v in values] for labels in arrays], dtype=np.float64)
+        found = [[measure(labels == v) for v in values] for labels in arrays]
+        return only_known(np.array(found, dtype=np.float64), known)
 
+    volumes = np.stack([volumes_ml(labels, spacing_mm, values=values) for labels in arrays])
     return AnatomyTable(
-        volume_ml=np.stack([volumes_ml(labels, spacing_mm, values=values) for labels in arrays]),
+        volume_ml=only_known(volumes, known),
         n_components=of_masks(count_components),
         surface_cm2=of_masks(lambda mask: surface_area_cm2(mask, spacing_mm)),
     )
@@ -136,12 +146,18 @@ def ks_statistic(
     """Return the largest difference of two weighted empirical distribution functions, 0 to 1.
 
     Args:
-        first: (n,).
+        first: (n,); NaN, a structure that a map does not cover, is left out.
         second: (m,).
         weights: how often each case counts, for the bootstrap.
+
+    Returns:
+        NaN where nothing is left of a set.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     u, v = check_weights(weights[0], len(a)), check_weights(weights[1], len(b))
+    (a, u), (b, v) = ((x[np.isfinite(x)], w[np.isfinite(x)]) for x, w in ((a, u), (b, v)))
+    if u.sum() == 0 or v.sum() == 0:
+        return math.nan
     points = np.unique(np.concatenate([a, b]))
     return float(np.abs(_distribution(a, u, points) - _distribution(b, v, points)).max())
 

@@ -14,7 +14,11 @@ CHUNK_VOXELS = 1 << 16
 
 
 def overlap_table(
-    first: Sequence[npt.ArrayLike], second: Sequence[npt.ArrayLike], *, n_structures: int
+    first: Sequence[npt.ArrayLike],
+    second: Sequence[npt.ArrayLike],
+    *,
+    n_structures: int,
+    known: tuple[npt.NDArray[np.bool_] | None, npt.NDArray[np.bool_] | None] = (None, None),
 ) -> Floats:
     """Return the Dice coefficient of every pair of two sets, the mean over structures.
 
@@ -22,9 +26,11 @@ def overlap_table(
         first: Q maps 0..K of one shape.
         second: T maps of the same.
         n_structures: K.
+        known: (Q, K) and (T, K), which structures the maps cover; None for all.
 
     Returns:
-        (Q, T); a structure that neither map of a pair has does not count, two empty maps agree by 1.
+        (Q, T); a structure that neither map of a pair has, or that one of them does not cover, does not
+        count; two empty maps agree by 1, two that cover no structure in common by 0.
 
     Raises:
         ValueError: for no maps, or shapes that differ.
@@ -44,6 +50,16 @@ def overlap_table(
     sizes = [_count(each, n_structures) for each in (a, b)]
     total = sizes[0][:, :, None] + sizes[1][:, None, :]
     dice = np.divide(2 * common, total, out=np.zeros_like(total), where=total > 0)
+    if any(each is not None for each in known):
+        rows = [
+            np.ones((len(each), n_structures), dtype=bool) if of is None else of
+            for each, of in zip((a, b), known, strict=True)
+        ]
+        compared = rows[0].T[:, :, None] & rows[1].T[:, None, :]
+        dice, total = np.where(compared, dice, 0.0), np.where(compared, total, 0.0)
+        n_counted = (total > 0).sum(axis=0)
+        alike = np.where(compared.any(axis=0), 1.0, 0.0)
+        return np.where(n_counted > 0, dice.sum(axis=0) / np.maximum(n_counted, 1), alike)
     n_known = (total > 0).sum(axis=0)
     return np.where(n_known > 0, dice.sum(axis=0) / np.maximum(n_known, 1), 1.0)
 

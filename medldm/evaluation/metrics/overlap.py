@@ -44,6 +44,17 @@ def hausdorff95_mm(
     return np.array(distances, dtype=np.float64)
 
 
+def only_known(scores: npt.ArrayLike, known: npt.NDArray[np.bool_] | None) -> Floats:
+    """Return scores (..., K) with NaN for structures that the true map does not cover.
+
+    Args:
+        scores: of structures.
+        known: of the scores' shape, or one that broadcasts to it; None where the map covers all.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    return values if known is None else np.where(known, values, np.nan)
+
+
 def choose_column(scores: Floats, structure: int | None) -> Floats:
     """Return one structure's scores (N,), or each case's mean over the structures that have one."""
     if structure is not None:

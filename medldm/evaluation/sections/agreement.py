@@ -18,18 +18,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medldm.data.labels import LabelSchema
-from medldm.evaluation.cases.sets import Image, LabelledImage, Labels
+from medldm.evaluation.cases.sets import Image, Known, LabelledImage, Labels
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate, bootstrap_interval
 from medldm.evaluation.metrics.checks import Floats
-from medldm.evaluation.metrics.overlap import choose_column, dice_scores, weighted_mean
+from medldm.evaluation.metrics.overlap import choose_column, dice_scores, only_known, weighted_mean
 from medldm.evaluation.sections.metric_result import Column, Description, MetricResult, compute_result
 from medldm.transforms.window import centre_crop_or_pad
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelAgreement:
-    """Dice of a segmenter's output, case by case and structure by structure; NaN where neither map has one.
+    """Dice of a segmenter's output, case by case and structure by structure.
+
+    NaN stands where neither map has the structure, and where the true map does not cover it.
 
     Args:
         synthetic: (N, K) against the conditioning map.
@@ -76,6 +78,7 @@ def measure_label_agreement(
     *,
     n_structures: int,
     subjects: tuple[Sequence[Hashable], Sequence[Hashable]] | None = None,
+    known: tuple[Known | None, Known | None] = (None, None),
     seed: int = 0,
 ) -> LabelAgreement:
     """Segment synthetic and real test images and compare with their maps.
@@ -86,6 +89,7 @@ def measure_label_agreement(
         test: real test images with their maps.
         n_structures: K.
         subjects: of the synthetic and of the test cases; without it each case is its own.
+        known: which structures the maps of the synthetic and of the test cases cover; others do not count.
         seed: of the shuffling.
 
     Raises:
@@ -106,14 +110,15 @@ def measure_label_agreement(
         for other, map_ in zip(others, predicted, strict=True)
     ]
 
-    def score(answers: Sequence[Labels], truth: Iterable[Labels]) -> Floats:
+    def score(answers: Sequence[Labels], truth: Iterable[Labels], covered: Known | None) -> Floats:
         pairs = zip(answers, truth, strict=True)
-        return np.stack([dice_scores(*pair, n_structures=n_structures) for pair in pairs])
+        scores = np.stack([dice_scores(*pair, n_structures=n_structures) for pair in pairs])
+        return only_known(scores, covered)
 
     return LabelAgreement(
-        synthetic=score(predicted, (labels for _, labels in synthetic)),
-        test=score(predicted_test, (labels for _, labels in test)),
-        chance=score(predicted, shuffled),
+        synthetic=score(predicted, (labels for _, labels in synthetic), known[0]),
+        test=score(predicted_test, (labels for _, labels in test), known[1]),
+        chance=score(predicted, shuffled, None if known[0] is None else known[0][others]),
         subjects=subjects or (range(len(synthetic)), range(len(test))),
         predicted=predicted,
         predicted_test=predicted_test,

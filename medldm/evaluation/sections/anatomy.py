@@ -52,14 +52,17 @@ def anatomy_tables(sets: CaseSets, agreement: LabelAgreement | None = None) -> T
     """Measure the label maps of every set, and, where a segmenter ran, its maps of the images."""
     schema = sets.known_schema()
     tables = {
-        name: anatomy.measure_anatomy(labels, sets.spacing_mm, values=schema.values)
+        name: anatomy.measure_anatomy(
+            labels, sets.spacing_mm, values=schema.values, known=getattr(sets, name).known
+        )
         for name in ("train", "test", "synthetic", "noise")
         if (labels := getattr(sets, name).labels) is not None
     }
     if agreement is not None:
         indices = tuple(range(1, schema.n_structures + 1))
         for name, seen in (("seen_synthetic", agreement.predicted), ("seen_test", agreement.predicted_test)):
-            tables[name] = anatomy.measure_anatomy(seen, sets.spacing_mm, values=indices)
+            known = getattr(sets, name.removeprefix("seen_")).known
+            tables[name] = anatomy.measure_anatomy(seen, sets.spacing_mm, values=indices, known=known)
     return tables
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.cases.sets import Known, LabelledImage
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
 from medldm.evaluation.metrics.crossed_mean import crossed_mean
-from medldm.evaluation.metrics.overlap import choose_column, dice_scores
+from medldm.evaluation.metrics.overlap import choose_column, dice_scores, only_known
 from medldm.evaluation.sections.metric_result import Description, Light, MetricResult, estimate_to_dict
 from medldm.evaluation.sections.usefulness import UsefulnessConfig
 from medldm.evaluation.segmenter import train_segmenter
@@ -86,6 +86,7 @@ def measure_few_cases(
     config: UsefulnessConfig,
     sources: Sequence[int | None] = (),
     subjects: Sequence[Hashable] | None = None,
+    known: tuple[Known | None, Known | None, Known | None] = (None, None, None),
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> list[FewCases]:
@@ -100,6 +101,7 @@ def measure_few_cases(
         config: numbers of cases, draws (`n_seeds`) and segmenter.
         sources: place in `real` of the label map that each synthetic case was made from, None for a new map.
         subjects: of the test cases; without it each is its own.
+        known: which structures the real, the synthetic and the test maps cover; None for all.
         seed: of draws and trainings.
         progress: told what is being trained.
 
@@ -114,16 +116,21 @@ def measure_few_cases(
     def train_and_score(n: int, draw: int, arm: str) -> Floats:
         if progress is not None:
             progress(f"segmenter on {n} real cases {arm.replace('_', ' ')}, draw {draw + 1} of {len(draws)}")
+        drawn = draw_cases(len(real), n, seed=seed, draw=draw)
         segmenter = train_segmenter(
-            [real[place] for place in draw_cases(len(real), n, seed=seed, draw=draw)],
+            [real[place] for place in drawn],
             config.segmenter,
             n_structures=n_structures,
             n_steps=n_steps,
             seed=numbered_seed(seed, draw),
             added=synthetic if arm == "with_synthetic" else (),
+            known=(
+                None if known[0] is None else known[0][drawn],
+                known[1] if arm == "with_synthetic" else None,
+            ),
         )
         answers = [dice_scores(segmenter.segment(x), y, n_structures=n_structures) for x, y in test]
-        return np.append(choose_column(np.stack(answers), None), segmenter.n_steps)
+        return np.append(choose_column(only_known(np.stack(answers), known[2]), None), segmenter.n_steps)
 
     trainings = [(n, draw, arm) for n in counts for arm in ARMS for draw in draws]
     if not trainings:

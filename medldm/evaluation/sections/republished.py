@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medldm.data.labels import LabelSchema
-from medldm.evaluation.cases.sets import CaseSet, CaseSets, Labels
+from medldm.evaluation.cases.sets import CaseSet, CaseSets, Known, Labels
 from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 from medldm.evaluation.metrics.bootstrap import Estimate
 from medldm.evaluation.metrics.checks import Floats
@@ -91,7 +91,12 @@ def find_republished(
     maps = {name: _boxed(getattr(sets, name), schema, sets.shape) for name in ("train", "test", "synthetic")}
     if len(set(sets.train.subjects)) < 2:
         raise TooFewCasesError("the training maps are of 1 subject; at least 2 are needed to compare with")
-    to_train = {name: _similarity(each, maps["train"], schema.n_structures) for name, each in maps.items()}
+    to_train = {
+        name: _similarity(
+            each, maps["train"], schema.n_structures, known=(getattr(sets, name).known, sets.train.known)
+        )
+        for name, each in maps.items()
+    }
     subjects = np.array(sets.train.subjects)
     others = np.where(subjects[:, None] == subjects[None, :], -np.inf, to_train["train"]).max(axis=1)
     best = {name: to_train[name].max(axis=1) for name in ("synthetic", "test")}
@@ -155,10 +160,18 @@ def _boxed(part: CaseSet, schema: LabelSchema, shape: Sequence[int]) -> list[Lab
     return [centre_crop_or_pad(each, shape, fill=0) for each in maps]
 
 
-def _similarity(queries: Sequence[Labels], train: Sequence[Labels], n_structures: int) -> Floats:
+def _similarity(
+    queries: Sequence[Labels],
+    train: Sequence[Labels],
+    n_structures: int,
+    *,
+    known: tuple[Known | None, Known | None] = (None, None),
+) -> Floats:
     """Return the overlap (Q, T) of maps, or of their left-right mirror images, with the training maps."""
     mirrored = [each[::-1] for each in queries]
-    both = (overlap_table(each, train, n_structures=n_structures) for each in (queries, mirrored))
+    both = (
+        overlap_table(each, train, n_structures=n_structures, known=known) for each in (queries, mirrored)
+    )
     return np.maximum(*both)
 
 

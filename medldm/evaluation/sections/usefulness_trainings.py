@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medldm.evaluation.cases.sets import LabelledImage
+from medldm.evaluation.cases.sets import Known, LabelledImage
 from medldm.evaluation.errors import NotMeasurableError, TooFewCasesError
 from medldm.evaluation.metrics.checks import Floats
-from medldm.evaluation.metrics.overlap import dice_scores, hausdorff95_mm
+from medldm.evaluation.metrics.overlap import dice_scores, hausdorff95_mm, only_known
 from medldm.evaluation.sections import few_cases
 from medldm.evaluation.sections.usefulness import RegimeScores, Usefulness, UsefulnessConfig
 from medldm.evaluation.segmenter import Segmenter, seconds_per_step, train_segmenter
@@ -33,6 +33,7 @@ def measure_usefulness(
     n_steps: int,
     config: UsefulnessConfig | None = None,
     subjects: Sequence[Hashable] | None = None,
+    known: tuple[Known | None, Known | None, Known | None] = (None, None, None),
     seed: int = 0,
     real_segmenters: Sequence[Segmenter] = (),
     progress: Callable[[str], None] | None = None,
@@ -48,6 +49,7 @@ def measure_usefulness(
         n_steps: of each training, from `fit_steps`.
         config: seeds and segmenter.
         subjects: of the test cases; without it each is its own.
+        known: which structures the real, the synthetic and the test maps cover; None for all.
         seed: first of the seeds.
         real_segmenters: already trained on `real` from the first seeds, to be used again.
         progress: told what is being trained.
@@ -62,6 +64,7 @@ def measure_usefulness(
             f"at least"
         )
     sources = {"real": (real, ()), "synthetic": (synthetic, ()), "both": (real, synthetic)}
+    covered = {"real": (known[0], None), "synthetic": (known[1], None), "both": (known[0], known[1])}
 
     def train_and_score(regime: str, number: int) -> Floats:
         if progress is not None:
@@ -74,9 +77,10 @@ def measure_usefulness(
             n_steps=n_steps,
             seed=numbered_seed(seed, number),
             added=sources[regime][1],
+            known=covered[regime],
         )
         answers = [segmenter.segment(image) for image, _ in test]
-        scores = _score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures)
+        scores = _score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures, known=known[2])
         return np.append(np.ravel(scores), segmenter.n_steps)
 
     trainings = [(regime, number) for regime in sources for number in range(config.n_seeds)]
@@ -87,9 +91,9 @@ def measure_usefulness(
         regime: RegimeScores(dice=each[:, 0], hd95_mm=each[:, 1])
         for regime, each in zip(sources, scores, strict=True)
     }
-    blind = blind_answer([labels for _, labels in real], n_structures=n_structures)
+    blind = blind_answer([labels for _, labels in real], n_structures=n_structures, known=known[0])
     answers = [centre_crop_or_pad(blind, labels.shape) for _, labels in test]
-    dice, hd95 = _score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures)
+    dice, hd95 = _score(answers, test, spacing_mm=spacing_mm, n_structures=n_structures, known=known[2])
     regimes["blind"] = RegimeScores(dice=dice[None], hd95_mm=hd95[None])
     return Usefulness(
         regimes=regimes,
@@ -139,11 +143,22 @@ def fit_steps(cases: Sequence[LabelledImage], config: UsefulnessConfig, *, n_str
     return min(n_steps, config.segmenter.max_steps)
 
 
-def blind_answer(label_maps: Sequence[npt.NDArray[np.int64]], *, n_structures: int) -> npt.NDArray[np.int64]:
-    """Return the most common label 0..K at each voxel of maps laid over each other by their centres."""
+def blind_answer(
+    label_maps: Sequence[npt.NDArray[np.int64]], *, n_structures: int, known: Known | None = None
+) -> npt.NDArray[np.int64]:
+    """Return the most common label 0..K at each voxel of maps laid over each other by their centres.
+
+    Args:
+        label_maps: 0..K.
+        n_structures: K.
+        known: (N, K) which structures the maps cover: one is as common as it is in those that cover it.
+    """
     shape = [int(size) for size in np.median([labels.shape for labels in label_maps], axis=0)]
     stack = np.stack([centre_crop_or_pad(labels, shape) for labels in label_maps])
-    return np.stack([(stack == value).sum(axis=0) for value in range(n_structures + 1)]).argmax(axis=0)
+    counts = np.stack([(stack == value).sum(axis=0) for value in range(1, n_structures + 1)]).astype(float)
+    if known is not None:
+        counts *= (len(stack) / np.maximum(known.sum(axis=0), 1))[:, None, None, None]
+    return np.concatenate([len(stack) - counts.sum(axis=0, keepdims=True), counts]).argmax(axis=0)
 
 
 def _score(
@@ -152,8 +167,9 @@ def _score(
     *,
     spacing_mm: Sequence[float],
     n_structures: int,
+    known: Known | None,
 ) -> tuple[Floats, Floats]:
     pairs = [(answer, labels) for answer, (_, labels) in zip(answers, test, strict=True)]
     dice = np.stack([dice_scores(*pair, n_structures=n_structures) for pair in pairs])
     hd95 = np.stack([hausdorff95_mm(*pair, spacing_mm, n_structures=n_structures) for pair in pairs])
-    return dice, hd95
+    return only_known(dice, known), only_known(hd95, known)
