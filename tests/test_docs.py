@@ -17,7 +17,9 @@ from medldm.cli.main import COMMANDS
 from tests.programs import run_python
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-BUNDLES = {f"bundles/{name}/docs/README.md": name for name in ("mri_label_ldm", "labelmap_ldm")}
+BUNDLES = {
+    f"bundles/{name}/docs/README.md": name for name in ("mri_label_ldm", "ct_label_ldm", "labelmap_ldm")
+}
 TUTORIAL = "docs/tutorials/first_cohort.md"
 # In an order in which each page finds what the pages before it have made.
 HOW_TO = [
@@ -234,11 +236,8 @@ def test_options_of_written_commands_exist(page: str) -> None:
             parser.parse_args(arguments)
         elif "run --config_file" in line:
             files = re.findall(r"configs/(\w+\.yaml)", line)
-            bundle = (
-                REPOSITORY
-                / "bundles"
-                / ("labelmap_ldm" if "labelmap_ldm" in page + line else "mri_label_ldm")
-            )
+            named = (name for name in ("labelmap_ldm", "ct_label_ldm") if name in page + line)
+            bundle = REPOSITORY / "bundles" / next(named, "mri_label_ldm")
             keys = "\n".join((bundle / "configs" / name).read_text(encoding="utf-8") for name in files)
             options = set(re.findall(r"(?<= --)\w+", line.split(" run ", 1)[1]))
             unknown = {name for name in options if not re.search(rf"^{name}:", keys, flags=re.MULTILINE)}

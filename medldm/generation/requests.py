@@ -222,11 +222,11 @@ class RequestPreparer:
             self.geometries[request["label"]] = (spacing, size)
             labels = volume.numpy()
             labels = labels if self.label_table is None else self.label_table.apply(labels)
-            values = np.unique(labels)
-            self.schema.check(values, request["label"])
-            covered = self._covered(values)
+            found = np.unique(labels)
+            self.schema.check(found, request["label"])
+            covered = self._covered(found)
             self.encoder.check_unknown(unknown_structures(covered, self.schema.structures)[None])
-            if hidden := [name for name in self._drawn(values) if name not in covered]:
+            if hidden := [name for name in self._drawn(found) if name not in covered]:
                 logger.warning(
                     "%s holds %s, which structures_in_map does not name: taken out of it",
                     *(Path(request["label"]).name, ", ".join(hidden)),

@@ -77,8 +77,8 @@ def measure_mapping(cases: Sequence[Mapping[str, Any]], intensity: Intensity) ->
     given = dict(intensity)
     if given[_KIND] == "ct_window" or "lower" in given:
         return IntensityMapping.from_dict(given)
-    percentiles = {"percentiles": tuple(given["percentiles"])} if "percentiles" in given else {}
-    measured = measure_intensity_mapping(cases, kind=given[_KIND], **percentiles)
+    percentiles: Any = tuple(given.get("percentiles", IntensityMapping.percentiles))
+    measured = measure_intensity_mapping(cases, kind=given[_KIND], percentiles=percentiles)
     return IntensityMapping.from_dict({**measured.to_dict(), **given})
 
 

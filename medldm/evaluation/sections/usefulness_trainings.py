@@ -69,8 +69,8 @@ def measure_usefulness(
     def train_and_score(regime: str, number: int) -> Floats:
         if progress is not None:
             progress(f"segmenter on {regime} cases, seed {number + 1} of {config.n_seeds}")
-        known = real_segmenters[number] if regime == "real" and number < len(real_segmenters) else None
-        segmenter = known or train_segmenter(
+        trained = real_segmenters[number] if regime == "real" and number < len(real_segmenters) else None
+        segmenter = trained or train_segmenter(
             sources[regime][0],
             config.segmenter,
             n_structures=n_structures,
