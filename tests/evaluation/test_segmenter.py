@@ -12,6 +12,7 @@ from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.overlap import dice_scores, hausdorff95_mm
 from medldm.evaluation.segmenter import (
     SegmenterConfig,
+    _Case,
     _draw_batch,
     _follow,
     _hold_out,
@@ -127,13 +128,13 @@ def test_few_cases_are_all_trained_on_and_many_hold_some_out() -> None:
 
 
 def test_added_cases_take_every_other_patch_at_most() -> None:
-    def source(value: int, n: int) -> list[LabelledImage]:
-        return [(np.zeros((4, 4, 4), dtype=np.float32), np.full((4, 4, 4), value))] * n
+    def source(value: int, n: int) -> list[_Case]:
+        return [_Case(np.zeros((4, 4, 4), dtype=np.float32), np.full((4, 4, 4), value))] * n
 
     generator = torch.Generator().manual_seed(0)
     for counts, share in (((2, 98), 0.5), ((80, 20), 0.8)):
         sources = [source(1, counts[0]), source(0, counts[1])]
-        _, labels = _draw_batch(sources, (4, 4, 4), 1000, generator=generator)
+        _, labels, _ = _draw_batch(sources, (4, 4, 4), 1000, generator=generator)
         assert float(labels[:, 0, 0, 0, 0].float().mean()) == pytest.approx(share, abs=0.05)
 
 
