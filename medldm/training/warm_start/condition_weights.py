@@ -116,6 +116,10 @@ def transfer_conditions(
             other = there + weight.removeprefix(prefix)
             if weight.endswith(".embedding.weight"):
                 _take_embedding(transfer, config, former, start, weight=weight, other=other, name=name)
+            elif name == "label_map" and weight == f"{prefix}unknown":
+                # One row for each structure, none for the background.
+                own, old = (rows_of(each, "label_map")[1:] for each in (config, former))
+                transfer.keep_rows(weight, match_names(own, old, start.names), source=other)
             else:
                 transfer.keep(weight, other)
 
