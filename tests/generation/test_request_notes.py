@@ -172,9 +172,7 @@ def test_files_of_the_system_are_no_label_maps(make_model, make_cohort, tmp_path
     ],
 )
 def test_label_maps_outside_of_the_training_are_said(spacing, size, words) -> None:
-    space = VolumeSpace(
-        spacing_mm=(1, 1, 1), size=(16, 20, 16), intensity=IntensityMapping(kind="identity_range")
-    )
+    space = VolumeSpace(spacing_mm=(1, 1, 1), size=(16, 20, 16), intensity=IntensityMapping(kind="ct_window"))
     inside = ((1.0, 1.0, 1.0), (16, 20, 16))
     notes = note_geometry([inside, (spacing, size)], space)
     assert len(notes) == len(words) and all(note.is_warning for note in notes)
