@@ -32,6 +32,7 @@ HOW_TO = [
         "foreign_files",
         "train_length",
         "conditions",
+        "warm_start",
         "generate",
         "evaluate",
         "export",

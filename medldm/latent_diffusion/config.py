@@ -76,6 +76,8 @@ class LatentDiffusionConfig(Config):
             device computes in it natively, else float32.
         freeze: parts that are left as they are: "conditioner", "embeddings", "input", "level_0" (the
             finest), ..., "middle" and "output"; None for none.
+        adapter_rank: of low-rank adapters that are trained in the place of the weights of the denoiser's
+            levels; None trains these.
         seed: of all randomness in the training.
 
     Raises:
@@ -117,6 +119,7 @@ class LatentDiffusionConfig(Config):
     ema_length: float | None = None
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     freeze: tuple[str, ...] | str | None = None
+    adapter_rank: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -129,7 +132,7 @@ class LatentDiffusionConfig(Config):
         self.require("(0, 0.28)", "ema_length")
         self.require("[0, inf)", "min_improvement")
         self.require("(0, 1)", "decay_share")
-        self.require("[1, inf)", "patience")
+        self.require("[1, inf)", "patience", "adapter_rank")
         self.noise_path().check_prediction_type(self.prediction_type)
         if isinstance(self.region_weights, dict):
             for name, weight in self.region_weights.items():

@@ -47,6 +47,7 @@ from medldm.training.region_weights import resolve_region_weights
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 from medldm.training.sharding import share_denoiser
 from medldm.training.standard_handlers import TrainingConfig, standard_handlers
+from medldm.training.warm_start.adapters import add_adapters, describe_merged
 from medldm.training.warm_start.freezing import freeze_parts, trained_weights
 from medldm.training.warm_start.plan import StartPlan
 
@@ -247,6 +248,8 @@ def build_diffusion_training(
         start.apply(model.denoiser)
         model.lineage[DENOISER] = start.ancestors
     freeze_parts(model.denoiser, config.freeze)
+    _check_adapters(config, sharding)
+    add_adapters(model.denoiser, config.adapter_rank, freeze=config.freeze, seed=config.seed)
     restart_noise(config.seed)
     device = model.latent_shift.device
     validation_set = _unless_empty(validation_set)
@@ -287,7 +290,7 @@ def build_diffusion_training(
         "diffusion",
         run,
         name="latent_diffusion",
-        describe=_extend(describe, extend_card, split),
+        describe=_extend(describe_merged(describe), extend_card, split),
         evaluator=evaluator,
         preview=preview,
         quarantine=quarantine,
@@ -330,6 +333,15 @@ def _require_gradient(network: VAE | VQVAE, loss: FirstStageLoss) -> None:
         raise ConfigError(
             f"adaptive_weight is {loss.adaptive_weight:g}, which measures the gradient of the decoder, but "
             "freeze names the decoder: set adaptive_weight to 0"
+        )
+
+
+def _check_adapters(config: LatentDiffusionConfig, sharding: str) -> None:
+    """Refuse adapters with what cannot deal their weights out."""
+    if config.adapter_rank is not None and sharding != "ddp":
+        raise ConfigError(
+            f"adapter_rank is {config.adapter_rank} and sharding {sharding!r}: adapters are small, "
+            "set sharding to ddp"
         )
 
 

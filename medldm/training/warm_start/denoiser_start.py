@@ -68,6 +68,7 @@ def plan_denoiser_start(
         CheckpointError: if the card does not describe a model.
     """
     if start is None:
+        _refuse_adapters_of_nothing(config)
         return None
     require_unseen(start, cohort)
     require_same_kind(start, makes_label_maps=model.makes_label_maps)
@@ -99,6 +100,14 @@ def plan_denoiser_start(
     transfer = _transfer(start, model, former=former, unet=unet)
     transfer.notes[:0] = notes
     return StartPlan(checkpoint=start, part=DENOISER, values=transfer.values, lines=tuple(transfer.lines()))
+
+
+def _refuse_adapters_of_nothing(config: LatentDiffusionConfig) -> None:
+    if config.adapter_rank is not None:
+        raise ConfigError(
+            f"adapter_rank is {config.adapter_rank}, but start_from is null: adapters change trained weights "
+            "a little; name a checkpoint with start_from, or set adapter_rank to null"
+        )
 
 
 def follow_denoiser(start: StartCheckpoint, **given: Any) -> LatentUNetConfig:
