@@ -15,6 +15,7 @@ from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.networks.kernels.dispatch import plain_form
 from medldm.seeds import seed_everything
 from medldm.training.warm_start.adapters import LowRankUpdate, add_adapters, merge_adapters
+from medldm.training.warm_start.freezing import freeze_parts
 from tests.training.resume.training_states import differences, everything
 from tests.training.small_trainings import run_killed_after
 from tests.training.warm_start.started import save_model
@@ -76,6 +77,7 @@ def test_an_update_of_a_convolution_is_two_convolutions() -> None:
 
 
 def test_only_adapters_and_the_ends_are_trained(model) -> None:
+    freeze_parts(model.denoiser, ["level_0"])
     add_adapters(model.denoiser, 2, freeze=["level_0"])
     for name, weight in model.denoiser.named_parameters():
         inner = name.startswith(("unet.down", "unet.up", "unet.middle"))

@@ -15,7 +15,7 @@ from benchmarks.tiny_trainings import (
     make_small_model,
     make_volumes,
 )
-from medldm import LatentDiffusionTrainer
+from medldm import LatentDiffusionTrainer, LatentUNetConfig
 from medldm.errors import ConfigError
 from medldm.files import hash_file
 from medldm.latent_diffusion.checkpoints import load_checkpoint, read_card
@@ -204,7 +204,8 @@ def test_a_second_stage_says_what_its_autoencoder_came_from(tmp_path) -> None:
     basis = load_checkpoint(path).weights["linear_path.basis"]
     assert torch.equal(trainer.state.g_network.linear_path.basis, basis)  # not fitted anew
     trainer.run()
-    model = make_latent_diffusion(tmp_path / "out" / "autoencoder.safetensors")
+    small = LatentUNetConfig(down_channels=(8,), n_groups=4, n_heads=2, n_res_blocks=1)
+    model = make_latent_diffusion(tmp_path / "out" / "autoencoder.safetensors", unet_config=small)
     assert model.lineage["autoencoder"][0]["file_sha256"] == hash_file(path)
 
 
