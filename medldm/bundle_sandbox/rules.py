@@ -46,7 +46,8 @@ _MEDLDM = {
         AutoencoderLoss AutoencoderLossConfig AutoencoderTrainingConfig GuardedTransforms Quarantine
         TextureFitting
         build_autoencoder_training build_diffusion_training case_transforms choose_augmentation
-        choose_autoencoder choose_denoiser conditioning_of count_epochs measure_space open_cohort trainer_of
+        choose_autoencoder choose_denoiser choose_frozen choose_rates conditioning_of count_epochs
+        measure_space open_cohort open_start plan_autoencoder_start plan_denoiser_start trainer_of
         volume_transforms
         """,
     "medldm.training.decoder": "DecoderConfig",

@@ -26,13 +26,13 @@ from medldm.latent_diffusion.checkpoints import (
 )
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
-from medldm.latent_diffusion.volume_space import require_volume_space
+from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.sharing.card import STORAGE_KEY, shareable_card
 from medldm.sharing.copies import PARTS as BUNDLE_PARTS
 from medldm.sharing.copies import copy_part, require_free
 from medldm.sharing.figures import list_figures, read_report
 from medldm.sharing.model_card import CardContent, fill_metadata, write_page
-from medldm.sharing.shipped import IMAGES, LABEL_MAPS, LABEL_MAPS_FILE, MODEL_FILE, Bundle, find_bundle
+from medldm.sharing.shipped import CT, IMAGES, LABEL_MAPS, LABEL_MAPS_FILE, MODEL_FILE, Bundle, find_bundle
 from medldm.sharing.storage import HALVES, describe_storage, halve, measure_loss
 from medldm.sharing.torchscript import PARTS, describe_inputs, save_part, trace_part
 
@@ -180,7 +180,14 @@ def _usual_bundle(checkpoint: str | Path) -> str:
         raise CheckpointError(
             f"{checkpoint} is no model of the second stage: give latent_diffusion.safetensors of a training"
         )
-    return LABEL_MAPS if SCHEMA_KEY in card else IMAGES
+    if SCHEMA_KEY in card:
+        return LABEL_MAPS
+    kinds = [mapping.kind for mapping in space.intensities] if (space := _space_in(card)) else []
+    return CT if kinds and all(kind == "ct_window" for kind in kinds) else IMAGES
+
+
+def _space_in(card: Mapping[str, Any]) -> VolumeSpace | None:
+    return VolumeSpace.from_dict(card["space"]) if card.get("space") else None
 
 
 def _prepare_weights(
@@ -250,7 +257,6 @@ def _write_torchscript(
     model: LatentDiffusionModel, weights: Mapping[str, Tensor], folder: Path, *, metadata: Mapping[str, Any]
 ) -> None:
     torch.save(model.autoencoder.state_dict(), folder / "models" / "model.pt")
-    require_volume_space(model.space)
     configs = {f"{file.stem}.json": file.read_bytes() for file in (folder / "configs").glob("metadata.json")}
     for part in PARTS:
         traced = trace_part(model, part, weights)

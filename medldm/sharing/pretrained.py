@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medldm.errors import ConfigError, MissingFileError
+from medldm.errors import ConfigError
 from medldm.latent_diffusion.checkpoints import SCHEMA_KEY, save_checkpoint
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_latent_diffusion
-from medldm.sharing.shipped import MODEL_FILE, Bundle, find_bundle
+from medldm.sharing.shipped import MODEL_FILE, Bundle, find_bundle, require_weights
 
 
 class Pretrained(NamedTuple):
@@ -99,17 +99,3 @@ def find_weights(source: str | Path) -> Path:
         return path
     found = [each for each in (path / MODEL_FILE, Bundle(path).model) if each.is_file()]
     return found[0] if found else require_weights(find_bundle(source)).model
-
-
-def require_weights(bundle: Bundle) -> Bundle:
-    """Return a bundle that has weights.
-
-    Raises:
-        MissingFileError: for one without, saying what to do.
-    """
-    if not bundle.has_weights:
-        raise MissingFileError(
-            f"the bundle {bundle.name} has no weights yet: train it, medldm train all COHORT OUT --bundle "
-            f"{bundle.name}, and give OUT/{MODEL_FILE}; medldm models lists the bundles with weights"
-        )
-    return bundle

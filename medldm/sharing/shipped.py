@@ -16,8 +16,8 @@ MODEL_FILE = "latent_diffusion.safetensors"
 """In `models/` of a bundle: the model of the second stage, which needs no other file."""
 LABEL_MAPS_FILE = "labelmap_ldm.safetensors"
 """Beside it: the model that draws label maps to start from."""
-IMAGES, LABEL_MAPS = "mri_label_ldm", "labelmap_ldm"
-"""The bundles that are taken where none is named."""
+IMAGES, CT, LABEL_MAPS = "mri_label_ldm", "ct_label_ldm", "labelmap_ldm"
+"""The bundles of images, of CT and of label maps, which are taken where none is named."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +101,17 @@ def find_bundle(name: str | Path) -> Bundle:
         return Bundle(Path(name))
     message = unknown_name_message(str(name), list(known), kind="bundle")
     raise ConfigError(f"{message} Or give the folder of one, with configs/ in it.")
+
+
+def require_weights(bundle: Bundle) -> Bundle:
+    """Return a bundle that has weights.
+
+    Raises:
+        MissingFileError: for one without, saying what to do.
+    """
+    if not bundle.has_weights:
+        raise MissingFileError(
+            f"the bundle {bundle.name} has no weights yet: train it, medldm train all COHORT OUT --bundle "
+            f"{bundle.name}, and give OUT/{MODEL_FILE}; medldm models lists the bundles with weights"
+        )
+    return bundle

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medldm.errors import ConfigError, MissingFileError
 from medldm.runtime.bundle_keys import Read, read_plain, split_arguments
-from medldm.sharing.shipped import IMAGES, LABEL_MAPS, find_bundle
+from medldm.sharing.shipped import IMAGES, LABEL_MAPS, find_bundle, list_bundles, require_weights
 
 STAGES = ("autoencoder", "diffusion")
 CHOICES = {"autoencoder": ("autoencoder",), "diffusion": ("diffusion",), "all": STAGES, "labelmap": STAGES}
@@ -18,7 +18,7 @@ OF_BOTH = frozenset(
     {
         *("validation_fraction", "test_fraction", "split_seed", "channels", "drop_incomplete"),
         *("precision", "checkpointing", "num_workers", "resume", "max_bad_share", "save_minutes"),
-        *("seed", "device"),
+        *("seed", "device", "start_from", "allow_other_intensity"),
     }
 )
 """Knobs of both stages that mean the same in both."""
@@ -113,7 +113,7 @@ def _read_words(words: Sequence[str], *, stage: str) -> list[str]:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise ConfigError(f"--{stage} {word!r} is no KNOB=VALUE: write for example batch_size=2")
-        found += [f"--{name}", value]
+        found += [f"--{name}", _find_start(name, value)]
     _refuse_own(found)
     return found
 
@@ -127,7 +127,13 @@ def _split(words: Sequence[str]) -> dict[str, list[str]]:
     if words and n_words != len(words):
         raise ConfigError(f"{' '.join(words)}: give knobs as --name value, as in --n_steps 5000")
     _refuse_own([f"--{name}" for name in given])
-    return {name: [f"--{name}", value] for name, value in given.items()}
+    return {name: [f"--{name}", _find_start(name, value)] for name, value in given.items()}
+
+
+def _find_start(name: str, value: str) -> str:
+    """Return the weights of an installed bundle where a training starts from its name; else the value."""
+    names = {bundle.name: bundle for bundle in list_bundles()} if name == "start_from" else {}
+    return str(require_weights(names[value]).model) if value in names else value
 
 
 def _refuse_own(words: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import yaml
 from monai.bundle import verify_metadata
 
 import medldm
+from medldm.bundle_sandbox.rules import TARGETS
 
 BUNDLES = sorted(path for path in (Path(medldm.__file__).parent / "bundles").iterdir() if path.is_dir())
 BUNDLES = [path for path in BUNDLES if (path / "configs").is_dir()]
@@ -162,3 +163,9 @@ def test_every_knob_reaches_something(bundle: Path, workflow: str) -> None:
 def test_the_overlays_of_all_bundles_are_the_same() -> None:
     texts = {(bundle / "configs" / "multi_gpu.yaml").read_text() for bundle in BUNDLES}
     assert len(texts) == 1
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=name_of)
+def test_medldm_run_knows_every_component_of_a_bundle(workflow: Path) -> None:
+    named = set(re.findall(r"_target_: *(\S+)", workflow.read_text()))
+    assert named and named <= TARGETS

@@ -19,13 +19,15 @@ from safetensors.torch import load_file
 import medldm
 from medldm.conditioning import Conditions
 from medldm.errors import CheckpointError, ConfigError, OutputExistsError, StorageError
-from medldm.latent_diffusion.checkpoints import load_checkpoint
-from medldm.latent_diffusion.model_files import load_latent_diffusion
+from medldm.latent_diffusion.checkpoints import load_checkpoint, save_checkpoint
+from medldm.latent_diffusion.model_files import describe_latent_diffusion, load_latent_diffusion
 from medldm.latent_diffusion.recorded_split import split_of
 from medldm.sharing.package import PackageConfig, package_model
+from medldm.sharing.shipped import find_bundle
 from medldm.sharing.torchscript import DenoiserPart, example_inputs
+from medldm.transforms import IntensityMapping
 from tests.programs import run_python
-from tests.sharing.conftest import SPLIT
+from tests.sharing.conftest import CONFIG, SPLIT
 
 pytestmark = pytest.mark.filterwarnings("ignore:No hash value provided", "ignore:parsing config_file")
 
@@ -73,6 +75,24 @@ def test_a_package_of_images_passes_the_checks_of_the_model_zoo(channels, save_m
     check_as_the_zoo_does(folder)
     metadata = json.loads((folder / "configs" / "metadata.json").read_text())
     assert metadata["spacing_mm"] == [1, 1, 1] and "1 shell, 5 core" in metadata["label_classes"]
+
+
+def test_the_configs_of_a_package_are_those_of_the_bundle_that_trains_such_models(
+    save_model, save_label_map_model, make_model, tmp_path
+) -> None:
+    ct = make_model(("label_map",), channels=("air", "ct"))
+    intensity = {name: IntensityMapping(kind="ct_window") for name in ("air", "ct")}
+    ct.space = ct.space.copy(intensity=intensity)
+    path = tmp_path / "ct.safetensors"
+    save_checkpoint(path, *describe_latent_diffusion(ct, CONFIG)())
+    for checkpoint, name in (
+        (save_model(), "mri_label_ldm"),
+        (path, "ct_label_ldm"),
+        (save_label_map_model(), "labelmap_ldm"),
+    ):
+        folder = make(checkpoint, tmp_path / name, torchscript=False)
+        own = (folder / "configs" / "train_autoencoder.yaml").read_bytes()
+        assert own == find_bundle(name).config("train_autoencoder").read_bytes()
 
 
 def test_a_package_of_label_maps_passes_them_too(save_label_map_model, tmp_path) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from medldm import bundle_sandbox
 from medldm.cli.main import main
-from medldm.sharing.shipped import BUNDLES_DIR
+from medldm.sharing import shipped
+from medldm.sharing.copies import copy_bundle
+from medldm.sharing.shipped import BUNDLES_DIR, find_bundle
 from medldm.training.resume.preemption import TrainingStopped
 from tests.bundles.test_mri_label_ldm import TINY_1, TINY_2
 from tests.programs import run_python
@@ -92,6 +94,21 @@ def test_what_cannot_be_meant_is_refused_before_anything_runs(words, message, to
     assert main(["train", *(word.replace("COHORT", str(tmp_path)) for word in words)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and told == []
+
+
+def test_both_stages_start_from_the_weights_of_a_named_bundle(told, tmp_path, monkeypatch, capsys) -> None:
+    train = ["train", "all", str(tmp_path), "out", "--start_from", "mri_label_ldm"]
+    installed = tmp_path / "installed"
+    copy_bundle(find_bundle("mri_label_ldm"), installed / "mri_label_ldm")
+    monkeypatch.setattr(shipped, "BUNDLES_DIR", installed)
+    assert main(train) == 1
+    assert "the bundle mri_label_ldm has no weights yet" in capsys.readouterr().err
+    weights = find_bundle("mri_label_ldm").model
+    weights.write_bytes(b"")
+    assert main(train) == 0
+    assert [value_of(each, "start_from") for each in told] == [str(weights)] * 2
+    assert main([*train[:5], "trained/latent_diffusion.safetensors"]) == 0
+    assert value_of(told[-1], "start_from") == "trained/latent_diffusion.safetensors"
 
 
 def test_processes_of_torchrun_get_the_overlay_and_train_one_stage(
