@@ -7,8 +7,9 @@ import json
 import nibabel as nib
 import pytest
 
-from medldm.cli.main import main
+from medldm.cli.main import COMMANDS, main
 from medldm.latent_diffusion.checkpoints import save_checkpoint
+from tests.programs import run_python
 
 
 def test_help_names_the_commands(capsys) -> None:
@@ -17,6 +18,14 @@ def test_help_names_the_commands(capsys) -> None:
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("prepare", "check", "generate", "demo"))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["check", "none"], ["no_command"]])
+def test_the_package_run_as_a_program_is_the_command(words, tmp_path) -> None:
+    package, command = (run_python(["-m", name, *words], cwd=tmp_path) for name in ("medldm", "medldm.cli"))
+    assert (package.returncode, package.stdout) == (command.returncode, command.stdout)
+    assert package.stderr == command.stderr
+    assert "--help" not in words or all(name in package.stdout for name in COMMANDS)
 
 
 def test_check_says_that_a_sound_cohort_is_sound(make_cohort, capsys) -> None:
