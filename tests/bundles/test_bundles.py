@@ -68,7 +68,7 @@ DIFFERING_PARTS = {
     "config": {"region_weights", "latent_scaling"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
     "training::config": {"discriminator_learning_rate"},
-    "decoder::config": {"adversarial_share", "adaptive_weight"},
+    "decoder::config": {"adversarial_share", "adversarial_weight", "adaptive_weight"},
     "train": {"inferer"},
     "train::preprocessing": {"_target_", "schema", "text_encoder"},
     "train::preprocessing::transforms": {"_target_", "schema"},

@@ -179,6 +179,7 @@ class DecoderWriter:
             "is_measured": config.noise_level is None,
             "denoising_steps": config.denoising_steps,
             "adversarial_share": config.adversarial_share,
+            "adversarial_weight": config.adversarial_weight,
             "adaptive_weight": config.adaptive_weight,
             "weights_sha256": hash_weights(weights),
             "identity": self.identity,

@@ -144,6 +144,7 @@ def _make_loss(config: DecoderConfig, model: LatentDiffusionModel) -> FirstStage
     return AutoencoderLoss(
         AutoencoderLossConfig(
             adversarial_start=1 - config.adversarial_share if config.adversarial_share else None,
+            adversarial_weight=config.adversarial_weight,
             adaptive_weight=config.adaptive_weight,
         )
     )

@@ -26,7 +26,8 @@ class DecoderConfig(Config):
         learning_rate: of the decoder's AdamW, reached after the warm-up; it falls along a cosine.
         discriminator_learning_rate: constant.
         adversarial_share: last share of the steps in which the discriminator takes part; 0 for none.
-        adaptive_weight: of the adversarial term, see `AutoencoderLossConfig`; 0 takes its fixed weight.
+        adversarial_weight: of the adversarial term, while `adaptive_weight` is 0.
+        adaptive_weight: of the adversarial term, see `AutoencoderLossConfig`; 0 takes `adversarial_weight`.
         warmup_steps: of linear learning-rate increase.
         gradient_clip: largest gradient norm.
         ema_decay: of the averaged weights, which are kept.
@@ -49,6 +50,7 @@ class DecoderConfig(Config):
     learning_rate: float = 2e-4
     discriminator_learning_rate: float = 1e-4
     adversarial_share: float = 0.5
+    adversarial_weight: float = 0.005
     adaptive_weight: float = 0.0
     warmup_steps: int = 50
     gradient_clip: float = 1.0
@@ -58,7 +60,7 @@ class DecoderConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require("[0, inf)", "n_steps", "adaptive_weight")
+        self.require("[0, inf)", "n_steps", "adversarial_weight", "adaptive_weight")
         self.require("[1, inf)", "batch_size", "denoising_steps")
         self.require("(0, inf)", "learning_rate", "discriminator_learning_rate")
         self.require("(0, inf]", "gradient_clip")

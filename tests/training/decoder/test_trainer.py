@@ -87,6 +87,15 @@ def test_the_adversary_has_its_share_of_the_steps(tmp_path, share, n_steps) -> N
     assert steps == [False] * (n_steps - n_with) + [True] * n_with
 
 
+def test_the_weight_of_the_adversary_is_a_setting_and_part_of_the_identity(tmp_path) -> None:
+    trainers = [
+        build(tmp_path, adversarial_share=1.0, adversarial_weight=weight)[1] for weight in (0.005, 0.5)
+    ]
+    assert trainers[0].identity.digest != trainers[1].identity.digest
+    assert [trainer.loss.config.adversarial_weight for trainer in trainers] == [0.005, 0.5]
+    assert DecoderConfig().adversarial_weight == trainers[0].loss.config.adversarial_weight
+
+
 def test_steps_are_counted_up_to_equal_parts() -> None:
     for n_steps, expected in ((1, 1), (7, 7), (10, 10), (11, 20), (995, 1000), (2000, 2000)):
         assert DecoderConfig(n_steps=n_steps).n_batches == expected
@@ -120,6 +129,11 @@ def test_it_learns_to_make_the_volumes_from_denoised_latents(tmp_path) -> None:
 
 
 def test_values_outside_their_range_are_refused() -> None:
-    for name, value in (("noise_level", 0), ("adversarial_share", 1.1), ("denoising_steps", 0)):
+    for name, value in (
+        ("noise_level", 0),
+        ("adversarial_weight", -1),
+        ("adversarial_share", 1.1),
+        ("denoising_steps", 0),
+    ):
         with pytest.raises(ValueError, match=f"{name} is {value}"):
             DecoderConfig(**{name: value})
