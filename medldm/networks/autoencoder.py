@@ -112,15 +112,25 @@ class Autoencoder(nn.Module, ABC):
         self.check_volume(volume)
         volume, path = pad_to_multiple(volume, self.downsampling), self.linear_path
         if path is None:
-            return self.encoder(volume)
+            return self.encoder(self.to_network_range(volume))
         return torch.cat([path.encode(volume), self.encoder(path.to_half_size(volume))], dim=1)
 
     def run_decoder(self, x: Tensor) -> Tensor:
         """Run the decoder on what `decoder_input` gives, and add what the linear path makes of it."""
         path = self.linear_path
         if path is None:
-            return self.decoder(x)
+            return self.from_network_range(self.decoder(x))
         return path.decode(x) + path.to_full_size(self.decoder(x))
+
+    def to_network_range(self, volume: Tensor) -> Tensor:
+        """Bring values from [-1, 1] to the range that the encoder takes."""
+        low, high = self.config.value_range
+        return volume * ((high - low) / 2) + (high + low) / 2 if self.config.has_own_range else volume
+
+    def from_network_range(self, volume: Tensor) -> Tensor:
+        """Invert `to_network_range` for what the decoder gives."""
+        low, high = self.config.value_range
+        return (volume - (high + low) / 2) * (2 / (high - low)) if self.config.has_own_range else volume
 
     def encode_moments(self, volume: Tensor) -> tuple[Tensor, Tensor]:
         """Encode volumes (B, in_channels, X, Y, Z) to mean and standard deviation of their latents."""

@@ -26,7 +26,8 @@ class AutoencoderConfig(checks.LevelsConfig):
         mid_attention: whether a middle block (residual, self-attention, residual) stands at the coarsest
             level.
         decoder_mid_attention: the same in the decoder; None for as in the encoder.
-        upsampling: "nearest" (and a convolution) or "transposed" (convolution, kernel 2, stride 2).
+        upsampling: "nearest" or "trilinear" (and a convolution), or "transposed" (convolution, kernel 2,
+            stride 2).
         downsampling: how many voxels of each axis become one latent, powers of two, such as (4, 4, 2); None
             for what the levels give, on all axes alike. The largest must be that; the finest levels halve
             the axes of larger factors alone, see `medldm.networks.downsampling`.
@@ -34,6 +35,8 @@ class AutoencoderConfig(checks.LevelsConfig):
             `medldm.networks.linear_path` has it, and of which blocks: "blocked", which True means too, or
             "lapped", which reach over their borders. The networks then work on maps of half the size, and the
             levels compress twice as much: 2 levels give 4 on each axis.
+        value_range: what encoder and decoder take for -1 and 1 of a volume; (0, 1) for networks that were
+            trained on volumes from 0 to 1 elsewhere. Volumes and reconstructions have -1 to 1 all the same.
 
     Raises:
         ConfigError: if a value is outside its range or levels do not agree.
@@ -47,9 +50,10 @@ class AutoencoderConfig(checks.LevelsConfig):
     in_channels: int = 1
     out_channels: int = 1
     decoder_mid_attention: bool | None = None
-    upsampling: Literal["nearest", "transposed"] = "nearest"
+    upsampling: Literal["nearest", "trilinear", "transposed"] = "nearest"
     downsampling: tuple[int, ...] | None = None
     linear_path: bool | Literal["blocked", "lapped"] = False
+    value_range: tuple[float, float] = (-1.0, 1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,12 +64,26 @@ class AutoencoderConfig(checks.LevelsConfig):
         if self.decoder_mid_attention is None:
             self.decoder_mid_attention = self.mid_attention
         self.require("[1, inf)", "latent_channels", "in_channels", "out_channels")
+        self._check_value_range(owner)
         if self.linear_path:
             self._check_linear_path(owner)
         if not self.is_strided:
             self._check_downsampling(owner)
         if self.linear_path:
             self._check_components(owner)
+
+    def _check_value_range(self, owner: str) -> None:
+        """Raise unless the range has two increasing ends, and is the usual one beside a linear path."""
+        self.require("(-inf, inf)", "value_range")
+        if len(self.value_range) != 2 or not self.value_range[0] < self.value_range[1]:
+            raise ConfigError(
+                f"{owner}: value_range is {self.value_range}: two increasing numbers are needed, what the "
+                "networks take for -1 and 1 of a volume"
+            )
+        if self.linear_path and self.has_own_range:
+            raise ConfigError(
+                f"{owner}: value_range is {self.value_range}: with linear_path it is (-1, 1); leave it out"
+            )
 
     def _check_linear_path(self, owner: str) -> None:
         if self.is_strided:
@@ -115,6 +133,11 @@ class AutoencoderConfig(checks.LevelsConfig):
             in_channels=n_channels,
             out_channels=n_channels,
         )
+
+    @property
+    def has_own_range(self) -> bool:
+        """Whether encoder and decoder work on another range of values than [-1, 1]."""
+        return self.value_range != (-1.0, 1.0)
 
     @property
     def is_lapped(self) -> bool:

@@ -163,6 +163,34 @@ class Upsample(nn.Module):
 
 
 @fusable
+class LinearUpsample(nn.Module):
+    """Double the size: linear interpolation between voxels and a convolution, as MAISI's autoencoder does.
+
+    Along an axis, out[2i] = (x[i - 1] + 3 x[i]) / 4 and out[2i + 1] = (3 x[i] + x[i + 1]) / 4, where the edge
+    voxels are repeated.
+
+    Args:
+        channels: of the input and of the output.
+        strides: 2 for each axis that is doubled, 1 for the others.
+    """
+
+    def __init__(self, channels: int, *, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.conv = conv(channels, channels, spatial_dims=len(strides))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, X, Y, Z) to (B, C, 2X, 2Y, 2Z)."""
+        return self.conv(interpolate_linearly(x, self.strides))
+
+
+def interpolate_linearly(x: Tensor, strides: Sequence[int]) -> Tensor:
+    """Double (B, C, X, Y[, Z]) along the axes of stride 2, linearly between the centres of its voxels."""
+    mode = "trilinear" if x.ndim == 5 else "bilinear"
+    return F.interpolate(x, scale_factor=[float(n) for n in strides], mode=mode)
+
+
+@fusable
 class TransposedUpsample(nn.Module):
     """Double the size by a transposed convolution whose kernel is its stride: 2, or 1 for an axis to keep."""
 

@@ -11,10 +11,23 @@ from torch import Tensor, nn
 
 from medldm.networks.attention import ResidualLayer, SpatialSelfAttention
 from medldm.networks.autoencoder_config import AutoencoderConfig
-from medldm.networks.blocks import Downsample, ResidualBlock, TransposedUpsample, Upsample, run_block
+from medldm.networks.blocks import (
+    Downsample,
+    LinearUpsample,
+    ResidualBlock,
+    TransposedUpsample,
+    Upsample,
+    run_block,
+)
 from medldm.networks.kernels.dispatch import fusable
 from medldm.networks.kernels.fused_norm_conv import normalise_and_convolve
 from medldm.networks.layers import Norm, conv
+
+UPSAMPLINGS: dict[str, type[nn.Module]] = {
+    "nearest": Upsample,
+    "trilinear": LinearUpsample,
+    "transposed": TransposedUpsample,
+}
 
 
 @fusable
@@ -79,7 +92,7 @@ class Decoder(nn.Module):
         channels, finest = config.up_channels or (), len(config.down_channels) - 1
         self.conv_in = conv(config.latent_channels, channels[0], spatial_dims=config.spatial_dims)
         self.middle = _make_middle(config, channels[0], with_attention=bool(config.decoder_mid_attention))
-        up = Upsample if config.upsampling == "nearest" else TransposedUpsample
+        up = UPSAMPLINGS[config.upsampling]
         self.levels = nn.ModuleList()
         for i, (n_in, n_out) in enumerate(zip((channels[0], *channels), channels, strict=False)):
             layers = _make_layers(config, finest - i, n_in=n_in, n_out=n_out)

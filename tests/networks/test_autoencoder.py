@@ -29,3 +29,15 @@ def test_a_reconstruction_has_the_size_of_its_volume(network, config, generator:
     found = autoencoder.reconstruct(volume)
     expected = autoencoder.decode(autoencoder.encode_moments(volume)[0])[..., :7, :8, :5]
     assert torch.equal(found, expected)
+
+
+@NETWORKS
+def test_a_range_of_its_own_is_that_of_encoder_and_decoder_alone(
+    network, config, generator: torch.Generator
+) -> None:
+    plain, own = network(**SMALL).eval(), network(**SMALL, value_range=(0.0, 4.0)).eval()
+    own.load_state_dict(plain.state_dict())
+    volume = 2 * torch.rand(1, 1, 7, 8, 5, generator=generator) - 1
+    latents = own.encode_moments(volume)[0]
+    torch.testing.assert_close(latents, plain.encode_moments(2 * volume + 2)[0])
+    torch.testing.assert_close(own.decode(latents), plain.decode(latents) / 2 - 1)

@@ -9,6 +9,7 @@ from torch import nn
 
 from medldm.networks.blocks import (
     Downsample,
+    LinearUpsample,
     ResidualBlock,
     TransposedUpsample,
     Upsample,
@@ -111,6 +112,24 @@ def test_upsampling_repeats_voxels_then_convolves(generator: torch.Generator) ->
     x = torch.randn(1, 2, 3, 4, 5, generator=generator)
     repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
     torch.testing.assert_close(layer(x), layer.conv(repeated))
+
+
+@pytest.mark.parametrize("strides", [(2, 2, 2), (2, 1, 2), (2, 2)])
+def test_linear_upsampling_lies_between_the_centres_of_voxels(
+    strides: tuple[int, ...], generator: torch.Generator
+) -> None:
+    layer = LinearUpsample(2, strides=strides)
+    x = torch.randn(1, 2, *(3, 4, 5)[: len(strides)], generator=generator)
+    between = x
+    for axis, stride in enumerate(strides, start=2):
+        if stride == 2:
+            n = between.shape[axis]
+            before, after = (
+                between.index_select(axis, (torch.arange(n) + step).clamp(0, n - 1)) for step in (-1, 1)
+            )
+            pairs = torch.stack([0.25 * before + 0.75 * between, 0.75 * between + 0.25 * after], axis + 1)
+            between = pairs.flatten(axis, axis + 1)
+    torch.testing.assert_close(layer(x), layer.conv(between), rtol=1e-5, atol=1e-5)
 
 
 def test_transposed_upsampling_gives_each_voxel_its_own_kernel(generator: torch.Generator) -> None:

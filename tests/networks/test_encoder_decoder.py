@@ -50,6 +50,9 @@ def test_each_level_but_the_last_halves_the_size(n_levels: int) -> None:
         ({"spatial_dims": 4}, r"spatial_dims is 4: choose from \[2, 3\]"),
         ({"upsampling": "linear"}, "upsampling is 'linear': choose from"),
         ({"norm_eps": -1.0}, "norm_eps is -1.0"),
+        ({"value_range": (1, 0)}, r"value_range is \(1, 0\): two increasing numbers"),
+        ({"value_range": (0, 1, 2)}, "two increasing numbers"),
+        ({"value_range": (0, 1), "linear_path": True}, r"with linear_path it is \(-1, 1\)"),
     ],
 )
 def test_wrong_values_are_named(wrong: dict[str, object], message: str) -> None:

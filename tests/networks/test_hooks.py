@@ -16,14 +16,17 @@ from torch.nn.utils import parametrize
 
 from medldm.networks import VAE, VQVAE, LatentUNet, StaticContext
 from medldm.networks.attention import ResidualLayer
-from medldm.networks.blocks import Downsample, ResidualBlock, TransposedUpsample, Upsample
+from medldm.networks.blocks import Downsample, LinearUpsample, ResidualBlock, TransposedUpsample, Upsample
 from medldm.networks.kernels import dispatch
 from medldm.networks.streaming.encode_decode import stream_decode, stream_encode_moments
 from medldm.networks.strided_encoder_decoder import ResidualUnit
 
 Randomise = Callable[[nn.Module], nn.Module]
 LAYERS = (nn.Conv3d, nn.ConvTranspose3d, nn.GroupNorm, nn.Linear)
-BLOCKS = (ResidualBlock, ResidualLayer, ResidualUnit, Upsample, Downsample, TransposedUpsample)
+BLOCKS = (
+    *(ResidualBlock, ResidualLayer, ResidualUnit),
+    *(Upsample, LinearUpsample, Downsample, TransposedUpsample),
+)
 RANDOM = torch.Generator().manual_seed(0)
 VOLUME = torch.randn(1, 1, 8, 12, 8, generator=RANDOM)
 LATENTS = torch.randn(1, 4, 4, 6, 4, generator=RANDOM)
@@ -32,6 +35,7 @@ SMALL = {"down_channels": [8, 12], "n_groups": 4, "n_res_blocks": 1}
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vae": lambda: VAE(**SMALL, attention_levels=[False, True]),
     "transposed": lambda: VAE(**SMALL, upsampling="transposed", mid_attention=False),
+    "trilinear": lambda: VAE(**SMALL, upsampling="trilinear", mid_attention=False),
     "strided": lambda: VQVAE(down_channels=[6, 8], trunk="strided", codebook_init="normal", n_codes=16),
     "unet": lambda: LatentUNet(**SMALL, n_heads=2, context_dim=6),
     "resampling": lambda: LatentUNet(**SMALL, n_heads=2, context_dim=6, residual_resampling=True),

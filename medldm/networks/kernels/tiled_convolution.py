@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -154,6 +155,30 @@ def convolved_transposed(
         paddings = [both if axis == cut else padding for axis in range(n_axes)]
         y = convolve(window, paddings)
         return y if y.shape[x.axis] == size else y.narrow(x.axis, left - both, size).clone()
+
+    starts = [start for start, _ in inputs]
+    return x.then(lambda: map(run, _windows(x, inputs), outputs, starts), length=length)
+
+
+def interpolated(
+    x: TiledMap, interpolate: Callable[[Tensor, Sequence[int]], Tensor], strides: Sequence[int]
+) -> TiledMap:
+    """Interpolate linearly: output planes 2i and 2i + 1 take the input planes i - 1, i and i + 1.
+
+    Args:
+        x: its input; at its ends the edge planes are repeated, as `interpolate` does.
+        interpolate: the same for a whole map, told the strides.
+        strides: 2 for each axis that is doubled, 1 for the others.
+    """
+    if strides[x.axis - 2] == 1:
+        return x.map(partial(interpolate, strides=strides))
+    length = 2 * x.length
+    outputs = list(_ranges(length, x.thickness))
+    inputs = [(max((low - 1) // 2, 0), min(high // 2 + 1, x.length)) for low, high in outputs]
+
+    def run(window: Tensor, output: tuple[int, int], start: int) -> Tensor:
+        low, high = output
+        return interpolate(window, strides).narrow(x.axis, low - 2 * start, high - low).clone()
 
     starts = [start for start, _ in inputs]
     return x.then(lambda: map(run, _windows(x, inputs), outputs, starts), length=length)

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medldm.networks.autoencoder import Autoencoder
-from medldm.networks.blocks import Downsample, Upsample, pad_to_multiple
+from medldm.networks.blocks import Downsample, LinearUpsample, Upsample, interpolate_linearly, pad_to_multiple
 from medldm.networks.config_checks import check_positive
 from medldm.networks.kernels.convolution import transposed_kernel
 from medldm.networks.kernels.dispatch import may_fuse
 from medldm.networks.kernels.residual import add_to_branch, run_residual
-from medldm.networks.kernels.tiled_convolution import convolved, convolved_transposed
+from medldm.networks.kernels.tiled_convolution import convolved, convolved_transposed, interpolated
 from medldm.networks.kernels.tiled_maps import TiledMap, as_stored, from_stored, from_tensor, stored
 from medldm.networks.linear_path import LinearPath
 from medldm.networks.strided_encoder_decoder import ResidualUnit, StridedDecoder, StridedEncoder
@@ -63,7 +63,7 @@ def stream_decode(
     x = autoencoder.decoder_input(latents)
     h = _run_decoder(autoencoder.decoder, _cut(x, tile), recompute=recompute)
     if autoencoder.linear_path is None:
-        return stored(h, into=out).tensor
+        return stored(h.map(autoencoder.from_network_range), into=out).tensor
     volume = stored(_to_full_size(h, autoencoder.linear_path), into=out).tensor
     return _add_linear(volume, autoencoder.linear_path, x, axis=h.axis, tile=tile)
 
@@ -89,7 +89,10 @@ def stream_encode_moments(
     device = next(autoencoder.parameters()).device
     volume = pad_to_multiple(volume, autoencoder.downsampling)
     path = autoencoder.linear_path
-    cut = _cut(volume, tile, device=device) if path is None else _half_size(volume, path, tile, device=device)
+    if path is None:
+        cut = _cut(volume, tile, device=device).map(autoencoder.to_network_range)
+    else:
+        cut = _half_size(volume, path, tile, device=device)
     h = stored(_run_encoder(autoencoder.encoder, cut, recompute=recompute)).tensor
     if path is not None:
         h = torch.cat([_linear_latents(volume, path, axis=cut.axis, tile=tile, device=device), h], dim=1)
@@ -223,6 +226,8 @@ def _resampled(x: TiledMap, resample: Any) -> TiledMap:
     if isinstance(resample, Upsample):
         kernel = transposed_kernel(resample.conv.weight, resample.strides)
         return convolved_transposed(x, kernel, resample.conv.bias, stride=resample.strides, padding=1)
+    if isinstance(resample, LinearUpsample):
+        return convolved(interpolated(x, interpolate_linearly, resample.strides), resample.conv)
     return _run_sequential(x, [resample.conv])
 
 

@@ -17,6 +17,8 @@ CONFIGS = {
     "plain": PLAIN,
     "attention": replace(PLAIN, mid_attention=True, attention_levels=(False, True, True)),
     "transposed": replace(PLAIN, upsampling="transposed", n_res_blocks=2),
+    "trilinear": replace(PLAIN, upsampling="trilinear", value_range=(0, 1)),
+    "trilinear, thick slices": replace(PLAIN, upsampling="trilinear", downsampling=(4, 2, 4)),
     "other decoder": replace(PLAIN, up_channels=(4, 12, 8)),
     "thick slices": replace(PLAIN, downsampling=(4, 4, 1)),
     "thick sagittal slices": replace(PLAIN, downsampling=(2, 4, 4), upsampling="transposed"),
