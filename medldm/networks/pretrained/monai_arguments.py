@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from monai.networks.nets import VQVAE as MonaiVQVAE
@@ -16,6 +16,7 @@ from torch import nn
 
 from medldm.configs import unknown_name_message
 from medldm.errors import ConfigError
+from medldm.networks.pretrained.infer_arguments import infer_autoencoder_arguments, infer_unet_arguments
 from medldm.networks.unet_config import LatentUNetConfig
 from medldm.networks.vae import VAEConfig
 from medldm.networks.vqvae_config import ACTIVATIONS, VQVAEConfig
@@ -87,19 +88,11 @@ def unet_config_from_monai(arguments: Mapping[str, Any]) -> LatentUNetConfig:
 def read_autoencoder_arguments(module: AutoencoderKL) -> dict[str, Any]:
     """Read from a module the arguments of AutoencoderKL that decide its outputs."""
     encoder: Any = module.encoder
-    decoder: Any = module.decoder
-    names = list(module.state_dict())
-    in_levels = sum(n for n, has in zip(encoder.num_res_blocks, encoder.attention_levels, strict=True) if has)
-    of_encoder = ("channels", "num_res_blocks", "attention_levels", "norm_num_groups", "norm_eps")
     return {
-        **{name: getattr(encoder, name) for name in ("spatial_dims", "in_channels", *of_encoder)},
-        "out_channels": decoder.out_channels,
-        "latent_channels": module.latent_channels,
-        "with_encoder_nonlocal_attn": _count_attentions(names, "encoder.") > in_levels,
-        "with_decoder_nonlocal_attn": _count_attentions(names, "decoder.") > in_levels,
+        **infer_autoencoder_arguments(module.state_dict()),
+        "norm_num_groups": encoder.norm_num_groups,
+        "norm_eps": encoder.norm_eps,
         "use_checkpoint": module.use_checkpoint,
-        "use_convtranspose": any(".deconv." in name for name in names),
-        "include_fc": _has_projection(names),
     }
 
 
@@ -121,22 +114,12 @@ def read_vqvae_arguments(module: MonaiVQVAE) -> dict[str, Any]:
 
 def read_unet_arguments(module: DiffusionModelUNet) -> dict[str, Any]:
     """Read from a module the arguments of DiffusionModelUNet that decide its outputs."""
-    weights, norm = module.state_dict(), module.out[0]
-    blocks = "middle_block.attention.transformer_blocks."
-    n_layers = len({name[len(blocks) :].split(".")[0] for name in weights if name.startswith(blocks)})
-    context = weights.get(f"{blocks}0.attn2.to_k.weight")
-    of_module = ("num_res_blocks", "attention_levels", "num_head_channels", "num_class_embeds")
+    norm = module.out[0]
     return {
-        **{name: getattr(module, name) for name in ("in_channels", "out_channels", *of_module)},
-        "spatial_dims": weights["conv_in.conv.weight"].ndim - 2,
-        "channels": module.block_out_channels,
+        **infer_unet_arguments(module.state_dict()),
+        "num_head_channels": module.num_head_channels,
         "norm_num_groups": norm.num_groups,
         "norm_eps": norm.eps,
-        "resblock_updown": any("downsampler.conv1" in name for name in weights),
-        "with_conditioning": module.with_conditioning,
-        "transformer_num_layers": max(1, n_layers),
-        "cross_attention_dim": None if context is None else context.shape[1],
-        "include_fc": _has_projection([name for name in weights if ".attn2." not in name]),
     }
 
 
@@ -158,17 +141,6 @@ def complete_arguments(network: type[nn.Module], arguments: Mapping[str, Any]) -
     if missing:
         raise ConfigError(f"MONAI {network.__name__} needs {missing}: pass the arguments it was made with")
     return {**defaults, **arguments}
-
-
-def _count_attentions(names: Sequence[str], prefix: str) -> int:
-    ends = (".attn.to_q.weight", ".attn.qkv.weight")
-    return sum(name.startswith(prefix) and name.endswith(ends) for name in names)
-
-
-def _has_projection(names: Sequence[str]) -> bool:
-    """Whether self-attention ends with a linear layer; True where there is no attention."""
-    has_attention = any(".to_q." in name or ".qkv." in name for name in names)
-    return not has_attention or any(".out_proj." in name for name in names)
 
 
 def _name_activation(argument: str, value: Any) -> str:

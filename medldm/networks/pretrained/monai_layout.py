@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from medldm.networks.attention import ResidualLayer, SpatialSelfAttention, SpatialTransformer
-from medldm.networks.blocks import Downsample, ResidualBlock, TransposedUpsample, Upsample
+from medldm.networks.blocks import Downsample, LinearUpsample, ResidualBlock, TransposedUpsample, Upsample
 from medldm.networks.encoder_decoder import Level
 from medldm.networks.strided_encoder_decoder import ResidualUnit
 from medldm.networks.unet import LatentUNet
@@ -92,7 +92,7 @@ def _pair_block(block: nn.Module | None, here: str, there: str) -> Pairs:
         yield f"{here}.conv2", (f"{there}.conv2.conv",)
     elif isinstance(block, Downsample):
         yield f"{here}.conv", (f"{there}.conv.conv" if block.end_padding else f"{there}.op.conv",)
-    elif isinstance(block, Upsample):
+    elif isinstance(block, Upsample | LinearUpsample):
         yield f"{here}.conv", (f"{there}.postconv.conv",)
     elif isinstance(block, TransposedUpsample):
         yield f"{here}.conv", (f"{there}.deconv",)

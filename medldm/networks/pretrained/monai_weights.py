@@ -22,6 +22,7 @@ from monai.networks.nets import VQVAE as MonaiVQVAE
 from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from torch import Tensor, nn
 
+from medldm.errors import CheckpointError
 from medldm.networks.pretrained import monai_arguments
 from medldm.networks.pretrained.monai_layout import Pairs, pair_unet, pair_vae, pair_vqvae
 from medldm.networks.unet import LatentUNet
@@ -43,11 +44,11 @@ def vae_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] | N
 
     Raises:
         TypeError: if `source` is neither.
-        ValueError: if the weights do not fit the arguments, by name.
+        CheckpointError: if the weights do not fit the arguments, by name.
     """
-    arguments = _find_arguments(source, arguments, AutoencoderKL, monai_arguments.read_autoencoder_arguments)
+    arguments = find_arguments(source, arguments, AutoencoderKL, monai_arguments.read_autoencoder_arguments)
     network = VAE(monai_arguments.vae_config_from_monai(arguments))
-    return _fill(network, source, pair_vae(network))
+    return fill(network, weights_of(source), pair_vae(network), mode_of=source)
 
 
 def vqvae_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] | None = None) -> VQVAE:
@@ -55,25 +56,30 @@ def vqvae_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] |
 
     The running means go on from the codebook as it is, with MONAI's cluster sizes.
     """
-    arguments = _find_arguments(source, arguments, MonaiVQVAE, monai_arguments.read_vqvae_arguments)
+    arguments = find_arguments(source, arguments, MonaiVQVAE, monai_arguments.read_vqvae_arguments)
     network = VQVAE(monai_arguments.vqvae_config_from_monai(arguments))
-    return _fill(network, source, pair_vqvae(network))
+    return fill(network, weights_of(source), pair_vqvae(network), mode_of=source)
 
 
 def unet_from_monai(source: nn.Module | Weights, arguments: Mapping[str, Any] | None = None) -> LatentUNet:
     """Make the LatentUNet that equals one of MONAI's DiffusionModelUNet; as `vae_from_monai`."""
-    arguments = _find_arguments(source, arguments, DiffusionModelUNet, monai_arguments.read_unet_arguments)
+    arguments = find_arguments(source, arguments, DiffusionModelUNet, monai_arguments.read_unet_arguments)
     network = LatentUNet(monai_arguments.unet_config_from_monai(arguments))
-    return _fill(network, source, pair_unet(network))
+    return fill(network, weights_of(source), pair_unet(network), mode_of=source)
 
 
-def _find_arguments(
+def find_arguments(
     source: object,
     arguments: Mapping[str, Any] | None,
     network: type[nn.Module],
     read: Callable[[Any], dict[str, Any]],
 ) -> Mapping[str, Any]:
-    """Return the given arguments, or read them from a module."""
+    """Return the given arguments, or read them from a module.
+
+    Raises:
+        TypeError: if `source` is neither a module of the network's type nor a state dict.
+        ValueError: if nothing tells the arguments of a state dict.
+    """
     if not isinstance(source, (nn.Module, Mapping)):
         raise TypeError(
             f"expected a MONAI {network.__name__} or its state dict, got {type(source).__name__}: "
@@ -92,25 +98,66 @@ def _find_arguments(
     )
 
 
-def _fill(network: Network, source: nn.Module | Weights, pairs: Pairs) -> Network:
-    """Load the weights of `source` into `network` and give it the mode of `source`."""
-    weights = dict(source.state_dict() if isinstance(source, nn.Module) else source)
+def weights_of(source: nn.Module | Weights) -> dict[str, Tensor]:
+    """Return the state dict of a module, or a copy of one."""
+    return dict(source.state_dict() if isinstance(source, nn.Module) else source)
+
+
+def fill(
+    network: Network,
+    weights: dict[str, Tensor],
+    pairs: Pairs,
+    *,
+    rename: Callable[[str], str] = str,
+    mode_of: object = None,
+) -> Network:
+    """Load weights of a MONAI network.
+
+    Args:
+        network: takes them.
+        weights: by the names of the file or the module.
+        pairs: of layers, see `medldm.networks.pretrained.monai_layout`.
+        rename: from a name of `weights` to the one in `pairs`.
+        mode_of: a module whose mode, training or evaluation, the network is given.
+
+    Raises:
+        CheckpointError: if a weight is missing, left over or of another shape, by the names of `weights`.
+    """
+    own_names = {rename(name): name for name in weights}
+    renamed = {rename(name): tensor for name, tensor in weights.items()}
     state = network.state_dict()
-    used = _take_codebook(state, weights) if isinstance(network, VQVAE) else set()
+    used = _take_codebook(state, renamed) if isinstance(network, VQVAE) else set()
     filled = {name for name in state if name.startswith("quantiser.")} if used else set()
+    wanted: dict[str, str] = {}
+    shapes: list[str] = []
     for here, there in pairs:
         for kind in ("weight", "bias"):
-            names = [f"{name}.{kind}" for name in there]
-            if f"{here}.{kind}" in state and all(name in weights for name in names):
-                state[f"{here}.{kind}"] = torch.cat([weights[name] for name in names])
-                filled.add(f"{here}.{kind}")
+            name, names = f"{here}.{kind}", [f"{layer}.{kind}" for layer in there]
+            wanted.setdefault(name, names[0])
+            if name in state and all(each in renamed for each in names):
+                shapes += _join(state, name, {own_names[each]: renamed[each] for each in names})
+                filled.add(name)
                 used.update(names)
-    _check_complete(sorted(state.keys() - filled), sorted(weights.keys() - used))
+    missing = [wanted.get(name, name) for name in state if name not in filled]
+    _check_complete(missing, [own_names[name] for name in renamed.keys() - used], shapes)
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"the weights do not fit the arguments that MONAI's network had: {error}") from error
-    return network.train(source.training) if isinstance(source, nn.Module) else network
+        raise CheckpointError(
+            f"the weights do not fit the arguments that MONAI's network had: {error}"
+        ) from error
+    return network.train(mode_of.training) if isinstance(mode_of, nn.Module) else network
+
+
+def _join(state: dict[str, Tensor], name: str, parts: Mapping[str, Tensor]) -> list[str]:
+    """Put the weights of MONAI's layers, one after the other, in the place of one; name another shape."""
+    n_rows = sum(len(tensor) if tensor.ndim else 1 for tensor in parts.values())
+    needed, found = state[name].shape, [tensor.shape for tensor in parts.values()]
+    if n_rows == needed[0] and all(shape[1:] == needed[1:] for shape in found):
+        state[name] = torch.cat(list(parts.values()))
+        return []
+    whole = (len(parts) > 1) * f" of {len(parts)} weights together"
+    return [f"{next(iter(parts))}: {tuple(found[0])} in the weights, {tuple(needed)}{whole} by the arguments"]
 
 
 def _take_codebook(state: dict[str, Tensor], weights: Weights) -> set[str]:
@@ -124,11 +171,11 @@ def _take_codebook(state: dict[str, Tensor], weights: Weights) -> set[str]:
     return names
 
 
-def _check_complete(missing: list[str], unused: list[str]) -> None:
-    """Raise if a weight of the network was not found, or one of MONAI's was not used."""
-    if missing or unused:
-        raise ValueError(
+def _check_complete(missing: list[str], unused: list[str], shapes: list[str]) -> None:
+    """Raise if a weight of the network was not found or has another shape, or one of MONAI's was not used."""
+    if missing or unused or shapes:
+        raise CheckpointError(
             f"the weights do not fit the arguments that MONAI's network had: not found for {len(missing)} "
-            f"weights {missing[:8]}, no use for {len(unused)} weights {unused[:8]}; check channels, levels "
-            "and attention"
+            f"weights {sorted(missing)[:4]}, no use for {len(unused)} weights {sorted(unused)[:4]}, "
+            f"{len(shapes)} of another shape {shapes[:1]}; check channels, levels and attention"
         )
