@@ -17,6 +17,7 @@ from medldm.cli import (
     evaluate,
     export,
     generate,
+    import_weights,
     init,
     models,
     package,
@@ -29,8 +30,11 @@ from medldm.runtime.endings import report_error
 from medldm.version import __version__
 
 COMMANDS: dict[str, ModuleType] = {
-    command.__name__.rpartition(".")[2]: command
-    for command in (prepare, check, plan, models, init, train, run, generate, evaluate, export, package, demo)
+    command.__name__.rpartition(".")[2].replace("_", "-"): command
+    for command in (
+        *(prepare, check, plan, models, init, import_weights, train, run),
+        *(generate, evaluate, export, package, demo),
+    )
 }
 
 

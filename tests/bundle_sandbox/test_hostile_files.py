@@ -22,6 +22,7 @@ from medldm.conditioning import open_text_encoder
 from medldm.data.preparation.prepare import PrepareOptions, prepare
 from medldm.editing.request import EditRequest
 from medldm.latent_diffusion.checkpoints import CARD_KEY, hash_weights, load_checkpoint
+from medldm.latent_diffusion.foreign_weights import read_foreign_weights
 from medldm.latent_diffusion.model_files import load_autoencoder, load_latent_diffusion
 from medldm.training import CheckpointWriter
 from medldm.training.losses.perceptual import MedicalNetLoss
@@ -56,6 +57,35 @@ def zip_bomb() -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("weights/data.pkl", bytes(2**25))
     return file.getvalue()
+
+
+def stored_archive(*entries: tuple[str, bytes], size: int | None = None) -> bytes:
+    """An archive as torch.save writes it; `size` is what its directory claims of the last entry."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in entries:
+            archive.writestr(f"archive/{name}", content)
+        if size is not None:
+            archive.filelist[-1].file_size = size
+    return file.getvalue()
+
+
+def called(name: str, argument: Any) -> bytes:
+    """A pickle that calls a name of torch's restricted loader, or any other, with one argument."""
+    module, _, own = name.rpartition(".")
+    packed = pickle.dumps(argument, protocol=2)[2:-1]
+    return b"\x80\x02c" + f"{module}\n{own}\n".encode() + packed + b"\x85R."
+
+
+def plain_archive(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def import_job(content: bytes, name: str = "model.pt") -> Job:
+    """Read a file as `medldm import-weights` does."""
+    return file_job(content, read_foreign_weights, name)
 
 
 def tensor_entry(shape: list[int], offsets: list[int]) -> dict[str, Any]:
@@ -152,6 +182,30 @@ def checkpoint_name_job(folder: Path) -> None:
     CheckpointWriter(folder, name="../../x", describe=dict, evaluator=None, metric="a", larger_is_better=True)
 
 
+IMPORTS: dict[str, Job] = {
+    "import_pickle": import_job(pickled()),
+    "import_torch_archive": import_job(torch_archive()),
+    "import_torch_archive_renamed": import_job(torch_archive(), "model.safetensors"),
+    "import_old_torch_file": import_job(pickle.dumps(0x1950A86A20F9469CFC6C) + pickled()),
+    "import_zip_bomb": import_job(zip_bomb()),
+    "import_archive_that_claims_more": import_job(stored_archive(("data.pkl", pickled()), size=2**40)),
+    "import_archive_without_pickle": import_job(stored_archive(("data/0", bytes(8)))),
+    "import_archive_of_two_pickles": import_job(
+        stored_archive(("data.pkl", b"\x80\x02N."), ("b/data.pkl", pickled()))
+    ),
+    "import_archive_cut_off": import_job(plain_archive({"a": torch.zeros(999)})[:-400]),
+    "import_pickle_cut_off": import_job(stored_archive(("data.pkl", b"\x80\x02ccollections\n"))),
+    "import_allocating": import_job(stored_archive(("data.pkl", called("builtins.bytearray", 2**40)))),
+    "import_allocating_a_tensor": import_job(stored_archive(("data.pkl", called("torch.Tensor", 2**40)))),
+    "import_system": import_job(stored_archive(("data.pkl", called("os.system", "touch MARK")))),
+    "import_by_stack_global": import_job(stored_archive(("data.pkl", pickle.dumps(Payload(), protocol=4)))),
+    "import_expanded_tensor": import_job(plain_archive({"a": torch.zeros(1).expand(2**40)})),
+    "import_sparse_tensor": import_job(plain_archive({"a": torch.sparse_coo_tensor([[0]], [1.0], (2**40,))})),
+    "import_huge_safetensors": import_job(
+        raw(json.dumps({"a": tensor_entry([2**40], [0, 2**42])}), bytes(8)), "model.safetensors"
+    ),
+}
+
 OVERLAPPING = {"a": tensor_entry([2], [0, 8]), "b": tensor_entry([2], [4, 12])}
 DOUBLED = (
     '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
@@ -202,6 +256,7 @@ FILES: dict[str, Job] = {
     "edited_name_up_the_folders": lambda _: EditRequest(image="a", label="b", new_label="c", name="../../x"),
     "edited_name_absolute": lambda _: EditRequest(image="a", label="b", new_label="c", name="/tmp/x"),
     "checkpoint_name_up_the_folders": checkpoint_name_job,
+    **IMPORTS,
 }
 
 
