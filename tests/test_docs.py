@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from torch.utils.data import DataLoader
 
 from medldm.cli.main import COMMANDS
@@ -42,6 +43,7 @@ HOW_TO = [
 # The commands and Python blocks of these pages are run by tests of their own.
 EDITING, COHORTS = "docs/how-to/edit.md", "docs/how-to/cohorts.md"
 CHANNELS = "docs/how-to/channels.md"
+IMPORTING = "docs/how-to/import_weights.md"
 PAGES = sorted(
     str(path.relative_to(REPOSITORY))
     for path in [
@@ -185,8 +187,25 @@ def test_commands_of_the_page_on_several_contrasts_run(
     assert report.exists()
 
 
+@pytest.mark.slow
+def test_commands_of_the_page_on_foreign_weights_run(
+    make_cohort: Callable[..., Path], checkout: Path
+) -> None:
+    """A whole stage 2 on MAISI's autoencoder, whose licence follows its weights."""
+    make_cohort(10, name="my_cohort")
+    torch.manual_seed(0)
+    levels = {"num_channels": (32, 32), "num_res_blocks": (1, 1), "attention_levels": (False, False)}
+    network = AutoencoderKlMaisi(spatial_dims=3, in_channels=1, out_channels=1, latent_channels=4, **levels)
+    torch.save({"epoch": 1, "autoencoder_state_dict": network.state_dict()}, checkout / "autoencoder.pt")
+    assert len(commands(IMPORTING)) == 3
+    run_page(IMPORTING, checkout)
+    sidecars = sorted((checkout / "generated").rglob("synthetic_*.json"))
+    assert len(sidecars) == 2
+    assert all("of the weights, in words" in path.read_text() for path in sidecars)
+
+
 def test_every_page_with_commands_or_python_is_run() -> None:
-    run = {"README.md", TUTORIAL, EDITING, CHANNELS, *HOW_TO, *BUNDLES}
+    run = {"README.md", TUTORIAL, EDITING, CHANNELS, IMPORTING, *HOW_TO, *BUNDLES}
     assert {page for page in PAGES if blocks(page, "bash")} == run
     assert {page for page in PAGES if blocks(page, "python")} == {"README.md", EDITING, COHORTS}
 

@@ -200,7 +200,9 @@ IMPORTS: dict[str, Job] = {
     "import_system": import_job(stored_archive(("data.pkl", called("os.system", "touch MARK")))),
     "import_by_stack_global": import_job(stored_archive(("data.pkl", pickle.dumps(Payload(), protocol=4)))),
     "import_expanded_tensor": import_job(plain_archive({"a": torch.zeros(1).expand(2**40)})),
-    "import_sparse_tensor": import_job(plain_archive({"a": torch.sparse_coo_tensor([[0]], [1.0], (2**40,))})),
+    "import_sparse_tensor": import_job(
+        stored_archive(("data.pkl", called("torch._utils._rebuild_sparse_tensor", 1)))
+    ),
     "import_huge_safetensors": import_job(
         raw(json.dumps({"a": tensor_entry([2**40], [0, 2**42])}), bytes(8)), "model.safetensors"
     ),

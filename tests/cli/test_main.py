@@ -71,6 +71,10 @@ def test_a_missing_checkpoint_is_one_line(tmp_path, capsys) -> None:
     assert error.count("\n") == 1
 
 
+IMPORT = ["import-weights", "none.pt", "OUT", "--as", "maisi-autoencoder"]
+SPACE = ["--spacing", "1", "1", "1", "--size", "8", "8", "8", "--intensity"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -95,6 +99,12 @@ def test_a_missing_checkpoint_is_one_line(tmp_path, capsys) -> None:
             "no cohort",
         ),
         (["demo", "--output-dir", "COHORT"], "COHORT is not empty"),
+        (["import-weights", "none.pt", "OUT", "--as", "monai-unet"], "no weights at none.pt"),
+        (["import-weights", "none.pt", "COHORT", "--as", "monai-unet"], "COHORT is there: choose another"),
+        ([*IMPORT, "--spacing", "1", "1", "1", "--size", "8", "8", "8"], "--intensity is missing"),
+        ([*IMPORT, *SPACE, "mr_percentile"], "--intensity is 'mr_percentile': give lower and upper too"),
+        ([*IMPORT, *SPACE, "{kind"], "--intensity is '{kind', which is no YAML"),
+        ([*IMPORT, *SPACE, "ct"], "intensity: IntensityMapping: kind is 'ct': choose from"),
     ],
 )
 def test_what_is_not_there_is_one_line(arguments, message, make_cohort, tmp_path, capsys) -> None:
