@@ -25,6 +25,8 @@ from medldm.errors import CheckpointError, ConfigError
 from medldm.latent_diffusion.model_files import load_autoencoder, make_latent_diffusion
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Its error names the call.
+PRETRAINED = "medldm/networks/pretrained/monai_weights.py"
 
 FIRST_STAGE = """
 vae_config = VAEConfig()
@@ -166,6 +168,18 @@ def test_workflows_read_no_pickled_weights(tmp_path: Path) -> None:
         "medldm/latent_diffusion/model_files.py",
         "medldm/training/trainer.py",
     }
+
+
+def test_the_command_that_imports_weights_alone_reads_archives_of_torch() -> None:
+    def holding(text: str) -> set[str]:
+        files = (REPOSITORY / "medldm").rglob("*.py")
+        return {str(file.relative_to(REPOSITORY)) for file in files if text in file.read_text()}
+
+    folder = "medldm/latent_diffusion/"
+    assert holding("torch.load(") == {f"{folder}checkpoints.py", f"{folder}torch_archives.py", PRETRAINED}
+    assert holding("load_archive(") == {f"{folder}foreign_weights.py", f"{folder}torch_archives.py"}
+    assert holding("read_foreign_weights(") == {f"{folder}foreign_weights.py", f"{folder}import_weights.py"}
+    assert holding("import_weights(") == {f"{folder}import_weights.py", "medldm/cli/import_weights.py"}
 
 
 def test_the_scaling_factor_stands_until_statistics_are_measured(make_model) -> None:

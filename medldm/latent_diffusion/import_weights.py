@@ -18,6 +18,7 @@ from medldm.errors import CheckpointError, ConfigError
 from medldm.files import hash_file
 from medldm.latent_diffusion.checkpoints import build_with_weights, load_checkpoint, save_checkpoint
 from medldm.latent_diffusion.foreign_weights import read_arguments, read_foreign_weights
+from medldm.latent_diffusion.lineage import AUTOENCODER, describe_lineage
 from medldm.latent_diffusion.model_files import describe_autoencoder
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import LatentUNet, LatentUNetConfig
@@ -166,6 +167,8 @@ def import_weights(
         network.config.update(value_range=value_range)
         _require_channels(network, space)
         own, card = describe_autoencoder(network, space)()
+        ancestor = {"file_sha256": origin["file_sha256"], "kind": kind, "licence": licence}
+        card |= describe_lineage({AUTOENCODER: [ancestor]})
     else:
         own, card = network.state_dict(), {"kind": DENOISER, "unet": network.config.to_dict()}
     digest = save_checkpoint(output, own, {**card, ORIGIN_KEY: origin})

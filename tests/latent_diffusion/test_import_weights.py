@@ -129,6 +129,8 @@ def test_the_card_says_where_the_weights_come_from(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(card)
     small = LatentUNetConfig(down_channels=[8], n_groups=4, n_heads=2)
     model = make_latent_diffusion(tmp_path / "out.safetensors", unet_config=small)
+    (ancestor,) = model.lineage["autoencoder"]
+    assert (ancestor["file_sha256"], ancestor["licence"]) == (origin["file_sha256"], origin["licence"])
     assert (model.space, model.autoencoder_config.value_range) == (make_space(), (0.0, 1.0))
 
 
