@@ -84,7 +84,8 @@ class LatentUNet(nn.Module):
         """Predict.
 
         Args:
-            x: (B, in_channels, X, Y, Z); sizes that are no multiple of the downsampling are padded inside.
+            x: (B, in_channels, X, Y, Z); sizes that are no multiple of the downsampling are padded inside,
+                see `padding` of the configuration.
             timesteps: (B,) network times, whole or not, 0 to about 1000.
             context: (B, tokens, context_dim), needed if and only if the network has cross-attention; a
                 StaticContext where many calls share it and the weights are fixed.
@@ -114,7 +115,9 @@ class LatentUNet(nn.Module):
         if self.statistics_embedding is not None:
             embedding = embedding + self.statistics_embedding(x)
         placed = with_position(x, self.config.position_frequencies)
-        h = self.conv_in(pad_to_multiple(placed, self.config.downsampling))
+        if self.config.padding == "whole":
+            placed = pad_to_multiple(placed, self.config.downsampling)
+        h = self.conv_in(placed)
         skips = [h]
         for down in self.down:
             skips += down(skips[-1], embedding, context)

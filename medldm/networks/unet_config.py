@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from medldm.errors import ConfigError
 from medldm.networks.config_checks import LevelsConfig, positive_per_level
@@ -38,6 +38,9 @@ class LatentUNetConfig(LevelsConfig):
         dropout: share of the values that each residual block sets to 0 before its second convolution, in
             training alone.
         residual_resampling: change the size inside residual blocks in place of strided convolutions.
+        padding: of sizes that the levels do not divide. "whole" pads once before the first level, to a
+            multiple of `downsampling`; "levels" by one voxel where a level halves an odd size, in less time.
+            Where nothing needs padding both are equal, to the bit.
 
     Examples:
         >>> LatentUNetConfig().time_emb_dim
@@ -62,6 +65,7 @@ class LatentUNetConfig(LevelsConfig):
     n_transformer_layers: int = 1
     dropout: float = 0.0
     residual_resampling: bool = False
+    padding: Literal["whole", "levels"] = "whole"
 
     def __post_init__(self) -> None:
         super().__post_init__()

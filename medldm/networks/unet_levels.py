@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from medldm.networks.attention import Context, ResidualLayer, SpatialSelfAttention, SpatialTransformer
-from medldm.networks.blocks import Direction, Downsample, ResidualBlock, Upsample, run_block
+from medldm.networks.blocks import (
+    Direction,
+    Downsample,
+    ResidualBlock,
+    Upsample,
+    crop_to,
+    pad_to_multiple,
+    run_block,
+)
 from medldm.networks.dropout import DropoutSeeds, SeededDropout
 from medldm.networks.unet_config import LatentUNetConfig
 
@@ -31,6 +39,7 @@ class DownLevel(_Level):
             x = run_block(layer, x, embedding, context, checkpointing=self.checkpointing)
             skips.append(x)
         if self.resample is not None:
+            x = pad_to_multiple(x, 2)
             skips.append(run_block(self.resample, x, embedding, checkpointing=self.checkpointing))
         return skips
 
@@ -45,6 +54,7 @@ class UpLevel(_Level):
             x = run_block(layer, x, embedding, context, checkpointing=self.checkpointing)
         if self.resample is not None:
             x = run_block(self.resample, x, embedding, checkpointing=self.checkpointing)
+            x = crop_to(x, skips[-1].shape[2:])
         return x
 
 

@@ -56,6 +56,31 @@ def test_any_size_is_padded_with_its_edge_and_cropped(
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("is_residual", [False, True])
+def test_padding_at_the_levels_equals_padding_once_where_nothing_is_padded(
+    is_residual: bool, randomise: Randomise, generator: torch.Generator
+) -> None:
+    once = randomise(LatentUNet(SMALL, residual_resampling=is_residual))
+    levels = LatentUNet(SMALL, residual_resampling=is_residual, padding="levels")
+    levels.load_state_dict(once.state_dict())
+    inputs = make_inputs(generator)
+    assert torch.equal(levels(**inputs), once(**inputs))
+    odd = make_inputs(generator, size=(5, 9, 3))
+    output = levels(**odd)
+    assert output.shape == odd["x"].shape
+    assert not torch.equal(output, once(**odd))
+
+
+def test_padding_at_the_levels_adds_one_voxel_to_odd_sizes_alone(
+    randomise: Randomise, generator: torch.Generator
+) -> None:
+    unet, seen = randomise(LatentUNet(SMALL, padding="levels")), []
+    for level in [*unet.down, *unet.up]:
+        level.layers[0].register_forward_hook(lambda _, __, output: seen.append(tuple(output.shape[2:])))
+    unet(**make_inputs(generator, size=(9, 8, 5)))
+    assert seen == [(9, 8, 5), (5, 4, 3), (3, 2, 2), (3, 2, 2), (5, 4, 3), (9, 8, 5)]
+
+
 @pytest.mark.parametrize("name", ["timesteps", "context", "class_labels"])
 def test_output_follows_each_input_of_its_own_sample(
     name: str, randomise: Randomise, generator: torch.Generator

@@ -36,6 +36,7 @@ NOT_OF_WEIGHTS = (
     "position_frequencies",
     "dropout",
     "checkpointing",
+    "padding",
 )
 """Fields of a denoiser's configuration that weights can be adapted to, or do not depend on."""
 ATTENTION = ".attention."
