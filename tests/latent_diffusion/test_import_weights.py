@@ -15,6 +15,7 @@ from monai.networks.nets import AutoencoderKL, DiffusionModelUNet
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from medldm.cli.import_weights import KINDS
 from medldm.errors import CheckpointError, ConfigError, MissingFileError
 from medldm.files import hash_file
 from medldm.latent_diffusion.checkpoints import load_checkpoint
@@ -106,6 +107,10 @@ def test_an_autoencoder_gives_what_monai_s_gives_of_volumes_from_0_to_1(kind: st
         same(found_mean, mean)
         same(found_std, std)
         same(autoencoder.decode(mean), 2 * oracle.decode(mean) - 1)
+
+
+def test_the_command_names_the_same_networks() -> None:
+    assert KINDS == tuple(NETWORKS) == tuple(MODULES)
 
 
 @torch.no_grad()
