@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 
 import torch
@@ -171,7 +170,7 @@ def interpolated(
         strides: 2 for each axis that is doubled, 1 for the others.
     """
     if strides[x.axis - 2] == 1:
-        return x.map(partial(interpolate, strides=strides))
+        return x.map(lambda tile: interpolate(tile, strides))
     length = 2 * x.length
     outputs = list(_ranges(length, x.thickness))
     inputs = [(max((low - 1) // 2, 0), min(high // 2 + 1, x.length)) for low, high in outputs]
