@@ -17,6 +17,8 @@ from typing import Any
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.model import build_autoencoder
 from medldm.networks import VAE, VQVAE
+from medldm.training.warm_start.autoencoder_start import follow_autoencoder
+from medldm.training.warm_start.checkpoint import StartCheckpoint
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,7 @@ def choose_autoencoder(
     options: Mapping[str, Any],
     vae_options: Mapping[str, Any] | None = None,
     vqvae_options: Mapping[str, Any] | None = None,
+    start: StartCheckpoint | None = None,
 ) -> VAE | VQVAE:
     """Build the autoencoder of a training; what it chooses goes into the log.
 
@@ -79,10 +82,12 @@ def choose_autoencoder(
         options: of the configuration, "auto" allowed for "down_channels" and "latent_channels".
         vae_options: those of the VAE alone.
         vqvae_options: those of the VQ-VAE alone.
+        start: checkpoint that the training starts from, whose values "auto" takes.
 
     Raises:
         ConfigError: if the type or an option is unknown.
     """
+    options = follow_autoencoder(start, options)
     fitted, reason = fit_autoencoder_size(options, size=size)
     if reason:
         logger.info("autoencoder: %s", reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from medldm.data.cohort import Cohort
 from medldm.data.labels import LabelSchema
@@ -42,7 +43,7 @@ def plan_autoencoder_start(
     network: VAE | VQVAE,
     *,
     channels: Sequence[str] = (),
-    intensity: str | Mapping[str, str] = "mr_percentile",
+    intensity: str | Mapping[str, Any] = "mr_percentile",
     spacing_mm: Sequence[float] | None = None,
     schema: LabelSchema | None = None,
     cohort: Cohort | None = None,
@@ -58,7 +59,7 @@ def plan_autoencoder_start(
         start: None for a training from nothing.
         network: to train.
         channels: names of the contrasts; () for one without a name.
-        intensity: kind of the intensity mapping, one for all channels or one for each.
+        intensity: as of `measure_space`: the kind of the mapping, for all channels or for each.
         spacing_mm: of the volumes; None says nothing of another one.
         schema: structures of a first stage of label maps.
         cohort: of the training; its held-out cases must not be training cases of the checkpoint.
@@ -93,14 +94,35 @@ def plan_autoencoder_start(
     )
 
 
-def _require_architecture(start: StartCheckpoint, network: VAE | VQVAE) -> None:
+def follow_autoencoder(start: StartCheckpoint | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of an autoencoder with the checkpoint's values in the place of "auto".
+
+    Args:
+        start: whose card describes one; None changes nothing.
+        options: fields of the configuration.
+    """
+    if start is None:
+        return dict(options)
+    described = _autoencoder_in(start)["config"]
+    return {
+        name: described.get(name, value) if isinstance(value, str) and value == "auto" else value
+        for name, value in options.items()
+    }
+
+
+def _autoencoder_in(start: StartCheckpoint) -> dict[str, Any]:
     try:
         described = start.card["autoencoder"]
-        kind, config = described["type"], dict(described["config"])
+        return {"type": described["type"], "config": dict(described["config"])}
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"the card of {start.path} does not describe an autoencoder ({error!r})"
         ) from None
+
+
+def _require_architecture(start: StartCheckpoint, network: VAE | VQVAE) -> None:
+    described = _autoencoder_in(start)
+    kind, config = described["type"], described["config"]
     own = name_autoencoder_type(network.config)
     if kind != own:
         raise ConfigError(

@@ -19,6 +19,8 @@ from medldm.training.warm_start.spaces import BACKGROUND, space_in
 
 CONV_IN = "unet.conv_in.weight"
 LATENTS, POSITION = "latents", "position"
+UNKNOWN = ".unknown"
+"""End of the name of what stands for structures that a label map does not cover, one row for each."""
 
 
 def kind_of(config: ConditioningConfig, name: str) -> str:
@@ -114,8 +116,8 @@ def transfer_conditions(
         there = f"conditioning.conditioners.{former.names.index(source)}."
         for weight in mine:
             other = there + weight.removeprefix(prefix)
-            if weight.endswith(".embedding.weight"):
-                _take_embedding(transfer, config, former, start, weight=weight, other=other, name=name)
+            if weight.endswith((".embedding.weight", UNKNOWN)):
+                _take_rows(transfer, config, former, start, weight=weight, other=other, name=name)
             elif name == "label_map" and weight == f"{prefix}unknown":
                 # One row for each structure, none for the background.
                 own, old = (rows_of(each, "label_map")[1:] for each in (config, former))
@@ -124,7 +126,7 @@ def transfer_conditions(
                 transfer.keep(weight, other)
 
 
-def _take_embedding(
+def _take_rows(
     transfer: Transfer,
     config: ConditioningConfig,
     former: ConditioningConfig,
@@ -136,7 +138,9 @@ def _take_embedding(
 ) -> None:
     own, old = rows_of(config, name), rows_of(former, start.names.get(name, name))
     sources = match_names(own, old, start.names)
-    if own != old:
+    if weight.endswith(UNKNOWN):  # of structures alone, without the background
+        sources = [None if source is None else source - 1 for source in sources[1:]]
+    elif own != old:
         transfer.notes.append(f"condition {name}: {word_sources(own, old, sources)}")
     transfer.keep_rows(weight, sources, source=other)
 

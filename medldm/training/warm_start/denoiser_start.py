@@ -34,6 +34,7 @@ NOT_OF_WEIGHTS = (
     "pooled_context",
     "augmentation_channels",
     "position_frequencies",
+    "input_statistics",
     "dropout",
     "checkpointing",
     "padding",

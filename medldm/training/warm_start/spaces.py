@@ -123,14 +123,10 @@ def word_space(checkpoint: StartCheckpoint, *, spacing_mm: Sequence[float]) -> l
 
 
 def describe_kinds(intensity: Any, channels: Sequence[str]) -> dict[str, str]:
-    """Return channel to kind, from the one kind of a knob or from one for each channel.
-
-    A kind may stand in a mapping with further fields, under "kind".
-    """
-    if isinstance(intensity, Mapping) and ("kind" not in intensity or "kind" in channels):
-        return {name: _kind_in(intensity[name]) for name in channels if name in intensity}
-    return dict.fromkeys(channels, _kind_in(intensity))
-
-
-def _kind_in(intensity: Any) -> str:
-    return str(intensity.get("kind")) if isinstance(intensity, Mapping) else str(intensity)
+    """Return channel to kind of the mapping, from what `measure_space` is told."""
+    is_one = isinstance(intensity, str) or ("kind" in intensity and "kind" not in channels)
+    wanted = dict.fromkeys(channels, intensity) if is_one else dict(intensity)
+    return {
+        name: str(each["kind"] if isinstance(each, Mapping) and "kind" in each else each)
+        for name, each in wanted.items()
+    }
