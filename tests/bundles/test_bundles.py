@@ -64,8 +64,10 @@ DIFFERING = {
 }
 DIFFERING_PARTS = {
     "cohort": {"require_labels"},
+    "start": {"allow_other_intensity"},
+    "start_plan": {"schema", "channels", "intensity"},
     "augmenter": {"image_intensity"},
-    "config": {"region_weights", "latent_scaling"},
+    "config": {"region_weights", "latent_scaling", "edm_spread"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
     "training::config": {"discriminator_learning_rate"},
     "decoder::config": {"adversarial_share", "adversarial_weight", "adaptive_weight"},
@@ -118,11 +120,9 @@ CT_VALUES = {
     "train_diffusion": {
         "image_intensity",
         "structure_dropout",
-        "noise_schedule",
         "zero_terminal_snr",
-        "logit_mean",
-        "logit_std",
-        "prediction_type",
+        "batch_size",
+        "auto_learning_rate",
     },
     "evaluate": {"intensity"},
     "inference": set(),

@@ -10,7 +10,9 @@ from medldm.errors import CheckpointError, ConfigError
 from medldm.latent_diffusion.label_maps import build_label_map_autoencoder, encode_one_hot
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE
+from medldm.training.autoencoder_size import choose_autoencoder
 from medldm.training.warm_start import plan_autoencoder_start
+from medldm.training.warm_start.spaces import describe_kinds
 from medldm.transforms import IntensityMapping
 from tests.training.warm_start.started import opened, save_autoencoder, save_model
 
@@ -137,6 +139,29 @@ def test_mr_weights_for_ct_are_refused_unless_allowed(tmp_path) -> None:
     plan = start_with(path, make(seed=1), intensity="ct_window", allow_other_intensity=True)
     assert any("ct_window of image here" in line for line in plan.lines)
     start_with(path, make(seed=1), intensity="mr_percentile", spacing_mm=(1, 1, 1))
+
+
+def test_a_size_left_open_is_that_of_the_checkpoint(tmp_path) -> None:
+    path = save_autoencoder(make(latent_channels=5), tmp_path / "old.safetensors")
+    auto = SMALL | {"down_channels": "auto", "latent_channels": "auto"}
+    built = choose_autoencoder("vae", size=(8, 8, 8), options=auto, start=opened(path, stage="autoencoder"))
+    assert built.config.down_channels == (4, 8) and built.config.latent_channels == 5
+
+
+@pytest.mark.parametrize(
+    ("intensity", "channels", "kinds"),
+    [
+        ("ct_window", ("image",), {"image": "ct_window"}),
+        ({"kind": "ct_window", "dense_upper": 3000}, ("a", "b"), {"a": "ct_window", "b": "ct_window"}),
+        (
+            {"a": "mr_percentile", "b": {"kind": "ct_window"}},
+            ("a", "b"),
+            {"a": "mr_percentile", "b": "ct_window"},
+        ),
+    ],
+)
+def test_the_kind_of_intensity_is_read_as_the_space_reads_it(intensity, channels, kinds) -> None:
+    assert describe_kinds(intensity, channels) == kinds
 
 
 def test_a_denoiser_does_not_start_from_an_autoencoder(tmp_path) -> None:

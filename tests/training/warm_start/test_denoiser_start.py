@@ -81,6 +81,15 @@ def test_both_halves_of_a_structure_begin_as_their_parent(make, tmp_path) -> Non
     )
 
 
+def test_structures_that_a_map_may_not_cover_are_matched_by_name(make, tmp_path) -> None:
+    old = make(structure_dropout=0.3)
+    new = make(structures={1: "core", 2: "left shell", 5: "right shell"}, structure_dropout=0.3, seed=8)
+    table = {"left shell": "shell", "right shell": "shell"}
+    plan_of(save_model(old, tmp_path / "old.safetensors"), new, names=table).apply(new.denoiser)
+    before, after = (model.denoiser.conditioning["label_map"].unknown for model in (old, new))
+    assert torch.equal(after, before[[1, 0, 0]])
+
+
 def test_a_new_structure_begins_anew_and_a_lost_one_is_named(make, tmp_path) -> None:
     old, new = make(), make(structures={1: "shell", 3: "vessel"}, seed=8)
     own = new.denoiser.conditioning["label_map"].embedding.weight[2].clone()
