@@ -9,6 +9,7 @@ from medldm import LatentDiffusionConfig
 from medldm.conditioning import Conditions
 from medldm.errors import ConfigError
 from medldm.training import choose_denoiser, plan_denoiser_start
+from medldm.training.warm_start.spaces import describe_kinds
 from medldm.transforms import IntensityMapping
 from tests.training.warm_start.started import opened, plan_of, save_model
 
@@ -67,6 +68,28 @@ def test_structures_in_another_order_take_their_own_rows(make, tmp_path) -> None
     labels = random_labels(0, 1, 2)
     assert torch.equal(predict(new, relabel(labels, [0, 2, 1]), **CLASS), predict(old, labels, **CLASS))
     assert not torch.equal(predict(new, labels, **CLASS), predict(old, labels, **CLASS))
+
+
+def test_what_says_that_a_structure_is_unknown_goes_with_its_name(make, tmp_path) -> None:
+    partly = {"structure_dropout": 0.2}
+    old, new = make(**partly), make(structures={1: "core", 5: "shell"}, seed=8, **partly)
+    plan_of(save_model(old, tmp_path / "old.safetensors"), new).apply(new.denoiser)
+    rows = [model.denoiser.conditioning["label_map"].unknown for model in (new, old)]
+    assert torch.equal(rows[0], rows[1].flip(0))
+    whole = make(seed=8)
+    plan_of(save_model(whole, tmp_path / "whole.safetensors"), new).apply(new.denoiser)
+    labels = relabel(random_labels(0, 1, 2), [0, 2, 1])
+    told = predict(new, labels, **CLASS)
+    assert torch.allclose(told, predict(whole, random_labels(0, 1, 2), **CLASS), atol=1e-5)
+
+
+def test_a_kind_of_intensity_may_stand_beside_other_fields() -> None:
+    fields = {"kind": "ct_window", "dense_upper": 3071}
+    assert describe_kinds(fields, ("image",)) == {"image": "ct_window"}
+    assert describe_kinds({"t1n": "mr_percentile", "ct": fields}, ("ct", "t1n")) == {
+        "ct": "ct_window",
+        "t1n": "mr_percentile",
+    }
 
 
 def test_both_halves_of_a_structure_begin_as_their_parent(make, tmp_path) -> None:
