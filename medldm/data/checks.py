@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from medldm.data.case_checks import check_cases, volume_files
-from medldm.data.cohort import Cohort, describe_split, read_cohort
+from medldm.data.cohort import Cohort, count_unlabelled, describe_split, read_cohort
 from medldm.data.cohort_checks import check_across
 from medldm.data.file_info import inspect_header
 from medldm.data.file_info_cache import gather_file_info
 from medldm.data.issues import CohortError, Issue, format_table
 from medldm.data.name_checks import check_names
+from medldm.data.partly_labelled import count_unknown
 from medldm.data.splits import TEST_FRACTION
 
 logger = logging.getLogger(__name__)
@@ -104,6 +105,9 @@ def run_check(
     counted = f"{layout}{describe_split(cohort)}"
     counted += f" of the channels {', '.join(cohort.channels)}" if cohort.channels else ""
     summary = f"{counted}: {n_errors} errors, {len(issues) - n_errors} warnings"
+    if unknown := count_unknown(cohort.cases):
+        words = ", ".join(f"{name} in {n}" for name, n in unknown.items())
+        summary += f"\nof {len(cohort.cases) - count_unlabelled(cohort.cases)} label maps, unknown is {words}"
     return "\n".join([format_table(issues), "", summary] if issues else [summary]), int(n_errors > 0)
 
 
@@ -118,6 +122,7 @@ def _as_json(cohort: Cohort, issues: list[Issue], *, n_errors: int, full: bool) 
         "n_errors": n_errors,
         "n_warnings": len(issues) - n_errors,
         "channels": list(cohort.channels),
+        "n_unknown": count_unknown(cohort.cases),
         "structures": {} if cohort.schema is None else cohort.schema.to_dict(),
         "issues": [asdict(issue) for issue in issues],
     }

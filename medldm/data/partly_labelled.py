@@ -112,6 +112,17 @@ def unknown_structures(covered: Sequence[str] | None, structures: Mapping[int, s
     return torch.tensor([covered is not None and name not in covered for name in names], dtype=torch.bool)
 
 
+def count_unknown(cases: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return structure -> number of label maps that do not cover it, of cases that say what theirs covers.
+
+    Structures that all maps cover, and those that none covers, are left out.
+    """
+    listed = [case[STRUCTURES_IN_MAP] for case in cases if STRUCTURES_IN_MAP in case]
+    names = dict.fromkeys(name for covered in listed for name in covered)
+    counts = {name: sum(name not in covered for covered in listed) for name in names}
+    return {name: count for name, count in counts.items() if count}
+
+
 def settle_structures(
     cases: Sequence[dict[str, Any]],
     structures: Mapping[int, str],

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medldm.data.checks import run_check
 from medldm.data.cohort import read_cohort, with_whole_maps
 from medldm.data.issues import CohortError
 from medldm.data.labels import LabelSchema
@@ -62,6 +63,14 @@ def test_an_absent_structure_is_unknown_where_labels_json_says_so(folder) -> Non
     assert covered(folder) == {"case_0": ["organ", "lesion"], "case_1": ["organ"], "case_2": ["organ"]}
     declare(folder, partly_labelled=True)
     assert covered(folder) == {"case_0": ["organ", "lesion"], "case_1": ["organ"], "case_2": []}
+
+
+def test_the_check_counts_them(folder) -> None:
+    declare(folder)
+    assert "unknown is" not in run_check(folder)[0]
+    declare(folder, partly_labelled=["lesion"])
+    assert "of 3 label maps, unknown is lesion in 2" in run_check(folder)[0]
+    assert json.loads(run_check(folder, as_json=True)[0])["n_unknown"] == {"lesion": 2}
 
 
 def test_what_a_case_says_comes_first(folder, caplog) -> None:
