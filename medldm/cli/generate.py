@@ -53,10 +53,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--conditions", help="JSON file with the values of other conditions, one entry or a list"
     )
     parser.add_argument("--text-encoder", help="folder of the text encoder of the training")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first-index", type=int, default=0, help="index of the first volume of the seed")
-    parser.add_argument("--guidance-scale", type=float, default=1.0)
-    parser.add_argument("--preset", default="balanced", help="fast, balanced or reference")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="volume i of a seed is always the same (default: 0)"
+    )
+    parser.add_argument(
+        "--first-index", type=int, default=0, help="index of the first volume of the seed (default: 0)"
+    )
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        default=1.0,
+        help="above 1 follows conditions more closely (default: 1)",
+    )
+    parser.add_argument(
+        "--preset",
+        default="balanced",
+        help="fast, balanced or reference: solver and steps (default: balanced)",
+    )
     parser.add_argument("--num-steps", type=int, help="the preset's if not given")
     parser.add_argument(
         "--texture",
@@ -76,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="draw the volumes in overview.png; done for a bundle if not given",
     )
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
 
 
 def run_command(options: argparse.Namespace) -> int:
