@@ -96,8 +96,8 @@ TARGETS = frozenset(
 """What `_target_` may name, spelt exactly so."""
 
 _ATTRIBUTES = """
-    autoencoder channels conditioning_config denoiser evaluator learning_rate n_classes n_structures names size
-    space spacing_mm split_record structures trainer training validation warmup_steps
+    autoencoder channels conditioning_config denoiser evaluator learning_rate n_classes n_structures names
+    size space spacing_mm split_record structures trainer training validation warmup_steps
     """
 ATTRIBUTES = frozenset(_ATTRIBUTES.split())
 """What an expression may read of an object. A name is listed only if no object of these components leads
