@@ -26,12 +26,10 @@ from medldm.training.warm_start.spaces import (
     word_space,
 )
 
+OF_CONDITIONS = ("in_channels", "out_channels", "cross_attention", "context_dim", "pooled_context")
+"""Fields of a denoiser's configuration that follow from latents and conditions."""
 NOT_OF_WEIGHTS = (
-    "in_channels",
-    "out_channels",
-    "cross_attention",
-    "context_dim",
-    "pooled_context",
+    *OF_CONDITIONS,
     "augmentation_channels",
     "position_frequencies",
     "input_statistics",
@@ -121,8 +119,9 @@ def follow_denoiser(start: StartCheckpoint, **given: Any) -> LatentUNetConfig:
     """
     own = {name: value for name, value in given.items() if value != "auto"}
     try:
-        return LatentUNetConfig.from_dict({**start.card["unet"], **own})
-    except (KeyError, TypeError) as error:
+        size = {name: value for name, value in start.card["unet"].items() if name not in OF_CONDITIONS}
+        return LatentUNetConfig.from_dict({**size, **own})
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"the card of {start.path} does not describe a denoiser ({error!r})") from None
 
 

@@ -30,8 +30,8 @@ class Rates:
 def choose_rates(
     *,
     default_rate: float,
-    learning_rate: float | Literal["auto"] = AUTO,
-    warmup_steps: int | Literal["auto"] = AUTO,
+    learning_rate: float | Literal["auto"] = "auto",
+    warmup_steps: int | Literal["auto"] = "auto",
     start: StartCheckpoint | None = None,
 ) -> Rates:
     """Replace "auto" by what suits the weights that a training begins with; the log says so.

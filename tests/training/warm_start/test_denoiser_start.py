@@ -230,10 +230,16 @@ def test_other_latents_and_other_networks_are_refused(make, tmp_path) -> None:
 
 
 def test_a_size_left_open_is_that_of_the_checkpoint(make, tmp_path) -> None:
-    old = make()
+    old = make(("label_map",))  # no tokens, so that no context is pooled there
     start = opened(save_model(old, tmp_path / "old.safetensors"))
     found = choose_denoiser(
-        cohort=None, autoencoder_path="", down_channels="auto", start=start, dropout=0.2, n_heads=2
+        cohort=None,
+        autoencoder_path="",
+        down_channels="auto",
+        start=start,
+        dropout=0.2,
+        n_heads=2,
+        pooled_context=True,
     )
     assert found.down_channels == (8, 16) and found.n_groups == 4 and found.n_res_blocks == (1, 1)
     assert found.dropout == 0.2
