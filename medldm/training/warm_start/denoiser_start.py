@@ -33,6 +33,7 @@ NOT_OF_WEIGHTS = (
     "augmentation_channels",
     "position_frequencies",
     "input_statistics",
+    "padding",
     "dropout",
     "checkpointing",
     "padding",
