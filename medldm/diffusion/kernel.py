@@ -176,7 +176,9 @@ def estimates(
         )
     if prediction_type == "edm":
         alpha, sigma = levels_like(alpha, sigma, of_channels(spread))
-    of_modes = determinant[..., None, None, None] if is_of_modes(spread) else determinant
+    of_modes: Any = determinant
+    if is_of_modes(spread):
+        of_modes = of_modes[..., None, None, None]
     x_0 = _times(b / of_modes, x_t) - _times(sigma / determinant, output)
     eps = _times(alpha / determinant, output) - _times(a / of_modes, x_t)
     return x_0, eps

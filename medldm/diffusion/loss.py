@@ -97,9 +97,9 @@ def loss_weight(
     snr = (alpha / sigma) ** 2
     _, _, determinant = prediction_factors(prediction_type, alpha, sigma, spread)
     if weighting == "plain":
-        if prediction_type == "edm" and isinstance(spread, Tensor):
-            spread = of_channels(spread)
-            return (spread / spread.mean())[None]
+        channels = of_channels(spread)
+        if prediction_type == "edm" and isinstance(channels, Tensor):
+            return (channels / channels.mean())[None]
         return torch.ones_like(alpha)
     if weighting == "min_snr":
         weight = snr.clamp(max=5.0 if gamma is None else gamma)

@@ -183,7 +183,9 @@ MUTANTS = [
     ),
     Mutant("modes_not_orthonormal", "modes", "rows[0] /= math.sqrt(2)", "rows[0] /= 2", noticed_by="kernel"),
     Mutant("modes_of_the_wrong_wavelength", "modes", "(grid * old)", "(grid * grid)", noticed_by="kernel"),
-    Mutant("channels_count_alike", "loss", "(spread / spread.mean())[None]", "(spread / spread)[None]"),
+    Mutant(
+        "channels_count_alike", "loss", "(channels / channels.mean())[None]", "(channels / channels)[None]"
+    ),
     Mutant("heun_without_the_end", "solvers", "(eps + eps_end)", "(eps + eps)", test="order_of_convergence"),
     Mutant(
         "inversion_at_the_wrong_level",

@@ -11,7 +11,7 @@ from medldm.training.warm_start.checkpoint import StartCheckpoint
 
 logger = logging.getLogger(__name__)
 
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 WARMUP_STEPS = 100
 WARM_SHARE = 1 / 3
 """Learning rate of a training from weights, as a share of that of one from nothing."""
