@@ -24,7 +24,7 @@ HEADLINES = {
         "fidelity.coverage",
         "fidelity.spectrum",
     ),
-    "diversity": ("diversity.ms_ssim", "diversity.feature_distance"),
+    "diversity": ("diversity.ms_ssim", "diversity.feature_distance", "diversity.spread_"),
     "anatomy": ("anatomy.volume_ml_", "anatomy.seen_volume_ml_", "anatomy.n_components_"),
     "agreement": ("agreement.mean",),
     "usefulness": ("usefulness.ratio_synthetic", "usefulness.gain_"),

@@ -28,6 +28,12 @@ FEATURE_DISTANCE = Description(
     better="near",
     unit="sd",
 )
+SPREADS = {
+    "brightness": "mean intensity",
+    "contrast": "standard deviation of the intensities",
+    "grain": "differences of neighbouring voxels",
+}
+"""What is spread between cases, in the order of `case_statistics`, and how it is measured of a volume."""
 
 
 def diversity_results(compare: Comparison, features: SetFeatures, *, n_pairs: int) -> list[MetricResult]:
@@ -58,4 +64,36 @@ def diversity_results(compare: Comparison, features: SetFeatures, *, n_pairs: in
     return [
         compute_result(MS_SSIM, mean(similarity), columns=compare.columns),
         compute_result(FEATURE_DISTANCE, mean(distance), columns=compare.columns),
+        *spread_results(compare),
+    ]
+
+
+def spread_results(compare: Comparison) -> list[MetricResult]:
+    """Compute how much volumes of a set differ from each other in brightness, contrast and grain."""
+    measured: dict[Column, Floats] = {}
+
+    def measure(which: int) -> Callable[[Column], Estimate]:
+        def spread(column: Column) -> Estimate:
+            part = compare.part(column)
+            if column not in measured:
+                measured[column] = np.array([diversity.case_statistics(image) for image in part.images])
+            values = measured[column][:, which]
+            return compare.interval(lambda w: diversity.spread_over_cases(values, weights=w), part.subjects)
+
+        return spread
+
+    descriptions = [
+        Description(
+            key=f"diversity.spread_{name}",
+            title=f"Spread of {name} between cases",
+            meaning=f"How much volumes of one set differ from each other in {name} ({how}); below the real "
+            "column the synthetic volumes are more of a kind than patients' are.",
+            better="near",
+            unit="HU" if compare.sets.is_ct else "of range",
+        )
+        for name, how in SPREADS.items()
+    ]
+    return [
+        compute_result(description, measure(which), columns=compare.columns)
+        for which, description in enumerate(descriptions)
     ]

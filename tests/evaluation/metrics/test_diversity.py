@@ -8,10 +8,12 @@ from scipy.ndimage import gaussian_filter
 
 from medldm.evaluation.errors import TooFewCasesError
 from medldm.evaluation.metrics.diversity import (
+    case_statistics,
     choose_pairs,
     mean_over_pairs,
     pairwise_feature_distance,
     pairwise_ms_ssim,
+    spread_over_cases,
 )
 
 
@@ -74,6 +76,27 @@ def test_feature_distances_have_known_values_and_weights() -> None:
     assert mean_over_pairs(distances, pairs, weights=None, n=3) == pytest.approx(6)
     assert mean_over_pairs(distances, pairs, weights=[2, 0, 1], n=3) == pytest.approx(8)
     assert np.isnan(mean_over_pairs(distances, pairs, weights=[3, 0, 0], n=3))
+
+
+def test_brightness_contrast_and_grain_have_known_values() -> None:
+    assert case_statistics(np.full((4, 5, 6), 3.0)) == pytest.approx([3, 0, 0])
+    noise = np.random.default_rng(0).normal(size=(40, 40, 40))
+    assert case_statistics(noise) == pytest.approx([0, 1, 1], abs=0.02)
+    assert case_statistics(2 * noise + 5) == pytest.approx(2 * case_statistics(noise) + [5, 0, 0])
+    ramp = np.arange(10.0).reshape(10, 1, 1)
+    assert case_statistics(ramp) == pytest.approx([4.5, np.sqrt(8.25), np.sqrt(0.5)])
+    smooth = gaussian_filter(noise, 2)
+    _, contrast, grain = case_statistics(smooth / smooth.std())
+    assert contrast == pytest.approx(1) and grain < 0.4
+
+
+def test_the_spread_over_cases_is_the_unbiased_deviation_and_weights_repeat() -> None:
+    values = np.random.default_rng(1).normal(size=7)
+    assert spread_over_cases(values) == pytest.approx(values.std(ddof=1))
+    repeated = np.repeat(values, [2, 0, 1, 1, 3, 0, 1])
+    found = spread_over_cases(values, weights=[2, 0, 1, 1, 3, 0, 1])
+    assert found == pytest.approx(repeated.std(ddof=1))
+    assert np.isnan(spread_over_cases(values, weights=[1, 0, 0, 0, 0, 0, 0]))
 
 
 def test_bad_input_is_refused() -> None:
