@@ -121,8 +121,6 @@ CT_VALUES = {
         "image_intensity",
         "structure_dropout",
         "zero_terminal_snr",
-        "batch_size",
-        "auto_learning_rate",
     },
     "evaluate": {"intensity"},
     "inference": set(),

@@ -102,7 +102,7 @@ def test_networks_of_a_bundle_take_its_knobs_and_name_unknown_ones() -> None:
         linear_path="lapped",
         latent_channels=16,
     )
-    assert found.second == StageKnobs(batch_size=8, precision="auto")
+    assert found.second == StageKnobs(batch_size=2, precision="auto")
     assert found.conditioning == assumed_conditioning(["label_map"])
     assert isinstance(found.unet, Config)
     with pytest.raises(

@@ -221,7 +221,7 @@ def test_a_texture_that_does_not_fit_is_left_out(simple, monkeypatch) -> None:
 def test_thick_slices_are_compressed_less_and_the_factors_are_printed(simple) -> None:
     def found(**knobs):
         bundle = "medldm/bundles/mri_label_ldm"
-        return networks_of_bundle(bundle, size=(64, 64, 24), autoencoder_knobs=knobs)
+        return networks_of_bundle(bundle, size=(128, 128, 24), autoencoder_knobs=knobs)
 
     thick = found(spacing_mm=[0.4, 0.4, 5.0])
     assert thick.autoencoder.downsampling == (4, 4, 1)
