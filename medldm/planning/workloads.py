@@ -26,7 +26,7 @@ from medldm.training.autoencoder import AutoencoderTrainer
 from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
 from medldm.training.decoder.assembly import build_decoder_training
 from medldm.training.decoder.cases import DecoderCases
-from medldm.training.latent_cache import LatentDataset
+from medldm.training.latent_dataset import LatentDataset
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig
 from medldm.training.volumes import SPATIAL_KEYS
 

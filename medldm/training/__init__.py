@@ -19,7 +19,8 @@ from medldm.training.denoiser_size import choose_denoiser, choose_denoiser_size
 from medldm.training.denoising_task import DenoisingTask
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
-from medldm.training.latent_cache import LatentDataset, cache_latents, encode_cases, measure_latent_statistics
+from medldm.training.latent_cache import cache_latents, encode_cases
+from medldm.training.latent_dataset import LatentDataset, measure_latent_statistics
 from medldm.training.length import count_epochs
 from medldm.training.loader import training_loader
 from medldm.training.losses.reconstruction import AutoencoderLoss, AutoencoderLossConfig

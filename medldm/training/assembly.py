@@ -34,7 +34,7 @@ from medldm.training.configs import AutoencoderTrainingConfig, RunConfig
 from medldm.training.denoising_task import averaged_denoiser
 from medldm.training.diffusion import DiffusionEvaluator, DiffusionTrainer
 from medldm.training.identity import TrainingIdentity
-from medldm.training.latent_cache import LatentDataset, measure_latent_statistics
+from medldm.training.latent_dataset import LatentDataset, measure_latent_statistics
 from medldm.training.linear_path import fit_linear_path
 from medldm.training.loader import training_loader, validation_loader
 from medldm.training.losses.reconstruction import FirstStageLoss

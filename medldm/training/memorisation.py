@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from torch.utils.data import Subset
 
 from medldm.runtime.distributed import is_main_process
-from medldm.training.latent_cache import LatentDataset
+from medldm.training.latent_dataset import LatentDataset
 from medldm.training.quarantine import BadCase
 
 logger = logging.getLogger(__name__)

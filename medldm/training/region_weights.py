@@ -19,7 +19,7 @@ from medldm.configs import unknown_name_message
 from medldm.errors import ConfigError
 from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import LatentDiffusionModel
-from medldm.training.latent_cache import LatentDataset
+from medldm.training.latent_dataset import LatentDataset
 from medldm.training.volumes import SPATIAL_KEYS, UNKNOWN
 
 BACKGROUND = "background"

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from medldm.errors import ConfigError
 from medldm.networks.blocks import pad_to_multiple
 from medldm.runtime.batch_shard import BatchShard
-from medldm.training.latent_cache import LatentDataset
+from medldm.training.latent_dataset import LatentDataset
 from medldm.training.quarantine import BadCase
 
 
