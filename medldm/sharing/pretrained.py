@@ -17,7 +17,7 @@ from medldm.sharing.shipped import MODEL_FILE, Bundle, find_bundle, require_weig
 class Pretrained(NamedTuple):
     """A model with what sampling needs beside it.
 
-    Args:
+    Attributes:
         model: in evaluation mode.
         config: noise path and prediction type.
         card: of its file: structures, lineage, split, versions.
