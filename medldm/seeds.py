@@ -26,6 +26,7 @@ import torch
 _TEXTURE = 2**33 + 2**31
 """Beyond the number of any attempt, so that texture is drawn from noise of its own."""
 _TEXTURE_LEVEL = 2**33 + 2**30
+_APPEARANCE = 2**33 + 2**29
 _LABEL_MAPS = 2**32
 """Beyond the index of any volume, so that label maps begin from noise of their own: the words 0 and 1."""
 _ATTEMPT = 1
@@ -62,6 +63,11 @@ def label_map_seed(seed: int) -> int:
 def texture_seed(seed: int, index: int) -> int:
     """Return the seed of the texture of one volume, the same alone or in a batch."""
     return _mix(seed, index, _TEXTURE)
+
+
+def appearance_seed(seed: int) -> int:
+    """Return the seed of what a volume looks like as a whole, from the seed of the volume."""
+    return _mix(seed, _APPEARANCE)
 
 
 def texture_level_seed(seed: int) -> int:

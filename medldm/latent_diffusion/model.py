@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medldm.conditioning import ConditionEncoder, ConditioningConfig, Conditions, EncodedConditions
 from medldm.errors import ConfigError
+from medldm.latent_diffusion import appearance
 from medldm.latent_diffusion.config import LATENT_SCALING_FACTOR
 from medldm.latent_diffusion.lineage import Lineage
 from medldm.latent_diffusion.texture import Texture
@@ -86,6 +87,7 @@ class ConditionalDenoiser(nn.Module):
         told: EncodedConditions,
         *,
         augmentation: Tensor | None = None,
+        appearance: Tensor | None = None,
         dropout_seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Predict from noisy latents (B, C, x, y, z), told what `encode_conditions` returns.
@@ -95,6 +97,8 @@ class ConditionalDenoiser(nn.Module):
             timesteps: (B,) network times.
             told: of the conditions.
             augmentation: (B, n) how samples of a training were augmented; sampling gives none.
+            appearance: (B, n) what samples look like, see `LatentDiffusionModel.appearance_of`; None for the
+                mean case.
             dropout_seeds: see `LatentUNet.forward`.
         """
         hidden = x_t if told.spatial is None else torch.cat([x_t, told.spatial.to(x_t.dtype)], dim=1)
@@ -105,6 +109,7 @@ class ConditionalDenoiser(nn.Module):
             context=told.context,
             pooled=pooled,
             augmentation=augmentation,
+            appearance=appearance,
             dropout_seeds=dropout_seeds,
         )
 
@@ -116,6 +121,7 @@ class ConditionalDenoiser(nn.Module):
         *,
         drop: Mapping[str, Tensor] | None = None,
         augmentation: Tensor | None = None,
+        appearance: Tensor | None = None,
         dropout_seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Predict what the training's prediction type says.
@@ -126,13 +132,21 @@ class ConditionalDenoiser(nn.Module):
             conditions: values for the batch; None for the null of each condition.
             drop: name to (B,) bool, the samples whose condition is replaced by its null.
             augmentation: (B, n) how samples of a training were augmented; None for samples as they are.
+            appearance: (B, n) what samples look like; None for the mean case.
             dropout_seeds: see `LatentUNet.forward`.
 
         Returns:
             (B, C, x, y, z).
         """
         told = self.encode_conditions(conditions, x_t, drop=drop)
-        return self.predict(x_t, timesteps, told, augmentation=augmentation, dropout_seeds=dropout_seeds)
+        return self.predict(
+            x_t,
+            timesteps,
+            told,
+            augmentation=augmentation,
+            appearance=appearance,
+            dropout_seeds=dropout_seeds,
+        )
 
 
 class LatentDiffusionModel(nn.Module):
@@ -151,6 +165,9 @@ class LatentDiffusionModel(nn.Module):
     Attributes:
         latent_spread: (C,) standard deviation of each channel of standardised latents.
         latent_spectrum: (C, x, y, z) that of each of their cosine modes; None where it was not measured.
+        appearance_mean: (n,) of the statistics of the training cohort's latents; None for a denoiser that is
+            not told what a case looks like.
+        appearance_basis: (appearance_channels, n) their components, see `measure_appearance`.
         texture: what sampling draws on decoded volumes, see `Texture`; None for nothing.
         lineage: the checkpoints that its parts were started from, see `medldm.latent_diffusion.lineage`.
 
@@ -168,6 +185,8 @@ class LatentDiffusionModel(nn.Module):
     latent_scale: Tensor
     latent_spread: Tensor
     latent_spectrum: Tensor | None
+    appearance_mean: Tensor | None
+    appearance_basis: Tensor | None
 
     def __init__(
         self,
@@ -198,6 +217,9 @@ class LatentDiffusionModel(nn.Module):
         self.register_buffer("latent_scale", torch.full((channels,), float(latent_scaling_factor)))
         self.register_buffer("latent_spread", torch.ones(channels))
         self.register_buffer("latent_spectrum", None)
+        n_told, n_statistics = self.unet_config.appearance_channels, appearance.count_statistics(channels)
+        for name, shape in (("mean", (n_statistics,)), ("basis", (n_told, n_statistics))):
+            self.register_buffer(f"appearance_{name}", torch.zeros(shape) if n_told else None)
         self.space = space
         self.makes_label_maps = makes_label_maps
         self.texture: Texture | None = None
@@ -253,6 +275,27 @@ class LatentDiffusionModel(nn.Module):
                 raise ConfigError("latent spectrum: each mode needs a standard deviation above 0")
             spectrum = spectrum.to(self.latent_spread).clone()
         self.latent_spectrum = spectrum
+
+    def set_appearance(self, mean: Tensor, basis: Tensor) -> None:
+        """Store what `measure_appearance` returns of the training cohort, if the denoiser is told of it."""
+        if self.appearance_mean is not None and self.appearance_basis is not None:
+            self.appearance_mean.copy_(mean)
+            self.appearance_basis.copy_(basis)
+
+    def appearance_of(self, latents: Tensor) -> Tensor | None:
+        """Return what standardised latents (B, C, x, y, z) look like as a whole, (B, appearance_channels).
+
+        None for a denoiser that is not told.
+        """
+        if self.appearance_mean is None or self.appearance_basis is None:
+            return None
+        return appearance.appearance_of(latents, self.appearance_mean, self.appearance_basis)
+
+    def draw_appearance(self, seeds: Sequence[int]) -> Tensor | None:
+        """Draw what samples shall look like as a whole, one from each seed; None where none is told."""
+        if self.appearance_basis is None:
+            return None
+        return appearance.draw_appearance(self.appearance_basis, seeds)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Make room for a spectrum, or none, as the state has it."""

@@ -59,6 +59,11 @@ class LatentUNet(nn.Module):
             self.augmentation_embedding = AugmentationEmbedding(
                 config.augmentation_channels, self.time_embedding.dim, self.time_embedding.out_dim
             )
+        self.appearance_embedding: AugmentationEmbedding | None = None
+        if config.appearance_channels:
+            self.appearance_embedding = AugmentationEmbedding(
+                config.appearance_channels, self.time_embedding.dim, self.time_embedding.out_dim
+            )
         self.statistics_embedding: StatisticsEmbedding | None = None
         if config.input_statistics:
             widths = (self.time_embedding.dim, self.time_embedding.out_dim)
@@ -79,6 +84,7 @@ class LatentUNet(nn.Module):
         class_labels: Tensor | None = None,
         pooled: Tensor | None = None,
         augmentation: Tensor | None = None,
+        appearance: Tensor | None = None,
         dropout_seeds: Sequence[int] | None = None,
     ) -> Tensor:
         """Predict.
@@ -92,6 +98,7 @@ class LatentUNet(nn.Module):
             class_labels: (B,) int64, needed if and only if the network has class embeddings.
             pooled: (B, context_dim) summary of the context, needed if and only if the network pools it.
             augmentation: (B, augmentation_channels) how samples were augmented; None for samples as they are.
+            appearance: (B, appearance_channels) what samples look like as a whole; None for the mean case.
             dropout_seeds: one for each sample, from which its dropout follows in a training; None draws them
                 from torch's generator.
 
@@ -102,7 +109,7 @@ class LatentUNet(nn.Module):
             ValueError: if an input that the network needs is missing, or one that it has no use for is given.
         """
         self._check_inputs(x, timesteps, context=context, class_labels=class_labels, pooled=pooled)
-        self._check_augmentation(x, augmentation)
+        self._check_told(x, augmentation=augmentation, appearance=appearance)
         if self.training and self.config.dropout > 0:
             self._dropout_seeds.set(dropout_seeds, batch_size=len(x))
         embedding = self.time_embedding(timesteps, dtype=x.dtype)
@@ -112,6 +119,8 @@ class LatentUNet(nn.Module):
             embedding = embedding + self.pooled_projection(pooled)
         if self.augmentation_embedding is not None and augmentation is not None:
             embedding = embedding + self.augmentation_embedding(augmentation.to(embedding.dtype))
+        if self.appearance_embedding is not None and appearance is not None:
+            embedding = embedding + self.appearance_embedding(appearance.to(embedding.dtype))
         if self.statistics_embedding is not None:
             embedding = embedding + self.statistics_embedding(x)
         placed = with_position(x, self.config.position_frequencies)
@@ -163,13 +172,15 @@ class LatentUNet(nn.Module):
             needed = f"({len(x)}, tokens, {config.context_dim})"
             raise ValueError(f"context has shape {tuple(context.shape)}: {needed} is needed")
 
-    def _check_augmentation(self, x: Tensor, augmentation: Tensor | None) -> None:
-        n_channels = self.config.augmentation_channels
-        if augmentation is not None and augmentation.shape != (len(x), n_channels):
-            raise ValueError(
-                f"augmentation has shape {tuple(augmentation.shape)}: ({len(x)}, {n_channels}) is needed"
-                + ("" if n_channels else "; leave it out, or set augmentation_channels of the network")
-            )
+    def _check_told(self, x: Tensor, **told: Tensor | None) -> None:
+        """Check how samples were augmented and what they look like."""
+        for name, value in told.items():
+            n_channels = getattr(self.config, f"{name}_channels")
+            if value is not None and value.shape != (len(x), n_channels):
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}: ({len(x)}, {n_channels}) is needed"
+                    + ("" if n_channels else f"; leave it out, or set {name}_channels of the network")
+                )
 
 
 class UNet(LatentUNet):

@@ -31,6 +31,9 @@ class LatentUNetConfig(LevelsConfig):
         attention_levels: levels with attention; None for all but the finest, for that one too if it is alone.
         augmentation_channels: numbers that say how a training sample was augmented (Karras et al. 2022,
             Appendix F); zeros, as at sampling, change nothing. 0 for a network that is told of none.
+        appearance_channels: numbers that say what a sample looks like as a whole, see
+            `medldm.latent_diffusion.appearance`; zeros stand for the mean case. 0 for a network that is told
+            of none.
         input_statistics: whether the network is told level, spread and grain of its input, which its
             normalisations take away, see `StatisticsEmbedding`.
         n_class_embeds: classes that are added to the time embedding; None for none.
@@ -60,6 +63,7 @@ class LatentUNetConfig(LevelsConfig):
     pooled_context: bool = False
     position_frequencies: int = 0
     augmentation_channels: int = 0
+    appearance_channels: int = 0
     input_statistics: bool = False
     n_class_embeds: int | None = None
     n_transformer_layers: int = 1
@@ -90,7 +94,7 @@ class LatentUNetConfig(LevelsConfig):
     def _check_numbers(self, owner: str) -> None:
         self.require("[1, inf)", "in_channels", "out_channels", "time_emb_dim", "n_heads")
         self.require("[1, inf)", "n_transformer_layers", "n_class_embeds")
-        self.require("[0, inf)", "position_frequencies", "augmentation_channels")
+        self.require("[0, inf)", "position_frequencies", "augmentation_channels", "appearance_channels")
         self.require("[0, 1)", "dropout")
         if self.cross_attention and self.context_dim is None:
             raise ConfigError(

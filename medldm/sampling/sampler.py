@@ -24,7 +24,7 @@ from medldm.networks.kernels.cached_weights import clear_cached_weights
 from medldm.networks.weights import load_weights
 from medldm.sampling.conditions import SamplingConditions
 from medldm.sampling.config import SamplingConfig
-from medldm.seeds import texture_seed, volume_seed
+from medldm.seeds import appearance_seed, texture_seed, volume_seed
 
 
 class SampleNoise:
@@ -126,6 +126,9 @@ class LatentDiffusionSampler:
             inpainting: region of the latents to leave as it is.
             start: noised latents to begin from, in the place of noise alone.
             settings: how to draw.
+
+        What the samples look like as a whole is drawn from their seeds, or is that of the latents that are
+        kept or begun from.
         """
         settings = settings or SamplingConfig()
         batch_size, *sample_shape = shape
@@ -134,9 +137,14 @@ class LatentDiffusionSampler:
         seeds = [volume_seed(settings.seed, index) for index in indices]
         noise = SampleNoise(seeds, sample_shape, device=device)
         path = self.config.noise_path()
+        known = inpainting.original if inpainting is not None else None if start is None else start.latents
+        if known is None:
+            appearance = self.model.draw_appearance([appearance_seed(seed) for seed in seeds])
+        else:
+            appearance = self.model.appearance_of(known)
         return diffusion.sample_from(
             diffusion.make_solver(settings.solver_name, noise=noise, eta=settings.eta),
-            self._denoiser(path, conditions, settings),
+            self._denoiser(path, conditions, settings, appearance=appearance),
             path,
             diffusion.make_steps(path, settings.n_steps, grid=settings.grid_name),
             noise=noise,
@@ -169,7 +177,8 @@ class LatentDiffusionSampler:
         path = self.config.noise_path()
         steps = diffusion.steps_from_level(path, level, num_steps)
         x = path.add_noise(latents, noise, steps[0].t)
-        denoise = self._denoiser(path, conditions, SamplingConfig())
+        appearance = self.model.appearance_of(latents)
+        denoise = self._denoiser(path, conditions, SamplingConfig(), appearance=appearance)
         return diffusion.run_solver(diffusion.SOLVERS["dpm_solver_2m"], denoise, x, steps)
 
     @torch.no_grad()
@@ -193,7 +202,7 @@ class LatentDiffusionSampler:
         path = self.config.noise_path()
         steps = diffusion.make_steps(path, settings.n_steps, grid=settings.grid_name)
         return diffusion.invert_noise(
-            self._denoiser(path, conditions, settings),
+            self._denoiser(path, conditions, settings, appearance=self.model.appearance_of(latents)),
             latents,
             diffusion.last_steps(path, steps, strength=strength),
         )
@@ -264,14 +273,25 @@ class LatentDiffusionSampler:
             )
 
     def _denoiser(
-        self, path: diffusion.NoisePath, conditions: Conditions | None, settings: SamplingConfig
+        self,
+        path: diffusion.NoisePath,
+        conditions: Conditions | None,
+        settings: SamplingConfig,
+        *,
+        appearance: Tensor | None,
     ) -> diffusion.Denoise:
-        """Return the solver's denoiser; the conditions are encoded and projected once for all steps."""
+        """Return the solver's denoiser; the conditions are encoded and projected once for all steps.
+
+        All passes of guidance are told the same appearance.
+        """
         given = None if conditions is None else conditions.to(self.model.latent_shift.device)
         told = SamplingConditions(self.denoiser.conditioning, given)
 
         def predict(x: Tensor, times: Tensor, passes: Passes) -> Tensor:
-            return self.denoiser.predict(x, times, told.in_passes(passes, x))
+            like = (
+                {} if appearance is None else {"appearance": appearance.repeat(len(x) // len(appearance), 1)}
+            )
+            return self.denoiser.predict(x, times, told.in_passes(passes, x), **like)
 
         return diffusion.guided_denoiser(
             predict,

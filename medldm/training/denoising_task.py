@@ -85,6 +85,8 @@ class DenoisingTask:
             dropout_seeds: see `LatentUNet.forward`.
         """
         told = {} if augmentation is None else {"augmentation": augmentation}
+        if (appearance := self.model.appearance_of(x_0)) is not None:
+            told["appearance"] = appearance
         # What does not drop is not told seeds: it may be any callable.
         seeds = {} if dropout_seeds is None else {"dropout_seeds": dropout_seeds}
         return denoising_losses(

@@ -105,6 +105,7 @@ class DiffusionTrainer(ResumableTrainer, SupervisedTrainer):  # type: ignore[mis
 
     def _statistics(self) -> list[str]:
         names = ["latent_shift", "latent_scale", "latent_spread", "latent_spectrum"]
+        names += ["appearance_mean", "appearance_basis"]
         return [name for name in names if getattr(self.model, name) is not None]
 
     def _iteration(self, engine: Any, batchdata: dict[str, Any]) -> dict[str, Any]:

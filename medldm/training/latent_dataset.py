@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from medldm.diffusion.modes import to_modes
 from medldm.errors import ConfigError
+from medldm.latent_diffusion.appearance import measure_appearance
 from medldm.latent_diffusion.checkpoints import hash_weights
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.training.augmentation import Augmentation
@@ -109,6 +110,9 @@ def measure_latent_statistics(
         raise ConfigError("there are no cases to encode: the cohort's list of training cases is empty")
     model.set_latent_statistics(*dataset.measure_statistics(), scaling=scaling)
     model.set_latent_spectrum(measure_spectrum(model, dataset) if of_modes else None)
+    if n_told := model.unet_config.appearance_channels:
+        means = (entry["mean"][None].to(model.latent_shift) for entry in dataset.sound_entries())
+        model.set_appearance(*measure_appearance((model.standardise(mean)[0] for mean in means), n_told))
 
 
 def measure_spectrum(model: LatentDiffusionModel, dataset: LatentDataset) -> Tensor:

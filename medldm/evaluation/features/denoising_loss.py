@@ -40,8 +40,10 @@ def make_case_loss(
         device = model.latent_shift.device
         latents = model.encode(case.volume.to(device))
         conditions = None if case.conditions is None else case.conditions.to(device)
+        appearance = model.appearance_of(latents)
+        told = {} if appearance is None else {"appearance": appearance}
         return denoising_loss(
-            lambda x_t, t: model.denoiser(x_t, t, conditions),
+            lambda x_t, t: model.denoiser(x_t, t, conditions, **told),
             latents,
             path=path,
             prediction_type=config.prediction_type,

@@ -31,12 +31,12 @@ OF_CONDITIONS = ("in_channels", "out_channels", "cross_attention", "context_dim"
 NOT_OF_WEIGHTS = (
     *OF_CONDITIONS,
     "augmentation_channels",
+    "appearance_channels",
     "position_frequencies",
     "input_statistics",
     "padding",
     "dropout",
     "checkpointing",
-    "padding",
 )
 """Fields of a denoiser's configuration that weights can be adapted to, or do not depend on."""
 ATTENTION = ".attention."

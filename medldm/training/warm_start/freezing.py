@@ -36,6 +36,7 @@ def parts_of_denoiser(denoiser: ConditionalDenoiser) -> dict[str, list[nn.Module
         unet.class_embedding,
         unet.pooled_projection,
         unet.augmentation_embedding,
+        unet.appearance_embedding,
         unet.statistics_embedding,
     )
     levels = zip(unet.down, reversed(list(unet.up)), strict=True)
