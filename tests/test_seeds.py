@@ -54,6 +54,7 @@ MAKERS = {
     "volume_seed": lambda seed, index, _: seeds.volume_seed(seed, index),
     "label_map_seed": lambda seed, *_: seeds.label_map_seed(seed),
     "texture_seed": lambda seed, index, _: seeds.texture_seed(seed, index),
+    "appearance_seed": lambda seed, *_: seeds.appearance_seed(seed),
     "texture_level_seed": lambda seed, *_: seeds.texture_level_seed(seed),
     "attempt_seed": lambda seed, index, attempt: seeds.attempt_seed(seed, index, max(1, attempt)),
     "case_seed": lambda seed, epoch, case: seeds.case_seed(seed, attempt=0, epoch=epoch, case=case),

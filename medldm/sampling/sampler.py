@@ -278,7 +278,7 @@ class LatentDiffusionSampler:
         conditions: Conditions | None,
         settings: SamplingConfig,
         *,
-        appearance: Tensor | None,
+        appearance: Tensor | None = None,
     ) -> diffusion.Denoise:
         """Return the solver's denoiser; the conditions are encoded and projected once for all steps.
 
