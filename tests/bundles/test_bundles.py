@@ -67,7 +67,7 @@ DIFFERING_PARTS = {
     "start": {"allow_other_intensity"},
     "start_plan": {"schema", "channels", "intensity"},
     "augmenter": {"image_intensity"},
-    "config": {"region_weights", "latent_scaling", "edm_spread"},
+    "config": {"region_weights", "latent_scaling"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
     "training::config": {"discriminator_learning_rate"},
     "decoder::config": {"adversarial_share", "adversarial_weight", "adaptive_weight"},
