@@ -16,6 +16,7 @@ from medldm.networks.blocks import crop_to, pad_to_multiple, run_block
 from medldm.networks.config_checks import check_shape
 from medldm.networks.embeddings import (
     AugmentationEmbedding,
+    InputGains,
     StatisticsEmbedding,
     TimeEmbedding,
     with_position,
@@ -68,6 +69,9 @@ class LatentUNet(nn.Module):
         if config.input_statistics:
             widths = (self.time_embedding.dim, self.time_embedding.out_dim)
             self.statistics_embedding = StatisticsEmbedding(config.out_channels, *widths, spatial_dims=dims)
+        self.input_gains: InputGains | None = None
+        if config.input_gains:
+            self.input_gains = InputGains(config.out_channels, self.time_embedding.out_dim)
         in_channels = config.in_channels + config.position_channels
         self.conv_in = conv(in_channels, channels[0], spatial_dims=dims)
         maker = LevelMaker(config, self.time_embedding.out_dim)
@@ -136,7 +140,8 @@ class LatentUNet(nn.Module):
         for up in self.up:
             h = up(h, skips, embedding, context)
         h = normalise_and_convolve(h, self.norm_out, self.conv_out, silu=True)
-        return crop_to(h, x.shape[2:]).contiguous()
+        h = crop_to(h, x.shape[2:])
+        return h.contiguous() if self.input_gains is None else h + self.input_gains(x, embedding)
 
     def blocks(self) -> list[nn.Module]:
         """Return the blocks in the order in which they run: residual layers and changes of resolution."""

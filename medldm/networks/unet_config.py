@@ -36,6 +36,8 @@ class LatentUNetConfig(LevelsConfig):
             of none.
         input_statistics: whether the network is told level, spread and grain of its input, which its
             normalisations take away, see `StatisticsEmbedding`.
+        input_gains: whether multiples of the input that depend on the embedding are added to the output, see
+            `InputGains`.
         n_class_embeds: classes that are added to the time embedding; None for none.
         n_transformer_layers: transformer blocks at each place with cross-attention.
         dropout: share of the values that each residual block sets to 0 before its second convolution, in
@@ -65,6 +67,7 @@ class LatentUNetConfig(LevelsConfig):
     augmentation_channels: int = 0
     appearance_channels: int = 0
     input_statistics: bool = False
+    input_gains: bool = False
     n_class_embeds: int | None = None
     n_transformer_layers: int = 1
     dropout: float = 0.0

@@ -34,6 +34,7 @@ NOT_OF_WEIGHTS = (
     "appearance_channels",
     "position_frequencies",
     "input_statistics",
+    "input_gains",
     "padding",
     "dropout",
     "checkpointing",

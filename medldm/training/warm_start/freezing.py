@@ -46,7 +46,7 @@ def parts_of_denoiser(denoiser: ConditionalDenoiser) -> dict[str, list[nn.Module
         INPUT: [unet.conv_in],
         **{f"level_{number}": list(pair) for number, pair in enumerate(levels)},
         MIDDLE: [unet.middle],
-        OUTPUT: [unet.norm_out, unet.conv_out],
+        OUTPUT: [unet.norm_out, unet.conv_out, *([] if unet.input_gains is None else [unet.input_gains])],
     }
 
 
