@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.transforms import Compose
+from monai.transforms import Compose, Transform
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -74,11 +74,18 @@ class CopyTransforms:
         return [self._finish(loaded, drawn) for drawn in job["draws"]]
 
     def _finish(self, loaded: Any, drawn: AugmentationDraw | None) -> Any:
-        def deform(case: Any) -> Any:
-            return self.augmentation.apply(case, drawn, keys=self.crop.keys, crop=self.crop)  # type: ignore[arg-type]
-
-        step = self.crop if drawn is None else deform
+        step = self.crop if drawn is None else _Deform(self.augmentation, drawn, crop=self.crop)
         return self._compose(Compose([step, *self._after]))(loaded)
+
+
+class _Deform(Transform):
+    """Crop a case and deform it as drawn: nothing is random in it, so that what follows is guarded too."""
+
+    def __init__(self, augmentation: Augmentation, drawn: AugmentationDraw, *, crop: Any) -> None:
+        self.augmentation, self.drawn, self.crop = augmentation, drawn, crop
+
+    def __call__(self, case: Any) -> Any:
+        return self.augmentation.apply(case, self.drawn, keys=self.crop.keys, crop=self.crop)
 
 
 def load_entry(entry: Any) -> Any:

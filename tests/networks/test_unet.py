@@ -280,6 +280,31 @@ def test_a_network_told_of_its_input_starts_as_the_one_that_is_not(
     torch.testing.assert_close(alone, changed[1:2])
 
 
+def test_gains_start_at_zero_and_are_factors_of_the_input_and_of_its_fine_part(
+    randomise: Randomise, generator: torch.Generator
+) -> None:
+    plain, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
+    told = LatentUNet(SMALL.copy(input_gains=True))
+    told.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(told(**inputs), plain(**inputs))
+    gains = told.input_gains
+    n = SMALL.out_channels
+    torch.nn.init.zeros_(gains.linear2.weight)
+    gains.linear2.bias.data = torch.cat([torch.full((n,), 0.5), torch.full((n,), 2.0)])
+    added = told(**inputs) - plain(**inputs)
+    x = inputs["x"][:, :n].double()
+    around = torch.nn.functional.pad(x, [1] * 6)
+    counted = torch.nn.functional.pad(torch.ones_like(x), [1] * 6)
+    box = [(i, j, k) for i in range(3) for j in range(3) for k in range(3)]
+    sizes = x.shape[2:]
+
+    def total(of: torch.Tensor) -> torch.Tensor:
+        return sum(of[:, :, i : i + sizes[0], j : j + sizes[1], k : k + sizes[2]] for i, j, k in box)  # type: ignore[return-value]
+
+    expected = 0.5 * x + 2 * (x - total(around) / total(counted))
+    torch.testing.assert_close(added.double(), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_statistics_tell_level_contrast_and_grain() -> None:
     """White noise has log sds of 0; twice the contrast adds log 2; smooth volumes have small differences."""
     noise = torch.randn(2, 24, 24, 24, generator=torch.Generator().manual_seed(0))

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from medldm.conditioning import ConditioningConfig
 from medldm.data.cohort import read_cohort
 from medldm.errors import ConfigError, MissingFileError
+from medldm.latent_diffusion.label_maps import label_map_space
 from medldm.training import (
     Augmentation,
     AugmentationConfig,
@@ -22,6 +24,7 @@ from medldm.training import (
 )
 from medldm.training.augmented_cases import VECTOR, CopyTransforms
 from medldm.training.case_order import DrawnCase
+from medldm.training.label_maps import label_map_case_transforms
 from medldm.training.quarantine import BadCase, Quarantine
 from medldm.transforms import Deformation, DeformVolumed
 
@@ -217,3 +220,21 @@ def test_identity_without_a_deformation_is_the_case_to_the_bit(setting) -> None:
     assert torch.equal(original["image"], transform(cases[0])["image"])
     assert torch.equal(copy["label"], original["label"])
     np.testing.assert_allclose(copy["image"], original["image"], atol=1e-6)
+
+
+def test_copies_of_label_maps_are_made_and_guarded_though_their_cases_name_an_image(make_cohort) -> None:
+    cohort = read_cohort(make_cohort(3), validation_fraction=0.34)
+    space = label_map_space((1.0, 1.0, 1.0), (12, 12, 12))
+    transform = label_map_case_transforms(
+        space, ConditioningConfig(conditioning_type=()), schema=cohort.schema
+    )
+    made = augmentation()
+    maker = CopyTransforms(transform, made, is_guarded=True)
+    copies = maker(
+        {"case": cohort.training[0], "draws": [maker.draw("some case", copy) for copy in range(2)]}
+    )
+    for copy in copies:
+        assert not isinstance(copy, BadCase)
+        assert copy["image"].shape[1:] == (12, 12, 12)
+        assert torch.equal(torch.as_tensor(copy["image"]).sum(0), torch.ones(12, 12, 12))
+    assert not torch.equal(*(torch.as_tensor(copy["image"]) for copy in copies))
