@@ -96,13 +96,13 @@ class StatisticsEmbedding(nn.Module):
 
 
 class InputGains(nn.Module):
-    """Give multiples of a network's input, all of it and its fine part, that depend on the embedding.
+    """Give a level, and multiples of a network's input and of its fine part, that depend on the embedding.
 
-        y_c = g_c x_c + f_c (x_c - mean of x_c over 3^3 voxels)
+        y_c = b_c + g_c x_c + f_c (x_c - mean of x_c over 3^3 voxels)
 
     How much of the finest detail of a noisy volume is signal depends on the noise, on how grainy the case is
-    and on little else: it asks for a factor, which a network of normalised maps learns slowly. The last layer
-    starts at zero.
+    and on little else: it asks for a factor, and brightness for a level, which a network of normalised maps
+    learns slowly. The last layer starts at zero.
 
     Args:
         n_channels: of the input, the first ones, and of what is returned.
@@ -115,7 +115,7 @@ class InputGains(nn.Module):
         super().__init__()
         self.n_channels = n_channels
         self.linear1 = nn.Linear(embedding_dim, self.HIDDEN)
-        self.linear2 = nn.Linear(self.HIDDEN, 2 * n_channels)
+        self.linear2 = nn.Linear(self.HIDDEN, 3 * n_channels)
         for parameter in self.linear2.parameters():
             nn.init.zeros_(parameter)
 
@@ -123,9 +123,11 @@ class InputGains(nn.Module):
         """Return (B, n_channels, ...) from x (B, at least n_channels, ...) and (B, embedding_dim)."""
         x = x[:, : self.n_channels]
         gains = self.linear2(F.silu(self.linear1(F.silu(embedding))))
-        of_all, of_fine = gains.view(*gains.shape, *[1] * (x.ndim - 2)).chunk(2, dim=1)
+        of_all, of_fine, level = gains.view(*gains.shape, *[1] * (x.ndim - 2)).chunk(3, dim=1)
         average = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.ndim - 3]
-        return of_all * x + of_fine * (x - average(x, 3, stride=1, padding=1, count_include_pad=False))
+        return (
+            level + of_all * x + of_fine * (x - average(x, 3, stride=1, padding=1, count_include_pad=False))
+        )
 
 
 def channel_statistics(sample: Tensor) -> Tensor:

@@ -280,7 +280,7 @@ def test_a_network_told_of_its_input_starts_as_the_one_that_is_not(
     torch.testing.assert_close(alone, changed[1:2])
 
 
-def test_gains_start_at_zero_and_are_factors_of_the_input_and_of_its_fine_part(
+def test_gains_start_at_zero_and_are_a_level_and_factors_of_the_input_and_its_fine_part(
     randomise: Randomise, generator: torch.Generator
 ) -> None:
     plain, inputs = randomise(LatentUNet(SMALL)), make_inputs(generator)
@@ -290,7 +290,7 @@ def test_gains_start_at_zero_and_are_factors_of_the_input_and_of_its_fine_part(
     gains = told.input_gains
     n = SMALL.out_channels
     torch.nn.init.zeros_(gains.linear2.weight)
-    gains.linear2.bias.data = torch.cat([torch.full((n,), 0.5), torch.full((n,), 2.0)])
+    gains.linear2.bias.data = torch.tensor([0.5, 2.0, -1.0]).repeat_interleave(n)
     added = told(**inputs) - plain(**inputs)
     x = inputs["x"][:, :n].double()
     around = torch.nn.functional.pad(x, [1] * 6)
@@ -301,7 +301,7 @@ def test_gains_start_at_zero_and_are_factors_of_the_input_and_of_its_fine_part(
     def total(of: torch.Tensor) -> torch.Tensor:
         return sum(of[:, :, i : i + sizes[0], j : j + sizes[1], k : k + sizes[2]] for i, j, k in box)  # type: ignore[return-value]
 
-    expected = 0.5 * x + 2 * (x - total(around) / total(counted))
+    expected = -1 + 0.5 * x + 2 * (x - total(around) / total(counted))
     torch.testing.assert_close(added.double(), expected, atol=1e-5, rtol=1e-5)
 
 
