@@ -152,7 +152,7 @@ def networks_of_bundle(
     first = _read_knobs(bundle, "autoencoder", autoencoder_knobs)
     second = _read_knobs(bundle, "diffusion", diffusion_knobs)
     voxels = tuple(size or first["size"])
-    first, compression = fit_autoencoder_size(first, size=voxels)
+    first, compression = fit_autoencoder_size(first, size=voxels, n_channels=_count_channels(first))
     factors = _factors_by_spacing(first)
     autoencoder = _autoencoder_config({**first, "downsampling": first["downsampling"] or factors})
     unet, choice = fit_denoiser_size(
@@ -243,11 +243,15 @@ def _factors_by_spacing(knobs: Mapping[str, Any]) -> tuple[int, ...] | None:
     return factors if min(factors) < largest else None
 
 
+def _count_channels(knobs: Mapping[str, Any]) -> int:
+    return 1 if knobs["channels"] is None else len(check_channel_names(knobs["channels"]))
+
+
 def _autoencoder_config(knobs: Mapping[str, Any]) -> VAEConfig | VQVAEConfig:
     kind = knobs["autoencoder_type"]
     if kind not in AUTOENCODER_CONFIGS:
         raise ConfigError(f"autoencoder_type is {kind!r}: choose from {list(AUTOENCODER_CONFIGS)}")
-    n_channels = 1 if knobs["channels"] is None else len(check_channel_names(knobs["channels"]))
+    n_channels = _count_channels(knobs)
     options = {name: knobs[name] for name in _ENCODER if knobs[name] is not None}
     options |= {"in_channels": n_channels, "out_channels": n_channels}
     return AUTOENCODER_CONFIGS[kind](**options, mid_attention=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -23,23 +24,28 @@ AUTO: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("own", "size", "levels", "latents", "factor"),
     [
-        ({}, (32, 48, 32), (32,), 4, 2),
-        ({}, (64, 64, 64), (32,), 4, 2),
+        ({}, (32, 48, 32), (16,), 8, 2),
+        ({}, (64, 64, 64), (16,), 8, 2),
         ({}, (64, 64, 65), (32, 64), 16, 4),
         ({"linear_path": False}, (32, 48, 32), (32, 64), 4, 2),
         ({"linear_path": False}, (96, 96, 96), (32, 64, 128), 4, 4),
-        ({"downsampling": [4, 4, 1]}, (32, 48, 32), (32, 64), 16, 4),
+        ({"downsampling": [4, 4, 1]}, (32, 48, 32), (16, 32), 16, 4),
         ({"down_channels": [8, 16, 32]}, (32, 48, 32), (8, 16, 32), 32, 8),
+        ({"downsampling": [2, 2, 1]}, (32, 48, 32), (16,), 4, 2),
+        ({"in_channels": 2, "out_channels": 2}, (32, 48, 32), (16,), 16, 2),
         ({"latent_channels": 6}, (32, 48, 32), (32,), 6, 2),
     ],
 )
 def test_levels_and_channels_follow_the_size(
     own: dict[str, Any], size: tuple[int, int, int], levels: tuple[int, ...], latents: int, factor: int
 ) -> None:
-    fitted, reason = fit_autoencoder_size(AUTO | own, size=size)
+    fitted, reason = fit_autoencoder_size(AUTO | own, size=size, n_channels=own.get("in_channels", 1))
     assert tuple(fitted["down_channels"]) == levels and fitted["latent_channels"] == latents
     assert f"compressed {factor} times" in reason
-    assert max(VAEConfig(**fitted, n_groups=8, mid_attention=False).downsampling or ()) == factor
+    config = VAEConfig(**fitted, n_groups=8, mid_attention=False)
+    is_whole = own.get("in_channels", 1) * math.prod(config.downsampling or ()) == latents
+    assert ("nothing lost" in reason) == (is_whole and bool(config.linear_path))
+    assert max(config.downsampling or ()) == factor
 
 
 def test_the_users_own_settings_win_and_other_words_are_refused() -> None:
@@ -54,7 +60,7 @@ def test_the_users_own_settings_win_and_other_words_are_refused() -> None:
 def test_a_plan_says_what_the_training_will_choose() -> None:
     small = networks_of_bundle(BUNDLE, size=(32, 48, 32))
     large = networks_of_bundle(BUNDLE, size=(160, 192, 160))
-    assert (small.autoencoder.latent_channels, large.autoencoder.latent_channels) == (4, 16)
+    assert (small.autoencoder.latent_channels, large.autoencoder.latent_channels) == (8, 16)
     assert "32 x 48 x 32 voxels, compressed 2 times" in small.autoencoder_choice
     built = choose_autoencoder(
         "vae", size=(32, 48, 32), options=AUTO | {"n_groups": 8, "mid_attention": False}
