@@ -54,6 +54,8 @@ class AutoencoderTrainingConfig(Config):
             None falls along a cosine over all steps and trains to the end.
         min_improvement: with patience: what counts as improvement, relative to the value to beat.
         decay_share: with patience: share of the steps, the last ones, in which the learning rate falls.
+        sufficient_psnr: dB of a validation that end the training with its epoch: a linear path that keeps all
+            components has nothing to learn. None trains on.
         accumulation_steps: batches whose gradients are added up before a step.
         gradient_clip: largest gradient norm.
         ema_decay: of the averaged weights that are validated and saved; 0 turns averaging off.
@@ -76,6 +78,7 @@ class AutoencoderTrainingConfig(Config):
     patience: int | None = None
     min_improvement: float = 0.002
     decay_share: float = 0.2
+    sufficient_psnr: float | None = None
     accumulation_steps: int = 1
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
@@ -96,4 +99,4 @@ class AutoencoderTrainingConfig(Config):
         self.require("[0, inf)", "min_improvement")
         self.require("(0, 1)", "decay_share")
         self.require("[1, inf)", "patience")
-        self.require("[0, inf)", "latent_noise")
+        self.require("[0, inf)", "latent_noise", "sufficient_psnr")

@@ -162,3 +162,43 @@ class Patience:
             "ends with epoch %d of %d",
             *(self.n_without, self.metric, self.end_epoch, self._asked),
         )
+
+
+class Sufficiency:
+    """End a training with the first epoch whose validation reaches a value.
+
+    Args:
+        evaluator: the validation engine.
+        metric: of the evaluator; larger is better.
+        value: that is enough.
+    """
+
+    def __init__(self, evaluator: Engine, *, metric: str, value: float) -> None:
+        self.evaluator, self.metric, self.value = evaluator, metric, value
+        self.end_epoch: int | None = None
+
+    def attach(self, trainer: Any) -> None:
+        """Follow the validations at the ends of a `ResumableTrainer`'s epochs."""
+        self._trainer, self._asked = trainer, trainer.state.max_epochs
+        self.evaluator.add_event_handler(Events.COMPLETED, self._judge)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last epoch, None while it is the planned one."""
+        return {"end_epoch": self.end_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a state; the trainer's last epoch follows."""
+        self.end_epoch = state["end_epoch"]
+        self._trainer.state.max_epochs = self.end_epoch or self._asked
+
+    def _judge(self, evaluator: Engine) -> None:
+        # Of several processes all must end together.
+        found = torch.tensor(float(evaluator.state.metrics[self.metric]), dtype=torch.float64)
+        found = float(broadcast_from_first(found))
+        if found < self.value or self.end_epoch is not None:
+            return
+        self.end_epoch = self._trainer.state.max_epochs = self._trainer.state.epoch
+        logger.info(
+            "%s is %.4g, and %.4g is enough: the training ends with epoch %d of %d",
+            *(self.metric, found, self.value, self.end_epoch, self._asked),
+        )

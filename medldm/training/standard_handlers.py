@@ -17,7 +17,7 @@ from medldm.training.early_snapshot import EarlySnapshot
 from medldm.training.handlers import CheckpointWriter, LossBar, TrainingLog
 from medldm.training.identity import TrainingIdentity
 from medldm.training.memorisation import GapWarning
-from medldm.training.patience import DecayPhase, Patience
+from medldm.training.patience import DecayPhase, Patience, Sufficiency
 from medldm.training.previews import SliceWriter
 from medldm.training.quarantine import Quarantine
 from medldm.training.resume.state_handler import TrainingStateHandler
@@ -76,9 +76,9 @@ def standard_handlers(
 
 def _follow_validations(
     writer: CheckpointWriter, config: TrainingConfig, decay: DecayPhase | None
-) -> list[EarlySnapshot | Patience]:
+) -> list[EarlySnapshot | Patience | Sufficiency]:
     """Return what draws conclusions from the validations, beside the writer: these handlers have a state."""
-    followers: list[EarlySnapshot | Patience] = []
+    followers: list[EarlySnapshot | Patience | Sufficiency] = []
     evaluator: Any = writer.evaluator
     if evaluator is None:
         return followers
@@ -94,4 +94,7 @@ def _follow_validations(
             decay=decay,
         )
         followers.append(patience)
+    enough = getattr(config, "sufficient_psnr", None)
+    if enough is not None and writer.metric == "psnr":
+        followers.append(Sufficiency(evaluator, metric="psnr", value=enough))
     return followers

@@ -69,7 +69,7 @@ DIFFERING_PARTS = {
     "augmenter": {"image_intensity"},
     "config": {"region_weights", "latent_scaling"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
-    "training::config": {"discriminator_learning_rate"},
+    "training::config": {"discriminator_learning_rate", "sufficient_psnr"},
     "decoder::config": {"adversarial_share", "adversarial_weight", "adaptive_weight"},
     "train": {"inferer"},
     "train::preprocessing": {"_target_", "schema", "text_encoder"},

@@ -14,7 +14,7 @@ from ignite.engine import Engine
 from benchmarks.tiny_trainings import LENGTH, make_first_stage, make_second_stage
 from medldm.errors import ConfigError
 from medldm.seeds import seed_everything
-from medldm.training import make_schedule
+from medldm.training import AutoencoderTrainingConfig, make_schedule
 from medldm.training.patience import DecayPhase, Patience
 from tests.rank_processes import run_on_ranks
 from tests.training.rank_trainings import load, straight_and_stopped
@@ -142,6 +142,24 @@ def test_killed_around_the_start_of_the_last_phase_it_goes_on_bit_for_bit(after:
     last.run()
     assert last.state.iteration == 4 * LENGTH
     assert differences(everything(straight), everything(last)) == []
+
+
+def test_a_sufficient_validation_ends_a_first_stage_for_good(tmp_path: Path) -> None:
+    settings = {"n_epochs": 5, "sufficient_psnr": 0.1}
+    trainer = make_first_stage(tmp_path, settings=settings)
+    trainer.run()
+    assert trainer.state.epoch == 1
+    again = make_first_stage(tmp_path, settings=settings)
+    again.run()
+    assert again.state.iteration == LENGTH and differences(everything(trainer), everything(again)) == []
+    never = make_first_stage(tmp_path / "never", settings=settings | {"n_epochs": 2, "sufficient_psnr": 500})
+    never.run()
+    assert never.state.epoch == 2
+
+
+def test_less_than_nothing_is_not_enough() -> None:
+    with pytest.raises(ConfigError, match="sufficient_psnr"):
+        AutoencoderTrainingConfig(sufficient_psnr=-1)
 
 
 @pytest.mark.slow
