@@ -10,6 +10,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from medldm.runtime.early_stop import end_command_of_monai_on_signals
+from medldm.runtime.endings import end_as_medldm_does
 from medldm.version import __version__
 
 if TYPE_CHECKING:
@@ -61,6 +63,11 @@ _HOMES = {
     "save_pretrained": "sharing.pretrained",
 }
 """The modules of the public names that are not in `networks`."""
+
+
+# `python -m monai.bundle` comes here before the first step of a workflow: most of a start-up is still ahead.
+end_command_of_monai_on_signals()
+end_as_medldm_does()
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from types import ModuleType
 
 from medldm.cli import (
@@ -26,7 +27,9 @@ from medldm.cli import (
     run,
     train,
 )
+from medldm.runtime.early_stop import ending_on_signals
 from medldm.runtime.endings import report_error
+from medldm.runtime.plain_names import ShowingFormatter, ShowingStream
 from medldm.version import __version__
 
 COMMANDS: dict[str, ModuleType] = {
@@ -38,8 +41,22 @@ COMMANDS: dict[str, ModuleType] = {
 }
 
 
+_GO_ON = ("run", "train")
+"""Commands that go on where they stopped: told to stop, they end with 75 at any moment."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code, of `report_error` where the command raises."""
+    """Run a command; returns the exit code, of `report_error` where the command raises.
+
+    Raises:
+        StoppedEarly: where SIGTERM or SIGUSR1 ends a command that goes on when it is run again.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with ending_on_signals() if words[:1] and words[0] in _GO_ON else nullcontext():
+        return _run(words)
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = _make_parser()
     options, rest = parser.parse_known_args(arguments)
     takes_rest = hasattr(options.command, "check_options")
@@ -47,13 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler and type(handler.formatter) is logging.Formatter:
+            handler.setFormatter(ShowingFormatter("%(message)s"))
     try:
         if takes_rest:
             options.command.check_options(options)
         from medldm.runtime.allocation import tune_allocation
 
         tune_allocation()
-        return int(options.command.run_command(options))
+        with redirect_stdout(ShowingStream(sys.stdout)):
+            return int(options.command.run_command(options))
     except Exception as error:
         return report_error(error)
 

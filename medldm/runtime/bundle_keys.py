@@ -6,7 +6,6 @@ given, since the component itself refuses one that it does not take.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from ast import literal_eval
@@ -16,7 +15,8 @@ from typing import Any
 
 from medldm.configs import unknown_name_message
 from medldm.errors import ConfigError
-from medldm.runtime.endings import is_command_of_monai
+from medldm.runtime.command_lines import is_command_of_monai
+from medldm.runtime.json_files import read_json
 
 RUN_ARGUMENTS = (
     *("run_id", "init_id", "final_id", "config_file", "meta_file", "logging_file", "args_file"),
@@ -99,8 +99,12 @@ def read_plain(file: str) -> Mapping[str, Any]:
     """Read a YAML or JSON file; one that is no mapping has no keys."""
     import yaml
 
-    text = Path(file).read_text(encoding="utf-8")
-    content = json.loads(text) if Path(file).suffix == ".json" else yaml.safe_load(text)
+    try:
+        is_json = Path(file).suffix == ".json"
+        content = read_json(file) if is_json else yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"{file} cannot be read as YAML ({reason}): correct it") from error
     return content if isinstance(content, Mapping) else {}
 
 

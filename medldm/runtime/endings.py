@@ -23,12 +23,15 @@ import traceback
 from types import TracebackType
 
 from medldm.errors import MedldmError, StorageError
+from medldm.runtime.command_lines import is_command_of_monai
+from medldm.runtime.early_stop import EXIT_PREEMPTED, asked_to_stop
+from medldm.runtime.plain_names import show
 
 logger = logging.getLogger(__name__)
 
-_COMMAND_LINE_OF_MONAI = "monai.bundle.__main__"
 _OF_A_WORKER = re.compile(r"\ACaught (\w+) in [^\n]* worker .*^[\w.]*\b\1: ", re.DOTALL | re.MULTILINE)
 """What PyTorch puts before the message of an error in a worker of a data loader: the worker's traceback."""
+_LAYOUT = "\n\t"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
@@ -46,18 +49,26 @@ def report_error(error: BaseException) -> int:
         error: whatever was raised.
 
     Returns:
-        The exit code to end with.
+        The exit code to end with: where SIGTERM or SIGUSR1 came before, that of what goes on when the same
+        command is run again, since the error may be what the signal left (a worker that it ended).
     """
+    code = _write_error(error)
+    return code if asked_to_stop() is None else EXIT_PREEMPTED
+
+
+def _write_error(error: BaseException) -> int:
     error = name_limit(open_wrappers(error))
     if isinstance(error, MedldmError):
         logger.debug("the traceback of what follows", exc_info=error)
         kind = "error: " if error.exit_code == 1 else ""
-        sys.stderr.write(f"{kind}{_OF_A_WORKER.sub('', str(error)).strip()}\n")
+        message = show(_OF_A_WORKER.sub("", str(error)).strip(), keep=_LAYOUT)
+        sys.stderr.write(f"{kind}{message}\n")
         return error.exit_code
-    traceback.print_exception(error)
+    sys.stderr.write(show("".join(traceback.format_exception(error)), keep=_LAYOUT))
     cause = innermost_cause(error)
     if cause is not error:
-        sys.stderr.write(f"cause: {''.join(traceback.format_exception_only(cause))}")
+        text = "".join(traceback.format_exception_only(cause))
+        sys.stderr.write(f"cause: {show(text, keep=_LAYOUT)}")
     return 1
 
 
@@ -79,12 +90,6 @@ def end_as_medldm_does() -> None:
     """Let a process that `python -m monai.bundle` began end as the module says; do nothing in any other."""
     if is_command_of_monai():
         sys.excepthook = _report_and_exit
-
-
-def is_command_of_monai() -> bool:
-    """Say whether `python -m monai.bundle` began this process."""
-    specification = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return specification is not None and specification.name == _COMMAND_LINE_OF_MONAI
 
 
 def _report_and_exit(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

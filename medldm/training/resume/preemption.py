@@ -10,11 +10,9 @@ from typing import Any
 
 from medldm.errors import MedldmError
 from medldm.runtime.distributed import all_reduce_max
+from medldm.runtime.early_stop import EXIT_PREEMPTED, asked_to_stop
 
 logger = logging.getLogger(__name__)
-
-EXIT_PREEMPTED = 75
-"""Exit code of a training that was told to stop and saved its state: run the same command again."""
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 """Exit code of a training that was stopped by Ctrl-C and saved its state."""
@@ -48,7 +46,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         """Install the handlers."""
-        self.received = None
+        self.received = asked_to_stop()
         if threading.current_thread() is not threading.main_thread():
             logger.info("not in the main thread: signals will end this training without saving it")
             return self

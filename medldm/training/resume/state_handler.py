@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from medldm.errors import ConfigError
+from medldm.errors import ConfigError, MedldmError
 from medldm.runtime.distributed import barrier, broadcast_from_first, is_main_process
 from medldm.training.batches import has_common_batch
 from medldm.training.identity import TrainingIdentity
@@ -135,6 +135,10 @@ class TrainingStateHandler:
                     self.guard.roll_back(reason)
                     self._is_rolling_back = True
                     logger.warning("back to the last saved state, with another order of the data: %s", reason)
+                except Exception as error:
+                    if self.signals.received is None or isinstance(error, MedldmError):
+                        raise
+                    raise self._stopped(self._saved_step or 0) from error
 
     def _begin(self, trainer: Any) -> None:
         sampler = sampler_of(trainer)
@@ -232,11 +236,15 @@ class TrainingStateHandler:
     def _stop(self, trainer: Any) -> None:
         self._save(trainer)
         barrier()
+        raise self._stopped(trainer.state.iteration)
+
+    def _stopped(self, step: int) -> TrainingStopped:
+        """Word the end; the signal may have ended workers too, and so be the cause of any other error."""
         name = self.signals.received.name if self.signals.received is not None else "stop"
         code = self.signals.exit_code
-        raise TrainingStopped(
-            f"{name}: the state after batch {trainer.state.iteration} is saved; run the same command again "
-            f"to go on (exit code {code})",
+        return TrainingStopped(
+            f"{name}: the state after batch {step} is saved; run the same command again to go on "
+            f"(exit code {code})",
             exit_code=code,
         )
 
