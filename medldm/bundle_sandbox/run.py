@@ -24,6 +24,7 @@ from medldm.runtime.bundle_keys import check_keys
 logger = logging.getLogger(__name__)
 
 _NOT_CHECKED = ("tracking", "workflow_name", "properties_path")
+_FILES = ("config_file", "meta_file", "logging_file")
 
 
 class CheckedWorkflow(ConfigWorkflow):
@@ -41,6 +42,7 @@ class CheckedWorkflow(ConfigWorkflow):
         final_id: key of what is run last.
         workflow_type: "train" or "infer", which of MONAI's properties it has.
         command_line: the keys and values that the user gave; its folders widen where the run may write.
+        bundle_folder: the other one where it may write; None for that of the first config.
         override: keys and their values, in the place of those of the files.
 
     Raises:
@@ -59,6 +61,7 @@ class CheckedWorkflow(ConfigWorkflow):
         final_id: str = "finalize",
         workflow_type: str | None = "train",
         command_line: dict[str, Any] | None = None,
+        bundle_folder: Path | None = None,
         **override: Any,
     ) -> None:
         BundleWorkflow.__init__(self, workflow_type=workflow_type)
@@ -68,7 +71,7 @@ class CheckedWorkflow(ConfigWorkflow):
         self._is_initialized = False
         self.parser = CheckedParser(
             folders=[file.parent for file in files],
-            roots=_output_roots(self.config_root_path, command_line or {}),
+            roots=_output_roots(bundle_folder or _bundle_of(files[0]), command_line or {}),
         )
         self.parser.read_config([str(file) for file in files])
         self.meta_file = _beside(self.config_root_path, "metadata.json") if meta_file is None else meta_file
@@ -103,6 +106,9 @@ def run_checked(run_id: str | None = None, **arguments: Any) -> None:
         arguments: config_file, meta_file, logging_file, init_id, final_id, args_file, and keys of the config
             with their values. `args_file` holds defaults of all of them.
 
+    A run may write below the bundle of the first file that the command line itself names, which is
+    `args_file` where that one names the configs; these then have to lie below it too.
+
     Raises:
         ConfigRefused: naming what is refused; nothing was run.
     """
@@ -115,7 +121,14 @@ def run_checked(run_id: str | None = None, **arguments: Any) -> None:
             raise refuse(f"--{name}", f"{given[name]!r} brings in what is not checked")
     if given.get("config_file") is None:
         raise ConfigError("no config_file: name the bundle's config, --config_file configs/train.yaml")
-    workflow = CheckedWorkflow(**given, command_line=arguments)
+    own = arguments.get("config_file")
+    named = defaults if own is None else next(iter(ensure_tuple(own)), defaults)
+    folder = _bundle_of(Path(str(named)))
+    if defaults is not None:
+        _require_below(
+            folder, defaults, {key: given.get(key) for key in _FILES if arguments.get(key) is None}
+        )
+    workflow = CheckedWorkflow(**given, command_line=arguments, bundle_folder=folder)
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -133,10 +146,26 @@ def run_command(arguments: Sequence[str], *, is_trusted: bool) -> None:
     fire.Fire(run_unchecked if is_trusted else run_checked, command=list(arguments), name="medldm run")
 
 
-def _output_roots(config_folder: Path, command_line: dict[str, Any]) -> list[Path]:
+def _bundle_of(file: Path) -> Path:
+    """Return the folder of a bundle whose config, or file of arguments, this is."""
+    folder = file.absolute().parent
+    return folder.parent if folder.name == "configs" else folder
+
+
+def _require_below(folder: Path, args_file: str, named: dict[str, Any]) -> None:
+    """Refuse files that a file of arguments names elsewhere: they are not the user's own words."""
+    for key, value in named.items():
+        for file in ensure_tuple(value):
+            if isinstance(file, str) and not Path(file).resolve().is_relative_to(folder.resolve()):
+                raise refuse(
+                    f"{args_file} {key}",
+                    f"{file!r} lies outside of {folder.resolve()}; name a file elsewhere on the command "
+                    f"line, with --{key}",
+                )
+
+
+def _output_roots(bundle: Path, command_line: dict[str, Any]) -> list[Path]:
     """Return where the run may write: the bundle's own folder, and what the command line names."""
-    folder = config_folder.absolute()
-    bundle = folder.parent if folder.name == "configs" else folder
     named = [Path(str(command_line[key])) for key in OUTPUT_KEYS if command_line.get(key) is not None]
     return list(dict.fromkeys(path.resolve() for path in (bundle, *named)))
 

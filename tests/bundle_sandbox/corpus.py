@@ -1,6 +1,7 @@
 """Hostile bundle configs: each tries to run code, to write elsewhere, or to exhaust the reader.
 
-MARK stands for a file that only a successful attack makes, OUTSIDE for a folder beyond the bundle.
+MARK stands for a file that only a successful attack makes, OUTSIDE for a folder beyond the bundle, OTHER for
+another bundle beside it.
 """
 
 from __future__ import annotations
@@ -282,4 +283,76 @@ WRITERS = {
     "link_to_a_file": writing("'@output_dir'", links={"outputs/history.jsonl": "OUTSIDE/kept.txt"}),
 }
 
-CONFIGS: dict[str, Attack] = {**TARGETS, **EXPRESSIONS, **HIDDEN, **READERS, **LOGGINGS, **WRITERS}
+_LOG = (
+    "output_dir: outputs\nbundle_root: .\n"
+    "log: {_target_: medldm.training.TrainingLog, directory: '@output_dir'}\nrun: ['@log']\n"
+)
+
+
+def args_file(text: str, names: str, *, own: str = "configs/args.yaml", **others: Any) -> Attack:
+    """Let a file of arguments name what is run, with another bundle beside the user's own."""
+    files = {
+        "configs/run.yaml": _LOG,
+        own: text,
+        "../other/configs/run.yaml": _LOG.replace("outputs", "OTHER/outputs"),
+        "../other/configs/metadata.json": "{}",
+        "../other/configs/logging.conf": LOGGING,
+    }
+    arguments = {"config_file": None, "args_file": own, **others.pop("arguments", {})}
+    return Attack(files=files, names=names, arguments=arguments, **others)
+
+
+ARGS_FILES = {
+    "args_file_foreign_config": args_file(
+        "config_file: OTHER/configs/run.yaml\n", "configs/args.yaml config_file"
+    ),
+    "args_file_foreign_config_first": args_file(
+        "config_file: [OTHER/configs/run.yaml, configs/run.yaml]\n", "configs/args.yaml config_file"
+    ),
+    "args_file_foreign_config_last": args_file(
+        "config_file: [configs/run.yaml, OTHER/configs/run.yaml]\n", "configs/args.yaml config_file"
+    ),
+    "args_file_up_the_folders": args_file(
+        "config_file: configs/../../other/configs/run.yaml\n", "configs/args.yaml config_file"
+    ),
+    "args_file_at_the_top": args_file(
+        "config_file: OTHER/configs/run.yaml\n", "args.yaml config_file", own="args.yaml"
+    ),
+    "args_file_through_a_link": args_file(
+        "config_file: configs/linked.yaml\n",
+        "configs/args.yaml config_file",
+        links={"configs/linked.yaml": "OTHER/configs/run.yaml"},
+    ),
+    "args_file_foreign_metadata": args_file(
+        "config_file: configs/run.yaml\nmeta_file: OTHER/configs/metadata.json\n",
+        "configs/args.yaml meta_file",
+    ),
+    "args_file_foreign_logging": args_file(
+        "config_file: configs/run.yaml\nlogging_file: OTHER/configs/logging.conf\n",
+        "configs/args.yaml logging_file",
+    ),
+    "args_file_foreign_output": args_file(
+        "config_file: configs/run.yaml\noutput_dir: OTHER/outputs\n", "log::directory"
+    ),
+    "args_file_foreign_root": args_file(
+        "config_file: configs/run.yaml\nbundle_root: OTHER\noutput_dir: OTHER/outputs\n", "log::directory"
+    ),
+    "args_file_beside_a_config_of_the_command_line": args_file(
+        "meta_file: OTHER/configs/metadata.json\n",
+        "configs/args.yaml meta_file",
+        arguments={"config_file": "configs/run.yaml"},
+    ),
+    "args_file_output_beside_a_config_of_the_command_line": args_file(
+        "output_dir: OTHER/outputs\n", "log::directory", arguments={"config_file": "configs/run.yaml"}
+    ),
+}
+
+CONFIGS: dict[str, Attack] = {
+    **TARGETS,
+    **EXPRESSIONS,
+    **HIDDEN,
+    **READERS,
+    **LOGGINGS,
+    **WRITERS,
+    **ARGS_FILES,
+}

@@ -18,9 +18,9 @@ Seen = dict[str, tuple[str, list[str]]]
 
 
 def fill_in(text: str, bundle: Path) -> str:
-    return text.replace("MARK", str(bundle.parent / "MARK")).replace(
-        "OUTSIDE", str(bundle.parent / "outside")
-    )
+    for word, name in (("MARK", "MARK"), ("OUTSIDE", "outside"), ("OTHER", "other")):
+        text = text.replace(word, str(bundle.parent / name))
+    return text
 
 
 def build(attack: Attack, bundle: Path) -> None:
@@ -41,7 +41,7 @@ def attack_job(attack: Attack) -> Callable[[Path], object]:
             key: fill_in(value, bundle) if isinstance(value, str) else value
             for key, value in attack.arguments.items()
         }
-        run_checked(config_file="configs/run.yaml", **arguments)
+        run_checked(**{"config_file": "configs/run.yaml", **arguments})
 
     return run
 
