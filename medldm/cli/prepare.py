@@ -20,6 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse a table with rows that match no case, or without a row for a case",
     )
+    parser.add_argument(
+        "--scalars",
+        help="columns of numbers of the table that go into cohort.json: age,sex,weight; none if not given",
+    )
     parser.add_argument("--labels", help="label table, or a preset: totalsegmentator, freesurfer")
     parser.add_argument("--priority", help="structures that win where masks overlap, strongest first: a,b,c")
     parser.add_argument("--channels", help="contrasts that become channels of one case: t1n,t2w")
@@ -75,6 +79,7 @@ def run_command(options: argparse.Namespace) -> int:
         drop_incomplete=options.drop_incomplete,
         subject_from=options.subject_from,
         strict_table=options.strict_table,
+        scalars=_names(options.scalars),
         key_file=options.key_file,
         private_list=options.private_list,
         modality=options.modality,

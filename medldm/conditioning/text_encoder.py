@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from medldm.data.cache_key import cache_key, cache_name
 from medldm.errors import ConfigError, MissingPackageError
 from medldm.files import hash_array, hash_file, write_atomically
 
@@ -57,8 +58,8 @@ class TextEncoder:
     Args:
         directory: config.json, *.safetensors and the tokenizer's files, as `save_pretrained` writes them.
         max_tokens: N, the tokens that begin and end a text included.
-        cache_dir: embeddings are kept here from run to run, under names made of hashes; None keeps them for
-            this run only.
+        cache_dir: embeddings are kept here from run to run, under names made of keyed hashes; None keeps them
+            for this run only.
 
     Raises:
         ImportError: without transformers, which the extra `text` installs.
@@ -94,6 +95,7 @@ class TextEncoder:
             )
         self.max_tokens = max_tokens
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self._cache_key: bytes | None = None
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **options)
         self.embed_dim: int = config.hidden_size
         digest = hashlib.sha256("".join(f"{name} {each}\n" for name, each in hashes.items()).encode())
@@ -165,7 +167,9 @@ class TextEncoder:
     def _read_or_compute(self, key: str, text: str) -> Tensor:
         if self.cache_dir is None:
             return self._compute(text)
-        file = self.cache_dir / f"{key}.safetensors"
+        if self._cache_key is None:
+            self._cache_key = cache_key(self.cache_dir)
+        file = self.cache_dir / f"{cache_name(key, key=self._cache_key)}.safetensors"
         if file.is_file():
             kept = _read_kept(file)
             if kept is not None and kept.ndim == 2 and kept.shape[1] == self.embed_dim:

@@ -20,11 +20,11 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from medldm.errors import CheckpointError, ConfigError
 from medldm.latent_diffusion.checkpoints import read_card, save_checkpoint
 from medldm.runtime.distributed import broadcast_from_first, is_main_process
+from medldm.training.event_files import NeutralSummaryWriter
 from medldm.training.identity import TrainingIdentity
 from medldm.training.sharding import gather_state
 
@@ -75,7 +75,7 @@ class TrainingLog:
         if not is_main_process():
             return
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.writer = SummaryWriter(str(self.directory))
+        self.writer = NeutralSummaryWriter(str(self.directory))
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._write_epoch)
         trainer.add_event_handler(Events.COMPLETED, lambda _: self.writer.close())

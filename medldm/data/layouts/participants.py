@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medldm.data.delimited_table import describe_columns, read_delimited_table, show_lines
+from medldm.data.identifying_columns import is_identifying_name, is_unique_number, is_unique_text
 from medldm.data.issues import Issue
 from medldm.errors import ConfigError
 
@@ -24,7 +25,7 @@ def read_participants(root: Path, subjects: Collection[str]) -> tuple[dict[str, 
     """Return subject -> "scalars" and "classes", and what must be said of the table.
 
     A column of numbers, or "sex" with F and M, is a scalar; a column of at most 20 texts that repeat is a
-    category; all others are left out by name.
+    category; all others are left out by name, and so is what says who somebody is, with a count.
 
     Args:
         root: folder of the data set.
@@ -46,13 +47,17 @@ def read_participants(root: Path, subjects: Collection[str]) -> tuple[dict[str, 
     lines = {_subject(row.cells): row.line for row in table.rows}
     problems = _unmatched(lines, subjects, n_rows=len(table.rows))
     entries: dict[str, dict[str, Any]] = {subject: {} for subject in rows}
-    left_out = []
+    left_out: list[str] = []
+    identifying: list[str] = []
     for column in columns:
         if column == "participant_id":
             continue
         values = {subject: text for subject, row in rows.items() if (text := _cell(row.get(column)))}
         numbers = {subject: _number(text, column) for subject, text in values.items()}
         found: Mapping[str, Any]
+        if _names_people(column, values, numbers):
+            identifying.append(column)
+            continue
         if all(number is not None for number in numbers.values()):
             kind, found = "scalars", numbers
         elif len(set(values.values())) <= min(_MOST_CATEGORIES, len(values) // 2):
@@ -65,7 +70,18 @@ def read_participants(root: Path, subjects: Collection[str]) -> tuple[dict[str, 
     if left_out:
         message = f"its columns {', '.join(left_out)} hold texts that are no categories and are left out"
         problems.append(Issue.warning("participants", FILE, message))
+    if identifying:
+        message = (
+            f"{len(identifying)} columns say by their names or values who somebody is; they are left out"
+        )
+        problems.append(Issue.warning("participants", FILE, message))
     return entries, problems
+
+
+def _names_people(column: str, values: Mapping[str, str], numbers: Mapping[str, float | None]) -> bool:
+    known = {subject: number for subject, number in numbers.items() if number is not None}
+    is_numbers = len(known) == len(values)
+    return is_identifying_name(column) or (is_unique_number(known) if is_numbers else is_unique_text(values))
 
 
 def _subject(row: Mapping[str, Any]) -> str:

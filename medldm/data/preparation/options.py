@@ -28,6 +28,8 @@ class PrepareOptions:
         subject_from: where names do not say which scans are of one subject; see `decide_subjects`.
         strict_table: refuse, before anything is converted, a subject table with a row that matches no case or
             without a row for a case; else both are said.
+        scalars: columns of numbers of the subject table that go into the cohort's list; see
+            `read_subject_table`.
         key_file: key of the subject hashes; see `load_key`.
         private_list: write which identifier stands for which file, refused ones among them, to a list that
             only its owner can read: True for private_list.json beside the key, or a file outside input and
@@ -58,6 +60,7 @@ class PrepareOptions:
     drop_incomplete: bool = False
     subject_from: str | None = None
     strict_table: bool = False
+    scalars: tuple[str, ...] = ()
     key_file: str | Path | None = None
     private_list: bool | str | Path = False
     modality: str | None = None

@@ -80,7 +80,7 @@ def prepare(
     source_root = Path(input_dir).expanduser()
     if not source_root.exists():
         raise MissingFileError("the input folder does not exist; check the path")
-    subjects, labels = read_subject_table(table), read_label_table(options.labels)
+    subjects, labels = read_subject_table(table, scalars=options.scalars), read_label_table(options.labels)
     key = load_key(options.key_file, forbidden=(source_root, Path(output_dir).expanduser()))
     private_list = open_private_list(
         options.private_list,

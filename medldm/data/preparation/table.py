@@ -18,10 +18,12 @@ from medldm.data.delimited_table import (
     read_delimited_table,
     show_lines,
 )
+from medldm.data.identifying_columns import is_identifying_name, is_unique_number, is_unique_text
 from medldm.data.identity import check_identifier
 from medldm.data.partly_labelled import STRUCTURES_IN_MAP
 from medldm.data.splits import SPLITS
 from medldm.errors import ConfigError
+from medldm.runtime.plain_names import name_problem, show
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class SubjectTable:
         return next((self.rows[name] for name in names if name in self.rows), None)
 
 
-def read_subject_table(path: str | Path | None) -> SubjectTable:
+def read_subject_table(path: str | Path | None, *, scalars: Sequence[str] = ()) -> SubjectTable:
     """Read a table whose cells are separated by tab, semicolon or comma.
 
     Columns: "source" matches the DICOM PatientID, the folder, the file name or its stem; "subject" is the
@@ -83,15 +85,21 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
     are then numbered in alphabetical order); "class:<name>", further categories, whose texts are kept;
     "text"; "split" ("training", "validation" or "test"); "label", the label map of the source, where names
     do not say which it is; "structures_in_map", the structures that this map covers, separated by | ; or ",",
-    see `medldm.data.partly_labelled`. Every other column whose values are numbers is a scalar; "sex" may hold
-    F (0) and M (1); between semicolons or tabs, "60,5" is a number. Empty cells, "NA" and "nan" are absent
-    values. Other columns are left out, with a note.
+    see `medldm.data.partly_labelled`. Of the other columns, which a cohort's list would hand on, those alone
+    are taken that the user names, as `scalars`: they hold numbers; "sex" may hold F (0) and M (1); between
+    semicolons or tabs, "60,5" is a number. Empty cells, "NA" and "nan" are absent values. The others are left
+    out, with a note. A column that says who somebody is, by its name or because it differs in every subject,
+    is refused (`medldm.data.identifying_columns`).
 
     BIDS's "participant_id" and "subject_id" may stand for "subject"; "patient_id", "case", "case_id", "file",
     "filename" and "image" for "source".
 
+    Args:
+        path: of the table; None for none.
+        scalars: columns of numbers to take.
+
     Raises:
-        ConfigError: naming the line; never the value, which may be a name.
+        ConfigError: naming the line or the column; never the value, which may be a name.
     """
     if path is None:
         return SubjectTable()
@@ -106,7 +114,8 @@ def read_subject_table(path: str | Path | None) -> SubjectTable:
     lines = [TableRow(line=row.line, cells={k: _cell(v) for k, v in row.cells.items()}) for row in table.rows]
     named = [name for name in table.columns if name.startswith(CLASS_PREFIX)]
     classes = _class_numbers([row.cells.get("class", "") for row in lines])
-    numbers, left_out = _scalar_columns(table, lines, passed={*RESERVED, *second_names})
+    _refuse_names(lines, named)
+    numbers, left_out = _scalar_columns(table, lines, wanted=scalars, passed={*RESERVED, *second_names})
     is_bids = "source" not in read.columns and any(_plain(name) == BIDS_SUBJECT for name in read.columns)
     rows: dict[str, SubjectRow] = {}
     cells: dict[str, TableRow] = {}
@@ -185,6 +194,9 @@ def _row_of(
     entry: dict[str, Any] = {}
     if text := cells.get("class"):
         entry["class"] = classes[text] if classes else int(text)
+    for text in (cells[name] for name in ("class", *named) if cells.get(name)):
+        if (problem := name_problem(text)) is not None:
+            raise ConfigError(f"a category in line {line} of the subject table {problem}; rename it")
     if categories := {name.removeprefix(CLASS_PREFIX): cells[name] for name in named if cells[name]}:
         entry["classes"] = categories
     if text := cells.get("text"):
@@ -212,36 +224,80 @@ def _class_numbers(texts: Sequence[str]) -> dict[str, int]:
     return {text: number for number, text in enumerate(present)}
 
 
+def _row_name(row: TableRow) -> str:
+    return row.cells.get("subject") or row.cells.get("source", "")
+
+
+def _refuse_names(rows: Sequence[TableRow], named: Sequence[str]) -> None:
+    """Refuse categories that are another one in every subject, or whose column says that they name people."""
+    for column in ("class", *named):
+        texts = {_row_name(row): row.cells[column] for row in rows if row.cells.get(column)}
+        if is_identifying_name(column.removeprefix(CLASS_PREFIX)) or is_unique_text(texts):
+            raise ConfigError(
+                f'the column "{column}" of the subject table names people, not categories: leave it out'
+            )
+
+
 def _scalar_columns(
-    table: DelimitedTable, rows: Sequence[TableRow], *, passed: set[str]
+    table: DelimitedTable, rows: Sequence[TableRow], *, wanted: Sequence[str], passed: set[str]
 ) -> tuple[dict[str, dict[str, float]], list[str]]:
-    """Return each column of numbers with the number of each of its texts, and notes on the others."""
-    scalars: dict[str, dict[str, float]] = {}
+    """Return each wanted column with the number of each of its texts, and notes on the others."""
+    others = [name for name in table.columns if name not in passed and not name.startswith(CLASS_PREFIX)]
+    for name in wanted:
+        if name not in others:
+            known = describe_columns(others, wanted=wanted)
+            raise ConfigError(f"the subject table has no column {show(name)!r} for the scalars; {known}")
+    left_out = [place for place, name in enumerate(table.columns, 1) if name in others and name not in wanted]
     notes = []
-    for number, name in enumerate(table.columns, start=1):
-        if name in passed or name.startswith(CLASS_PREFIX):
-            continue
-        texts = {row.cells[name] for row in rows} - {""}
-        values = {text: _number(text, name, separator=table.separator) for text in texts}
-        known = {text: value for text, value in values.items() if value is not None}
-        has_two_marks = (
-            table.separator != ","
-            and any("," in text for text in texts)
-            and any("." in text for text in texts)
+    if left_out:
+        shown = f"column {left_out[0]} is" if len(left_out) == 1 else f"columns {_list(left_out)} are"
+        notes.append(
+            f"{shown} left out; name columns of numbers that are to be handed on with --scalars NAME,NAME, "
+            "those of categories class:NAME, that of reports text"
         )
-        if has_two_marks and len(known) == len(texts):
-            notes.append(
-                f"column {number} has numbers with a comma and numbers with a point and was left out; "
-                "write all with a point"
-            )
-        elif len(known) == len(texts):
-            scalars[name] = known
-        else:
-            notes.append(
-                f"column {number} holds texts that are no numbers and was left out; name it class, "
-                "class:<name> or text, or encode it as numbers"
-            )
+    scalars = {}
+    for name in wanted:
+        place = f"column {table.columns.index(name) + 1} of the subject table"
+        scalars[name] = _read_numbers(table, rows, name=name, where=place)
     return scalars, notes
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:20])) + (", ..." if len(numbers) > 20 else "")
+
+
+def _read_numbers(
+    table: DelimitedTable, rows: Sequence[TableRow], *, name: str, where: str
+) -> dict[str, float]:
+    """Return the number of each text of a column.
+
+    Raises:
+        ConfigError: where they are no numbers, or say who somebody is.
+    """
+    if is_identifying_name(name):
+        raise ConfigError(
+            f"{where} says by its name who somebody is ({show(name)!r}): it is not handed on; leave it out "
+            "of scalars, or rename it if it does not"
+        )
+    texts = {row.cells[name] for row in rows} - {""}
+    values = {text: _number(text, name, separator=table.separator) for text in texts}
+    known = {text: value for text, value in values.items() if value is not None}
+    if table.separator != "," and any("," in text for text in texts) and any("." in text for text in texts):
+        raise ConfigError(
+            f"{where} has numbers with a comma and numbers with a point; write all with a point"
+        )
+    if len(known) < len(texts):
+        lines = [row.line for row in rows if row.cells[name] and row.cells[name] not in known]
+        raise ConfigError(
+            f"{where} holds texts that are no numbers ({show_lines(lines)}): name it class:<name> or text, "
+            "or encode it as numbers"
+        )
+    if is_unique_number({_row_name(row): known[row.cells[name]] for row in rows if row.cells[name]}):
+        raise ConfigError(
+            f"{where} holds another whole number in every subject, as a record number or a date is: it is "
+            "not handed on; leave it out of scalars, or write what is measured with its decimals"
+        )
+    return known
 
 
 def _number(text: str, column: str, *, separator: str) -> float | None:

@@ -119,6 +119,7 @@ def test_table_gives_identifiers_classes_texts_scalars_and_split(
         "p2\tS-02\tCN\tNA\t\tmale\ty\tvalidation\n"
         "p3\tS-03\tAD\tfine\t60\tM\tz\ttraining\n"
     )
+    options = changed(options, scalars=("age", "sex"))
     prepare(tmp_path / "in", tmp_path / "out", table=table, options=options)
     listed = json.loads((tmp_path / "out" / "cohort.json").read_text())
     assert listed["classes"] == {"AD": 0, "CN": 1}
