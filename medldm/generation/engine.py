@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from medldm.conditioning import Conditions, open_text_encoder
 from medldm.configs import read_switch
+from medldm.files import hash_file
 from medldm.generation.files import SyntheticWriter
 from medldm.generation.rejection import QualityGate, RejectionResult, sample_with_rejection
 from medldm.generation.request_notes import (
@@ -44,7 +45,7 @@ from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.networks.downsampling import latent_size
 from medldm.runtime.devices import choose_device
-from medldm.runtime.distributed import barrier, is_main_process, items_of_rank
+from medldm.runtime.distributed import barrier, is_main_process, items_of_rank, require_same, world_size
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler, describe_texture
 from medldm.transforms.body_mask import set_outside
@@ -138,6 +139,7 @@ class GenerationEvaluator(SupervisedEvaluator):
         requests = [dataset[position] for position in range(len(dataset))]
         self.indices = [request["index"] for request in requests]
         self.writer.refuse_existing(self.indices)
+        self._require_same(requests)
         self.notes = self._note(dataset, requests, unconditional=unconditional)
         for request in requests:
             self.preparer.check(request)
@@ -165,6 +167,23 @@ class GenerationEvaluator(SupervisedEvaluator):
             *note_missing(requests, names),
         ]
         return self._log_notes(notes)
+
+    def _require_same(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Compare what is made among processes."""
+        if world_size() == 1:
+            return
+        files = {str(request.get("label")) for request in requests}
+        hashes = {file: hash_file(file) for file in files if Path(file).is_file()}
+        sampling = getattr(self.draw, "sampling", None)
+        require_same(
+            {
+                "the weights": self.weights_sha256,
+                "the requests": [
+                    {**request, "label": hashes.get(str(request.get("label")))} for request in requests
+                ],
+                "the settings of the sampling": None if sampling is None else sampling.to_dict(),
+            }
+        )
 
     @staticmethod
     def _log_notes(notes: Sequence[RequestNote]) -> tuple[RequestNote, ...]:

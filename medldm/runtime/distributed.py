@@ -5,10 +5,12 @@ A rank is the number of a process, from 0. The rows of a batch that it works on 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -132,6 +134,7 @@ def gather_rows(
     """
     if world_size() == 1:
         return np.stack(list(compute(items)))
+    require_same({"how many cases there are": len(items)})
     rows, error = [], None
     try:
         rows = list(compute(items_of_rank(items)))
@@ -153,6 +156,75 @@ def barrier() -> None:
     """Return when every process has come here."""
     if world_size() > 1:
         dist.all_reduce(torch.zeros(1))
+
+
+def require_same(stated: Mapping[str, Any]) -> None:
+    """Refuse to go on where processes do not work on the same; a single process may.
+
+    Copies of a cohort that differ from machine to machine would be mixed in silence.
+
+    Args:
+        stated: name -> plain values that can be written as JSON, with the same names in every process.
+
+    Raises:
+        DistributedError: in every process, naming what differs and the processes that differ from the first.
+    """
+    if not is_distributed() or world_size() == 1:
+        return
+    digests = [_digest_words([name, value]) for name, value in stated.items()]
+    # The list of names first: with other names, tables of other sizes would be exchanged.
+    names = _gather_words([_digest_words(list(stated))])
+    others = [other for other in range(world_size()) if not torch.equal(names[other], names[0])]
+    if others:
+        raise DistributedError(
+            f"processes {others} do other work than process 0: start the same command with the same version "
+            "in all of them"
+        )
+    found = _gather_words(digests)
+    differing = {
+        name: [rank for rank, rows in enumerate(found) if not torch.equal(rows[place], found[0][place])]
+        for place, name in enumerate(stated)
+    }
+    wrong = [f"{name} (processes {ranks})" for name, ranks in differing.items() if ranks]
+    if wrong:
+        raise DistributedError(
+            f"the {world_size()} processes do not work on the same: {', '.join(wrong)} differ from those of "
+            "process 0. Give all of them the same files, best on a file system that all share, and the same "
+            "command"
+        )
+
+
+def require_close(values: Tensor, *, name: str) -> None:
+    """Refuse to go on where processes begin with other numbers, rounding aside.
+
+    Args:
+        values: of the same shape in every process.
+        name: of them, for the error.
+
+    Raises:
+        DistributedError: in every process.
+    """
+    if not is_distributed() or world_size() == 1:
+        return
+    first = broadcast_from_first(values)
+    is_other = not torch.allclose(values, first, rtol=1e-3, atol=1e-5, equal_nan=True)
+    if bool(all_reduce_any(torch.tensor(is_other))):
+        raise DistributedError(
+            f"the {world_size()} processes do not begin with the same: {name} differ. Give all of them the "
+            "same files and the same command"
+        )
+
+
+def _digest_words(value: Any) -> list[int]:
+    text = json.dumps(value, sort_keys=True, default=str)
+    return np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.int64).tolist()
+
+
+def _gather_words(rows: Sequence[Sequence[int]]) -> list[Tensor]:
+    own = torch.tensor(rows, dtype=torch.int64)
+    found = [torch.zeros_like(own) for _ in range(world_size())]
+    dist.all_gather(found, own)
+    return found
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:

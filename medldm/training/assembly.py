@@ -154,6 +154,7 @@ def build_autoencoder_training(
         fits_linear_path=fits_linear_path,
         start=None if start is None else start.identity,
     )
+    identity.require_same(autoencoder=network)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
     decay = _last_phase(config, n_batches=len(loader))
     average = average_weights(network, config.ema_decay, length=config.ema_length)
@@ -265,6 +266,7 @@ def build_diffusion_training(
         space=model.space,
         start=None if start is None else start.identity,
     )
+    identity.require_same(denoiser=model.denoiser)
     of_modes = config.edm_spread == "modes"
     measure_latent_statistics(model, training_set, scaling=config.latent_scaling, of_modes=of_modes)
     _check_augmentation(model, training_set)

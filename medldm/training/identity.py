@@ -26,9 +26,11 @@ from medldm.data.partly_labelled import STRUCTURES_IN_MAP
 from medldm.data.split_record import CONTENT
 from medldm.files import hash_array, hash_file
 from medldm.latent_diffusion.checkpoints import hash_weights
+from medldm.runtime.distributed import require_close, require_same, world_size
 from medldm.training.precision import choose_precision
 from medldm.training.volumes import ConditionValuesd, raw_condition
 from medldm.transforms import LoadVolumed
+from medldm.version import __version__
 
 MAY_CHANGE = {
     "n_epochs": "a training can be made longer or shorter; the log says so",
@@ -50,6 +52,7 @@ NOT_CONTENT = ("id", "subject", CONTENT)
 
 _DIGITS = 16
 _DEEPEST = 12
+_PROBED = 16
 _LONGEST_PATH = 4096
 
 
@@ -93,6 +96,42 @@ class TrainingIdentity:
             values[f"{name} cases"] = hash_cases(dataset)
             values |= flatten(describe(steps_of(dataset)), f"{name} transforms")
         return values
+
+    def require_same(self, **networks: nn.Module) -> None:
+        """Compare this training among processes, before its first batch.
+
+        Args:
+            networks: whose weights are trained, by name.
+
+        Raises:
+            DistributedError: in every process, naming what differs.
+        """
+        if world_size() == 1:
+            return
+        cases = {name for name in self.values if name.endswith(" cases")}
+        weights = {name for name in self.values if name.endswith(" weights")}
+        space = {name for name in self.values if name == "space" or name.startswith("space.")}
+        kept = {**self._run.to_dict(), **self._config.to_dict()}
+        of_machine = ("output_dir", "num_workers", "autoencoder_path", "perceptual_weights")
+        groups = {
+            "cases": cases,
+            "weights": weights,
+            "space": space,
+            "settings": self.values.keys() - cases - weights - space,
+        }
+        stated: dict[str, Any] = {
+            f"the {group}": {name: self.values[name] for name in sorted(names)}
+            for group, names in groups.items()
+        }
+        may_change = [name for name in kept if name in MAY_CHANGE and name not in of_machine]
+        stated["the length and how to save"] = [[name, describe(kept[name])] for name in may_change]
+        stated["the versions of medldm and torch"] = [__version__, torch.__version__]
+        for name, network in networks.items():
+            shapes = {each: list(value.shape) for each, value in network.state_dict().items()}
+            stated[f"the weights of the {name}"] = shapes
+        require_same(stated)
+        for name, network in networks.items():
+            require_close(_probe(network), name=f"the weights of the {name}")
 
     @functools.cached_property
     def digest(self) -> str:
@@ -216,6 +255,12 @@ def _content_of(value: Any) -> Any:
         return [_content_of(item) for item in value]
     is_text = isinstance(value, (str, Path)) and len(str(value)) < _LONGEST_PATH
     return hash_file(value) if is_text and Path(value).is_file() else describe(value)
+
+
+def _probe(network: nn.Module) -> Tensor:
+    """Return the first values of each weight; other kinds of CPU may draw them with other last bits."""
+    found = [value.detach().flatten()[:_PROBED].float().cpu() for value in network.state_dict().values()]
+    return torch.cat(found)
 
 
 def _hash_frozen(module: nn.Module) -> str:

@@ -22,7 +22,7 @@ from medldm.conditioning.values import EncodesText, blank_value, condition_value
 from medldm.configs import read_switch
 from medldm.data.checks import require_sound
 from medldm.data.cohort import Cohort, read_cohort, with_whole_maps
-from medldm.data.contents import with_contents
+from medldm.data.contents import require_same_cohort, with_contents
 from medldm.data.labels import LabelSchema
 from medldm.data.measured_scalars import with_measured_scalars
 from medldm.data.partly_labelled import STRUCTURES_IN_MAP, unknown_structures
@@ -275,6 +275,7 @@ def open_cohort(
         CohortError: naming each file, what is wrong and what to do.
         CheckpointError: where the channels are not those of the first stage.
         ConfigError: where the first stage was trained on cases that are held out here.
+        DistributedError: where the processes of one training have copies that differ.
     """
     if autoencoder_path is not None:
         channels = agree_on_channels(autoencoder_path, channels)
@@ -290,6 +291,7 @@ def open_cohort(
     )
     require_sound(cohort)
     cohort = with_contents(with_measured_scalars(cohort))
+    require_same_cohort(cohort)
     if require_labels:
         cohort = with_whole_maps(cohort)
     if autoencoder_path is not None:

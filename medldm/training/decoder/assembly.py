@@ -87,6 +87,7 @@ def build_decoder_training(
     )
     if run.output_dir is not None:
         identity.values  # noqa: B018 (what it is now, before a batch changes the decoder)
+    identity.require_same(decoder=model.autoencoder)
     sampler = LatentDiffusionSampler(model, diffusion)
     measured_on = training_set if validation_set is None else validation_set
     measure = functools.partial(
