@@ -9,7 +9,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -210,6 +210,33 @@ def require_space(folder: Path, n_bytes: int) -> None:
         raise StorageError(
             f"the disk of {folder} has {free / 1e6:.1f} MB free; {(n_bytes + _SPARE_BYTES) / 1e6:.1f} MB are "
             "needed: free some space, or choose another output folder"
+        )
+
+
+def require_writable(folder: str | Path, *, parts: Iterable[str] = ()) -> None:
+    """Refuse an output folder that cannot be written into, before the work; nothing is made.
+
+    Args:
+        folder: which may not be there yet; it may be a link itself, as the user named it.
+        parts: folders in it that are written into; a link in the place of one leads elsewhere.
+
+    Raises:
+        StorageError: naming what stands in the way.
+    """
+    path = Path(folder).absolute()
+    for part in (path / each for each in parts):
+        if part.is_symlink():
+            raise StorageError(
+                f"{part} is a link: what is written would land in {part.resolve()}; remove it, or choose "
+                "that place as the output"
+            )
+    present = next((each for each in (path, *path.parents) if each.exists() or each.is_symlink()), path)
+    if not present.is_dir():
+        raise StorageError(f"{present} is no folder, so that {path} cannot be one: choose another output")
+    if not os.access(present, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"{present} cannot be written into (permissions, or a file system that is read-only): choose "
+            "another output"
         )
 
 

@@ -20,7 +20,7 @@ from medldm.editing.regions import blend_region, dilate_region, feather_weights
 from medldm.editing.request import EditRequest
 from medldm.editing.stored_images import read_stored_image, require_same_grid
 from medldm.errors import CheckpointError, ConfigError, OutputExistsError
-from medldm.files import hash_array, write_atomically
+from medldm.files import hash_array, require_writable, write_atomically
 from medldm.generation.files import LabelGrid
 from medldm.generation.request_notes import note_missing
 from medldm.generation.requests import RequestPreparer
@@ -82,6 +82,7 @@ class Editor:
         self.intensity = require_one_channel(self.space, what="editing")
         self.change = request.change(self.schema)
         overwrite = read_switch(overwrite, name="overwrite")
+        require_writable(self.output_dir, parts=("images", "labels", "sidecars"))
         if self._file("images", ".nii.gz").exists() and not overwrite:
             raise OutputExistsError(
                 f"an image {request.name!r} exists in {self.output_dir}: choose another name or "

@@ -25,7 +25,7 @@ from medldm.data.issues import Issue
 from medldm.data.labels import LabelSchema
 from medldm.data.preparation.labels import LabelTable
 from medldm.errors import ConfigError, OutputExistsError
-from medldm.files import write_atomically
+from medldm.files import require_writable, write_atomically
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.transforms import (
     CentreCropOrPad,
@@ -189,7 +189,12 @@ class SyntheticWriter:
         return [own.with_name(f"{self._name(index)}_{ending}.nii.gz") for ending in self.endings] or [own]
 
     def refuse_existing(self, indices: Sequence[int]) -> None:
-        """Refuse to replace volumes unless `overwrite` is set, and to mix them with those of others."""
+        """Refuse to replace volumes unless `overwrite` is set, and to mix them with those of others.
+
+        Raises:
+            StorageError: where the folder cannot be written into, or a link in it leads elsewhere.
+        """
+        require_writable(self.output_dir, parts=("images", "labels", "sidecars"))
         self._refuse_other_channels()
         existing = [file for index in indices for file in self.files_of(index) if file.exists()]
         if existing and not self.overwrite:

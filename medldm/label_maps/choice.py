@@ -10,6 +10,7 @@ from typing import Any
 from medldm.configs import read_switch
 from medldm.data.cohort import Cohort, count_unlabelled
 from medldm.errors import ConfigError
+from medldm.files import require_writable
 from medldm.generation.requests import list_label_maps
 from medldm.label_maps.generation import generate_paired_label_maps
 from medldm.latent_diffusion.model import LatentDiffusionModel
@@ -158,6 +159,7 @@ def draw_for_images(
     """
     if checkpoint is None or not num_samples:
         raise ConfigError("labels 'synthetic' needs labelmap_checkpoint and num_samples: give both")
+    require_writable(output_dir, parts=(DRAWN_FOLDER,))
     return generate_paired_label_maps(
         checkpoint,
         Path(output_dir) / DRAWN_FOLDER,

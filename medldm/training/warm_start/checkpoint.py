@@ -20,9 +20,10 @@ from torch import Tensor
 
 from medldm.configs import read_switch
 from medldm.errors import CheckpointError, ConfigError
-from medldm.files import hash_file, write_atomically
+from medldm.files import hash_file, require_writable, write_atomically
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.runtime.distributed import is_main_process
+from medldm.runtime.json_files import read_json
 from medldm.training.resume.state_folders import StateFolders
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,11 @@ def open_start(
 
     Raises:
         CheckpointError: if the file is missing, damaged or of another kind.
+        StorageError: if the output cannot be written into.
         ConfigError: if `names` or `allow_other_intensity` is not what it should be, or given without a file.
     """
+    if output_dir is not None:
+        require_writable(output_dir)
     table = _read_table(names)
     allows = read_switch(allow_other_intensity, name="allow_other_intensity")
     if start_from is None:
@@ -146,7 +150,7 @@ def _read_record(states: Path, start_from: str) -> dict[str, Any] | None:
     if not StateFolders(states).steps():
         return None
     try:
-        record = json.loads((states / RECORD).read_text(encoding="utf-8"))
+        record = read_json(states / RECORD)
         own, given = record["file_sha256"], record["given"]
         is_known = isinstance(record["card"], dict) and isinstance(own, str)
     except (OSError, ValueError, KeyError, TypeError):
