@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Make the package and print what is in it."""
-    from medldm.errors import MissingFileError
+    from medldm.errors import ConfigError, MissingFileError
     from medldm.sharing.package import PackageConfig, package_model
 
     if options.notes is not None and not Path(options.notes).is_file():
@@ -63,7 +63,10 @@ def run_command(options: argparse.Namespace) -> int:
             *("torchscript", "max_file_mb"),
         )
     }
-    notes = "" if options.notes is None else Path(options.notes).read_text(encoding="utf-8").strip()
+    try:
+        notes = "" if options.notes is None else Path(options.notes).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the notes {options.notes} are not in UTF-8: save them so") from error
     package = package_model(options.checkpoint, options.output_dir, PackageConfig(notes=notes, **own))
     sys.stdout.write(package.table() + "\n")
     return 0

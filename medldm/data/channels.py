@@ -16,6 +16,7 @@ from typing import Any
 from medldm.configs import unknown_name_message
 from medldm.data.issues import Issue
 from medldm.errors import ConfigError
+from medldm.runtime.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def read_channels_file(root: Path, *, issues: list[Issue]) -> tuple[tuple[str, .
     if not file.is_file():
         return (), ()
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         names = read_channel_names(content)
         if not names:
             raise ConfigError('it names no channels; {"channels": ["t1n", "t1c"]} is needed')

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from medldm.errors import ConfigError
+from medldm.runtime.plain_names import name_problem
 
 SEPARATORS = ("\t", ";", ",")
 _HINT = re.compile(r'"?sep=(.)"?')
@@ -63,7 +64,8 @@ class DelimitedTable:
 def read_delimited_table(path: str | Path, *, name: str, wanted: Collection[str] = ()) -> DelimitedTable:
     """Read a table whose cells are separated by tab, semicolon or comma, as its header line says.
 
-    A byte order mark, quotes, empty lines and Excel's "sep=;" are understood.
+    A byte order mark, quotes, empty lines and Excel's "sep=;" are understood. A name of a column that cannot
+    be shown is refused, and so is a table in another encoding: it is not guessed which.
 
     Args:
         path: the file, UTF-8 or, with its byte order mark, UTF-16.
@@ -83,6 +85,13 @@ def read_delimited_table(path: str | Path, *, name: str, wanted: Collection[str]
         separator = hint.group(1) if hint else _separator_of(header, wanted=wanted)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         lines = [(reader.line_num + n_skipped, [cell.strip() for cell in row]) for row in reader]
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        byte = error.object[error.start]
+        raise ConfigError(
+            f"{name} {path.name} is not in UTF-8 (line {line} holds the byte 0x{byte:02x}, as Latin-1 and "
+            "Windows-1252 have it); save it as CSV in UTF-8"
+        ) from None
     except (OSError, UnicodeError, csv.Error) as error:
         raise ConfigError(
             f"{name} {path.name} cannot be read ({type(error).__name__}); a CSV or TSV file in UTF-8 is "
@@ -121,6 +130,9 @@ def _checked_columns(cells: Sequence[str], *, name: str) -> tuple[str, ...]:
     if repeated := {column for column in columns if column and columns.count(column) > 1}:
         places = [number for number, column in enumerate(columns, start=1) if column in repeated]
         raise ConfigError(f"{name} has two columns of one name ({places}); rename one")
+    for number, column in enumerate(columns, start=1):
+        if column and (problem := name_problem(column)) is not None:
+            raise ConfigError(f"the name of column {number} of {name} {problem}; rename it")
     return tuple(column or f"column {number}" for number, column in enumerate(columns, start=1))
 
 

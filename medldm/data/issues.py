@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medldm.errors import MedldmError
+from medldm.runtime.plain_names import show
 
 Severity = Literal["error", "warning"]
 
@@ -26,6 +27,11 @@ class Issue:
     check: str
     file: str
     message: str
+
+    def __post_init__(self) -> None:
+        # One line each, whatever stands in the names of files.
+        for name in ("file", "message"):
+            object.__setattr__(self, name, show(getattr(self, name)))
 
     @classmethod
     def error(cls, check: str, file: str, message: str) -> Issue:

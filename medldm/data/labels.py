@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,9 +14,12 @@ import torch
 from medldm.data.mirror import check_pairs, find_pairs
 from medldm.data.partly_labelled import PARTLY_LABELLED, read_partly_labelled
 from medldm.errors import ConfigError
+from medldm.runtime.json_files import read_json
+from medldm.runtime.plain_names import check_plain_name, show
 from medldm.transforms.errors import VoxelValueError
 
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+_VALUE = re.compile(r"-?(?:0|[1-9][0-9]{0,11})")
 _MIRROR = "mirror"
 
 
@@ -86,6 +88,10 @@ class LabelSchema:
 
     def __post_init__(self) -> None:
         structures = {_as_value(value): _as_name(name, value) for value, name in self.structures.items()}
+        if len(structures) < len(self.structures):
+            raise ConfigError(
+                f"label values {sorted(map(str, self.structures))} name one value twice; keep one"
+            )
         if not structures:
             raise ConfigError("a label schema needs at least one structure, such as {1: 'hippocampus'}")
         names = list(structures.values())
@@ -213,9 +219,11 @@ class LabelSchema:
         colours: dict[int, str] = {}
         codes: dict[int, Code] = {}
         for key, entry in values.items():
-            if str(key).strip() == "0":
+            if str(key) == "0":
                 continue
             value = _as_value(key)
+            if value in structures:
+                raise ConfigError(f"label value {value} is there twice; keep one")
             if not isinstance(entry, Mapping):
                 structures[value] = entry
                 continue
@@ -250,11 +258,11 @@ def read_label_schema(path: str | Path) -> LabelSchema:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if not isinstance(content, dict):
             raise ConfigError('an object such as {"1": "hippocampus"} is needed')
         return LabelSchema.from_dict(content)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"{path.name} is no label schema: {error}") from error
 
 
@@ -268,10 +276,13 @@ def unknown_values_reason(unknown: tuple[int, ...], schema: LabelSchema) -> str:
 
 
 def _as_value(value: object) -> int:
-    try:
-        number = int(str(value))
-    except ValueError:
-        raise ConfigError(f"label value {value!r} is not an integer") from None
+    text = str(value)
+    # One way to write a number: else "1" and "01" are two entries for one value, and one wins in silence.
+    if not _VALUE.fullmatch(text):
+        is_number = text.strip().lstrip("+-").isdigit()
+        hint = "; write it in plain digits, without zeros, signs or blanks before it" if is_number else ""
+        raise ConfigError(f"label value {show(text[:40])!r} is not an integer{hint}")
+    number = int(text)
     if not 0 < number <= 2**24:
         raise ConfigError(f"label value {number} must lie in 1 to {2**24}; 0 is the background")
     return number
@@ -280,4 +291,4 @@ def _as_value(value: object) -> int:
 def _as_name(name: object, value: object) -> str:
     if not isinstance(name, str) or not name.strip():
         raise ConfigError(f"structure {value} has the name {name!r}; a text is needed")
-    return name.strip()
+    return check_plain_name(name.strip(), what=f"structure {value}")

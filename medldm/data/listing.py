@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medldm.data.case_checks import VOLUME_KEYS, volume_files
+from medldm.data.case_names import check_case_names
 from medldm.data.case_subjects import settle_subjects
 from medldm.data.channels import join_channels, order_by_name, read_channel_names, read_channels_file
 from medldm.data.dicom.scan import is_dicom_tree
@@ -23,6 +23,7 @@ from medldm.data.splits import SPLITS
 from medldm.data.unlisted import find_unlisted
 from medldm.errors import ConfigError
 from medldm.files import is_clutter
+from medldm.runtime.json_files import JsonError, read_json
 from medldm.transforms.foreign_formats import foreign_format
 from medldm.transforms.readers import VOLUME_SUFFIXES, volume_stem, volume_suffix
 
@@ -92,6 +93,7 @@ def read_lists(
         cases = _read_folders(path, endings=endings, issues=issues, require_labels=require_labels)
         found = Listing(root=path, lists={"training": cases}, channels=channels)
     every_case = [case for cases in found.lists.values() for case in cases]
+    check_case_names(every_case, issues=issues)
     settle_subjects(every_case, found.root, doubts=doubts, issues=issues)
     return found
 
@@ -210,13 +212,13 @@ def _read_datalist(
     listing: Path, *, issues: list[Issue], require_labels: bool
 ) -> tuple[tuple[str, ...], dict[str, list[Case]]]:
     try:
-        content = json.loads(listing.read_text(encoding="utf-8"))
+        content = read_json(listing)
         channels = read_channel_names(content)
+    except JsonError as error:
+        issues.append(Issue.error("datalist", listing.name, str(error)))
+        return (), {"training": []}
     except ConfigError as error:
         issues.append(Issue.error("channel", listing.name, str(error)))
-        return (), {"training": []}
-    except ValueError as error:
-        issues.append(Issue.error("datalist", listing.name, f"it is not JSON ({error}); write it again"))
         return (), {"training": []}
     if not isinstance(content, Mapping) or not all(
         isinstance(content.get(split, []), list) for split in SPLITS

@@ -7,6 +7,7 @@ inference stand in the common report alone.
 
 from __future__ import annotations
 
+import functools
 import html
 import logging
 from collections.abc import Mapping
@@ -70,11 +71,12 @@ def evaluate_channels(
             channel=place,
         )
         reports[name] = make_report(results, own)
-        write_report(output_dir / FOLDER / name, reports[name], make_page(reports[name], results, own))
+        draw = functools.partial(make_page, reports[name], results, own)
+        write_report(output_dir / FOLDER / name, reports[name], draw)
     of_model = collect_model_results(cohorts, results.sets, config=config, resources=resources)
     report = join_reports({**reports, ALL: make_report(of_model, config)}, config)
-    page = render_report(report, plots={}, viewer=_links(reports), n_real_shown=0)
-    write_report(output_dir, report, page)
+    draw = functools.partial(render_report, report, plots={}, viewer=_links(reports), n_real_shown=0)
+    write_report(output_dir, report, draw)
     return report
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from medldm.data.cohort import Cohort
+from medldm.data.contents import require_same_cohort, with_contents
 from medldm.errors import MedldmError
 from medldm.evaluation.cases.channels import align_channels
 from medldm.evaluation.cases.reading import Cohorts, open_cohort
 from medldm.evaluation.cases.unseen import require_unseen
+from medldm.evaluation.channel_reports import FOLDER as CHANNELS_FOLDER
 from medldm.evaluation.channel_reports import evaluate_channels
 from medldm.evaluation.collect import collect_results
 from medldm.evaluation.config import EvaluationConfig
@@ -19,7 +21,9 @@ from medldm.evaluation.report.files import write_report
 from medldm.evaluation.report.page import make_page
 from medldm.evaluation.resources import EvaluationResources
 from medldm.evaluation.sections.metric_result import SECTIONS
+from medldm.files import require_writable
 from medldm.latent_diffusion.recorded_split import split_of
+from medldm.runtime.distributed import world_size
 
 EXIT_NOT_COMPUTED = 3
 """Exit code where a figure could not be computed."""
@@ -64,15 +68,19 @@ def evaluate(
     """
     config = config or EvaluationConfig()
     output_dir = Path(output_dir)
+    require_writable(output_dir, parts=(CHANNELS_FOLDER,))
     output_dir.mkdir(parents=True, exist_ok=True)
     cohorts = align_channels(Cohorts(*(open_cohort(each) for each in (real_train, real_test, synthetic))))
+    if world_size() > 1:
+        for each, what in zip(cohorts, ("training set", "test set", "synthetic set"), strict=True):
+            require_same_cohort(with_contents(each), what=what)
     if resources is not None and resources.model is not None:
         cohorts = require_unseen(cohorts, split_of(resources.model))
     if len(cohorts.synthetic.channels) > 1:
         return evaluate_channels(cohorts, output_dir, config, resources=resources)
     results = collect_results(cohorts, config=config, resources=resources)
     report = make_report(results, config)
-    write_report(output_dir, report, make_page(report, results, config))
+    write_report(output_dir, report, lambda: make_page(report, results, config))
     return report
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from medldm.generation.files import FileGrid, LabelGrid
 from medldm.generation.request_notes import MORE_ANATOMIES, Geometry, RequestNote, note_turns
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import require_volume_space
+from medldm.runtime.json_files import read_json
 from medldm.transforms import IntensityMapping, LoadVolume
 from medldm.transforms.load import loaded_grid_difference, share_grid
 from medldm.transforms.readers import volume_suffix
@@ -124,7 +124,7 @@ def _content_of(source: Values | Sequence[Values] | str | Path | None) -> Any:
     if not isinstance(source, str | Path):
         return source
     try:
-        return json.loads(Path(source).read_text(encoding="utf-8"))
+        return read_json(source)
     except (OSError, ValueError) as error:
         raise ConfigError(f"conditions: {Path(str(source)).name} is no JSON file ({error})") from error
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from medldm.errors import CheckpointError, ConfigError, MissingFileError
 from medldm.latent_diffusion.torch_archives import check_tensors, is_archive, load_archive
+from medldm.runtime.json_files import read_json
 
 SECTIONS = ("state_dict", "model_state_dict", "model", "network", "net")
 """Keys under which a file has its weights, whatever the network."""
@@ -67,10 +67,10 @@ def read_arguments(path: str | Path, *, definitions: tuple[str, ...] = ()) -> di
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise MissingFileError(f"no arguments at {path}: correct the path") from error
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise ConfigError(f"{path} is not JSON ({type(error).__name__}): give {{name: value}}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}: a mapping of arguments is needed")

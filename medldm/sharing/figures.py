@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medldm.errors import ConfigError, MissingFileError
+from medldm.runtime.json_files import read_json
 
 NOT_MEASURED = "not measured"
 WANTED = (
@@ -63,7 +63,7 @@ def read_report(path: str | Path, *, weights_sha256: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise MissingFileError(f"no report at {path}: medldm evaluate --checkpoint writes report.json")
     try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
+        report = read_json(path)
         found = report["model_sha256"]
         _ = [each["key"] for each in report["figures"]]
     except (ValueError, KeyError, TypeError) as error:

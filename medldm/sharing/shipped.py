@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medldm.configs import unknown_name_message
 from medldm.errors import ConfigError, MissingFileError
+from medldm.runtime.json_files import read_json
 
 BUNDLES_DIR = Path(__file__).parents[1] / "bundles"
 """Of the installed package."""
@@ -70,7 +70,7 @@ class Bundle:
         """
         file = self.path / "configs" / "metadata.json"
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file} cannot be read ({error}): restore it") from error
         if not isinstance(content, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import Counter
@@ -22,6 +21,7 @@ from medldm.data.file_info_cache import gather_file_info
 from medldm.data.labels import Code, LabelSchema
 from medldm.data.listing import Case
 from medldm.errors import ConfigError
+from medldm.runtime.json_files import read_json
 from medldm.transforms.readers import volume_suffix
 
 logger = logging.getLogger(__name__)
@@ -210,11 +210,9 @@ def _read_sidecar(cohort: Cohort, case: Case) -> Mapping[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, name=f"sidecars/{file.name}")
     except ValueError as error:
-        raise ConfigError(
-            f"sidecars/{file.name} is not JSON ({error}); write it again or remove it"
-        ) from error
+        raise ConfigError(f"{error}, or remove it") from error
     return content if isinstance(content, Mapping) else {}
 
 

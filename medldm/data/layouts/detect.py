@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from medldm.data.layouts.freesurfer import is_freesurfer, read_freesurfer
 from medldm.data.layouts.msd import DATASET_FILE, read_folders, read_msd
 from medldm.data.layouts.nnunet import is_nnunet, read_nnunet
 from medldm.data.layouts.records import Layout
+from medldm.runtime.json_files import read_json
 
 
 def read_layout(root: Path) -> Layout | None:
@@ -58,7 +58,7 @@ def _read_undeclared(root: Path) -> Layout:
 
 def _read_dataset_file(path: Path) -> Mapping[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, Mapping) else None

@@ -10,6 +10,7 @@ from typing import Any
 
 from medldm.errors import MedldmError
 from medldm.files import remove_leftovers, write_atomically
+from medldm.runtime.json_files import read_json
 
 RECORDS = ".prepare"
 
@@ -126,12 +127,12 @@ def read_records(root: Path) -> dict[str, CaseRecord]:
     records: dict[str, CaseRecord] = {}
     for path in sorted(inside(root, RECORDS).glob("*.json")):
         try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            content: dict[str, Any] = read_json(path)
             values: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
             }
             record = CaseRecord(**values)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, AttributeError):
             continue
         if record.id == path.stem:
             records[record.source] = record

@@ -123,7 +123,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         content = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
         if content["what"] == _WHAT and isinstance(content["outputs"], dict):
             return content["outputs"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ConfigError(
         "the file named as private list exists and is none, or is damaged; it is left as it is: choose "

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from medldm.data.labels import LabelSchema
+from medldm.evaluation.report.drawing import save_figure
 from medldm.files import atomic_file
 
 Case = tuple[npt.ArrayLike, npt.ArrayLike, Sequence[float]]
@@ -78,7 +79,7 @@ def draw_overview(
     colours = _choose_colours([labels for _, cases in blocks for _, labels, _ in cases], schema=schema)
     figure = _draw_figure(blocks, colours=colours, schema=schema, title=title)
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+        save_figure(figure, temporary)
     return Path(path)
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure as Canvas
 
 from medldm.evaluation.metrics.anatomy import AnatomyTable
 from medldm.evaluation.metrics.checks import Floats
+from medldm.evaluation.report.drawing import save_figure
 from medldm.evaluation.sections.few_cases import FewCases
 from medldm.evaluation.sections.metric_result import MetricResult
 from medldm.evaluation.sections.usefulness import Usefulness
@@ -41,7 +42,7 @@ MAX_STRUCTURES = 12
 def to_data_uri(canvas: Canvas) -> str:
     """Return a drawn figure as a PNG in a data URI."""
     buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", metadata={"Software": None})
+    save_figure(canvas, buffer)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
