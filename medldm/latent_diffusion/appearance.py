@@ -62,7 +62,8 @@ def measure_appearance(latents: Iterable[Tensor], n_components: int) -> tuple[Te
 def appearance_of(latents: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
     """Return what standardised latents (B, C, x, y, z) look like, (B, n_components) float32."""
     statistics = torch.stack([channel_statistics(sample.float()) for sample in latents])
-    return (statistics - mean.float()) @ basis.float().T
+    # Added up here, not by a matrix product, which autocast would round.
+    return ((statistics - mean.float())[:, None] * basis.float()).sum(2)
 
 
 def draw_appearance(basis: Tensor, seeds: Sequence[int]) -> Tensor:

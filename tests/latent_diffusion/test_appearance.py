@@ -56,6 +56,14 @@ def test_what_is_told_of_a_cohort_has_mean_0_sd_1_and_no_correlation() -> None:
     )
 
 
+def test_a_training_in_bfloat16_is_told_the_same() -> None:
+    cases = torch.stack(make_cohort()).float()
+    measured = measure_appearance(cases, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = appearance_of(cases, *measured)
+    torch.testing.assert_close(rounded, appearance_of(cases, *measured), atol=1e-5, rtol=1e-5)
+
+
 def test_components_are_those_of_the_covariance_the_largest_first() -> None:
     cases = make_cohort()
     _, basis = measure_appearance(cases, 3)
