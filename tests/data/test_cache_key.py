@@ -46,7 +46,7 @@ def test_a_key_that_is_none_is_replaced(tmp_path: Path, spoil: str) -> None:
 
 def test_a_patient_number_in_a_path_is_not_recovered(make_cohort, monkeypatch, tmp_path) -> None:
     """Who has the cache and hashes all numbers finds nothing; under the key the same guess finds it."""
-    cohort = make_cohort(1, name="patient_0042")
+    cohort = make_cohort(names=["case_0"]).rename(tmp_path / "patient_0042")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     file = str(cohort / "images" / "case_0.nii.gz")
     known = gather_file_info([(file, False)], root=cohort)

@@ -218,7 +218,7 @@ def test_full_check_is_remembered_until_a_file_changes(
 def test_damaged_cache_is_passed_over(make_cohort: MakeCohort, tmp_path: Path) -> None:
     root = make_cohort()
     found(root)
-    (store,) = (tmp_path / "cache").iterdir()
+    (store,) = (tmp_path / "cache").glob("cohort-*.json")
     for content in ("{", "[]", '{"a": 3}', '{"a": ["b", {"shape": 3}]}'):
         store.write_text(content)
         assert found(root) == []
@@ -226,7 +226,7 @@ def test_damaged_cache_is_passed_over(make_cohort: MakeCohort, tmp_path: Path) -
 
 def test_cache_holds_no_names(make_cohort: MakeCohort, tmp_path: Path) -> None:
     found(make_cohort(names=["Doe_Jane", "Roe_John"]))
-    (store,) = (tmp_path / "cache").iterdir()
+    (store,) = (tmp_path / "cache").glob("cohort-*.json")
     content = store.name + store.read_text()
     assert "Doe" not in content and "cohort/" not in content
 
