@@ -106,6 +106,14 @@ class ShowingStream(io.TextIOBase):
         """Flush the stream."""
         self._stream.flush()
 
+    def isatty(self) -> bool:
+        """Say whether the stream is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the stream's descriptor."""
+        return self._stream.fileno()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
