@@ -89,8 +89,8 @@ def read_delimited_table(path: str | Path, *, name: str, wanted: Collection[str]
         line = error.object[: error.start].count(b"\n") + 1
         byte = error.object[error.start]
         raise ConfigError(
-            f"{name} {path.name} cannot be read (UnicodeDecodeError in line {line}: the byte 0x{byte:02x}, as "
-            "Latin-1 and Windows-1252 have it); a CSV or TSV file in UTF-8 is needed"
+            f"{name} {path.name} cannot be read (UnicodeDecodeError in line {line}: the byte 0x{byte:02x}, "
+            "as Latin-1 and Windows-1252 have it); a CSV or TSV file in UTF-8 is needed"
         ) from None
     except (OSError, UnicodeError, csv.Error) as error:
         raise ConfigError(
