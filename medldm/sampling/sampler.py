@@ -288,10 +288,8 @@ class LatentDiffusionSampler:
         told = SamplingConditions(self.denoiser.conditioning, given)
 
         def predict(x: Tensor, times: Tensor, passes: Passes) -> Tensor:
-            like = (
-                {} if appearance is None else {"appearance": appearance.repeat(len(x) // len(appearance), 1)}
-            )
-            return self.denoiser.predict(x, times, told.in_passes(passes, x), **like)
+            like = None if appearance is None else appearance.repeat(len(x) // len(appearance), 1)
+            return self.denoiser.predict(x, times, told.in_passes(passes, x), appearance=like)
 
         return diffusion.guided_denoiser(
             predict,

@@ -19,4 +19,4 @@ class NeutralSummaryWriter(SummaryWriter):
         # TensorBoard has no setting for it; the writer that it makes here asks for the name once.
         neutral = SimpleNamespace(gethostname=lambda: NEUTRAL_HOST)
         with patch.object(event_file_writer, "socket", neutral):
-            return super()._get_file_writer()  # type: ignore[no-untyped-call]
+            return super()._get_file_writer()

@@ -193,8 +193,8 @@ class Sufficiency:
 
     def _judge(self, evaluator: Engine) -> None:
         # Of several processes all must end together.
-        found = torch.tensor(float(evaluator.state.metrics[self.metric]), dtype=torch.float64)
-        found = float(broadcast_from_first(found))
+        value = torch.tensor(float(evaluator.state.metrics[self.metric]), dtype=torch.float64)
+        found = float(broadcast_from_first(value))
         if found < self.value or self.end_epoch is not None:
             return
         self.end_epoch = self._trainer.state.max_epochs = self._trainer.state.epoch
