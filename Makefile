@@ -50,7 +50,7 @@ demo: $(STAMP)
 	$(BIN)/medldm demo --output-dir $(OUTPUT)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,6 +16,8 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
+# The commands that tests start compute with one thread too: more would wait for cores that others use.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Flushing guards against a power cut, which no test plays; what a killed process wrote is there without it.
 # It took half the time of a tiny training. `test_files.py` looks at when files are flushed.
 os.fsync = lambda handle: None

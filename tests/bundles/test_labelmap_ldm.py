@@ -87,11 +87,13 @@ def test_the_page_s_commands_lead_from_a_cohort_to_new_label_maps(make_cohort, t
         "run --config_file configs/inference.yaml": {"num_steps": 2, "seed": 7, "conditions": conditions},
         "verify_net_in_out": {"down_channels": [4, 8], "n_groups": 4},
     }
+    assert len(commands_of_the_page()) >= 5
     for command in commands_of_the_page():
         own = [knobs(**settings) for name, settings in small.items() if name in command]
         words = [*shlex.split(command)[1:], *(own[0] if own else [])]
         result = run_python(words, cwd=tmp_path)
         assert result.returncode == 0, f"{command}\n{result.stderr[-3000:]}"
+        assert result.stdout or result.stderr, f"{command} said nothing"
     check_maps(tmp_path / "outputs", conditions)
     check_workflows(cohort, tmp_path / "outputs")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -9,8 +10,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel  # noqa: F401  (as torch and scipy: imported before the forks, which share them)
 import pytest
-import torch  # noqa: F401  (imported before the forks, which share it)
+import scipy.fft  # noqa: F401
+import torch  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNCHANGED = "unchanged"
@@ -254,7 +257,7 @@ def copy_package(folder: Path, mutant: Mutant | None) -> None:
 def run_tests(folder: Path, mutant: Mutant | None) -> int:
     """Run the quick tests of the mutant's module (of all for None) against a copy, in a fork of this process.
 
-    The fork shares the imported torch, which would cost most of the time. It must not have imported medldm.
+    The fork shares the imported libraries, which would cost most of the time; it must not know medldm.
 
     Returns:
         pytest's exit status: 0 all passed, 1 a test failed.
@@ -283,6 +286,9 @@ def run_tests(folder: Path, mutant: Mutant | None) -> int:
 def main(folder: Path) -> None:
     """Run all mutants and the unchanged copy; write {name: exit status} to results.json in the folder."""
     results = {}
+    # Else each fork visits, and so copies, all that was imported.
+    gc.collect()
+    gc.freeze()
     for mutant in [None, *MUTANTS]:
         name = mutant.name if mutant else UNCHANGED
         (folder / name).mkdir()
