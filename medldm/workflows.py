@@ -154,6 +154,20 @@ def init_distributed(*, device: str = "auto", timeout_minutes: float = 30.0) -> 
     distributed.init_distributed(device=device, timeout_minutes=timeout_minutes)
 
 
+def initialise_distributed_run(
+    *, required_packages: Mapping[str, str], seed: int, device: str, timeout_minutes: float
+) -> None:
+    """Begin a workflow in each of the processes that torchrun started; what `multi_gpu.yaml` begins with.
+
+    Raises:
+        ConfigError: for a key that the config does not have, or a time that is none.
+        DeviceError: as `medldm.runtime.distributed.init_distributed`.
+        MissingPackageError: listing every package that is missing or too old.
+    """
+    init_distributed(device=device, timeout_minutes=timeout_minutes)
+    initialise_run(required_packages=required_packages, seed=seed)
+
+
 def check_required_packages(required: Mapping[str, str]) -> None:
     """Refuse to run with packages older than a bundle asks for; MONAI reads these versions but checks none.
 

@@ -13,7 +13,9 @@ _MEDLDM = {
         ConditioningConfig LatentDiffusionConfig LatentDiffusionModel LatentDiffusionSampler LatentUNet
         LatentUNetConfig PatchDiscriminator UNet VAE VAEConfig VQVAE VQVAEConfig
         """,
-    "medldm.workflows": "initialise_run init_distributed run_generation run_training",
+    "medldm.workflows": """
+        init_distributed initialise_distributed_run initialise_run run_generation run_training
+        """,
     "medldm.runtime.devices": "choose_device",
     "medldm.data.cohort": "count_channels",
     "medldm.evaluation.cases.reading": "GridConfig split_cohort",
@@ -45,7 +47,7 @@ _MEDLDM = {
     "medldm.training": """
         AutoencoderLoss AutoencoderLossConfig AutoencoderTrainingConfig GuardedTransforms Quarantine
         TextureFitting
-        build_autoencoder_training build_diffusion_training case_transforms choose_augmentation
+        build_autoencoder_training build_diffusion_training case_transforms check_sharding choose_augmentation
         choose_autoencoder choose_denoiser choose_frozen choose_rates conditioning_of count_epochs
         measure_space open_cohort open_start plan_autoencoder_start plan_denoiser_start trainer_of
         volume_transforms

@@ -22,13 +22,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medldm.errors import MedldmError
+from medldm.errors import ConfigError, MedldmError
 from medldm.runtime.batch_shard import BatchShard
 from medldm.runtime.devices import DeviceError, choose_device
 
 logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+_LONGEST_MINUTES = 100_000
+"""Ten weeks; beyond some centuries the clock of torch.distributed overflows."""
 
 
 class DistributedError(MedldmError, RuntimeError):
@@ -46,8 +48,14 @@ def init_distributed(*, device: str = "auto", timeout_minutes: float = 30.0) -> 
         timeout_minutes: that a process waits for another before the run ends.
 
     Raises:
+        ConfigError: if the time is none.
         DeviceError: if there are fewer GPUs than processes, or the device is one GPU for all.
     """
+    is_number = isinstance(timeout_minutes, (int, float)) and not isinstance(timeout_minutes, bool)
+    if not is_number or not 0 < timeout_minutes <= _LONGEST_MINUTES:
+        raise ConfigError(
+            f"timeout_minutes is {timeout_minutes!r}: minutes above 0, {_LONGEST_MINUTES} at most, are needed"
+        )
     if not is_launched() or is_distributed():
         return
     on_gpus = choose_device(device).type == "cuda"

@@ -30,6 +30,7 @@ from medldm.training.previews import SampleWriter, SliceWriter
 from medldm.training.quarantine import GuardedTransforms, Quarantine
 from medldm.training.resume.divergence import DivergenceConfig
 from medldm.training.resume.state_handler import TrainingStateHandler
+from medldm.training.sharding import check_sharding
 from medldm.training.texture import TextureFitting
 from medldm.training.texture_fit import fit_texture
 from medldm.training.trainer import LatentDiffusionTrainer
@@ -75,6 +76,7 @@ __all__ = [
     "build_diffusion_training",
     "cache_latents",
     "case_transforms",
+    "check_sharding",
     "choose_augmentation",
     "choose_autoencoder",
     "choose_denoiser",

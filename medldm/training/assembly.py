@@ -45,7 +45,7 @@ from medldm.training.previews import SampleWriter, SliceWriter
 from medldm.training.quarantine import Quarantine
 from medldm.training.region_weights import resolve_region_weights
 from medldm.training.resume.resumable_trainer import ResumableTrainer
-from medldm.training.sharding import share_denoiser
+from medldm.training.sharding import check_sharding, share_denoiser
 from medldm.training.standard_handlers import TrainingConfig, standard_handlers
 from medldm.training.warm_start.adapters import add_adapters, describe_merged
 from medldm.training.warm_start.freezing import freeze_parts, trained_weights
@@ -249,7 +249,7 @@ def build_diffusion_training(
         start.apply(model.denoiser)
         model.lineage[DENOISER] = start.ancestors
     freeze_parts(model.denoiser, config.freeze)
-    _check_adapters(config, sharding)
+    check_sharding(sharding, config)
     add_adapters(model.denoiser, config.adapter_rank, freeze=config.freeze, seed=config.seed)
     restart_noise(config.seed)
     device = model.latent_shift.device
@@ -335,15 +335,6 @@ def _require_gradient(network: VAE | VQVAE, loss: FirstStageLoss) -> None:
         raise ConfigError(
             f"adaptive_weight is {loss.adaptive_weight:g}, which measures the gradient of the decoder, but "
             "freeze names the decoder: set adaptive_weight to 0"
-        )
-
-
-def _check_adapters(config: LatentDiffusionConfig, sharding: str) -> None:
-    """Refuse adapters with what cannot deal their weights out."""
-    if config.adapter_rank is not None and sharding != "ddp":
-        raise ConfigError(
-            f"adapter_rank is {config.adapter_rank} and sharding {sharding!r}: adapters are small, "
-            "set sharding to ddp"
         )
 
 

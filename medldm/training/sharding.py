@@ -25,11 +25,31 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 
 from medldm.errors import ConfigError
+from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.model import ConditionalDenoiser
 from medldm.networks.kernels.cached_weights import clear_cached_weights
 from medldm.runtime.distributed import all_reduce_sum, data_parallel, is_main_process, world_size
 
 SHARDINGS = ("ddp", "fsdp")
+
+
+def check_sharding(sharding: str, config: LatentDiffusionConfig) -> None:
+    """Refuse what cannot be shared, before a volume is read.
+
+    Args:
+        sharding: as of `share_denoiser`.
+        config: of the training.
+
+    Raises:
+        ConfigError: if `sharding` is unknown, or cannot deal the weights of adapters out.
+    """
+    if sharding not in SHARDINGS:
+        raise ConfigError(f"sharding is {sharding!r}: choose from {list(SHARDINGS)}")
+    if config.adapter_rank is not None and sharding != "ddp":
+        raise ConfigError(
+            f"adapter_rank is {config.adapter_rank} and sharding {sharding!r}: adapters are small, "
+            "set sharding to ddp"
+        )
 
 
 def share_denoiser(
