@@ -144,7 +144,9 @@ class Editor:
         grid = LabelGrid(file, self.space, multiple=preparer.multiple, table=preparer.label_table)
         labels = grid.file_labels().astype(np.int64)
         self.schema.check(np.unique(labels), file)
-        return labels
+        # What the present map does not cover was taken out of it: where it is still there, nothing changed.
+        present = self.grid.file_labels()
+        return np.where((present != self.before) & (labels == present), self.before, labels)
 
     def _with_labels(self, conditions: Conditions | None) -> Conditions:
         labels = self.grid.to_network_grid(

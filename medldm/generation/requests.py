@@ -28,6 +28,7 @@ from medldm.data.preparation.labels import LabelTable, read_label_table
 from medldm.errors import CheckpointError, ConfigError, MissingFileError
 from medldm.files import hash_array, is_clutter
 from medldm.generation.files import FileGrid, LabelGrid
+from medldm.generation.listed_maps import LISTED, ListedMap
 from medldm.generation.request_notes import MORE_ANATOMIES, Geometry, RequestNote, note_turns
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.volume_space import require_volume_space
@@ -47,7 +48,8 @@ class GenerationDataset(Dataset[dict[str, Any]]):
     Args:
         num_samples: volumes to make; None for one of each label map, or of each entry of `conditions`.
         first_index: index of the first volume; `--seed 7 --first_index 3` makes the fourth volume of seed 7.
-        labels: files of the label maps, used in turn; None for a model without that condition.
+        labels: files of the label maps, used in turn; None for a model without that condition. A `ListedMap`
+            says which structures it covers.
         conditions: values of the other conditions by name, {"age": 61, "sex": "F", "text": "...", "image":
             file}; for all volumes, or a list used in turn, or the JSON file of either.
     """
@@ -57,7 +59,7 @@ class GenerationDataset(Dataset[dict[str, Any]]):
         *,
         num_samples: int | None,
         first_index: int = 0,
-        labels: Sequence[str] | None = None,
+        labels: Sequence[str | ListedMap] | None = None,
         conditions: Values | Sequence[Values] | str | Path | None = None,
     ) -> None:
         self.labels = list(labels or [])
@@ -80,7 +82,10 @@ class GenerationDataset(Dataset[dict[str, Any]]):
         index = self.first_index + position
         request: dict[str, Any] = {"index": index, "conditions": {}}
         if self.labels:
-            request["label"] = self.labels[index % len(self.labels)]
+            label = self.labels[index % len(self.labels)]
+            request["label"] = label.path if isinstance(label, ListedMap) else label
+            if isinstance(label, ListedMap):
+                request[LISTED] = label
         if self.conditions:
             request["conditions"] = dict(self.conditions[index % len(self.conditions)])
         return request
@@ -172,7 +177,8 @@ class RequestPreparer:
         text_encoder: for the condition "text".
         label_table: how values of the label maps become the model's; None leaves them.
         structures_in_map: names of the structures that the label maps cover; the others are unknown. None
-            takes a structure for unknown where a map lacks it and not all maps of the training covered it.
+            goes by what the cohort says of its map, see `ListedMap`, and takes a structure of which it says
+            nothing for unknown where a map lacks it and not all maps of the training covered it.
 
     Attributes:
         geometries: spacing and voxels of each label map that was checked, by its file.
@@ -197,7 +203,7 @@ class RequestPreparer:
         if structures_in_map is not None:
             self.structures_in_map = read_structures_in_map(structures_in_map, structures)
         self.schema = self._make_schema() if structures else None
-        self._sound_labels: set[str] = set()
+        self._sound_labels: set[tuple[str, ListedMap | None]] = set()
         self.geometries: dict[str, Geometry] = {}
 
     def check(self, request: Mapping[str, Any]) -> None:
@@ -216,7 +222,9 @@ class RequestPreparer:
         self.encoder.check(Conditions({name: value[None] for name, value in values.items()}))
         if "image" in request["conditions"]:
             LoadVolume()(str(request["conditions"]["image"]))
-        if "label" in request and self.schema is not None and request["label"] not in self._sound_labels:
+        listed: ListedMap | None = request.get(LISTED)
+        label = (request.get("label"), listed)
+        if "label" in request and self.schema is not None and label not in self._sound_labels:
             volume = LoadVolume(is_label=True)(request["label"])
             spacing, size = (tuple(each) for each in (volume.pixdim.tolist(), volume.shape[1:]))
             self.geometries[request["label"]] = (spacing, size)
@@ -224,14 +232,15 @@ class RequestPreparer:
             labels = labels if self.label_table is None else self.label_table.apply(labels)
             found = np.unique(labels)
             self.schema.check(found, request["label"])
-            covered = self._covered(found)
+            covered = self._covered(found, listed)
+            self._declare(listed, covered)
             self.encoder.check_unknown(unknown_structures(covered, self.schema.structures)[None])
             if hidden := [name for name in self._drawn(found) if name not in covered]:
                 logger.warning(
                     "%s holds %s, which structures_in_map does not name: taken out of it",
                     *(Path(request["label"]).name, ", ".join(hidden)),
                 )
-            self._sound_labels.add(request["label"])
+            self._sound_labels.add((request["label"], listed))
 
     def prepare(self, request: Mapping[str, Any]) -> PreparedRequest:
         """Load the volumes of a request and make its tensors."""
@@ -246,7 +255,7 @@ class RequestPreparer:
                 request["label"], self.space, multiple=self.multiple, table=self.label_table
             )
             labels, grid = label_grid.file_labels(), label_grid
-            covered = self._covered(np.unique(labels))
+            covered = self._covered(np.unique(labels), request.get(LISTED))
             mask = unknown_structures(covered, self.schema.structures)[None]
             indices = self.schema.index_map(label_grid.prepared)[None]
             values["label_map"] = hide_structures(indices, mask)
@@ -281,12 +290,27 @@ class RequestPreparer:
             partly |= set(structures.values()) - set(self.structures_in_map)
         return LabelSchema(structures=structures, partly_labelled=sorted(partly))
 
-    def _covered(self, values: Iterable[int]) -> tuple[str, ...]:
+    def _covered(self, values: Iterable[int], listed: ListedMap | None) -> tuple[str, ...]:
         """Return the structures that a map with these values covers."""
         if self.structures_in_map is not None:
             return self.structures_in_map
         found = (int(value) for value in values)
-        return covered_structures(found, self.config.structures, self.config.partly_labelled)
+        own = covered_structures(found, self.config.structures, self.config.partly_labelled)
+        return own if listed is None else listed.covered(own, self.config, table=self.label_table)
+
+    def _declare(self, listed: ListedMap | None, covered: Sequence[str]) -> None:
+        """Let the schema that is written name what a map of the cohort leaves open, and say what is not."""
+        if listed is None or self.schema is None or self.structures_in_map is not None:
+            return
+        unknown = set(self.config.structure_names) - set(covered)
+        partly = sorted({*self.schema.may_be_unknown, *unknown})
+        self.schema = LabelSchema(structures=self.config.structures, partly_labelled=partly)
+        if beyond := listed.beyond(self.config, table=self.label_table):
+            logger.warning(
+                "%s does not cover %s, of which this model's training never said so: taken as the map has "
+                "it; train with structure_dropout, or give maps that cover it",
+                *(Path(listed.path).name, ", ".join(beyond)),
+            )
 
     def _drawn(self, values: Iterable[int]) -> list[str]:
         names = self.config.structures

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medldm.configs import read_switch
 from medldm.data.cohort import Cohort, count_unlabelled
+from medldm.data.partly_labelled import STRUCTURES_IN_MAP
 from medldm.errors import ConfigError
 from medldm.files import require_writable
+from medldm.generation.listed_maps import ListedMap
 from medldm.generation.requests import list_label_maps
 from medldm.label_maps.generation import generate_paired_label_maps
 from medldm.latent_diffusion.model import LatentDiffusionModel
@@ -35,7 +37,7 @@ def choose_label_maps(
     labels: str | None = None,
     unconditional: bool = False,
     drawing: Mapping[str, Any] | None = None,
-) -> list[str] | None:
+) -> Sequence[str | ListedMap] | None:
     """Return the label maps to condition on.
 
     Args:
@@ -52,7 +54,8 @@ def choose_label_maps(
         drawing: for "synthetic", the arguments of `draw_for_images`.
 
     Returns:
-        Files, or None for a model without that condition.
+        Files, with the structures that they cover where the cohort says it; None for a model without that
+        condition.
 
     Raises:
         ConfigError: if `labels` is none of the choices, more than one choice is made, the model has no such
@@ -104,7 +107,7 @@ def _check_choice(
         raise ConfigError(f"{' and '.join(unused)}: no maps are drawn, set labels to {SYNTHETIC!r}")
 
 
-def _maps_of_cohort(cohort: Cohort, *, is_training: bool) -> list[str]:
+def _maps_of_cohort(cohort: Cohort, *, is_training: bool) -> list[str | ListedMap]:
     """Return the label maps of the held-out or the training cases, and say which have none."""
     name = (
         "training"
@@ -114,7 +117,12 @@ def _maps_of_cohort(cohort: Cohort, *, is_training: bool) -> list[str]:
         else "validation"
     )
     cases = cohort.splits[name]
-    files = [case["label"] for case in cases if "label" in case]
+    structures = {} if cohort.schema is None else dict(cohort.schema.structures)
+    files: list[str | ListedMap] = [
+        ListedMap.of_case(case, structures) if STRUCTURES_IN_MAP in case else case["label"]
+        for case in cases
+        if "label" in case
+    ]
     if not files:
         raise ConfigError(
             f"the cohort has {len(cases)} {name} cases, none with a label map: give label_dir, set labels to "

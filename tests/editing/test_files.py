@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 
 import medldm
 from medldm import LatentDiffusionConfig, LatentDiffusionSampler
@@ -310,3 +311,32 @@ def test_a_model_of_several_channels_is_refused(make_model, case, tmp_path) -> N
             sampling=FEW,
         )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("bundle", ["mri_label_ldm", "ct_label_ldm"])
+def test_the_workflow_takes_maps_of_some_structures(bundle) -> None:
+    content = yaml.safe_load((BUNDLE.parent / bundle / "configs" / "edit.yaml").read_text())
+    assert content["structures_in_map"] is None
+    assert content["editor"]["preparer"]["structures_in_map"] == "@structures_in_map"
+
+
+def test_what_the_maps_do_not_cover_is_unknown_and_no_change(make_model, case, tmp_path) -> None:
+    """The present map and the new one both hold a core; neither is said to cover it."""
+    before = stored(case["label"])
+    after = before.copy()
+    corner = (slice(0, 3),) * 3
+    after[corner] = 1
+    new_label = tmp_path / "new.nii.gz"
+    nib.save(nib.Nifti1Image(after, nib.load(case["label"]).affine), new_label)
+    model = make_model(("label_map",), structure_dropout=0.2)
+    editor = Editor(
+        EditRequest.from_dict(case | {"new_label": str(new_label)}),
+        LatentDiffusionSampler(model, LatentDiffusionConfig()),
+        preparer=RequestPreparer(model, structures_in_map=["shell"]),
+        output_dir=tmp_path / "out",
+        sampling=FEW,
+    )
+    changed = editor.before != editor.after
+    assert changed[corner].all() and changed.sum() == 27
+    assert editor.conditions.unknown["label_map"].tolist() == [[False, True]]
+    assert not (editor.after == 5).any()
