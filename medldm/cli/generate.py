@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +13,7 @@ from medldm.errors import ConfigError
 
 if TYPE_CHECKING:
     from medldm.generation.engine import GenerationEvaluator
+    from medldm.sampling.config import SamplingConfig
 
 HELP = "make synthetic volumes with a trained model"
 DRAWN_SAMPLES = 4
@@ -94,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Make the volumes."""
-    from medldm.generation.engine import SamplingConfig, set_up_generation
+    from medldm.generation.engine import set_up_generation
     from medldm.sharing.sources import find_source
 
     source = find_source(options.checkpoint)
@@ -117,13 +119,7 @@ def run_command(options: argparse.Namespace) -> int:
         structures_in_map=options.structures_in_map,
         conditions=options.conditions,
         text_encoder=options.text_encoder,
-        sampling=SamplingConfig(
-            seed=options.seed,
-            guidance_scale=options.guidance_scale,
-            preset=options.preset,
-            num_steps=options.num_steps,
-            texture=options.texture,
-        ),
+        sampling=_read_sampling(options),
         overwrite=options.overwrite,
         channel_endings=options.channel_endings,
         device=options.device,
@@ -155,7 +151,6 @@ def _draw_overview(evaluator: GenerationEvaluator) -> Path:
 def _make_label_maps(options: argparse.Namespace, checkpoint: Path) -> int:
     """Make label maps with a bundle of them."""
     from medldm.label_maps.generation import generate_label_maps
-    from medldm.sampling.config import SamplingConfig
 
     files = generate_label_maps(
         checkpoint,
@@ -163,17 +158,20 @@ def _make_label_maps(options: argparse.Namespace, checkpoint: Path) -> int:
         num_samples=options.num_samples or DRAWN_SAMPLES,
         first_index=options.first_index,
         conditions=options.conditions,
-        sampling=SamplingConfig(
-            seed=options.seed,
-            guidance_scale=options.guidance_scale,
-            preset=options.preset,
-            num_steps=options.num_steps,
-        ),
+        sampling=_read_sampling(options),
         overwrite=options.overwrite,
         device=options.device,
     )
     sys.stdout.write(f"{len(files)} label maps in {options.output_dir}\n")
     return 0
+
+
+def _read_sampling(options: argparse.Namespace) -> SamplingConfig:
+    """Return the settings of the sampler, of images and of label maps alike."""
+    from medldm.sampling.config import SamplingConfig
+
+    fields = {field.name for field in dataclasses.fields(SamplingConfig)}
+    return SamplingConfig(**{name: value for name, value in vars(options).items() if name in fields})
 
 
 def _read_texture(value: str) -> bool | Literal["auto"]:
