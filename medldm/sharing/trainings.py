@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from medldm.errors import ConfigError, MissingFileError
 from medldm.runtime.bundle_keys import Read, read_plain, split_arguments
 from medldm.sharing.shipped import IMAGES, LABEL_MAPS, find_bundle, list_bundles, require_weights
+from medldm.training.warm_start.checkpoint import RECORD
 
 STAGES = ("autoencoder", "diffusion")
 CHOICES = {"autoencoder": ("autoencoder",), "diffusion": ("diffusion",), "all": STAGES, "labelmap": STAGES}
@@ -74,6 +76,8 @@ def list_runs(request: TrainingRequest, *, read: Read = read_plain) -> list[list
         *("--dataset_dir", request.cohort),
         *("--output_dir", request.output_dir),
     ]
+    for stage, words in own.items():
+        own[stage] = _find_start(words, Path(request.output_dir) / "state" / stage)
     return [["--config_file", _config_files(file), *common, *own[stage]] for stage, file in files.items()]
 
 
@@ -113,7 +117,7 @@ def _read_words(words: Sequence[str], *, stage: str) -> list[str]:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise ConfigError(f"--{stage} {word!r} is no KNOB=VALUE: write for example batch_size=2")
-        found += [f"--{name}", _find_start(name, value)]
+        found += [f"--{name}", value]
     _refuse_own(found)
     return found
 
@@ -127,13 +131,21 @@ def _split(words: Sequence[str]) -> dict[str, list[str]]:
     if words and n_words != len(words):
         raise ConfigError(f"{' '.join(words)}: give knobs as --name value, as in --n_steps 5000")
     _refuse_own([f"--{name}" for name in given])
-    return {name: [f"--{name}", _find_start(name, value)] for name, value in given.items()}
+    return {name: [f"--{name}", value] for name, value in given.items()}
 
 
-def _find_start(name: str, value: str) -> str:
-    """Return the weights of an installed bundle where a training starts from its name; else the value."""
-    names = {bundle.name: bundle for bundle in list_bundles()} if name == "start_from" else {}
-    return str(require_weights(names[value]).model) if value in names else value
+def _find_start(words: Sequence[str], states: Path) -> list[str]:
+    """Put the weights of an installed bundle in the place of its name, where a training starts from it.
+
+    One that goes on needs them no longer, see `medldm.training.warm_start.checkpoint`.
+    """
+    found = list(words)
+    names = {bundle.name: bundle for bundle in list_bundles()}
+    for place, (word, value) in enumerate(pairwise(words)):
+        if word == "--start_from" and value in names:
+            bundle = names[value] if (states / RECORD).is_file() else require_weights(names[value])
+            found[place + 1] = str(bundle.model)
+    return found
 
 
 def _refuse_own(words: Sequence[str]) -> None:

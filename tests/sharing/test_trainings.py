@@ -103,6 +103,12 @@ def test_both_stages_start_from_the_weights_of_a_named_bundle(told, tmp_path, mo
     monkeypatch.setattr(shipped, "BUNDLES_DIR", installed)
     assert main(train) == 1
     assert "the bundle mri_label_ldm has no weights yet" in capsys.readouterr().err
+    record = tmp_path / "out" / "state" / "diffusion" / "started_from.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    begun = ["train", "diffusion", str(tmp_path), "out", "--start_from", "mri_label_ldm"]
+    assert main(begun) == 0 and value_of(told.pop(), "start_from").endswith("latent_diffusion.safetensors")
     weights = find_bundle("mri_label_ldm").model
     weights.write_bytes(b"")
     assert main(train) == 0

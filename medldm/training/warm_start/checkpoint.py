@@ -2,12 +2,12 @@
 
 When its first batch begins, a training leaves a record beside its saved states: the card of the checkpoint
 and the hash of its file. A training that goes on from a state takes these from the record, so that the
-checkpoint may be gone, or written over, by then.
+checkpoint may have been moved or deleted, or written over by the training itself, by then. Where another file
+lies in its place, its hash tells.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -24,6 +24,7 @@ from medldm.files import hash_file, require_writable, write_atomically
 from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.runtime.distributed import is_main_process
 from medldm.runtime.json_files import read_json
+from medldm.training.resume.state_files import StateError
 from medldm.training.resume.state_folders import StateFolders
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class StartCheckpoint:
     def _write_record(self, trainer: Engine) -> None:
         if self.record_path is None or not is_main_process():
             return
-        record = {"given": _hash_text(self.path), "file_sha256": self.file_sha256, "card": dict(self.card)}
+        record = {"file_sha256": self.file_sha256, "card": dict(self.card)}
         write_atomically(self.record_path, json.dumps(record, sort_keys=True).encode())
 
 
@@ -99,6 +100,7 @@ def open_start(
         CheckpointError: if the file is missing, damaged or of another kind.
         StorageError: if the output cannot be written into.
         ConfigError: if `names` or `allow_other_intensity` is not what it should be, or given without a file.
+        StateError: if the training started from another file than the one that is there.
     """
     if output_dir is not None:
         require_writable(output_dir)
@@ -121,7 +123,7 @@ def open_start(
     }
     record = None if states is None or resume == "never" else _read_record(states, str(start_from))
     if record is not None:
-        logger.info("the training goes on: %s is not read again", Path(start_from).name)
+        _note_record(record, start_from)
         return StartCheckpoint(file_sha256=record["file_sha256"], card=record["card"], weights=None, **given)
     found = load_checkpoint(start_from)
     if found.card.get("kind") not in KINDS[stage]:
@@ -145,22 +147,39 @@ def _read_table(names: Mapping[str, str] | None) -> dict[str, str]:
 def _read_record(states: Path, start_from: str) -> dict[str, Any] | None:
     """Return the record of a training that goes on, None where the file must be read.
 
-    It is this training's where the same path is given, or the same file by another name, or none is there.
+    It is this training's where the same file is given, by whatever name, or none is there any more.
+
+    Raises:
+        StateError: if another file is there, and not one that the training has written itself.
     """
     if not StateFolders(states).steps():
         return None
     try:
         record = read_json(states / RECORD)
-        own, given = record["file_sha256"], record["given"]
+        own = record["file_sha256"]
         is_known = isinstance(record["card"], dict) and isinstance(own, str)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    is_same = (
-        given == _hash_text(start_from) or not Path(start_from).is_file() or hash_file(start_from) == own
+    if not is_known:
+        return None
+    is_own = Path(start_from).resolve().parent == states.resolve().parents[1]
+    if Path(start_from).is_file() and not is_own and (found := hash_file(start_from)) != own:
+        raise StateError(
+            f"start_from is {start_from}, another file (SHA-256 {found[:12]}) than the one that the training "
+            f"in {states.parents[1]} started from ({own[:12]}), which its state no longer needs: give that "
+            "one or take this one away to go on, or begin anew with resume never or another output_dir"
+        )
+    return record
+
+
+def _note_record(record: Mapping[str, Any], start_from: str | Path) -> None:
+    """Say that a training goes on without the file, and whether that is still there."""
+    name = Path(start_from).name
+    if Path(start_from).is_file():
+        logger.info("the training goes on: %s is not read again", name)
+        return
+    logger.warning(
+        "start_from: %s is not there any more, moved or deleted; the training goes on from its state, which "
+        "holds all that it took of the file (SHA-256 %s)",
+        *(name, record["file_sha256"][:12]),
     )
-    return record if is_known and is_same else None
-
-
-def _hash_text(path: str) -> str:
-    """Return what tells two paths apart without holding them: a record may be handed on."""
-    return hashlib.sha256(path.encode()).hexdigest()

@@ -119,10 +119,12 @@ def test_a_killed_training_goes_on_without_the_file_bit_for_bit(source, tmp_path
     straight = second_stage(tmp_path / "straight", copy)
     straight.run()
     run_killed_after(second_stage(tmp_path / "killed", copy), 3)
-    copy.unlink()
     with caplog.at_level(logging.INFO):
-        again = second_stage(tmp_path / "killed", copy)
+        second_stage(tmp_path / "killed", copy)
     assert "the training goes on: copy.safetensors is not read again" in caplog.text
+    copy.rename(tmp_path / "moved.safetensors")
+    again = second_stage(tmp_path / "killed", copy)
+    assert "copy.safetensors is not there any more, moved or deleted; the training goes on" in caplog.text
     again.run()
     assert differences(everything(straight), everything(again)) == []
     cards = [read_card(tmp_path / name / "latent_diffusion.safetensors") for name in ("straight", "killed")]
@@ -136,11 +138,24 @@ def test_another_file_or_none_is_another_training(source, tmp_path) -> None:
     ):
         second_stage(tmp_path, None).run()
     other = save_model(make_small_model(FIRST_STAGES["vae"]), tmp_path / "other.safetensors")
-    with pytest.raises(StateError, match=f"start.file_sha256 is {hash_file(other)[:8]}"):
-        second_stage(tmp_path, other).run()
+    with pytest.raises(StateError, match=f"another file .SHA-256 {hash_file(other)[:12]}.* than the one"):
+        second_stage(tmp_path, other)
     moved = tmp_path / "moved.safetensors"
     moved.write_bytes(source.read_bytes())
     second_stage(tmp_path, moved).run()
+
+
+def test_another_file_in_the_place_of_the_former_is_refused_by_its_hash(source, tmp_path) -> None:
+    place = tmp_path / "elsewhere" / "start.safetensors"
+    place.parent.mkdir()
+    place.write_bytes(source.read_bytes())
+    run_killed_after(second_stage(tmp_path / "out", place), 3)
+    place.unlink()
+    other = save_model(make_small_model(FIRST_STAGES["vae"]), place)
+    hashes = f"{hash_file(other)[:12]}.*{hash_file(source)[:12]}.* begin anew with resume never"
+    with pytest.raises(StateError, match=f"start.safetensors, another file .*{hashes}"):
+        second_stage(tmp_path / "out", place)
+    assert second_stage(tmp_path / "out", place, resume="never").model is not None
 
 
 def test_the_file_may_be_written_over_by_the_training(source, tmp_path) -> None:
