@@ -8,6 +8,7 @@ from typing import Any
 
 from medldm.sharing.figures import NOT_MEASURED
 from medldm.sharing.shipped import Bundle
+from medldm.sharing.sources import find_source
 
 MB = 1_000_000
 
@@ -21,6 +22,7 @@ class ShippedModel:
         task: what it is for.
         has_weights: whether there is something to generate with.
         has_label_maps: whether label maps to start from are drawn, so that nothing else is needed.
+        needs_label_maps: whether it is told label maps.
         size_mb: of `models/`, in 10^6 bytes.
         licence: of the weights.
         data: what they were trained on.
@@ -34,6 +36,7 @@ class ShippedModel:
     task: str
     has_weights: bool
     has_label_maps: bool = False
+    needs_label_maps: bool = False
     size_mb: float = 0.0
     licence: str | None = None
     data: str | None = None
@@ -53,12 +56,14 @@ def describe_bundle(bundle: Bundle) -> ShippedModel:
     task = str(metadata.get("task", ""))
     if not bundle.has_weights:
         return ShippedModel(name=bundle.name, task=task, has_weights=False)
+    source = find_source(bundle.path)
     files = [path for path in bundle.model.parent.iterdir() if path.is_file()]
     return ShippedModel(
         name=bundle.name,
         task=task,
         has_weights=True,
-        has_label_maps=bundle.label_maps.is_file(),
+        has_label_maps=source.label_maps is not None,
+        needs_label_maps=source.needs_label_maps,
         size_mb=round(sum(path.stat().st_size for path in files) / MB, 2),
         licence=metadata.get("license"),
         data=metadata.get("data_source"),
@@ -87,9 +92,9 @@ def write_table(models: Sequence[ShippedModel]) -> str:
 def _write_model(model: ShippedModel) -> str:
     lines = [f"{model.name}: {model.task}"]
     facts = {
-        "size": f"{model.size_mb:g} MB",
+        "size on disk": f"{model.size_mb:g} MB",
         "licence": model.licence or "not stated",
-        "data": model.data or "not stated",
+        "trained on": model.data or "not stated",
         "structures": model.structures or "not stated",
         "spacing": _join(model.spacing_mm),
         "field of view": _join(model.field_of_view_mm),
@@ -101,8 +106,13 @@ def _write_model(model: ShippedModel) -> str:
         lines.append(f"  figures: {NOT_MEASURED}")
     elif n_lacking := len(model.figures or {}) - len(figures):
         lines.append(f"  further figures, {NOT_MEASURED}: {n_lacking}")
-    own = "" if model.has_label_maps else " --label-dir LABEL_MAPS"
-    lines.append(f"  medldm generate {model.name} OUT --num-samples 4{own}")
+    needs_own = model.needs_label_maps and not model.has_label_maps
+    lines += [
+        "  what the figures mean, and what the model is not for: docs/README.md of the bundle "
+        f"(medldm init {model.name} DIR copies it)",
+        "  generate, from label maps of yours:" if needs_own else "  generate:",
+        f"  medldm generate {model.name} OUT {'--label-dir LABEL_MAPS' if needs_own else '--num-samples 4'}",
+    ]
     return "\n".join(lines)
 
 

@@ -12,6 +12,17 @@ from medldm.sharing.figures import Figure
 from medldm.version import __version__
 
 NOT_STATED = "not stated"
+_KINDS = {
+    "ct_window": "CT, in Hounsfield units",
+    "mr_percentile": "MR, in the units of the training cohort",
+    "identity_range": "in the units of the training cohort",
+}
+_READING = (
+    "An AUC of 0.5 means that nothing tells the two apart: of real or synthetic, that volumes are like real "
+    "ones; of membership, that nobody's presence in the training shows. Recall and coverage run from 0 to 1: "
+    "the share of the real variety that is met. A Dice difference near 0 means that volumes follow their "
+    "label maps; a ratio near 1, that synthetic cases train as well as real ones."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +84,26 @@ def _write_purpose(model: LatentDiffusionModel, content: CardContent) -> str:
 
 
 def _write_use(model: LatentDiffusionModel, content: CardContent) -> str:
-    if model.makes_label_maps:
-        command = (
-            "medldm run --config_file FOLDER/configs/inference.yaml --bundle_root FOLDER --output_dir outputs"
+    needs_maps = content.structures and not (model.makes_label_maps or content.has_label_maps)
+    command = (
+        f"medldm generate FOLDER outputs {'--label-dir LABEL_MAPS' if needs_maps else '--num-samples 4'}"
+    )
+    lines = ["FOLDER is this package's; after the installation no internet connection is needed."]
+    if needs_maps:
+        lines.append(
+            "LABEL_MAPS is a folder of label maps of yours (NIfTI) with the values below; one volume is made "
+            "for each."
         )
-    elif content.has_label_maps or not content.structures:
-        command = "medldm generate FOLDER outputs --num-samples 4"
-    else:
-        command = "medldm generate FOLDER outputs --label-dir LABEL_MAPS"
-    return f"FOLDER is this package's; no network is needed.\n\n    pip install medldm\n    {command}"
+    elif not model.makes_label_maps and content.has_label_maps:
+        lines.append("The label maps that the volumes are made from are drawn, too; they are no patient's.")
+    lines += [
+        "",
+        "    pip install medldm",
+        f"    {command}",
+        "",
+        "To train such a model on a cohort of yours:",
+    ]
+    return "\n".join([*lines, "", "    medldm train all COHORT OUT --bundle FOLDER"])
 
 
 def _write_space(model: LatentDiffusionModel, space: VolumeSpace, content: CardContent) -> str:
@@ -104,7 +126,9 @@ def _write_space(model: LatentDiffusionModel, space: VolumeSpace, content: CardC
 def _name_intensities(space: VolumeSpace) -> str:
     kinds = [mapping.kind for mapping in space.intensities]
     named = zip(space.channels, kinds, strict=True) if space.channels else [("", kinds[0])]
-    return ", ".join(f"{name} {kind}".strip() for name, kind in named)
+    words = ", ".join(f"{name} {_KINDS.get(kind, kind)}".strip() for name, kind in named)
+    outside = "" if space.outside_value is None else f"; {space.outside_value:g} outside of the body"
+    return f"{words}{outside}" + (f"; {space.intensity_note}" if space.intensity_note else "")
 
 
 def _write_figures(content: CardContent) -> str:
@@ -113,7 +137,7 @@ def _write_figures(content: CardContent) -> str:
         for each in content.figures
     ]
     head = "| | | synthetic (95 % interval) | the same of real cases |\n|---|---|---|---|\n"
-    return "Of these very weights, by `medldm evaluate`.\n\n" + head + "\n".join(rows)
+    return f"Of these very weights, by `medldm evaluate`. {_READING}\n\n{head}" + "\n".join(rows)
 
 
 def _write_files(content: CardContent) -> str:
