@@ -16,6 +16,7 @@ from medldm.errors import ConfigError
 from medldm.latent_diffusion import appearance
 from medldm.latent_diffusion.config import LATENT_SCALING_FACTOR
 from medldm.latent_diffusion.lineage import Lineage
+from medldm.latent_diffusion.recipe import Recipe
 from medldm.latent_diffusion.texture import Texture
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNet, LatentUNetConfig, VAEConfig, VQVAEConfig
@@ -170,6 +171,7 @@ class LatentDiffusionModel(nn.Module):
         appearance_basis: (appearance_channels, n) their components, see `measure_appearance`.
         texture: what sampling draws on decoded volumes, see `Texture`; None for nothing.
         lineage: the checkpoints that its parts were started from, see `medldm.latent_diffusion.lineage`.
+        recipe: the settings that its stages were trained with, see `medldm.latent_diffusion.recipe`.
 
     Examples:
         >>> from medldm import LatentDiffusionModel, LatentUNetConfig, VAEConfig
@@ -224,6 +226,7 @@ class LatentDiffusionModel(nn.Module):
         self.makes_label_maps = makes_label_maps
         self.texture: Texture | None = None
         self.lineage: Lineage = {}
+        self.recipe: Recipe = {}
 
     def train(self, mode: bool = True) -> LatentDiffusionModel:
         """Set the mode of the denoiser; the frozen autoencoder stays in evaluation mode."""

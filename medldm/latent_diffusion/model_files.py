@@ -29,6 +29,7 @@ from medldm.latent_diffusion.model import (
     make_autoencoder,
     name_autoencoder_type,
 )
+from medldm.latent_diffusion.recipe import OF_AUTOENCODER, Recipe, describe_recipe, recipe_in
 from medldm.latent_diffusion.texture import Texture
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE, LatentUNetConfig, VAEConfig, VQVAEConfig
@@ -43,12 +44,21 @@ SCALE, SPREAD, SPECTRUM = "latent_scale", "latent_spread", "latent_spectrum"
 Describe = Callable[[], tuple[Mapping[str, Tensor], dict[str, Any]]]
 
 
-def describe_autoencoder(network: VAE | VQVAE, space: VolumeSpace | None) -> Describe:
-    """Return a function that gives an autoencoder's weights and card, for `CheckpointWriter`."""
+def describe_autoencoder(
+    network: VAE | VQVAE, space: VolumeSpace | None, *, recipe: Recipe | None = None
+) -> Describe:
+    """Return a function that gives an autoencoder's weights and card, for `CheckpointWriter`.
+
+    Args:
+        network: the autoencoder.
+        space: of its volumes.
+        recipe: the settings that it is trained with.
+    """
     card = {
         "kind": "autoencoder",
         "autoencoder": _describe_autoencoder_config(network.config),
         "space": space.to_dict() if space is not None else None,
+        **describe_recipe(recipe),
     }
     return lambda: (network.state_dict(), card)
 
@@ -186,8 +196,9 @@ def load_first_stage(model: LatentDiffusionModel, path: str | Path) -> None:
 
 
 def _take_lineage(model: LatentDiffusionModel, checkpoint: Checkpoint) -> None:
-    """Let a model say what its first stage was started from."""
+    """Let a model say what its first stage was started from, and how it was trained."""
     model.lineage[AUTOENCODER] = lineage_of(checkpoint.card).get(AUTOENCODER, [])
+    model.recipe[OF_AUTOENCODER] = recipe_in(checkpoint.card).get(OF_AUTOENCODER, {})
 
 
 def describe_latent_diffusion(
@@ -214,6 +225,7 @@ def describe_latent_diffusion(
             "diffusion": config.describe_diffusion(),
             "space": model.space.to_dict() if model.space is not None else None,
             **describe_lineage(model.lineage),
+            **describe_recipe(model.recipe),
         }
         return weights, card if model.texture is None else {**card, TEXTURE_KEY: model.texture.to_dict()}
 
@@ -255,7 +267,7 @@ def load_latent_diffusion(
         config = LatentDiffusionConfig.from_dict(
             {"autoencoder_type": card["autoencoder"]["type"], **read_diffusion(card["diffusion"])}
         )
-        texture, lineage = texture_of(checkpoint), lineage_of(card)
+        texture, lineage, recipe = texture_of(checkpoint), lineage_of(card), recipe_in(card)
     weights = _with_spread(checkpoint.weights)
 
     def make() -> LatentDiffusionModel:
@@ -264,7 +276,7 @@ def load_latent_diffusion(
         return model
 
     model = build_with_weights(make, weights, source=str(path))
-    model.texture, model.lineage = texture, lineage
+    model.texture, model.lineage, model.recipe = texture, lineage, recipe
     if autoencoder_path is None:
         return model.eval(), config, checkpoint
     expected = card["autoencoder"]["weights_sha256"]

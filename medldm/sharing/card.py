@@ -7,6 +7,7 @@ from typing import Any
 
 from medldm.latent_diffusion.checkpoints import SCHEMA_KEY
 from medldm.latent_diffusion.model_files import TEXTURE_KEY
+from medldm.latent_diffusion.recipe import RECIPE_KEY
 from medldm.latent_diffusion.recorded_split import SPLIT_KEY
 
 OF_THE_MODEL = frozenset(
@@ -16,7 +17,7 @@ OF_THE_MODEL = frozenset(
     }
 )
 """Kept as they are: without them the model is another one. The split holds keyed hashes (`SplitRecord`)."""
-OF_ITS_MAKING = frozenset({"training", "decoder", "started_from"})
+OF_ITS_MAKING = frozenset({"training", "decoder", "started_from", RECIPE_KEY})
 """Kept but for texts that name a file."""
 STORAGE_KEY = "storage"
 """Name in a packaged card of the type of the stored weights, and of what it costs."""

@@ -35,6 +35,7 @@ from medldm.sharing.model_card import CardContent, fill_metadata, write_page
 from medldm.sharing.shipped import CT, IMAGES, LABEL_MAPS, LABEL_MAPS_FILE, MODEL_FILE, Bundle, find_bundle
 from medldm.sharing.storage import HALVES, describe_storage, halve, measure_loss
 from medldm.sharing.torchscript import PARTS, describe_inputs, save_part, trace_part
+from medldm.sharing.train_configs import write_train_configs
 
 logger = logging.getLogger(__name__)
 
@@ -103,17 +104,20 @@ class Package:
         folder: of the package.
         files: path below it to its size in bytes.
         left_out: keys of the checkpoint's card that are not given away.
+        notes: what the train workflows do not say of the model's training, one line each.
     """
 
     folder: Path
     files: Mapping[str, int]
     left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def table(self) -> str:
         """Return what a command prints."""
         lines = [f"{size / MB:8.2f} MB  {name}" for name, size in self.files.items() if size >= MB / 100]
         if self.left_out:
             lines.append(f"left out of the card: {', '.join(self.left_out)}")
+        lines += self.notes
         return "\n".join(
             [*lines, f"{len(self.files)} files in {self.folder}; read docs/README.md before you share it"]
         )
@@ -161,6 +165,7 @@ def package_model(checkpoint: str | Path, output_dir: str | Path, config: Packag
     own_card = card if storage is None else {**card, STORAGE_KEY: storage}
     with atomic_folder(output_dir) as folder:
         _write_configs(bundle, folder, config)
+        notes = write_train_configs(folder / "configs", model, found.card)
         metadata = fill_metadata(bundle.metadata(), model, content)
         _write_text(folder / "configs" / "metadata.json", json.dumps(metadata, indent=2) + "\n")
         _write_text(folder / "docs" / "README.md", write_page(model, content))
@@ -170,7 +175,7 @@ def package_model(checkpoint: str | Path, output_dir: str | Path, config: Packag
         if config.torchscript:
             _write_torchscript(model, weights, folder, metadata=metadata)
         files = _measure(folder, max_file_mb=config.max_file_mb)
-    return Package(folder=output_dir, files=files, left_out=tuple(left_out))
+    return Package(folder=output_dir, files=files, left_out=tuple(left_out), notes=notes)
 
 
 def _usual_bundle(checkpoint: str | Path) -> str:

@@ -7,7 +7,7 @@ and what the card says.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -24,6 +24,7 @@ from medldm.latent_diffusion.config import LatentDiffusionConfig
 from medldm.latent_diffusion.lineage import DENOISER
 from medldm.latent_diffusion.model import LatentDiffusionModel
 from medldm.latent_diffusion.model_files import Describe, describe_autoencoder, describe_latent_diffusion
+from medldm.latent_diffusion.recipe import OF_AUTOENCODER, OF_DIFFUSION
 from medldm.latent_diffusion.recorded_split import describe_with_split
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.networks import VAE, VQVAE
@@ -43,6 +44,7 @@ from medldm.training.optimisation import make_adam, make_schedule
 from medldm.training.patience import DecayPhase
 from medldm.training.previews import SampleWriter, SliceWriter
 from medldm.training.quarantine import Quarantine
+from medldm.training.recipe import settings_of
 from medldm.training.region_weights import resolve_region_weights
 from medldm.training.resume.resumable_trainer import ResumableTrainer
 from medldm.training.sharding import check_sharding, share_denoiser
@@ -102,6 +104,7 @@ def build_autoencoder_training(
     split: SplitRecord | None = None,
     quarantine: Quarantine | None = None,
     fits_linear_path: bool = True,
+    recipe: Mapping[str, Any] | None = None,
     start: StartPlan | None = None,
     handlers: Sequence[Any] = (),
     val_handlers: Sequence[Any] = (),
@@ -123,6 +126,7 @@ def build_autoencoder_training(
         split: of the cohort, for the card: whoever splits it again meets no training case unseen.
         quarantine: for training cases that turn out bad.
         fits_linear_path: False leaves a linear path as it is, for work that is measured only.
+        recipe: further settings that the card records, by name.
         start: weights to begin with; the linear path is theirs, too.
         handlers: further ones of the trainer.
         val_handlers: of the evaluator.
@@ -165,7 +169,10 @@ def build_autoencoder_training(
         evaluator = make_evaluator(
             device, batches, network=averaged, precision=config.precision, val_handlers=list(val_handlers)
         )
-    describe = describe_autoencoder(averaged, space)
+    settings = settings_of(
+        config, run, n_batches=len(loader), loss=loss, is_started=start is not None, further=recipe
+    )
+    describe = describe_autoencoder(averaged, space, recipe={OF_AUTOENCODER: settings})
     all_handlers = standard_handlers(
         "autoencoder",
         run,
@@ -219,6 +226,7 @@ def build_diffusion_training(
     extend_card: Callable[[Describe], Describe] | None = None,
     split: SplitRecord | None = None,
     quarantine: Quarantine | None = None,
+    recipe: Mapping[str, Any] | None = None,
     start: StartPlan | None = None,
     handlers: Sequence[Any] = (),
     val_handlers: Sequence[Any] = (),
@@ -237,6 +245,7 @@ def build_diffusion_training(
         extend_card: adds to the checkpoints' card, such as the structures of label maps.
         split: of the cohort, for the card: whoever splits it again meets no training case unseen.
         quarantine: for training cases that turn out bad.
+        recipe: further settings that the card records, by name.
         start: weights to begin with.
         handlers: further ones of the trainer.
         val_handlers: of the evaluator.
@@ -270,8 +279,11 @@ def build_diffusion_training(
     of_modes = config.edm_spread == "modes"
     measure_latent_statistics(model, training_set, scaling=config.latent_scaling, of_modes=of_modes)
     _check_augmentation(model, training_set)
-    config = resolve_region_weights(config, model, training_set)
     loader = _load_training(training_set, run, seed=config.seed, quarantine=quarantine)
+    model.recipe[OF_DIFFUSION] = settings_of(
+        config, run, n_batches=len(loader), is_started=start is not None, further=recipe
+    )
+    config = resolve_region_weights(config, model, training_set)
     decay = _last_phase(config, n_batches=len(loader))
     average = average_weights(model.denoiser, config.ema_decay, length=config.ema_length)
     denoiser = share_denoiser(model.denoiser, sharding=sharding, average=average, device=device)

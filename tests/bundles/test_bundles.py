@@ -70,6 +70,10 @@ DIFFERING_PARTS = {
     "config": {"region_weights", "latent_scaling"},
     "training": {"discriminator", "make_evaluator", "preview", "extend_card"},
     "training::config": {"discriminator_learning_rate", "sufficient_psnr"},
+    "training::recipe": {
+        *("class_balance", "fit_texture", "texture_noise_level"),
+        *("decoder_adversarial_share", "decoder_adversarial_weight", "decoder_adaptive_weight"),
+    },
     "decoder::config": {"adversarial_share", "adversarial_weight", "adaptive_weight"},
     "train": {"inferer"},
     "train::preprocessing": {"_target_", "schema", "text_encoder"},
@@ -165,9 +169,9 @@ def test_the_overlays_of_all_bundles_are_the_same() -> None:
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=name_of)
 def test_medldm_run_lets_every_workflow_of_a_bundle_pass(workflow: Path) -> None:
-    parser = CheckedParser(folders=[workflow.parent], roots=[workflow.parents[1].resolve()])
-    parser.read_config(str(workflow))
-    parser.update({"bundle_root": str(workflow.parents[1])})
-    parser.resolve_macro_and_relative_ids()
     """The overlay comes with a workflow, whose first step it takes the place of."""
     under = [workflow.with_name("train_diffusion.yaml")] if workflow.stem == "multi_gpu" else []
+    parser = CheckedParser(folders=[workflow.parent], roots=[workflow.parents[1].resolve()])
+    parser.read_config([str(file) for file in (*under, workflow)])
+    parser.update({"bundle_root": str(workflow.parents[1])})
+    parser.resolve_macro_and_relative_ids()

@@ -91,8 +91,8 @@ def test_the_configs_of_a_package_are_those_of_the_bundle_that_trains_such_model
         (save_label_map_model(), "labelmap_ldm"),
     ):
         folder = make(checkpoint, tmp_path / name, torchscript=False)
-        own = (folder / "configs" / "train_autoencoder.yaml").read_bytes()
-        assert own == find_bundle(name).config("train_autoencoder").read_bytes()
+        own = (folder / "configs" / "evaluate.yaml").read_bytes()
+        assert own == find_bundle(name).config("evaluate").read_bytes()
 
 
 def test_a_package_of_label_maps_passes_them_too(save_label_map_model, tmp_path) -> None:

@@ -83,7 +83,10 @@ def test_first_stage_learns_and_saves_the_weights_it_validated(tmp_path, config)
 
 def test_the_last_epoch_is_validated_and_saved_even_if_the_interval_leaves_it_out(tmp_path) -> None:
     train_first_stage(VAEConfig(**SMALL), tmp_path, epochs=1, val_interval=5)
-    assert load_checkpoint(tmp_path / "autoencoder.safetensors").card["training"]["epoch"] == 1
+    card = load_checkpoint(tmp_path / "autoencoder.safetensors").card
+    assert card["training"]["epoch"] == 1
+    recipe = {"n_steps": 2, "batch_size": 2, "learning_rate": 1e-2, "adversarial_start": 2}
+    assert recipe.items() <= card["recipe"]["autoencoder"].items()
 
 
 def test_first_stage_runs_in_bfloat16_with_accumulation(tmp_path) -> None:
