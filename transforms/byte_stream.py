@@ -1,10 +1,10 @@
-"""The uncompressed bytes of a volume file, plain or gzip, in bounded pieces and to the very end."""
+"""The uncompressed bytes of a volume file, plain, gzip or zlib, in bounded pieces and to the very end."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -12,21 +12,30 @@ from medldm.transforms.errors import CorruptVolumeError
 
 _CHUNK = 1 << 18
 _MAX_DEFLATE_RATIO = 1032
-_MAX_TRAILING_BYTES = 1024**2
+MAX_TRAILING_BYTES = 1024**2
 
 
 class ByteStream:
-    """The uncompressed bytes of a file in bounded pieces, gzip checksums verified."""
+    """The uncompressed bytes of a file from where it stands, in bounded pieces, checksums verified.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._is_gzip = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        self._pieces = _inflate(file) if self._is_gzip else iter(lambda: file.read(_CHUNK), b"")
+    Args:
+        file: open for reading.
+        packing: how it is compressed; "auto" is gzip where its first two bytes say so, else none.
+    """
+
+    def __init__(self, file: BinaryIO, *, packing: Literal["auto", "none", "gzip", "zlib"] = "auto") -> None:
+        if packing == "auto":
+            start = file.tell()
+            packing = "gzip" if file.read(2) == b"\x1f\x8b" else "none"
+            file.seek(start)
+        self._is_packed = packing != "none"
+        plain = iter(lambda: file.read(_CHUNK), b"")
+        self._pieces = _inflate(file, kind=packing) if packing in ("gzip", "zlib") else plain
         self._pending = b""
 
     def check_capacity(self, n_bytes: int, *, file_bytes: int) -> None:
         """Refuse, before allocation, a file too short to hold what its header declares."""
-        most = file_bytes * _MAX_DEFLATE_RATIO if self._is_gzip else file_bytes
+        most = file_bytes * _MAX_DEFLATE_RATIO if self._is_packed else file_bytes
         if n_bytes > most:
             raise CorruptVolumeError(
                 f"its header declares {n_bytes} bytes but the file of {file_bytes} bytes cannot hold them; "
@@ -64,15 +73,15 @@ class ByteStream:
             filled += used
         return target
 
-    def finish(self) -> None:
-        """Read to the end, so that a gzip checksum is verified; refuse more than 1 MiB after the voxels."""
+    def finish(self, max_surplus: int = MAX_TRAILING_BYTES) -> None:
+        """Read to the end, so that a checksum is verified; refuse more surplus bytes than these."""
         surplus = len(self._pending)
-        for piece in self._pieces:
+        while surplus <= max_surplus and (piece := next(self._pieces, b"")):
             surplus += len(piece)
-            if surplus > _MAX_TRAILING_BYTES:
-                raise CorruptVolumeError(
-                    "more than 1 MiB follows the voxels its header declares; it is damaged"
-                )
+        if surplus > max_surplus:
+            raise CorruptVolumeError(
+                f"more than {max_surplus} bytes follow the voxels its header declares; it is damaged"
+            )
 
     def _next_piece(self, where: str) -> bytes:
         piece = self._pending or next(self._pieces, b"")
@@ -84,17 +93,25 @@ class ByteStream:
         return piece
 
 
-def _inflate(file: BinaryIO) -> Iterator[bytes]:
-    """Inflate a gzip file, member after member; zlib verifies CRC-32 and length of each (RFC 1952)."""
-    inflater = zlib.decompressobj(wbits=31)
+def _inflate(file: BinaryIO, *, kind: str) -> Iterator[bytes]:
+    """Inflate to the end of a file: one zlib stream, or gzip members one after the other.
+
+    zlib verifies Adler-32 (RFC 1950), or CRC-32 and length of each member (RFC 1952).
+    """
+    wbits = {"gzip": 31, "zlib": 15}[kind]
+    inflater = zlib.decompressobj(wbits=wbits)
     has_begun = False
     try:
         while compressed := file.read(_CHUNK):
             while compressed:
                 if inflater.eof:
-                    if not compressed.strip(b"\0"):
+                    if kind == "gzip" and not compressed.strip(b"\0"):
                         break
-                    inflater = zlib.decompressobj(wbits=31)
+                    if kind == "zlib":
+                        raise CorruptVolumeError(
+                            "bytes follow the end of its compressed voxels; it is damaged"
+                        )
+                    inflater = zlib.decompressobj(wbits=wbits)
                 if piece := inflater.decompress(compressed, 16 * _CHUNK):
                     yield piece
                 has_begun = True
@@ -104,9 +121,9 @@ def _inflate(file: BinaryIO) -> Iterator[bytes]:
             yield piece
     except zlib.error as error:
         raise CorruptVolumeError(
-            "its gzip data are damaged (checksum or structure); copy it again"
+            f"its {kind} data are damaged (checksum or structure); copy it again"
         ) from error
     if has_begun and not inflater.eof:
         raise CorruptVolumeError(
-            "its gzip data end too early; it is truncated; copy it again from its source"
+            f"its {kind} data end too early; it is truncated; copy it again from its source"
         )

@@ -1,40 +1,43 @@
-"""Read NRRD and MetaImage through SimpleITK, after a look at their header."""
+"""Read NRRD and MetaImage files whole and to their very end; header and voxels are read here, not by ITK.
+
+ITK opens whatever file a header names. Here a header can name none: the voxels follow it in the same file,
+as many as it says, and compressed ones are inflated within the cap with their checksum verified.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import SimpleITK as sitk
 
-from medldm.transforms.errors import CorruptVolumeError, UnsupportedVolumeError, naming
-from medldm.transforms.raw_volume import (
-    DEFAULT_MAX_BYTES,
-    RawVolume,
-    VolumeGeometry,
-    check_affine,
-    check_shape,
-)
+from medldm.transforms.byte_stream import ByteStream
+from medldm.transforms.errors import CorruptVolumeError, naming
+from medldm.transforms.itk_header import MAX_HEADER_BYTES, ItkHeader
+from medldm.transforms.metaimage import parse_metaimage_header
+from medldm.transforms.nrrd import parse_nrrd_header
+from medldm.transforms.raw_volume import DEFAULT_MAX_BYTES, RawVolume, VolumeGeometry
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+PARSERS = {".nrrd": parse_nrrd_header, ".mha": parse_metaimage_header}
+"""Suffix -> parser of its header."""
 
 
-def read_with_simpleitk(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> RawVolume:
-    """Read a .nrrd or .mha file; ITK's LPS+ world becomes RAS+.
+def read_itk_volume(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> RawVolume:
+    """Read a .nrrd or .mha file; its world becomes RAS+.
 
     Args:
         path: the file.
         max_bytes: cap on the volume in memory.
 
     Raises:
-        VolumeError: of the kind that fits, naming the file.
+        VolumeError: for every file that is not a sound, complete volume, naming the file.
     """
-    with _named_errors(path):
-        reader, geometry = _judged_header(Path(path), max_bytes=max_bytes)
-        array = sitk.GetArrayFromImage(reader.Execute()).T
-        return RawVolume(array=array.reshape(geometry.shape), affine=geometry.affine)
+    with naming(path), Path(path).open("rb") as file:
+        header = _judged_header(file, Path(path), max_bytes=max_bytes)
+        voxels = _read_voxels(file, header)
+    array = np.frombuffer(voxels, dtype=header.dtype).reshape(header.shape, order="F")
+    return RawVolume(array=array, affine=header.affine, notes=header.notes)
 
 
 def read_itk_geometry(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> VolumeGeometry:
@@ -43,38 +46,30 @@ def read_itk_geometry(path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -
     Raises:
         VolumeError: of the kind that fits, naming the file.
     """
-    with _named_errors(path):
-        return _judged_header(Path(path), max_bytes=max_bytes)[1]
+    with naming(path), Path(path).open("rb") as file:
+        header = _judged_header(file, Path(path), max_bytes=max_bytes)
+    return VolumeGeometry(shape=header.shape, affine=header.affine, notes=header.notes)
 
 
-@contextmanager
-def _named_errors(path: str | Path) -> Iterator[None]:
-    try:
-        with naming(path):
-            yield
-    except RuntimeError as error:
-        # ITK's own text repeats the whole path, so it is left to the chained error.
-        raise CorruptVolumeError("SimpleITK cannot read it; it is damaged or truncated", file=path) from error
+def _judged_header(file: BinaryIO, path: Path, *, max_bytes: int) -> ItkHeader:
+    """Judge a header by the file's name, and whether the file can hold what it declares."""
+    header = PARSERS[path.suffix.lower()](file.read(MAX_HEADER_BYTES), max_bytes=max_bytes)
+    held = os.fstat(file.fileno()).st_size - header.data_offset
+    expected = header.n_bytes if header.packing == "none" else header.packed_bytes
+    if expected is not None and held != expected:
+        kind = "" if header.packing == "none" else "compressed "
+        raise CorruptVolumeError(
+            f"it holds {held} {kind}bytes of voxels where its header declares {expected}; it is truncated or "
+            "damaged; copy it again from its source"
+        )
+    return header
 
 
-def _judged_header(path: Path, *, max_bytes: int) -> tuple[sitk.ImageFileReader, VolumeGeometry]:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    if reader.GetNumberOfComponents() != 1:
-        raise UnsupportedVolumeError(f"it has {reader.GetNumberOfComponents()} channels; one is read")
-    shape = check_shape(tuple(reader.GetSize()), item_bytes=8, max_bytes=max_bytes)
-    affine = itk_affine(reader.GetOrigin(), reader.GetSpacing(), reader.GetDirection())
-    check_affine(affine)
-    return reader, VolumeGeometry(shape=shape, affine=affine)
-
-
-def itk_affine(
-    origin: tuple[float, ...], spacing: tuple[float, ...], direction: tuple[float, ...]
-) -> np.ndarray:
-    """Build the (4, 4) RAS+ affine of ITK's origin, spacing and direction cosines (LPS+)."""
-    n_axes = len(spacing)
-    affine = np.eye(4)
-    affine[:3, :3] = (np.asarray(direction).reshape(n_axes, n_axes) * np.asarray(spacing))[:3, :3]
-    affine[:3, 3] = origin[:3]
-    return LPS_TO_RAS @ affine
+def _read_voxels(file: BinaryIO, header: ItkHeader) -> np.ndarray:
+    held = os.fstat(file.fileno()).st_size - header.data_offset
+    file.seek(header.data_offset)
+    stream = ByteStream(file, packing=header.packing)
+    stream.check_capacity(header.n_bytes, file_bytes=held)
+    voxels = stream.read_exactly(header.n_bytes)
+    stream.finish(max_surplus=0)
+    return voxels

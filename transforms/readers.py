@@ -9,7 +9,7 @@ import numpy as np
 from medldm.errors import MissingFileError
 from medldm.transforms.errors import UnsupportedVolumeError, VoxelValueError
 from medldm.transforms.foreign_formats import foreign_format
-from medldm.transforms.itk_formats import read_itk_geometry, read_with_simpleitk
+from medldm.transforms.itk_formats import read_itk_geometry, read_itk_volume
 from medldm.transforms.mgh import read_mgh, read_mgh_geometry
 from medldm.transforms.nifti import read_nifti, read_nifti_header
 from medldm.transforms.nifti_affine import AffineChoice
@@ -67,7 +67,7 @@ def read_raw_volume(
     if suffix == ".npy":
         return read_npy(path, spacing_mm=spacing_mm, max_bytes=max_bytes)
     if suffix in ITK_SUFFIXES:
-        return read_with_simpleitk(path, max_bytes=max_bytes)
+        return read_itk_volume(path, max_bytes=max_bytes)
     if suffix in MGH_SUFFIXES:
         return read_mgh(path, max_bytes=max_bytes)
     return read_nifti(path, affine=affine, max_bytes=max_bytes, volume=volume)

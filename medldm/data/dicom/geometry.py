@@ -16,7 +16,7 @@ import numpy as np
 
 from medldm.data.dicom.errors import DicomError, Refusal
 from medldm.data.dicom.frames import Frame
-from medldm.transforms.itk_formats import LPS_TO_RAS
+from medldm.transforms.itk_header import LPS_TO_RAS
 
 ORIENTATION_TOLERANCE = 1e-4
 """Largest difference of direction cosines within a stack (rounding jitter of decimal strings)."""

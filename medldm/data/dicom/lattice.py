@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medldm.transforms.errors import GeometryError
-from medldm.transforms.itk_formats import LPS_TO_RAS
+from medldm.transforms.itk_header import LPS_TO_RAS
 
 LATTICE_TOLERANCE = 0.02
 """Largest distance of a frame's pixel from a voxel of the image, in voxels.

@@ -16,7 +16,7 @@ from medldm.data.dicom.geometry import TILT_TOLERANCE
 from medldm.data.export.dicom_header import NO_DATE, NO_TIME, SeriesHeader
 from medldm.data.export.dicom_pixels import StoredPixels
 from medldm.transforms.errors import GeometryError
-from medldm.transforms.itk_formats import LPS_TO_RAS
+from medldm.transforms.itk_header import LPS_TO_RAS
 from medldm.transforms.raw_volume import spacing_of
 
 CLASSIC = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}

@@ -17,7 +17,7 @@ from medldm.data.export.structures import colour_of, plain_name
 from medldm.data.labels import LabelSchema
 from medldm.errors import ConfigError
 from medldm.files import atomic_file, write_atomically
-from medldm.transforms.itk_formats import LPS_TO_RAS
+from medldm.transforms.itk_header import LPS_TO_RAS
 from medldm.transforms.raw_volume import spacing_of
 
 TISSUE = "SCT^85756007^Tissue"
