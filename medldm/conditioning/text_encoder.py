@@ -10,14 +10,13 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from medldm.conditioning.text_encoder_files import hash_encoder_files, load_encoder
 from medldm.data.cache_key import cache_key, cache_name
 from medldm.errors import ConfigError, MissingPackageError
 from medldm.files import hash_array, hash_file, write_atomically
@@ -31,17 +30,6 @@ DEFAULT_HASHES = {
 }
 """SHA-256 of the files of sentence-transformers/all-MiniLM-L6-v2, which the default encoder must have."""
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
 _HASH = "sha256"
 _MOST_IN_MEMORY = 1024  # texts, about 50 kB each
 _INSTALL = "install it with pip install 'medldm[text]'"
@@ -56,7 +44,8 @@ class TextEncoder:
     on nothing but the text and the encoder.
 
     Args:
-        directory: config.json, *.safetensors and the tokenizer's files, as `save_pretrained` writes them.
+        directory: config.json, the weights (one *.safetensors, or several with their index) and the
+            tokenizer's files, as `save_pretrained` writes them. No file outside of it is opened.
         max_tokens: N, the tokens that begin and end a text included.
         cache_dir: embeddings are kept here from run to run, under names made of keyed hashes; None keeps them
             for this run only.
@@ -83,9 +72,9 @@ class TextEncoder:
             import transformers
         except ImportError as error:
             raise MissingPackageError(f"texts need transformers; {_INSTALL}") from error
-        hashes = _hash_files(directory)
+        hashes = hash_encoder_files(directory)
         options = {"local_files_only": True, "trust_remote_code": False}
-        self._model = _load_model(transformers, directory, options)
+        self._model = load_encoder(transformers, directory)
         config = self._model.config
         most = getattr(config, "max_position_embeddings", None) or max_tokens
         if not 3 <= max_tokens <= most:
@@ -213,20 +202,6 @@ def open_text_encoder(
     return encoder
 
 
-def _hash_files(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that the embeddings depend on, by name."""
-    weights = sorted(file.name for file in directory.glob("*.safetensors"))
-    if not (directory / "config.json").is_file() or not weights:
-        raise ConfigError(
-            f"{directory} is no Hugging Face encoder: config.json, *.safetensors (pickled .bin weights are "
-            "not read) and the tokenizer's files are needed"
-        )
-    tokenizer = [name for name in _TOKENIZER_FILES if (directory / name).is_file()]
-    if not tokenizer:
-        raise ConfigError(f"{directory} holds no tokenizer: save it there as well, e.g. as tokenizer.json")
-    return {name: hash_file(directory / name) for name in ["config.json", *weights, *tokenizer]}
-
-
 def _read_kept(file: Path) -> Tensor | None:
     """Return embeddings that are what was written; None where the file is damaged or says no hash."""
     try:
@@ -236,25 +211,6 @@ def _read_kept(file: Path) -> Tensor | None:
     except SafetensorError:
         return None
     return kept if stated == hash_array(kept.numpy()) else None
-
-
-def _load_model(transformers: ModuleType, directory: Path, options: dict[str, Any]) -> Any:
-    model, report = transformers.AutoModelForTextEncoding.from_pretrained(
-        directory,
-        **options,
-        use_safetensors=True,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        output_loading_info=True,
-    )
-    # The pooler follows the token embeddings; a file without it is complete for us.
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    if missing or report["mismatched_keys"]:
-        raise ConfigError(
-            f"the weights in {directory} do not fit its config.json: {len(missing)} are missing "
-            f"{missing[:3]}, {len(report['mismatched_keys'])} have another shape"
-        )
-    return model.eval().requires_grad_(False)
 
 
 def _check_texts(texts: Sequence[str]) -> None:

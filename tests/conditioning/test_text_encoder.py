@@ -205,6 +205,116 @@ def test_weights_that_lack_a_layer_are_refused(directory: Path, tmp_path: Path) 
         TextEncoder(copy)
 
 
+def write_shards(directory: Path, folder: Path) -> Path:
+    """Copy an encoder with its weights in two files and an index, as large ones are saved."""
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(directory, folder)
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    weight_map = {key: names[index % 2] for index, key in enumerate(sorted(weights))}
+    for name in names:
+        own = {key: weights[key] for key, file in weight_map.items() if file == name}
+        save_file(own, copy / name, metadata={"format": "pt"})
+    write_index(copy, weight_map)
+    return copy
+
+
+def write_index(folder: Path, weight_map: dict[str, str]) -> None:
+    content = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content))
+
+
+def read_index(folder: Path) -> dict[str, str]:
+    content = json.loads((folder / "model.safetensors.index.json").read_text())
+    return dict(content["weight_map"])
+
+
+def test_weights_in_several_files_are_those_in_one_and_their_index_is_part_of_the_identity(
+    directory: Path, encoder: TextEncoder, tmp_path: Path
+) -> None:
+    copy = write_shards(directory, tmp_path / "shards")
+    split = TextEncoder(copy, max_tokens=8)
+    assert torch.equal(split.encode(TEXTS), encoder.encode(TEXTS))
+    index = copy / "model.safetensors.index.json"
+    index.write_text(index.read_text() + " ")
+    assert TextEncoder(copy, max_tokens=8).identity != split.identity
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "weights.bin",
+        "../outside.pt",
+        "../outside.safetensors",
+        "/outside.safetensors",
+        "./model-00001-of-00002.safetensors",
+        "sub/model.safetensors",
+    ],
+)
+def test_an_index_leads_to_no_other_file(
+    directory: Path, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = write_shards(directory, tmp_path / "shards")
+    (copy / "sub").mkdir()
+    target = str(tmp_path / target[1:]) if target.startswith("/") else target
+    torch.save({"a": torch.zeros(1)}, copy / target)
+    weight_map = read_index(copy)
+    write_index(copy, {**weight_map, min(weight_map): target})
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
+    with pytest.raises(ValueError, match=r"no \*\.safetensors beside it"):
+        TextEncoder(copy)
+
+
+def test_an_index_at_odds_with_its_files_is_refused(directory: Path, tmp_path: Path) -> None:
+    copy = write_shards(directory, tmp_path / "shards")
+    first, second = sorted(copy.glob("*.safetensors"))
+    weight_map = read_index(copy)
+    swapped = {first.name: second.name, second.name: first.name}
+    write_index(copy, {key: swapped[file] for key, file in weight_map.items()})
+    with pytest.raises(ValueError, match="other weights than its index says"):
+        TextEncoder(copy)
+    write_index(copy, {key: first.name for key in weight_map})
+    with pytest.raises(ValueError, match="leaves out 1"):
+        TextEncoder(copy)
+    (copy / "model.safetensors.index.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is not JSON"):
+        TextEncoder(copy)
+    (copy / "model.safetensors.index.json").unlink()
+    with pytest.raises(ValueError, match=r"holds 2 .*and 0 indices"):
+        TextEncoder(copy)
+
+
+@pytest.mark.parametrize("key", ["vocab_file", "tokenizer_file", "source_spm", "anything"])
+def test_settings_of_a_tokenizer_lead_to_no_other_file(directory: Path, tmp_path: Path, key: str) -> None:
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    (tmp_path / "private.txt").write_text("secret")
+    file = copy / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: str(tmp_path / "private.txt")}))
+    with pytest.raises(ValueError, match=f"names a file as '{key}'"):
+        TextEncoder(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_hidden_layers": 10**7},
+        {"hidden_size": 2**20, "intermediate_size": 2**20},
+        {"vocab_size": 2**40},
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+    ],
+)
+def test_a_description_of_more_than_the_weights_is_refused_before_it_is_built(
+    directory: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    copy = shutil.copytree(directory, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=r"than the weights are of|quantised|does not describe"):
+        TextEncoder(copy)
+
+
 @pytest.mark.parametrize("max_tokens", [2, 41])
 def test_number_of_tokens_outside_the_encoders_limits_is_refused(directory: Path, max_tokens: int) -> None:
     with pytest.raises(ValueError, match=rf"max_tokens is {max_tokens}.*to 40"):
