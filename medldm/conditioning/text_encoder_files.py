@@ -6,7 +6,6 @@ tokenizer to any file. It is therefore given the weights as tensors, and setting
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from medldm.errors import ConfigError
 from medldm.files import hash_file
+from medldm.runtime.json_files import read_json
 
 CONFIG_FILE = "config.json"
 _TOKENIZER_FILES = (
@@ -166,10 +166,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     """Read a mapping from a JSON file of at most 64 MiB."""
     if file.stat().st_size > _MAX_JSON_BYTES:
         raise ConfigError(f"{file} has {file.stat().st_size} bytes; at most {_MAX_JSON_BYTES} are read")
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{file} is not JSON ({type(error).__name__}): save the encoder again") from error
+    content = read_json(file)
     if not isinstance(content, dict):
         raise ConfigError(f"{file} holds a {type(content).__name__}: a mapping is needed")
     return content

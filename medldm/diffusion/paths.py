@@ -22,6 +22,8 @@ from medldm.diffusion import kernel, schedules
 from medldm.diffusion.kernel import Number, Step
 from medldm.errors import ConfigError
 
+MAX_TIMESTEPS = 100_000
+"""The tables of a path have a row for each; schedules of the literature have 1000 to 4000."""
 TIME_DISTRIBUTIONS = ("logit_normal", "uniform")
 
 
@@ -123,9 +125,10 @@ class DDPMPath(NoisePath):
     def __post_init__(self) -> None:
         if self.schedule not in schedules.BETA_SCHEDULES:
             raise ConfigError(f"schedule is {self.schedule!r}: choose from {list(schedules.BETA_SCHEDULES)}")
-        if self.n_timesteps < 1 + self.zero_terminal_snr:
+        if not 1 + self.zero_terminal_snr <= self.n_timesteps <= MAX_TIMESTEPS:
             raise ConfigError(
-                f"n_timesteps is {self.n_timesteps}: at least 1, with zero_terminal_snr 2, is needed"
+                f"n_timesteps is {self.n_timesteps}: at least 1, with zero_terminal_snr 2, and at most "
+                f"{MAX_TIMESTEPS} is needed"
             )
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ConfigError(

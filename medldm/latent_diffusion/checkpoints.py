@@ -22,6 +22,7 @@ from torch import Tensor
 
 from medldm.errors import CheckpointError
 from medldm.files import write_atomically
+from medldm.latent_diffusion.part_limits import at_most_parts
 from medldm.networks.weights import require_fit
 from medldm.version import __version__
 
@@ -29,7 +30,17 @@ CARD_KEY = "medldm"
 CARD_FORMAT = 1
 SCHEMA_KEY = "label_schema"
 """Name in a card of the structures of a model of label maps; the card of one of images has none."""
-NO_MODEL = (KeyError, TypeError, AttributeError, ValueError, RuntimeError)
+NO_MODEL = (
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    IndexError,
+    ArithmeticError,
+    RuntimeError,
+    RecursionError,
+    MemoryError,
+)
 """What is raised where a description is not one of a model, or a file holds something strange."""
 
 ModuleType = TypeVar("ModuleType", bound=torch.nn.Module)
@@ -171,8 +182,9 @@ def build_with_weights(
 ) -> ModuleType:
     """Build the module that a file describes and load its weights, without trusting the description.
 
-    It is built without memory first: a card that describes a network of petabytes is refused for not being
-    the network of the weights in the file.
+    It is built without memory first, and no further than the file has weights: a card that describes a
+    network of petabytes, or of millions of blocks, is refused for not being the network of the weights in
+    the file.
 
     Args:
         make: builds the module.
@@ -183,13 +195,19 @@ def build_with_weights(
         CheckpointError: if the module cannot be built, or the weights are not its own.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), at_most_parts(len(weights)):
             outline = make().state_dict()
     except NO_MODEL as error:
-        raise CheckpointError(f"the card of {source} does not describe a model ({error!r})") from error
+        raise CheckpointError(f"the card of {source} does not describe a model ({error!r:.500})") from error
     require_fit(outline, weights, source=source)
-    module = make()
-    module.load_state_dict(dict(weights))
+    try:
+        module = make()
+        module.load_state_dict(dict(weights))
+    except (MemoryError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the model in {source} cannot be built ({str(error)[:200] or type(error).__name__}): free "
+            "memory, or use a machine with more"
+        ) from error
     return module
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from medldm.conditioning.config import read_names
 from medldm.configs import Config
 from medldm.diffusion import NoisePath, make_path
-from medldm.diffusion.paths import PATHS
+from medldm.diffusion.paths import MAX_TIMESTEPS, PATHS
 from medldm.errors import ConfigError
 
 FLOW = "flow"
@@ -127,6 +127,7 @@ class LatentDiffusionConfig(Config):
         if isinstance(self.freeze, str):
             self.freeze = read_names(self.freeze)
         self.require("[1, inf)", "n_timesteps", "n_epochs", "accumulation_steps")
+        self.require(f"[1, {MAX_TIMESTEPS}]", "n_timesteps")
         self.require("(0, inf]", "learning_rate", "gradient_clip", "latent_scaling_factor")
         self.require("[0, 1)", "ema_decay")
         self.require("(0, 0.28)", "ema_length")

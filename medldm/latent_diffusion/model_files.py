@@ -13,6 +13,7 @@ from torch import Tensor
 from medldm.conditioning import ConditioningConfig
 from medldm.errors import CheckpointError
 from medldm.latent_diffusion.checkpoints import (
+    NO_MODEL,
     SCHEMA_KEY,
     Checkpoint,
     build_with_weights,
@@ -301,8 +302,8 @@ def _reading_card(path: str | Path) -> Iterator[None]:
     """Turn what a card's strange contents raise into one error that names the file."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CheckpointError(f"the card of {path} does not describe a model ({error!r})") from error
+    except NO_MODEL as error:
+        raise CheckpointError(f"the card of {path} does not describe a model ({error!r:.500})") from error
 
 
 def _describe_autoencoder_config(config: VAEConfig | VQVAEConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,6 +14,9 @@ from medldm.data.channels import check_channel_names
 from medldm.errors import CheckpointError, ConfigError
 from medldm.transforms import IntensityMapping
 from medldm.transforms.body_mask import body_threshold
+
+MAX_VOXELS = 2**33
+"""Of one volume: 32 GiB in float32, more than any reader, network or writer of the package can hold."""
 
 
 @dataclass(kw_only=True)
@@ -55,6 +59,10 @@ class VolumeSpace(Config):
             raise ConfigError(f"spacing_mm is {self.spacing_mm}: three positive lengths in mm are needed")
         if len(self.size) != 3 or not all(n > 0 for n in self.size):
             raise ConfigError(f"size is {self.size}: three positive numbers of voxels are needed")
+        if math.prod(self.size) > MAX_VOXELS:
+            raise ConfigError(
+                f"size is {self.size}, {math.prod(self.size)} voxels: at most {MAX_VOXELS} are allowed"
+            )
         if self.outside_value is not None:
             if len(self.intensities) > 1 or self.intensities[0].kind != "ct_window":
                 raise ConfigError(

@@ -12,6 +12,9 @@ from medldm.networks.downsampling import check_factors, strides_of
 
 ConfigType = TypeVar("ConfigType", bound="AutoencoderConfig")
 
+MAX_BLOCK_VALUES = 2**14
+"""Of a block of a linear path, whose transform has the square of so many numbers: 1 GiB."""
+
 
 @dataclass(kw_only=True)
 class AutoencoderConfig(checks.LevelsConfig):
@@ -98,6 +101,7 @@ class AutoencoderConfig(checks.LevelsConfig):
 
     def _check_components(self, owner: str) -> None:
         n_values = self.in_channels * math.prod(self.downsampling or ())
+        checks.check_most(owner, MAX_BLOCK_VALUES, in_channels_times_downsampling=n_values)
         if self.latent_channels > n_values:
             raise ConfigError(
                 f"{owner}: latent_channels is {self.latent_channels}, but a block of {self.downsampling} "

@@ -10,6 +10,11 @@ from torch import Tensor
 from medldm.configs import Config
 from medldm.errors import ConfigError
 
+MAX_LEVELS = 16
+"""Each level but the last halves the size: no volume has 2^16 voxels along an axis."""
+MAX_BLOCKS = 1024
+"""Of one level, far beyond what anyone trains; a number above it is a slip or an attack."""
+
 
 @dataclass(kw_only=True)
 class LevelsConfig(Config):
@@ -44,12 +49,14 @@ class LevelsConfig(Config):
         super().__post_init__()
         owner = type(self).__name__
         check_positive(owner, n_groups=self.n_groups)
+        check_levels(owner, down_channels=self.down_channels, n_res_blocks=self.n_res_blocks)
         check_channels(owner, "down_channels", self.down_channels, self._divisor_of_channels)
         n_levels = len(self.down_channels)
         if self.attention_levels is None:
             self.attention_levels = tuple(map(self._has_attention_by_default, range(n_levels)))
         self.attention_levels = per_level(owner, "attention_levels", self.attention_levels, n_levels)
         self.n_res_blocks = positive_per_level(owner, "n_res_blocks", self.n_res_blocks, n_levels)
+        check_most(owner, MAX_BLOCKS, **{f"n_res_blocks[{i}]": n for i, n in enumerate(self.n_res_blocks)})
         self.require("(0, inf)", "norm_eps")
 
     @property
@@ -78,6 +85,20 @@ def check_positive(owner: str, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{owner}: {name} is {value!r}: a whole number of at least 1 is needed")
+
+
+def check_levels(owner: str, **values: Any) -> None:
+    """Raise for a sequence of more values than a network can have levels, before all other checks."""
+    for name, value in values.items():
+        if isinstance(value, tuple) and len(value) > MAX_LEVELS:
+            raise ConfigError(f"{owner}: {name} has {len(value)} levels: at most {MAX_LEVELS} are allowed")
+
+
+def check_most(owner: str, most: int, **values: int | None) -> None:
+    """Raise for a number above `most`."""
+    for name, value in values.items():
+        if value is not None and value > most:
+            raise ConfigError(f"{owner}: {name} is {value}: at most {most} is allowed")
 
 
 def check_channels(owner: str, name: str, channels: Any, n_groups: int) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import ClassVar, Literal
 
 from medldm.errors import ConfigError
-from medldm.networks.config_checks import LevelsConfig, positive_per_level
+from medldm.networks.config_checks import MAX_BLOCKS, LevelsConfig, check_most, positive_per_level
 
 
 @dataclass(kw_only=True)
@@ -97,6 +97,7 @@ class LatentUNetConfig(LevelsConfig):
     def _check_numbers(self, owner: str) -> None:
         self.require("[1, inf)", "in_channels", "out_channels", "time_emb_dim", "n_heads")
         self.require("[1, inf)", "n_transformer_layers", "n_class_embeds")
+        check_most(owner, MAX_BLOCKS, n_transformer_layers=self.n_transformer_layers)
         self.require("[0, inf)", "position_frequencies", "augmentation_channels", "appearance_channels")
         self.require("[0, 1)", "dropout")
         if self.cross_attention and self.context_dim is None:

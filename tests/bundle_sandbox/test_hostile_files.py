@@ -31,6 +31,7 @@ from medldm.transforms import LoadVolume
 from medldm.transforms.numpy_format import read_npy
 from tests.bundle_sandbox.test_hostile_configs import Seen
 from tests.bundle_sandbox.watcher import watch_all
+from tests.transforms.itk_files import metaimage, nrrd, packed_metaimage
 
 Job = Callable[[Path], object]
 
@@ -106,6 +107,25 @@ def with_card(card: Any, weights: dict[str, torch.Tensor] | None = None) -> byte
 
 def autoencoder_card(**config: Any) -> dict[str, Any]:
     return {"kind": "autoencoder", "space": None, "autoencoder": {"type": "vae", "config": config}}
+
+
+def latent_card(
+    *, unet: dict[str, Any] | None = None, space: dict[str, Any] | None = None, **diffusion: Any
+) -> bytes:
+    card = autoencoder_card() | {"kind": "latent_diffusion", "conditioning": {}, "space": space}
+    path = {"noise_path": {"kind": "ddpm"}} if "n_timesteps" not in diffusion else {}
+    described = {"unet": unet or {}, "diffusion": {"prediction_type": "epsilon", **path, **diffusion}}
+    return with_card(card | described)
+
+
+def volume_job(name: str, content: bytes) -> Job:
+    """Load a volume; what a header may want to read lies beside the cohort."""
+
+    def run(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+        LoadVolume()(folder / name)
+
+    return run
 
 
 def file_job(content: bytes, load: Callable[[Path], object], name: str = "model.safetensors") -> Job:
@@ -244,6 +264,37 @@ FILES: dict[str, Job] = {
     "card_of_petabytes": file_job(
         with_card(autoencoder_card(down_channels=[2**20, 2**20], n_groups=4)), load_autoencoder
     ),
+    "card_of_many_blocks": file_job(with_card(autoencoder_card(n_res_blocks=10_000_000)), load_autoencoder),
+    "card_of_blocks_within_the_limits": file_job(
+        with_card(autoencoder_card(down_channels=[32] * 16, n_res_blocks=1024)), load_autoencoder
+    ),
+    "card_of_many_levels": file_job(
+        with_card(autoencoder_card(down_channels=[32] * 100_000)), load_autoencoder
+    ),
+    "card_of_many_levels_up": file_job(
+        with_card(autoencoder_card(up_channels=[32] * 100_000)), load_autoencoder
+    ),
+    "card_of_a_large_linear_path": file_job(
+        with_card(autoencoder_card(down_channels=[32] * 16, linear_path=True)), load_autoencoder
+    ),
+    "card_of_many_timesteps": file_job(
+        latent_card(noise_path={"kind": "ddpm", "n_timesteps": 1e11}), load_latent_diffusion
+    ),
+    "card_of_many_whole_timesteps": file_job(
+        latent_card(noise_path={"kind": "ddpm", "n_timesteps": 10**11}), load_latent_diffusion
+    ),
+    "card_of_timesteps_of_before": file_job(latent_card(n_timesteps=10**11), load_latent_diffusion),
+    "card_of_a_large_space": file_job(
+        latent_card(space={"size": [16384] * 3, "spacing_mm": [1, 1, 1], "intensity": {"kind": "ct_window"}}),
+        load_latent_diffusion,
+    ),
+    "card_of_a_deep_denoiser": file_job(
+        latent_card(unet={"n_transformer_layers": 10**7}), load_latent_diffusion
+    ),
+    "metaimage_of_another_file": volume_job("a.mha", metaimage(b"", ElementDataFile="../../key.raw")),
+    "nrrd_of_another_file": volume_job("a.nrrd", nrrd(b"", data_file="../../key.raw")),
+    "metaimage_bomb": volume_job("a.mha", packed_metaimage(bytes(2**24))),
+    "metaimage_that_claims_more": volume_job("a.mha", packed_metaimage(bytes(8), DimSize="800 800 800")),
     "state_pickled": state_job(lambda path: (path / "network.safetensors").write_bytes(pickled()) and None),
     "state_manifest_elsewhere": state_job(spoil_manifest),
     "state_link_elsewhere": state_job(spoil_link),
@@ -269,6 +320,7 @@ ERRORS = (
     "ValueError",
     "OutputError",
     "UnsupportedVolumeError",
+    "CorruptVolumeError",
     "VolumeTooLargeError",
 )
 

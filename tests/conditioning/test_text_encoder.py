@@ -279,7 +279,7 @@ def test_an_index_at_odds_with_its_files_is_refused(directory: Path, tmp_path: P
     with pytest.raises(ValueError, match="leaves out 1"):
         TextEncoder(copy)
     (copy / "model.safetensors.index.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="is not JSON"):
+    with pytest.raises(ValueError, match=r"index\.json (is not JSON|is nested)"):
         TextEncoder(copy)
     (copy / "model.safetensors.index.json").unlink()
     with pytest.raises(ValueError, match=r"holds 2 .*and 0 indices"):
