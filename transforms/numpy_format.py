@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
@@ -22,6 +23,19 @@ from medldm.transforms.raw_volume import (
     check_affine,
     check_shape,
 )
+
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    TokenError,
+    RecursionError,
+    MemoryError,
+)
+"""What NumPy raises for headers that are no Python literals of its own."""
 
 
 def read_npy(
@@ -87,7 +101,7 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, bool]:
             version
         ]
         shape, is_fortran, dtype = reader(file)
-    except (ValueError, KeyError, EOFError, OverflowError, SyntaxError, TypeError) as error:
+    except _DAMAGED as error:
         raise HeaderError("its .npy header is damaged or of an unknown version; write it again") from error
     if dtype.kind not in "iufb":
         raise UnsupportedVolumeError(f"its dtype is {dtype}; real numbers are read")

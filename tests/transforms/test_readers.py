@@ -109,6 +109,14 @@ def test_cut_and_damaged_numpy_files_are_refused(tmp_path: Path) -> None:
         read_raw_volume(tmp_path / "a.npy", spacing_mm=(1, 1, 1))
 
 
+@pytest.mark.parametrize("header", ["{'descr': (2,", "(" * 5000, "-" * 5000 + "1", "\0"])
+def test_headers_that_are_no_literals_are_refused(tmp_path: Path, header: str) -> None:
+    start = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    (tmp_path / "a.npy").write_bytes(start + bytes(48))
+    with pytest.raises(HeaderError, match="damaged"):
+        read_raw_volume(tmp_path / "a.npy", spacing_mm=(1, 1, 1))
+
+
 def test_unknown_format_and_missing_file_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.dcm").write_bytes(b"")
     with pytest.raises(UnsupportedVolumeError, match=r"a\.dcm: .*medldm prepare"):
