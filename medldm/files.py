@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,8 @@ from medldm.errors import StorageError
 if TYPE_CHECKING:
     import numpy as np
 
-_TEMPORARY = ".writing-"
+_TEMPORARY, _REPLACED = ".writing-", ".replaced-"
+_LEFTOVER = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}(\..*)?")
 _SPARE_BYTES = 2**20
 _BLOCK_BYTES = 2**20
 
@@ -49,7 +51,7 @@ def atomic_file(path: str | Path, *, is_private: bool = False) -> Iterator[Path]
         'all of it'
     """
     path = Path(path)
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}{''.join(path.suffixes[-2:])}")
+    temporary = path.with_name(f"{_temporary_name()}{''.join(path.suffixes[-2:])}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Made here, so that the file has the permissions of the user's umask, whoever writes into it.
@@ -78,7 +80,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         StorageError: if the folder cannot be made or filled.
     """
     path = Path(path)
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+    temporary = path.with_name(_temporary_name())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
@@ -96,7 +98,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def replaced_folder(path: str | Path) -> Iterator[Path]:
     """Do as `atomic_folder`, and let the new folder take the place of one that is there.
 
-    That one stays as it is until the new one is whole.
+    That one stays as it is until the new one is whole and on the disk. Where a kill strikes between the two
+    renames it lies beside, as `.replaced-<name>`, and comes back when the folder is replaced the next time.
 
     Yields:
         The temporary folder, beside `path`.
@@ -105,12 +108,33 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
         StorageError: if the folder cannot be made or filled.
     """
     path = Path(path)
-    old = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
-    with atomic_folder(path) as temporary:
+    old, temporary = path.with_name(f"{_REPLACED}{path.name}"), path.with_name(_temporary_name())
+    try:
+        if old.exists() and not path.exists():
+            old.rename(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
         yield temporary
+        flush_folder(temporary)
+        shutil.rmtree(old, ignore_errors=True)
         if path.exists():
             path.rename(old)
-    shutil.rmtree(old, ignore_errors=True)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise
+        flush_folder(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise _name_cause(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary_name() -> str:
+    return f"{_TEMPORARY}{secrets.token_hex(8)}"
 
 
 def _name_cause(path: Path, error: OSError) -> StorageError:
@@ -177,13 +201,29 @@ def walk_files(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders that a killed process has left in a folder."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+def is_leftover(path: Path) -> bool:
+    """Say whether a file or folder is called as the temporary ones of this module are."""
+    return _LEFTOVER.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path, *, is_deep: bool = False) -> None:
+    """Remove the temporary files and folders that a killed process has left in a folder.
+
+    What only looks like one, such as a folder `.writing-notes`, stays. The caller sees to it that nobody else
+    writes there meanwhile, see `medldm.runtime.output_lock`.
+
+    Args:
+        folder: to look in; nothing happens where there is none.
+        is_deep: look in all folders below it, too; links are not followed.
+    """
+    for place, folders, names in os.walk(folder):
+        left = [name for name in folders if _LEFTOVER.fullmatch(name)]
+        folders[:] = [name for name in folders if name not in left] if is_deep else []
+        for path in (Path(place) / name for name in [*left, *filter(_LEFTOVER.fullmatch, names)]):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def flush_folder(folder: Path) -> None:

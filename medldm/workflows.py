@@ -27,6 +27,7 @@ from medldm.runtime import distributed
 from medldm.runtime.allocation import tune_allocation
 from medldm.runtime.bundle_keys import check_command_of_monai
 from medldm.runtime.endings import end_as_medldm_does
+from medldm.runtime.output_lock import hold_output
 from medldm.seeds import seed_everything
 from medldm.training.resume.preemption import TrainingStopped
 from medldm.training.resume.resumable_trainer import ResumableTrainer
@@ -95,10 +96,11 @@ def run_training(trainer: ResumableTrainer, *, then: Sequence[RunsAfter] = ()) -
         then: what follows when it has ended, in this order.
 
     Raises:
+        FolderInUseError: where another run writes into the output folder.
         TrainingStopped: after SIGTERM, SIGUSR1 or Ctrl-C, with the exit code of a command that ends so.
         DistributedError: where another process is gone.
     """
-    with _among_processes():
+    with _among_processes(), trainer.alone():
         trainer.run()
         for further in then:
             further.run()
@@ -108,6 +110,7 @@ def run_generation(evaluator: GenerationEvaluator) -> None:
     """Generate all volumes.
 
     Raises:
+        FolderInUseError: where another run writes into the output folder.
         DistributedError: where another process is gone.
     """
     with _among_processes():
@@ -190,16 +193,27 @@ def check_required_packages(required: Mapping[str, str]) -> None:
         raise MissingPackageError("this bundle cannot run here: " + "; ".join(problems))
 
 
-def initialise_run(*, required_packages: Mapping[str, str], seed: int) -> None:
+def initialise_run(
+    *, required_packages: Mapping[str, str], seed: int, output_dir: str | Path | None = None
+) -> None:
     """Check keys and packages, tune the allocator and seed all generators; every workflow begins with it.
 
+    Args:
+        required_packages: as of `check_required_packages`.
+        seed: of all generators.
+        output_dir: of a training: held from here on to its end, so that a second one is refused at once, not
+            when its latents are cached; None where what runs takes its folder itself.
+
     Raises:
+        FolderInUseError: where another run writes into the output folder.
         ConfigError: for a key of the command line that the bundle's config does not have.
         MissingPackageError: listing every package that is missing or too old.
     """
     _begin_command()
     check_required_packages(required_packages)
     distributed.require_distributed()
+    if output_dir is not None:
+        hold_output(output_dir, work="training")
     tune_allocation()
     seed_everything(seed)
     logger.info("seed %d", seed)

@@ -13,9 +13,7 @@ _MEDLDM = {
         ConditioningConfig LatentDiffusionConfig LatentDiffusionModel LatentDiffusionSampler LatentUNet
         LatentUNetConfig PatchDiscriminator UNet VAE VAEConfig VQVAE VQVAEConfig
         """,
-    "medldm.workflows": """
-        init_distributed initialise_distributed_run initialise_run run_generation run_training
-        """,
+    "medldm.workflows": "init_distributed initialise_distributed_run run_generation run_training",
     "medldm.runtime.devices": "choose_device",
     "medldm.data.cohort": "count_channels",
     "medldm.evaluation.cases.reading": "GridConfig split_cohort",
@@ -82,6 +80,7 @@ WRITERS: Mapping[str, tuple[str, ...]] = {
     "medldm.training.encode_cases": ("directory",),
     "medldm.editing.files.make_editor": ("output_dir",),
     "medldm.workflows.text_encoder_for": ("cache_dir",),
+    "medldm.workflows.initialise_run": ("output_dir",),
     "medldm.workflows.run_evaluation": ("output_dir",),
     "medldm.evaluation.resources.EvaluationResources": ("cache_dir",),
     "medldm.label_maps.generation.LabelMapWriter": ("output_dir",),

@@ -20,6 +20,7 @@ from medldm.bundle_sandbox.reading import read_config_file
 from medldm.bundle_sandbox.rules import OUTPUT_KEYS
 from medldm.errors import ConfigError
 from medldm.runtime.bundle_keys import check_keys
+from medldm.runtime.output_lock import release_holds
 
 logger = logging.getLogger(__name__)
 
@@ -129,9 +130,12 @@ def run_checked(run_id: str | None = None, **arguments: Any) -> None:
             folder, defaults, {key: given.get(key) for key in _FILES if arguments.get(key) is None}
         )
     workflow = CheckedWorkflow(**given, command_line=arguments, bundle_folder=folder)
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    try:
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    finally:
+        release_holds()
 
 
 def run_command(arguments: Sequence[str], *, is_trusted: bool) -> None:

@@ -46,6 +46,7 @@ from medldm.latent_diffusion.model_files import load_latent_diffusion
 from medldm.networks.downsampling import latent_size
 from medldm.runtime.devices import choose_device
 from medldm.runtime.distributed import barrier, is_main_process, items_of_rank, require_same, world_size
+from medldm.runtime.output_lock import locked_output
 from medldm.sampling.config import SamplingConfig
 from medldm.sampling.sampler import LatentDiffusionSampler, describe_texture
 from medldm.transforms.body_mask import set_outside
@@ -135,6 +136,7 @@ class GenerationEvaluator(SupervisedEvaluator):
         self.writer = writer.for_channels(self.preparer.space.channels)
         self.gate = gate
         self.refused: list[int] = []
+        self._has_run = False
         self.weights_sha256 = hash_weights(network.state_dict())
         requests = [dataset[position] for position in range(len(dataset))]
         self.indices = [request["index"] for request in requests]
@@ -193,12 +195,21 @@ class GenerationEvaluator(SupervisedEvaluator):
         return tuple(notes)
 
     def run(self, global_epoch: int = 1) -> None:  # type: ignore[override]
-        """Generate; the volumes of all processes are there on return."""
-        # What one process writes must not stand in the way of another that is still checking.
-        barrier()
-        if self.state.epoch_length > 0:
-            super().run(global_epoch)
-        barrier()
+        """Generate; the volumes of all processes are there on return.
+
+        Raises:
+            FolderInUseError: where another run writes into the output folder.
+            OutputExistsError: if volumes that would be replaced have come since they were looked for.
+        """
+        with locked_output(self.writer.output_dir, work="generation"):
+            if not self._has_run:
+                self.writer.refuse_existing(self.indices)
+            self._has_run = True
+            # What one process writes must not stand in the way of another that is still checking.
+            barrier()
+            if self.state.epoch_length > 0:
+                super().run(global_epoch)
+            barrier()
 
     @property
     def written(self) -> list[Path]:

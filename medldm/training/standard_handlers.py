@@ -63,6 +63,7 @@ def standard_handlers(
         every_steps=run.save_batches,
         quarantine=quarantine,
         identity=identity,
+        output_dir=folder,
     )
     kept = [writer, *followers, *further, state_handler]
     if evaluator is None:

@@ -26,7 +26,7 @@ from medldm.data.preparation.plans import (
     remove_superseded,
     split_changed,
 )
-from medldm.data.preparation.private_list import HOW_TO_FIND, IN_LIST, Origin, open_private_list
+from medldm.data.preparation.private_list import HOW_TO_FIND, IN_LIST, Origin, PrivateList, open_private_list
 from medldm.data.preparation.remarks import describe_decisions
 from medldm.data.preparation.result import PrepareResult, Refused
 from medldm.data.preparation.source import FoundSources
@@ -36,6 +36,7 @@ from medldm.data.preparation.table import SubjectTable, read_subject_table
 from medldm.data.preparation.table_match import TableMatch, match_table
 from medldm.data.splits import complete_split
 from medldm.errors import ConfigError, MissingFileError
+from medldm.runtime.output_lock import locked_output
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def prepare(
 
     Raises:
         MissingFileError: where there is no input.
+        FolderInUseError: where another run writes into the output.
         ValueError: for an output, a table or a key that cannot be used; nothing is written then.
 
     Examples:
@@ -90,10 +92,35 @@ def prepare(
     )
     found = find_sources(source_root, options=options, table=subjects)
     root = open_output(Path(output_dir), source=source_root, overwrite=options.overwrite)
-    remove_unfinished(root)
+    with locked_output(root, work="prepare"):
+        remove_unfinished(root)
+        return _fill_output(
+            root,
+            found,
+            key=key,
+            labels=labels,
+            subjects=subjects,
+            options=options,
+            private_list=private_list,
+            has_table=table is not None,
+        )
+
+
+def _fill_output(
+    root: Path,
+    found: FoundSources,
+    *,
+    key: bytes,
+    labels: LabelTable,
+    subjects: SubjectTable,
+    options: PrepareOptions,
+    private_list: PrivateList | None,
+    has_table: bool,
+) -> PrepareResult:
+    """Convert what is new, remove what was replaced, and write the lists of all that is there."""
     labels, values = _value_structures(found, labels)
     earlier = read_records(root)
-    match = match_table(subjects, found.sources, is_given=table is not None)
+    match = match_table(subjects, found.sources, is_given=has_table)
     planned = plan_cases(
         found,
         earlier,

@@ -15,6 +15,7 @@ from typing import Any
 from medldm.data.identity import default_key_file
 from medldm.errors import ConfigError, StorageError
 from medldm.files import write_atomically
+from medldm.runtime.output_lock import locked_output
 
 FILE_NAME = "private_list.json"
 HOW_TO_FIND = (
@@ -59,6 +60,7 @@ class PrivateList:
 
         Raises:
             StorageError: if the file cannot be written.
+            FolderInUseError: if another preparation writes it and does not end.
         """
         entries = {
             origin.id: {
@@ -68,14 +70,15 @@ class PrivateList:
             }
             for origin in origins
         }
-        # Read again, because the preparation of another cohort may have written meanwhile.
-        outputs = {**_read(self.path), _text(self.output): entries}
-        content = json.dumps({"what": _WHAT, "outputs": outputs}, indent=1, ensure_ascii=False)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise StorageError(f"the private list cannot be written ({error.strerror})") from error
-        write_atomically(self.path, f"{content}\n".encode("utf-8", "surrogateescape"), is_private=True)
+        with locked_output(self.path.parent, work="private list"):
+            # Read again, because the preparation of another cohort may have written meanwhile.
+            outputs = {**_read(self.path), _text(self.output): entries}
+            content = json.dumps({"what": _WHAT, "outputs": outputs}, indent=1, ensure_ascii=False)
+            write_atomically(self.path, f"{content}\n".encode("utf-8", "surrogateescape"), is_private=True)
 
 
 def open_private_list(

@@ -193,6 +193,7 @@ def _make_handlers(
         every_minutes=run.save_minutes,
         every_steps=run.save_batches,
         identity=identity,
+        output_dir=folder,
     )
     shown: list[Any] = [log, LossBar(STAGE)]
     if evaluator is not None:

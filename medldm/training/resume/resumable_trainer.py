@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +30,9 @@ class HasState(Protocol):
 
 class RunsLoop(Protocol):
     """What saves a trainer's state and goes on from it; it has the say over the trainer's loop."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Return a context in which no other run may write into the training's output folder."""
 
     def run(self, run: Callable[[], None]) -> None:
         """Run the loop."""
@@ -114,11 +118,20 @@ class ResumableTrainer:
                     f"the saved {name} does not fit this training ({error}): {START_ANEW}"
                 ) from error
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Return a context in which no other run may write into the output folder, if there is one."""
+        return nullcontext() if self.state_handler is None else self.state_handler.alone()
+
     def run(self) -> None:
-        """Train, from the last saved state if it has a state handler."""
+        """Train, from the last saved state if it has a state handler.
+
+        Raises:
+            FolderInUseError: if another run writes into the output folder.
+        """
         run: Callable[[], None] = super().run  # type: ignore[misc]
         if self.state_handler is None:
             run()
         else:
             self.interrupt_resume_enabled = False  # ignite could not run again after a roll back
-            self.state_handler.run(run)
+            with self.alone():
+                self.state_handler.run(run)

@@ -2,25 +2,32 @@
 
 The state at the end of a training, after its last validation, is `step_00000300_ended/`. A folder is written
 under a temporary name, flushed, renamed and read again; only then are older ones removed.
+
+Nothing is lost by a mistake. A state is set aside only if its bytes are proven to be others than were saved,
+and a sound one is left to go on from. What cannot be read now, or was saved by another version, ends the
+training and stays as it is. Folders that hold no state, whatever they are called, are not touched.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medldm.errors import CheckpointError, ConfigError
-from medldm.files import atomic_folder, remove_leftovers
+from medldm.files import atomic_folder, is_leftover, remove_leftovers
+from medldm.runtime.lock_file import LOCK
 from medldm.training.resume.state_files import (
-    FormatError,
+    DamagedStateError,
     StateError,
     fill_folder,
+    foreign_files,
+    is_state_folder,
     read_folder,
+    remove_folder,
     verify_folder,
 )
 
@@ -28,6 +35,11 @@ logger = logging.getLogger(__name__)
 
 _FOLDER = re.compile(r"step_(\d{8,})(_ended)?")
 _PRUNED, _DAMAGED = ".old_", "damaged_"
+_SET_ASIDE = re.compile(rf"{_DAMAGED}{_FOLDER.pattern}(_\d+)?")
+_OWN = re.compile(rf"({re.escape(_PRUNED)})?{_FOLDER.pattern}|{_SET_ASIDE.pattern}")
+_BELOW = "states"
+RECORD = "started_from.json"
+"""What a training that begins with weights leaves beside its states; it moves with them."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +61,24 @@ class StateFolders:
     """Write, read and prune the state folders of one stage.
 
     Args:
-        directory: holds the folders.
+        directory: holds the folders, and nothing else; where other things lie in it, such as in an output
+            folder, the folder `states` in it is taken.
         keep: how many to keep, at least 2, so that a damaged one is not the last.
     """
 
     def __init__(self, directory: str | Path, *, keep: int = 2) -> None:
         if keep < 2:
             raise ConfigError(f"keep is {keep}: at least 2 states must be kept, in case one is damaged")
-        self.directory = Path(directory)
+        self.given = Path(directory)
         self.keep = keep
+        self._directory: Path | None = None
+
+    @property
+    def directory(self) -> Path:
+        """The folder that the states lie in."""
+        if self._directory is None:
+            self._directory = self.given if self._is_own(self.given) else self.given / _BELOW
+        return self._directory
 
     def steps(self) -> dict[int, Path]:
         """Return the folders by their step, the newest first; whether they are valid is not looked at.
@@ -71,11 +92,43 @@ class StateFolders:
 
     def _find(self) -> list[tuple[int, Path]]:
         """Return the step and the path of each folder, the newest first."""
-        if not self.directory.is_dir():
-            return []
-        matches = [(_FOLDER.fullmatch(path.name), path) for path in self.directory.iterdir()]
+        matches = [(_FOLDER.fullmatch(path.name), path) for path in self._states()]
         found = [(int(match[1]), match[2] is not None, path) for match, path in matches if match is not None]
         return [(step, path) for step, _, path in sorted(found, reverse=True)]
+
+    def _states(self) -> list[Path]:
+        """Return all folders that are states, also those set aside or about to be removed.
+
+        Raises:
+            StateError: if the system does not let them be read.
+        """
+        try:
+            return [path for path in _list(self.directory, _OWN) if is_state_folder(path)]
+        except OSError as error:
+            raise _unreadable(self.directory, error) from error
+
+    def _is_own(self, directory: Path) -> bool:
+        """Say whether states lie in a folder, or nothing but what belongs to states."""
+        try:
+            if any(is_state_folder(path) for path in _list(directory, _OWN)):
+                return True
+            return all(path.name in (RECORD, LOCK) or is_leftover(path) for path in _list(directory, None))
+        except OSError as error:
+            raise _unreadable(directory, error) from error
+
+    def _refuse_unknown(self) -> None:
+        """Refuse to begin anew beside a folder that is called like a state and is none that is known."""
+        for directory in (self.given, self.directory):
+            for path in _list(directory, _FOLDER):
+                if not path.is_symlink() and not is_state_folder(path):
+                    raise StateError(
+                        f"{path} is called like a training's state, but holds none that this version of "
+                        "medldm knows: move it elsewhere, or start anew with resume: never, which leaves it "
+                        "where it is"
+                    )
+
+    def _damaged(self) -> list[Path]:
+        return sorted(path for path in self._states() if _SET_ASIDE.fullmatch(path.name))
 
     def save(self, parts: Mapping[str, Any], *, step: int, is_end: bool = False) -> Path:
         """Write a state; on return it is on the disk and was read again.
@@ -102,30 +155,42 @@ class StateFolders:
         self._prune()
         return final
 
-    def load_newest(self) -> SavedState | None:
-        """Read the newest valid state; damaged ones are set aside, with a line in the log for each.
+    def load_newest(self, *, is_strict: bool = True) -> SavedState | None:
+        """Read the newest sound state; damaged ones are set aside, with a line in the log for each.
+
+        Args:
+            is_strict: refuse folders that are called like a state and are none that is known; False passes
+                them over.
 
         Returns:
             None if there never was one.
 
         Raises:
             FormatError: if the newest one is of another version.
-            StateError: if there are states, but every one is damaged.
+            StateError: if there are states, but every one is damaged; or if one cannot be read now, or holds
+                what does not belong there. All are left as they are then.
         """
-        refused = []
+        if is_strict:
+            self._refuse_unknown()
+        refused: list[tuple[Path, DamagedStateError]] = []
         for step, path in self._find():
             try:
-                return SavedState(step, path, read_folder(path))
-            except FormatError:
-                raise
-            except (CheckpointError, OSError) as error:
-                refused.append(f"{path.name}: {error}")
-                logger.warning("the training state %s was set aside: %s", path, error)
-                self._set_aside(path)
-        if refused:
+                parts = read_folder(path)
+            except DamagedStateError as error:
+                refused.append((path, error))
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            else:
+                for other, reason in refused:
+                    logger.warning("the training state %s was set aside: %s", other, reason)
+                    self._set_aside(other)
+                return SavedState(step, path, parts)
+        reasons = [f"{path.name}: {error}" for path, error in refused]
+        reasons += [f"{path.name}: set aside earlier" for path in self._damaged()]
+        if reasons:
             raise StateError(
-                f"every training state in {self.directory} is damaged ({'; '.join(refused)}): restore one "
-                "from a copy, or start anew with resume: never"
+                f"every training state in {self.directory} is damaged ({'; '.join(reasons)}): restore one "
+                "from a copy, or start anew with resume: never, which moves them out of the way"
             )
         return None
 
@@ -145,13 +210,24 @@ class StateFolders:
         return SavedState(step, path, read_folder(path))
 
     def retire(self) -> Path | None:
-        """Move all states out of the way, beside the folder; return where to."""
-        if not self.steps():
+        """Move all states out of the way, beside the folder, the newest last; return where to.
+
+        A folder that holds more than states is left where it is, and they are moved into one below it.
+        """
+        found = [path for _, path in reversed(self._find())]
+        moved = [*sorted({*self._states()} - {*found}), *found]
+        if not moved:
             return None
-        taken = 1
-        while (other := self.directory.with_name(f"{self.directory.name}.before_{taken}")).exists():
-            taken += 1
-        self.directory.rename(other)
+        record = [path for path in _list(self.directory, re.compile(re.escape(RECORD))) if path.is_file()]
+        is_alone = {*_list(self.directory, None)} == {*moved, *record}
+        other = _free_name(self.directory if is_alone else self.directory / _BELOW)
+        if is_alone:
+            self.directory.rename(other)
+        else:
+            other.mkdir()
+            for path in [*record, *moved]:
+                path.rename(other / path.name)
+        self._directory = None
         return other
 
     def _write(self, final: Path, parts: Mapping[str, Any]) -> None:
@@ -159,16 +235,18 @@ class StateFolders:
             fill_folder(temporary, parts)
         try:
             verify_folder(final)
-        except CheckpointError:
+        except DamagedStateError:
             self._set_aside(final)
             raise
 
     def _is_there(self, final: Path) -> bool:
         if not final.exists():
             return False
+        if not is_state_folder(final):
+            raise StateError(f"{final} is in the way, and is no training's state: move it elsewhere")
         try:
             verify_folder(final)
-        except CheckpointError as error:
+        except DamagedStateError as error:
             logger.warning("the training state %s was set aside: %s", final, error)
             self._set_aside(final)
             return False
@@ -177,14 +255,18 @@ class StateFolders:
     def _prune(self) -> None:
         kept = list(self.steps().values())[: self.keep]
         for path in [path for _, path in self._find() if path not in kept]:
+            if others := foreign_files(path):
+                logger.warning("%s is not removed: it holds %s, which are no files of a state", path, others)
+                continue
             # Renamed first: a kill while files are being removed must not leave half a state behind.
             path.rename(path.with_name(f"{_PRUNED}{path.name}"))
         self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
         remove_leftovers(self.directory)
-        for path in self.directory.glob(f"{_PRUNED}*"):
-            shutil.rmtree(path, ignore_errors=True)
+        for path in _list(self.directory, re.compile(re.escape(_PRUNED) + _FOLDER.pattern)):
+            if is_state_folder(path) and not foreign_files(path):
+                remove_folder(path)
 
     def _set_aside(self, path: Path) -> None:
         other, taken = path.with_name(_DAMAGED + path.name), 1
@@ -194,3 +276,26 @@ class StateFolders:
             path.rename(other)
         except OSError as error:
             logger.warning("%s could not be renamed (%s); it is left where it is", path, error)
+
+
+def _list(directory: Path, name: re.Pattern[str] | None) -> list[Path]:
+    """Return what lies in a folder and is called so; nothing where there is no folder."""
+    try:
+        return [path for path in directory.iterdir() if name is None or name.fullmatch(path.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _free_name(place: Path) -> Path:
+    taken = 1
+    while (other := place.with_name(f"{place.name}.before_{taken}")).exists():
+        taken += 1
+    return other
+
+
+def _unreadable(path: Path, error: OSError) -> StateError:
+    return StateError(
+        f"{path} cannot be read now ({error.strerror or error}): nothing says that it is damaged, and "
+        "nothing was changed. See whether its disk or file server is well and who may read it, then run the "
+        "same command again"
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ignite.engine import Engine, Events
 
 from medldm.errors import ConfigError, MedldmError
 from medldm.runtime.distributed import barrier, broadcast_from_first, is_main_process
+from medldm.runtime.output_lock import locked_output
 from medldm.training.batches import has_common_batch
 from medldm.training.identity import TrainingIdentity
 from medldm.training.quarantine import FOUND, Quarantine
@@ -63,6 +65,8 @@ class TrainingStateHandler:
         divergence: how many bad steps are borne.
         quarantine: that of the training's data loader; its cases are saved, and named at the end.
         identity: of the training; a state of another one is refused.
+        output_dir: the folder that the training writes into, which no other run may write into meanwhile;
+            None for `directory`.
     """
 
     def __init__(
@@ -78,10 +82,12 @@ class TrainingStateHandler:
         divergence: DivergenceConfig | None = None,
         quarantine: Quarantine | None = None,
         identity: TrainingIdentity | None = None,
+        output_dir: str | Path | None = None,
     ) -> None:
         if resume not in RESUME:
             raise ConfigError(f"resume is {resume!r}: choose from {list(RESUME)}")
         self.folders = StateFolders(directory, keep=keep)
+        self.output_dir = Path(directory if output_dir is None else output_dir)
         self.resume = resume
         self.handlers = list(handlers)
         self.evaluator = evaluator
@@ -117,6 +123,10 @@ class TrainingStateHandler:
         engine.add_event_handler(Events.COMPLETED, self._end)
         if self.evaluator is not None:
             self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._during_validation, trainer)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Return a context in which no other run may write into the training's output folder."""
+        return locked_output(self.output_dir, work="training")
 
     def run(self, run: Callable[[], None]) -> None:
         """Run a trainer's loop, again from the last saved state after each roll back.
@@ -157,7 +167,8 @@ class TrainingStateHandler:
 
     def _load_newest(self) -> SavedState | None:
         """Let the first process choose a state, and set damaged ones aside; the others read the same one."""
-        saved = self.folders.load_newest() if is_main_process() else None
+        is_strict = self.resume != "never"
+        saved = self.folders.load_newest(is_strict=is_strict) if is_main_process() else None
         step = int(broadcast_from_first(torch.tensor(-1 if saved is None else saved.step)))
         return saved if is_main_process() or step < 0 else self.folders.load(step)
 

@@ -25,13 +25,12 @@ from medldm.latent_diffusion.checkpoints import load_checkpoint
 from medldm.runtime.distributed import is_main_process
 from medldm.runtime.json_files import read_json
 from medldm.training.resume.state_files import StateError
-from medldm.training.resume.state_folders import StateFolders
+from medldm.training.resume.state_folders import RECORD, StateFolders
 
 logger = logging.getLogger(__name__)
 
 KINDS = {"autoencoder": ("autoencoder", "latent_diffusion"), "diffusion": ("latent_diffusion",)}
 """Stage to the kinds of checkpoint that it can start from: a second stage's file holds its first one, too."""
-RECORD = "started_from.json"
 
 
 @dataclass(frozen=True, kw_only=True)
