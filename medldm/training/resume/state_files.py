@@ -75,8 +75,12 @@ def foreign_files(path: Path) -> list[str]:
     return sorted(
         entry.name
         for entry in path.iterdir()
-        if not is_passing(entry) and entry.name != MANIFEST and not _FILE.fullmatch(entry.name)
+        if not is_passing(entry) and (entry.is_dir() or not _is_name(entry.name))
     )
+
+
+def _is_name(name: str) -> bool:
+    return name == MANIFEST or _FILE.fullmatch(name) is not None
 
 
 def is_passing(path: Path) -> bool:
@@ -124,7 +128,7 @@ def verify_folder(path: Path) -> None:
 def remove_folder(path: Path) -> None:
     """Remove the files of a state, and the folder where nothing of another origin lies in it."""
     for entry in list(path.iterdir()):
-        if entry.name == MANIFEST or _FILE.fullmatch(entry.name) or is_clutter(entry):
+        if not entry.is_dir() and (_is_name(entry.name) or is_clutter(entry)):
             entry.unlink(missing_ok=True)
     with suppress(OSError):
         path.rmdir()

@@ -118,14 +118,13 @@ class StateFolders:
 
     def _refuse_unknown(self) -> None:
         """Refuse to begin anew beside a folder that is called like a state and is none that is known."""
-        for directory in (self.given, self.directory):
-            for path in _list(directory, _FOLDER):
-                if not path.is_symlink() and not is_state_folder(path):
-                    raise StateError(
-                        f"{path} is called like a training's state, but holds none that this version of "
-                        "medldm knows: move it elsewhere, or start anew with resume: never, which leaves it "
-                        "where it is"
-                    )
+        named = [*_list(self.given, _FOLDER), *_list(self.directory, _FOLDER)]
+        for path in named:
+            if not path.is_symlink() and not is_state_folder(path):
+                raise StateError(
+                    f"{path} is called like a training's state, but holds none that this version of medldm "
+                    "knows: move it elsewhere, or start anew with resume: never, which leaves it where it is"
+                )
 
     def _damaged(self) -> list[Path]:
         return sorted(path for path in self._states() if _SET_ASIDE.fullmatch(path.name))
@@ -170,8 +169,11 @@ class StateFolders:
             StateError: if there are states, but every one is damaged; or if one cannot be read now, or holds
                 what does not belong there. All are left as they are then.
         """
-        if is_strict:
-            self._refuse_unknown()
+        try:
+            if is_strict:
+                self._refuse_unknown()
+        except OSError as error:
+            raise _unreadable(self.directory, error) from error
         refused: list[tuple[Path, DamagedStateError]] = []
         for step, path in self._find():
             try:
