@@ -5,7 +5,7 @@
 # make docs    the site, from docs/ and the docstrings, in build/site
 # make mutants breaks the mathematics on purpose and shows that the tests notice
 # make bench   the comparisons in benchmarks/
-# make bench-trainings  planned memory, the cost of saving, and kills at random moments
+# make bench-trainings  planned memory, the cost of saving, kills at random moments, and other mishaps
 # make clean   removes what the others made
 
 PYTHON ?= python3
@@ -77,6 +77,7 @@ bench-trainings: $(STAMP)
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/chaos.py
 
 clean:
 	rm -rf $(VENV) $(DOCS_VENV) $(OUTPUT) bench_output build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

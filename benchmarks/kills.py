@@ -64,16 +64,16 @@ class WatchedFolders(StateFolders):
     """State folders that say on a board when they load, save and prune."""
 
     def __init__(self, folders: StateFolders, board: Board) -> None:
-        super().__init__(folders.directory, keep=folders.keep)
+        super().__init__(folders.given, keep=folders.keep)
         self.board = board
 
-    def load_newest(self) -> SavedState | None:
+    def load_newest(self, *, is_strict: bool = True) -> SavedState | None:
         self.board.phase = LOADING
-        return super().load_newest()
+        return super().load_newest(is_strict=is_strict)
 
-    def save(self, parts: Any, *, step: int) -> Path:
+    def save(self, parts: Any, *, step: int, is_end: bool = False) -> Path:
         self.board.phase = SAVING
-        path = super().save(parts, step=step)
+        path = super().save(parts, step=step, is_end=is_end)
         self.board.phase = EPOCH_END
         return path
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,37 +18,13 @@ from medldm.files import atomic_file
 from medldm.runtime import lock_file
 from medldm.runtime.lock_file import LOCK, FolderInUseError
 from medldm.runtime.output_lock import hold_output, locked_output, release_holds
-
-FORK = multiprocessing.get_context("fork")
+from tests.runtime.holders import FORK, another
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch) -> None:
     monkeypatch.setattr(lock_file, "_PATIENCE_S", 0.2)
     monkeypatch.setattr(lock_file, "_warned", set())
-
-
-def hold(folder: Path, act: Callable[[], None] | None = None) -> None:
-    with locked_output(folder, work="training"):
-        if act is not None:
-            act()
-        (folder / "held").touch()
-        time.sleep(60)
-
-
-@contextmanager
-def another(folder: Path, act: Callable[[], None] | None = None) -> Iterator[int]:
-    """Let another process hold a folder; it is killed at the end."""
-    process = FORK.Process(target=hold, args=(folder, act))
-    process.start()
-    until = time.monotonic() + 30
-    while not (folder / "held").exists() and time.monotonic() < until:
-        time.sleep(0.01)
-    try:
-        yield process.pid or 0
-    finally:
-        process.kill()
-        process.join()
 
 
 def test_the_second_is_told_who_is_the_first_and_since_when(tmp_path) -> None:
