@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _TEMPORARY, _REPLACED = ".writing-", ".replaced-"
-_LEFTOVER = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]{{16}}(\..*)?")
+_LEFTOVER = re.compile(rf"{re.escape(_TEMPORARY)}[0-9a-f]+(\..*)?")
 _SPARE_BYTES = 2**20
 _BLOCK_BYTES = 2**20
 
