@@ -136,10 +136,10 @@ def _dtype(fields: dict[str, str]) -> np.dtype:
     dtype = np.dtype(kind)
     if dtype.itemsize == 1:
         return dtype
-    order = {"little": "<", "big": ">"}.get(fields.get("endian", "").lower())
-    if order is None:
+    order = fields.get("endian", "").lower()
+    if order not in ("little", "big"):
         raise HeaderError("its header does not say whether it is little or big endian; it is damaged")
-    return dtype.newbyteorder(order)
+    return dtype.newbyteorder("<" if order == "little" else ">")
 
 
 def _vectors(fields: dict[str, str], n_axes: int) -> list[np.ndarray | None] | None:

@@ -125,15 +125,15 @@ def test_cache_is_used_and_holds_hashes_but_no_text(
 ) -> None:
     cache = tmp_path / "cache"
     first = TextEncoder(directory, max_tokens=8, cache_dir=cache).encode(TEXTS)
-    files = sorted(cache.iterdir())
-    assert len(files) == 3 and all(len(file.stem) == 64 for file in files)
+    files = sorted(cache.glob("*.safetensors"))
+    assert len(files) == 3 and all(len(file.stem) == 32 for file in files)
     assert not any(word in file.read_bytes().lower() for file in files for word in (b"brain", b"mri"))
     again = TextEncoder(directory, max_tokens=8, cache_dir=cache)
     monkeypatch.setattr(again, "_model", None)
     assert torch.equal(first, again.encode(TEXTS))
     longer = TextEncoder(directory, max_tokens=9, cache_dir=cache)
     assert torch.equal(longer.encode(TEXTS)[:, :8], first)
-    assert len(list(cache.iterdir())) == 6
+    assert len(list(cache.glob("*.safetensors"))) == 6
 
 
 @pytest.mark.parametrize("content", [b"", b"no safetensors"])
@@ -141,7 +141,7 @@ def test_damaged_cache_file_is_made_again_with_a_warning(
     directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     first = TextEncoder(directory, cache_dir=tmp_path).encode(TEXTS[:1])
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.safetensors")
     file.write_bytes(content)
     again = TextEncoder(directory, cache_dir=tmp_path)
     with caplog.at_level(logging.WARNING):
