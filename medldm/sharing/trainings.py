@@ -11,7 +11,7 @@ from pathlib import Path
 from medldm.errors import ConfigError, MissingFileError
 from medldm.runtime.bundle_keys import Read, read_plain, split_arguments
 from medldm.sharing.shipped import IMAGES, LABEL_MAPS, find_bundle, list_bundles, require_weights
-from medldm.training.warm_start.checkpoint import RECORD
+from medldm.training.resume.state_folders import RECORD
 
 STAGES = ("autoencoder", "diffusion")
 CHOICES = {"autoencoder": ("autoencoder",), "diffusion": ("diffusion",), "all": STAGES, "labelmap": STAGES}

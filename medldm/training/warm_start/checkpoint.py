@@ -31,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 KINDS = {"autoencoder": ("autoencoder", "latent_diffusion"), "diffusion": ("latent_diffusion",)}
 """Stage to the kinds of checkpoint that it can start from: a second stage's file holds its first one, too."""
+WRITTEN = {
+    stage: tuple(f"{name}{ending}.safetensors" for ending in ("", "_last", "_early"))
+    for stage, name in (("autoencoder", "autoencoder"), ("diffusion", "latent_diffusion"))
+}
+"""Stage to the checkpoints that its training writes beside its states, and may write over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +166,9 @@ def _read_record(states: Path, start_from: str) -> dict[str, Any] | None:
         return None
     if not is_known:
         return None
-    is_own = Path(start_from).resolve().parent == states.resolve().parents[1]
-    if Path(start_from).is_file() and not is_own and (found := hash_file(start_from)) != own:
+    given = Path(start_from)
+    is_own = given.resolve().parent == states.resolve().parents[1] and given.name in WRITTEN[states.name]
+    if given.is_file() and not is_own and (found := hash_file(start_from)) != own:
         raise StateError(
             f"start_from is {start_from}, another file (SHA-256 {found[:12]}) than the one that the training "
             f"in {states.parents[1]} started from ({own[:12]}), which its state no longer needs: give that "
