@@ -84,7 +84,7 @@ def _write_purpose(model: LatentDiffusionModel, content: CardContent) -> str:
 
 
 def _write_use(model: LatentDiffusionModel, content: CardContent) -> str:
-    needs_maps = content.structures and not (model.makes_label_maps or content.has_label_maps)
+    needs_maps = "label_map" in model.conditioning_config.conditioning_type and not content.has_label_maps
     command = (
         f"medldm generate FOLDER outputs {'--label-dir LABEL_MAPS' if needs_maps else '--num-samples 4'}"
     )

@@ -49,7 +49,8 @@ def find_source(name: str | Path) -> GenerationSource:
     if not is_bundle:
         return GenerationSource(checkpoint=checkpoint)
     card = read_card(checkpoint)
-    structures = card.get("conditioning", {}).get("structures", {})
+    told = card.get("conditioning", {})
+    structures = told.get("structures", {}) if "label_map" in told.get("conditioning_type", ()) else {}
     return GenerationSource(
         checkpoint=checkpoint,
         label_maps=_find_label_maps(Bundle(checkpoint.parents[1]), structures) if structures else None,

@@ -49,7 +49,7 @@ def test_models_lists_what_is_known_and_says_what_lacks(installed, capsys) -> No
     assert first.startswith("labelmap_ldm: ") and second.startswith("mri_label_ldm: ")
     for line in ("licence: Apache-2.0", "spacing: 1 x 1 x 1 mm", "field of view: 16 x 20 x 16 mm"):
         assert line in second
-    assert "data: phantoms, CC0" in second and "figures: not measured" in second
+    assert "trained on: phantoms, CC0" in second and "figures: not measured" in second
     assert "structures: 1 shell, 5 core" in second
     assert third.startswith("ct_label_ldm: ") and "no weights yet" in third
     assert "medldm train all COHORT OUT --bundle ct_label_ldm" in third
