@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from packaging.version import Version
 
@@ -157,10 +157,13 @@ def init_distributed(*, device: str = "auto", timeout_minutes: float = 30.0) -> 
     distributed.init_distributed(device=device, timeout_minutes=timeout_minutes)
 
 
-def initialise_distributed_run(
-    *, required_packages: Mapping[str, str], seed: int, device: str, timeout_minutes: float
-) -> None:
+def initialise_distributed_run(*, device: str, timeout_minutes: float, **options: Any) -> None:
     """Begin a workflow in each of the processes that torchrun started; what `multi_gpu.yaml` begins with.
+
+    Args:
+        device: as of `medldm.runtime.distributed.init_distributed`, like `timeout_minutes`.
+        timeout_minutes: that one process waits for another.
+        options: of `initialise_run`.
 
     Raises:
         ConfigError: for a key that the config does not have, or a time that is none.
@@ -168,7 +171,7 @@ def initialise_distributed_run(
         MissingPackageError: listing every package that is missing or too old.
     """
     init_distributed(device=device, timeout_minutes=timeout_minutes)
-    initialise_run(required_packages=required_packages, seed=seed)
+    initialise_run(**options)
 
 
 def check_required_packages(required: Mapping[str, str]) -> None:

@@ -34,7 +34,8 @@ def test_the_checks_of_the_workflow_stay(workflow) -> None:
     first, *rest = merged(workflow)["initialize"]
     assert rest == own[1:]
     assert first["_target_"] == "medldm.workflows.initialise_distributed_run"
-    assert first.items() >= {name: own[0][name] for name in ("required_packages", "seed")}.items()
+    added = {"device": "@device", "timeout_minutes": "@timeout_minutes"}
+    assert first == {**own[0], **added, "_target_": first["_target_"]}
 
 
 @pytest.mark.filterwarnings("ignore:parsing config_file")
