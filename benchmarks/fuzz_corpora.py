@@ -38,7 +38,7 @@ TOKENS = (
         for text in ("\\", "{", "}", "[", "[" * 2000, "null", "true", "\u00e4", "\x1b[31m", "(1,0,0)")
     ),
     *(b"../x", b"/etc/hostname", b"LIST", b"LOCAL", b"none", b"gzip", b"raw", b"MET_FLOAT", b"\xe4"),
-    *(b"DimSize = 2 2 2\n", b"sizes: 2 2 2\n", b"CompressedData = True\n", b"data file: x\n"),
+    *(b"DimSize = 2 2 2\n", b"sizes: 2 2 2\n", b"CompressedData = True\n", b"data file: x\n", b"\\u0000"),
 )
 """What headers, JSON and tables are made of, and what does not belong there."""
 CAP_BYTES = 2**24

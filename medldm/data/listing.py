@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,7 +290,8 @@ def _case_of(
 def _resolved(files: Any, folder: Path) -> Any:
     if isinstance(files, list):
         return [file if file is None else _resolved(file, folder) for file in files]
-    return str((folder / files).resolve())
+    # A text that no system takes for a path stays as it is, and is then no file.
+    return str(folder / files if "\0" in files else (folder / files).resolve())
 
 
 def _name_of(image: str | list[str | None], channels: tuple[str, ...]) -> str:
@@ -307,7 +309,8 @@ def _has_files(case: Case, issues: list[Issue], *, require_labels: bool) -> bool
         if isinstance(case["image"], list)
         else case
     )
-    missing = [(key, file) for key, file in volume_files(known) if not Path(file).is_file()]
+    # Path.is_file raises for names that are too long.
+    missing = [(key, file) for key, file in volume_files(known) if not os.path.isfile(file)]  # noqa: PTH113
     for key, file in missing:
         issues.append(
             Issue.error("missing", Path(file).name, f"the {key} of case {case['id']} does not exist")

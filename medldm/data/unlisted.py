@@ -24,7 +24,7 @@ def find_unlisted(listing: Path, content: Any) -> list[Issue]:
         One warning for each folder with such files.
     """
     root = listing.parent
-    listed = {(root / name).resolve() for name in _texts(content)}
+    listed = {(root / name).resolve() for name in _texts(content) if "\0" not in name}
     issues = []
     for folder in FOLDERS:
         present = sorted((root / folder).iterdir()) if (root / folder).is_dir() else []

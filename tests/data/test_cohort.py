@@ -179,6 +179,17 @@ def test_unsound_datalists_are_refused(make_cohort: MakeCohort) -> None:
             read_cohort(listing)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "x/" * 5000])
+@pytest.mark.parametrize("list_name", ["cohort.json", "list.json"])
+def test_a_text_that_no_system_takes_for_a_path_is_a_missing_file(
+    make_cohort: MakeCohort, name: str, list_name: str
+) -> None:
+    root = make_cohort()
+    (root / list_name).write_text(json.dumps({"training": [{"id": "a", "image": f"{name}.nii"}]}))
+    with pytest.raises(CohortError, match="the image of case a does not exist"):
+        read_cohort(root / list_name, require_labels=False)
+
+
 def test_absent_cohort_and_impossible_share_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no cohort"):
         read_cohort(tmp_path / "nowhere")
