@@ -47,7 +47,7 @@ from medldm.latent_diffusion.model_files import describe_latent_diffusion
 from medldm.latent_diffusion.volume_space import VolumeSpace
 from medldm.runtime import lock_file
 from medldm.runtime.lock_file import LOCK
-from medldm.transforms import write_nifti
+from medldm.transforms import IntensityMapping, write_nifti
 
 Run = Callable[[Path], None]
 MISHAPS = ("kill", "SIGTERM", "SIGUSR1", "second start", "full disk")
@@ -87,7 +87,9 @@ def make_inputs(place: Path) -> None:
     model = LatentDiffusionModel(
         autoencoder_config=VAEConfig(**SMALL, latent_channels=3),
         unet_config=LatentUNetConfig(down_channels=(8, 16), n_groups=4, n_heads=2, n_res_blocks=1),
-        space=VolumeSpace(spacing_mm=(1, 1, 1), size=(16, 16, 16)),
+        space=VolumeSpace(
+            spacing_mm=(1, 1, 1), size=(16, 16, 16), intensity=IntensityMapping(kind="ct_window")
+        ),
     )
     save_checkpoint(place / "model.safetensors", *describe_latent_diffusion(model, LatentDiffusionConfig())())
 
