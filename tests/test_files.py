@@ -21,6 +21,7 @@ from medldm.files import (
     hash_array,
     hash_file,
     remove_leftovers,
+    replaced_folder,
     write_atomically,
 )
 
@@ -181,3 +182,34 @@ def test_a_folder_that_a_kill_left_behind_is_removed(tmp_path: Path) -> None:
     (tmp_path / "kept").rename(temporary)
     remove_leftovers(tmp_path)
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("dies_at", [1, 2])
+def test_a_folder_that_is_replaced_survives_a_kill_between_the_renames(tmp_path: Path, dies_at: int) -> None:
+    """After the kill the old content, or the new one, comes back with the next replacement."""
+    path, rename, calls = tmp_path / "export", Path.rename, []
+    path.mkdir()
+    (path / "old").touch()
+
+    def die(own: Path, to: Path) -> Path:
+        calls.append(own)
+        if len(calls) >= dies_at:
+            os._exit(9)
+        return rename(own, to)
+
+    child = os.fork()
+    if child == 0:
+        Path.rename = die  # type: ignore[method-assign,assignment]
+        with replaced_folder(path) as temporary:
+            (temporary / "new").touch()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [["export"], [".replaced-export"]][dies_at - 1]
+    with pytest.raises(KeyError), replaced_folder(path):
+        assert names(path) == ["old"]
+        raise KeyError
+    assert names(path) == ["old"]
+    with replaced_folder(path) as temporary:
+        (temporary / "new").touch()
+    assert names(path) == ["new"] and names(tmp_path) == ["export"]
