@@ -281,7 +281,7 @@ def test_files_that_a_page_names_exist(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_names_of_the_package_on_a_page_exist(page: str) -> None:
     text = read(page)
-    names = re.findall(r"\bmedldm(?:\.[A-Za-z_]\w*)+", text)
+    names = re.findall(r"(?<!\.)\bmedldm(?:\.[A-Za-z_]\w*)+", text)  # not the file `.medldm.lock`
     for module, imported in re.findall(r"from (medldm[\w.]*) import (\([^)]*\)|[^;\n\"]*)", text):
         names += [f"{module}.{name}" for name in re.findall(r"\w+", imported.split("#")[0])]
     for file, name in re.findall(r"`((?:medldm|transforms)/[\w/]+)\.py:([\w.]+)`", text):

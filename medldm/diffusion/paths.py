@@ -22,7 +22,7 @@ from medldm.diffusion import kernel, schedules
 from medldm.diffusion.kernel import Number, Step
 from medldm.errors import ConfigError
 
-MAX_TIMESTEPS = 100_000
+MAX_TIMESTEPS = 1_000_000
 """The tables of a path have a row for each; schedules of the literature have 1000 to 4000."""
 TIME_DISTRIBUTIONS = ("logit_normal", "uniform")
 

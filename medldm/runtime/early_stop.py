@@ -63,7 +63,8 @@ def ending_on_signals() -> Iterator[None]:
 
 def end_command_of_monai_on_signals() -> None:
     """Do so until the end of a process that `python -m monai.bundle` began; do nothing in any other."""
-    is_child = sys.modules.get("__mp_main__") is not None
+    # The name of the main module of a process that multiprocessing spawned.
+    is_child = getattr(sys.modules.get("__main__"), "__name__", None) == "__mp_main__"
     if is_command_of_monai() and not is_child and _State.owner != os.getpid():
         _install()
 

@@ -13,11 +13,12 @@ are forked while it is held, such as those of a data loader, do not hold it.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +46,12 @@ SWEPT = {
 
 @dataclass
 class _Held:
-    """A folder that this process holds; the handle is None on a file system without locks."""
+    """A folder that this process holds, and made; the handle is None on a file system without locks."""
 
     handle: int | None
     thread: int
     uses: int = 0
+    is_made: bool = False
 
 
 _held: dict[str, _Held] = {}
@@ -130,9 +132,10 @@ def _take(folder: Path, *, work: str, uses: int) -> None:
         if own is not None and own.thread == thread:
             own.uses += uses
             return
+    is_made = not folder.exists()
     handle = take_lock(folder)
     with _guard:
-        _held[key] = _Held(handle, thread, uses)
+        _held[key] = _Held(handle, thread, uses, is_made)
     if handle is None:
         return
     try:
@@ -165,9 +168,13 @@ def _release(key: str, *, is_all: bool = False) -> None:
 
 
 def _let_go(key: str) -> None:
-    handle = _held.pop(key).handle
-    if handle is not None:
-        drop_lock(Path(key), handle)
+    own = _held.pop(key)
+    if own.handle is not None:
+        drop_lock(Path(key), own.handle)
+    if own.is_made:
+        # A run that wrote nothing leaves nothing; a folder with something in it stays.
+        with suppress(OSError):
+            Path(key).rmdir()
 
 
 def _key(folder: str | Path) -> str:
@@ -184,5 +191,6 @@ def _forget_in_child() -> None:
     _held.clear()
 
 
+atexit.register(release_holds)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_in_child)

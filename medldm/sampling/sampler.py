@@ -288,8 +288,11 @@ class LatentDiffusionSampler:
         told = SamplingConditions(self.denoiser.conditioning, given)
 
         def predict(x: Tensor, times: Tensor, passes: Passes) -> Tensor:
-            like = None if appearance is None else appearance.repeat(len(x) // len(appearance), 1)
-            return self.denoiser.predict(x, times, told.in_passes(passes, x), appearance=like)
+            encoded = told.in_passes(passes, x)
+            if appearance is None:
+                return self.denoiser.predict(x, times, encoded)
+            like = appearance.repeat(len(x) // len(appearance), 1)
+            return self.denoiser.predict(x, times, encoded, appearance=like)
 
         return diffusion.guided_denoiser(
             predict,

@@ -201,7 +201,7 @@ def test_denoising_gives_back_latents_that_the_denoiser_knows(sampler, monkeypat
     """With an exact estimate every level and number of steps leads to the latents themselves."""
     known, noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
 
-    def exact(path, conditions, settings):
+    def exact(path, conditions, settings, **_):
         return lambda x, t: (known, (x - path.alpha_sigma(t)[0] * known) / path.alpha_sigma(t)[1])
 
     monkeypatch.setattr(sampler, "_denoiser", exact)

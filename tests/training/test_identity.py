@@ -34,6 +34,7 @@ NOT_OF_A_BATCH = {
     "extend_card": "the card alone",
     "split": "the card alone; its cases take part",
     "preview": "a look",
+    "recipe": "the card alone; what it says takes part",
     "sharding": "states hold whole tensors: any way to share goes on",
     "quarantine": "its cases are part of the state; how many are borne may change",
     "handlers": "the user's",

@@ -107,7 +107,7 @@ def test_small_file_that_declares_gigabytes_allocates_little(save_nifti: SaveNif
 def test_more_voxels_than_declared_are_refused(save_nifti: SaveNifti) -> None:
     path = save_nifti(np.zeros((4, 4, 4), dtype=np.float32), name="a.nii")
     path.write_bytes(path.read_bytes() + bytes(2 * 1024**2))
-    with pytest.raises(CorruptVolumeError, match="follows the voxels"):
+    with pytest.raises(CorruptVolumeError, match="follow the voxels its header declares"):
         read_nifti(path)
 
 

@@ -135,12 +135,12 @@ def test_conditions_are_columns_of_the_participants(tmp_path: Path) -> None:
             "subject": name[0],
             "image": f"images/{name}.nii.gz",
             "scalars": {"age": age},
-            "classes": {"site": "north\tpole"},
+            "classes": {"site": "north pole"},
         }
         for name, age in (("a1", 40), ("a2", 41), ("b", 7))
     ]
     (tmp_path / "real/cohort.json").write_text(
-        json.dumps({"training": entries[:2], "validation": entries[2:], "classes": {"site": ["north\tpole"]}})
+        json.dumps({"training": entries[:2], "validation": entries[2:], "classes": {"site": ["north pole"]}})
     )
     export_cohort(tmp_path / "real", tmp_path / "out", format="bids")
     rows = table(tmp_path / "out/participants.tsv")

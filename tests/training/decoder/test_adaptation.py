@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -164,6 +165,9 @@ def test_the_workflow_runs_it_after_the_training(trained, tmp_path) -> None:
 
         def run(self) -> None:
             order.append(self.name)
+
+        def alone(self) -> AbstractContextManager[None]:
+            return nullcontext()
 
     run_training(Recorded("denoiser"), then=[Recorded("decoder")])
     assert order == ["denoiser", "decoder"]
