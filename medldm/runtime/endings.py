@@ -24,7 +24,7 @@ from types import TracebackType
 
 from medldm.errors import MedldmError, StorageError
 from medldm.runtime.command_lines import is_command_of_monai
-from medldm.runtime.early_stop import EXIT_PREEMPTED, asked_to_stop
+from medldm.runtime.early_stop import EXIT_PREEMPTED, StoppedEarly, asked_to_stop
 from medldm.runtime.plain_names import show
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,16 @@ def report_error(error: BaseException) -> int:
         The exit code to end with: where SIGTERM or SIGUSR1 came before, that of what goes on when the same
         command is run again, since the error may be what the signal left (a worker that it ended).
     """
+    if _comes_of_a_stop(error):  # which has said so itself; an import that it broke off wraps it
+        return EXIT_PREEMPTED
     code = _write_error(error)
     return code if asked_to_stop() is None else EXIT_PREEMPTED
+
+
+def _comes_of_a_stop(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, StoppedEarly):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _write_error(error: BaseException) -> int:
