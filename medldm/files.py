@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medldm.errors import StorageError
+from medldm.errors import MedldmError, StorageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def atomic_file(path: str | Path, *, is_private: bool = False) -> Iterator[Path]
         temporary.replace(path)
         flush_folder(path.parent)
     except OSError as error:
-        raise _name_cause(path, error) from error
+        raise name_cause(path, error) from error
     finally:
         if temporary.is_file():
             temporary.unlink()
@@ -89,7 +89,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         temporary.rename(path)
         flush_folder(path.parent)
     except OSError as error:
-        raise _name_cause(path, error) from error
+        raise name_cause(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -128,7 +128,7 @@ def replaced_folder(path: str | Path) -> Iterator[Path]:
         flush_folder(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise _name_cause(path, error) from error
+        raise name_cause(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -137,8 +137,9 @@ def _temporary_name() -> str:
     return f"{_TEMPORARY}{secrets.token_hex(8)}"
 
 
-def _name_cause(path: Path, error: OSError) -> StorageError:
-    if isinstance(error, StorageError):
+def name_cause(path: Path, error: OSError) -> OSError:
+    """Return what the system says of a file or folder to write as an error that says what to do."""
+    if isinstance(error, MedldmError):
         return error
     return StorageError(
         f"{path} cannot be written ({error.strerror or error}): check the folder's permissions and the room "
@@ -167,7 +168,7 @@ def move_file(source: Path, path: Path) -> None:
         source.replace(path)
         flush_folder(path.parent)
     except OSError as error:
-        raise _name_cause(path, error) from error
+        raise name_cause(path, error) from error
 
 
 def is_clutter(path: str | Path) -> bool:

@@ -20,6 +20,7 @@ from socket import gethostname
 from typing import Any
 
 from medldm.errors import MedldmError, StorageError
+from medldm.files import name_cause
 
 try:
     import fcntl
@@ -202,13 +203,3 @@ def _warn_once(folder: Path) -> None:
             "that there is one at a time",
             folder,
         )
-
-
-def name_cause(folder: Path, error: OSError) -> OSError:
-    """Return what the system says of an output folder as an error that says what to do."""
-    if isinstance(error, MedldmError):
-        return error
-    return StorageError(
-        f"{folder} cannot be written ({error.strerror or error}): check the folder's permissions and the "
-        "room on its disk, or choose another output folder"
-    )

@@ -22,12 +22,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from medldm.files import remove_leftovers
+from medldm.files import name_cause, remove_leftovers
 from medldm.runtime.distributed import all_reduce_max, is_main_process
 from medldm.runtime.lock_file import (
     FolderInUseError,
     drop_lock,
-    name_cause,
     read_holder,
     take_lock,
     write_holder,
